@@ -1,0 +1,210 @@
+"""The command line: the one place that puts the parts together. Each command imports what it needs, when it
+needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import CxrError, UsageError
+from pipeline.names import INBOX
+from pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from waitress.server import BaseWSGIServer
+
+app = typer.Typer(
+    help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+index_app = typer.Typer(help="The worklist.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+
+Root = Annotated[
+    Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="An ONNX file that `cxr export` wrote, instead of the shipped one.")
+]
+_verbose = False
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the trace of an error.")] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+
+
+@app.command()
+def up(
+    root: Root = None,
+    port: Annotated[int, typer.Option(help="Of the page, on this machine alone; 0 takes a free one.")] = 8000,
+    poll: Annotated[
+        bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
+    ] = False,
+) -> None:
+    """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
+    from web.app import create_app
+
+    from handlers import local, wiring
+    from pipeline.watch import InboxWatcher
+
+    settings = _settings(root)
+    ports = wiring.make_ports(settings)
+    worklist = wiring.make_index(settings)
+    server = _server(create_app(ports.store, worklist, settings.max_bytes), port)
+    wiring.provide(ports)
+    queue = local.LocalQueue(ports.store.bucket)
+    watcher = InboxWatcher(settings.root.resolve(), queue.send, poll)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        watcher.start()
+        local.send_deletions(ports.store, worklist, queue)
+        typer.echo(f"Drop chest X-rays into {settings.root / INBOX}")
+        typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
+        server.run()
+    finally:
+        watcher.stop()
+        queue.stop()
+
+
+@app.command()
+def replay(
+    events: Annotated[list[Path], typer.Argument(help="Saved events: S3, SQS or EventBridge JSON.")],
+    root: Root = None,
+) -> None:
+    """Feed saved events through the handlers over the folder: a line for each record."""
+    from handlers import local, wiring
+
+    wiring.provide(wiring.make_ports(_settings(root)))
+    failed = False
+    for path in events:
+        answer = local.deliver(_load_event(path))
+        for outcome in answer.outcomes:
+            typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
+            failed |= outcome["result"] == "failed"
+        for reason in answer.ignored:
+            typer.echo(f"{path.name}: ignored: {reason}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="Files, whole folders, or - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One verdict a line, and nothing else.")] = False,
+    weights: Weights = None,
+) -> None:
+    """Classify files. Exit code 1 when one of them could not be judged."""
+    from model.engine import Engine
+    from pipeline.classify import line, verdicts
+    from pipeline.verdict import Release
+
+    settings = _settings(weights=weights)
+    engine = Engine(settings.weights, settings.max_pixels)
+    rejected = False
+    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads):
+        rejected |= verdict.status != "classified"
+        typer.echo(verdict.to_json_line() if as_json else line(verdict))
+    raise typer.Exit(1 if rejected else 0)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
+        "runs/cxr"
+    ),
+    epochs: Annotated[int | None, typer.Option(help="Fewer for a trial.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
+    from model.recipe import run
+
+    run(data, out, epochs=epochs, seed=seed)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished training run.")],
+    data: Annotated[
+        Path, typer.Argument(help="The data it was trained on: calibration needs its validation fold.")
+    ],
+) -> None:
+    """Calibrate a trained network and write it as ONNX."""
+    from model.recipe import calibrate_and_export
+
+    typer.echo(f"written: {calibrate_and_export(run, data)}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
+    weights: Weights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the patients that it may have learned from.")
+    ] = False,
+) -> None:
+    """Measure a network on labelled images, with 95 % confidence intervals."""
+    from model.evaluate import evaluate_folder, table
+
+    metrics = evaluate_folder(data, _settings(weights=weights), everything)
+    typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
+
+
+@index_app.command()
+def rebuild(root: Root = None) -> None:
+    """Make the worklist again from the outbox."""
+    from handlers import wiring
+    from pipeline.intake import rebuild_index
+
+    settings = _settings(root)
+    count = rebuild_index(wiring.make_store(settings), wiring.make_index(settings))
+    typer.echo(f"{count} verdicts in the worklist")
+
+
+def main() -> None:
+    """Run the command line; an error is one line."""
+    try:
+        app()
+    except CxrError as error:
+        if _verbose:
+            raise
+        typer.echo(f"cxr: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _settings(root: Path | None = None, weights: Path | None = None) -> Settings:
+    return load_settings(root=root, weights=weights)
+
+
+def _load_event(path: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} holds no JSON event: {error}") from error
+    if not isinstance(event, dict):
+        raise UsageError(f"{path} holds no event: an event is a JSON object")
+    return event
+
+
+def _server(page: Flask, port: int) -> BaseWSGIServer:
+    from waitress import create_server
+
+    try:
+        return create_server(page, host="127.0.0.1", port=port, threads=8, ident=None)
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be used ({error.strerror}); name another with --port"
+        ) from error

@@ -1,0 +1,1 @@
+"""The inference host: what runs on it."""

@@ -1,0 +1,16 @@
+"""The last delivery of an event failed: nothing may disappear, so its objects get a verdict that says so."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from handlers import wiring
+from pipeline.events import Event
+from pipeline.intake import dead_letter
+
+
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Take what `ingest` could not do."""
+    with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
+        outcomes = dead_letter(event, wiring.ports())
+    return {"outcomes": [{"key": outcome.key, "result": outcome.result} for outcome in outcomes]}

@@ -1,0 +1,41 @@
+"""An inbox object changed: see to its verdict."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from handlers import wiring
+from pipeline.errors import IngestFailed
+from pipeline.events import Event
+from pipeline.intake import Report, ingest
+
+
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Take S3's notification in any of its shapes; all its images go to the host as one batch.
+
+    From SQS, the messages of failed images are reported, to be delivered again; any other sender is told by
+    IngestFailed.
+    """
+    with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
+        report = ingest(event, wiring.ports())
+        answer = _partial_response(event, report, context)
+        if answer is None and any(outcome.result == "failed" for outcome in report.outcomes):
+            raise IngestFailed(report.outcomes)
+    outcomes = [{"key": outcome.key, "result": outcome.result} for outcome in report.outcomes]
+    return {**(answer or {}), "outcomes": outcomes, "ignored": [ignored.reason for ignored in report.ignored]}
+
+
+def _partial_response(event: Event, report: Report, context: LambdaContext) -> dict[str, Any] | None:
+    """The messages that SQS is to keep; None when the event came by another way."""
+    records = event.get("Records") or [{}]
+    if records[0].get("eventSource") != "aws:sqs":
+        return None
+
+    def finish(record: SQSRecord) -> None:
+        if record.message_id in report.failed_messages:
+            raise IngestFailed(report.outcomes)
+
+    processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    return dict(process_partial_response(event, finish, processor, context))

@@ -1,0 +1,123 @@
+"""The training data: finding it, and splitting it by patient.
+
+A data set is a folder that holds `NORMAL/` and `PNEUMONIA/` at any depth, as Kermany's does (doi
+10.17632/rscbjbr9sj.3). A `manifest.csv` in it, or just above it, may say more of each file: `patient_key`,
+`subtype`, and `original_here`, whose patients are the fixed fold: reported on, never trained, calibrated or
+selected on.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from model.preprocess import WORKING_SIZE, squash
+from pipeline.errors import UsageError
+
+Fold = Literal["train", "validation", "report"]
+CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
+SUFFIXES = {".jpeg", ".jpg", ".png"}
+VALIDATION_SHARE = 0.1  # of the patients outside the fixed fold
+REPORT_SHARE = 0.1  # of all patients, where no manifest names a fixed fold
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of the data set."""
+
+    path: Path
+    label: int  # 0 normal, 1 pneumonia
+    viral: int  # 1 viral, 0 bacterial, -1 not known or normal
+    patient: str
+    fold: Fold
+
+
+def load_samples(data: Path) -> list[Sample]:
+    """All images under `data`, each once (by content), with labels from folders and folds by patient.
+
+    Raises UsageError when a class is missing.
+    """
+    manifest = _read_manifest(data)
+    fixed = {row["patient_key"] for row in manifest.values() if row.get("original_here") == "1"}
+    samples = [_sample(path, manifest.get(path.name, {}), fixed, bool(fixed)) for path in _images(data)]
+    if {sample.label for sample in samples} != {0, 1}:
+        raise UsageError(f"{data} holds no NORMAL/ and PNEUMONIA/ images; name the folder that does")
+    return _without_copies(samples)
+
+
+def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
+    """The images as [N, 224, 224] 8-bit gray, squashed: the network's input before augmentation."""
+    return np.stack([_pixels(sample.path) for sample in samples])
+
+
+def _pixels(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(squash(image.convert("L"), WORKING_SIZE))
+
+
+def _images(data: Path) -> Iterator[Path]:
+    for path in sorted(data.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and _class_of(path) is not None:
+            yield path
+
+
+def _class_of(path: Path) -> int | None:
+    return next((CLASSES[part] for part in reversed(path.parts[:-1]) if part in CLASSES), None)
+
+
+def _read_manifest(data: Path) -> dict[str, dict[str, str]]:
+    for folder in (data, *data.resolve().parents[:2]):
+        path = folder / "manifest.csv"
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                return {row["file"]: row for row in csv.DictReader(file)}
+    return {}
+
+
+def _sample(path: Path, row: dict[str, str], fixed: set[str], has_fixed: bool) -> Sample:
+    label = _class_of(path)
+    assert label is not None
+    patient = row.get("patient_key") or patient_of(path.name)
+    name = path.name.lower()
+    viral = -1 if label == 0 else 1 if "virus" in name else 0 if "bacteria" in name else -1
+    if has_fixed:
+        fold: Fold = "report" if patient in fixed else _fold(patient, report=0.0)
+    else:
+        fold = _fold(patient, report=REPORT_SHARE)
+    return Sample(path, label, viral, patient, fold)
+
+
+def patient_of(name: str) -> str:
+    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`.
+
+    >>> patient_of("person12_virus_3.jpeg"), patient_of("NORMAL2-IM-0115-0001-0002.jpeg"), patient_of("a.png")
+    ('person12', 'NORMAL2-IM-0115', 'a')
+    """
+    match = re.match(r"(person\d+|(?:NORMAL2-)?IM-\d+)", name)
+    return match.group(1) if match else Path(name).stem
+
+
+def _fold(patient: str, report: float) -> Fold:
+    """A fold drawn from the patient's name alone: the same on every machine and in every order."""
+    draw = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
+    if draw < report:
+        return "report"
+    return "validation" if draw < report + VALIDATION_SHARE else "train"
+
+
+def _without_copies(samples: list[Sample]) -> list[Sample]:
+    """Drop repeated contents, keeping the copy in the most protected fold, so that no fold leaks into
+    another.
+    """
+    order = {"report": 0, "validation": 1, "train": 2}
+    kept: dict[str, Sample] = {}
+    for sample in sorted(samples, key=lambda sample: order[sample.fold]):
+        kept.setdefault(hashlib.sha256(sample.path.read_bytes()).hexdigest(), sample)
+    return sorted(kept.values(), key=lambda sample: sample.path)

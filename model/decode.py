@@ -1,0 +1,121 @@
+"""From the bytes of a file to one 8-bit gray image, or the reason why not.
+
+The content decides what a file is, never its name. Everything that a stranger's file can do to a decoder
+ends as InputRejected, with a sentence for the person who dropped it.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.errors import InputRejected
+from pipeline.ports import ImageFacts
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+_MEDIA_TYPES = {"MPO": "image/jpeg"} | {name: f"image/{name.lower()}" for name in _FORMATS}
+_ACCEPTED = "Drop a single JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
+_MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
+_PREVIEW_SIDE = 1024  # pixels; JPEG decoding may shrink down to this, and no further
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
+    """The image as 8-bit gray ("L"), turned as its EXIF orientation says, and what the file is.
+
+    A JPEG of more than twice the preview's size comes smaller: it is shrunk as it is decoded. Raises
+    InputRejected.
+    """
+    if not data:
+        raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")
+    image = _open(data)
+    facts = _facts(image)
+    if image.width * image.height > max_pixels:
+        message = f"The image has {image.width} x {image.height} pixels; at most {max_pixels / 1e6:.0f} million can be read."
+        raise InputRejected("too_many_pixels", f"{message} Export it smaller and drop it again.", facts)
+    try:
+        frames = (
+            1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        )  # a phone's JPEG with its thumbnails
+        if frames == 1:
+            if image.mode in ("L", "RGB"):
+                image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
+            image.load()
+    except Exception as error:  # a decoder may raise anything over a damaged file
+        message = "The file is damaged: it ends too early or cannot be decoded. Export the X-ray again and drop it anew."
+        raise InputRejected("unreadable", message, facts) from error
+    if frames > 1:
+        message = f"The file holds {frames} images. Drop the one frontal chest X-ray as a file of its own."
+        raise InputRejected("not_a_single_image", message, facts)
+    if min(facts.width, facts.height) < _MIN_SIDE:
+        message = f"The image has {facts.width} x {facts.height} pixels; a chest X-ray has at least {_MIN_SIDE} a side."
+        raise InputRejected("not_a_chest_xray", f"{message} Drop the original.", facts)
+    return _gray(ImageOps.exif_transpose(image)), facts
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as error:  # a decoder may raise anything over a stranger's file
+        kind = _kind(data)
+        if kind == "a damaged image":
+            message = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
+            raise InputRejected("unreadable", message) from error
+        raise InputRejected("unsupported_format", f"The file is {kind}. {_ACCEPTED}") from error
+
+
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "a damaged image"),
+    (0, b"\x89PNG", "a damaged image"),
+    (0, b"GIF8", "a damaged image"),
+    (0, b"II*\0", "a damaged image"),
+    (0, b"MM\0*", "a damaged image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"PK\3\4", "a ZIP archive or an office document"),
+    (128, b"DICM", "a DICOM file, which this version does not read yet: export it as PNG or JPEG"),
+)
+
+
+def _kind(data: bytes) -> str:
+    """What a file is that is no image we read, in words."""
+    for offset, signature, kind in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return kind
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<svg", b"<?xml")) or b"<svg" in head:
+        return "a drawing (SVG)"
+    return "not an image that can be read"
+
+
+def _facts(image: Image.Image) -> ImageFacts:
+    """Type and size as shown: an EXIF orientation of 5 to 8 lies on its side."""
+    try:
+        sideways = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except Exception:  # noqa: BLE001  damaged EXIF says nothing
+        sideways = False
+    width, height = (image.height, image.width) if sideways else (image.width, image.height)
+    return ImageFacts(_MEDIA_TYPES[image.format or ""], width, height)
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit gray; transparent parts become black, as the air around a body is."""
+    if image.mode == "L":
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _stretched(image)
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, shown).convert("L")
+    return image.convert("L")
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """Deep gray to 8 bits, from the darkest to the brightest value: files of 10, 12 and 16 bits look
+    alike.
+    """
+    values = np.asarray(image, np.float32)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    scaled = np.nan_to_num((values - low) * (255 / max(high - low, 1e-6)))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8), "L")

@@ -1,0 +1,132 @@
+"""The engine that serves: ONNX Runtime, no torch. `model.reference` is the same in torch; a test holds them
+together.
+"""
+
+import hashlib
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from model.decode import decode
+from model.preprocess import Array, network_input
+from pipeline.errors import InputRejected, UsageError
+from pipeline.ports import Examination, ImageFacts
+from pipeline.verdict import ActivationMap, Finding, ModelRef, Pattern, Thresholds
+
+SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
+_PREVIEW_SIDE = 1024  # pixels
+_PREVIEW_QUALITY = 85
+_BLANK = 2.0  # grey levels of deviation, out of 255; the flattest X-ray of the training data has 25
+_WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+class Calibration(BaseModel):
+    """What turns the network's output into a verdict; it travels in the ONNX file's metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    version: str
+    size: int  # pixels a side of the input
+    slope: float  # P(pneumonia) = sigmoid(slope * logit + offset): Platt 1999
+    offset: float
+    prevalence: float  # the share of pneumonia among the images it was fitted on
+    thresholds: Thresholds
+
+    def probability(self, logit: float) -> float:
+        """Calibrated P(pneumonia), to four decimals."""
+        return round(float(_sigmoid(self.slope * logit + self.offset)), 4)
+
+
+class Engine:
+    """The shipped network, or that of another ONNX file that `cxr export` wrote; safe to call from several
+    threads.
+    """
+
+    def __init__(self, weights: Path | None = None, max_pixels: int = 50_000_000) -> None:
+        """Load the network; UsageError when the file is none."""
+        path = weights or SHIPPED
+        try:
+            content = path.read_bytes()
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = (
+                1  # images run side by side, each on one core: more a second, and no wait
+            )
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self.calibration = Calibration.model_validate(json.loads(metadata["calibration"]))
+        except (OSError, KeyError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+            raise UsageError(f"{path} holds no network that `cxr export` wrote: {error}") from error
+        self._max_pixels = max_pixels
+        self.model = ModelRef(
+            name=self.calibration.name,
+            version=self.calibration.version,
+            sha256=hashlib.sha256(content).hexdigest(),
+            engine=f"onnxruntime {onnxruntime.__version__}",
+        )
+
+    def examine(self, data: bytes) -> Examination:
+        """Judge the bytes of one image file; InputRejected when they cannot be judged."""
+        clock = time.perf_counter()
+        gray, facts = decode(data, self._max_pixels)
+        pixels = prepare(gray, facts, self.calibration.size)
+        preview = encode_preview(gray)
+        decoded = time.perf_counter()
+        finding = self._finding(pixels)
+        inferred = time.perf_counter()
+        timing = {
+            "decode": round((decoded - clock) * 1000, 2),
+            "infer": round((inferred - decoded) * 1000, 2),
+        }
+        return Examination(facts, finding, preview, timing_ms=timing)
+
+    def logits(self, pixels: Array) -> tuple[Array, Array]:
+        """The raw outputs: [N, 1, size, size] -> logits [N, 2], maps [N, h, w]."""
+        logits, maps = self._session.run(None, {"image": pixels})
+        return logits, maps
+
+    def _finding(self, pixels: Array) -> Finding:
+        logits, maps = self.logits(pixels)
+        return interpret(self.calibration, logits[0], maps[0])
+
+
+def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
+    """The network's input, [1, 1, size, size]; InputRejected for a blank image."""
+    if float(np.asarray(gray.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
+        message = "The image is blank. Check the export, and drop the chest X-ray again."
+        raise InputRejected("not_a_chest_xray", message, facts)
+    return network_input(gray, size)
+
+
+def interpret(calibration: Calibration, logits: Array, activation: Array) -> Finding:
+    """The network's outputs for one image, logits [2] and map [h, w], as a finding."""
+    probability = calibration.probability(float(logits[0]))
+    viral = round(float(_sigmoid(float(logits[1]))), 3)
+    grid = [[round(float(cell), 3) for cell in line] for line in activation]
+    return Finding(
+        label=calibration.thresholds.label(probability),
+        probability=probability,
+        prevalence=calibration.prevalence,
+        thresholds=calibration.thresholds,
+        pattern=Pattern(bacterial=round(1 - viral, 3), viral=viral),
+        map=ActivationMap(grid=grid, box=_WHOLE_IMAGE),
+    )
+
+
+def encode_preview(gray: Image.Image) -> bytes:
+    """A JPEG of at most 1024 pixels a side: pixels alone, no metadata of the source."""
+    small = gray.copy() if max(gray.size) > _PREVIEW_SIDE else gray
+    small.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(small)).save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    return buffer.getvalue()
+
+
+def _sigmoid(value: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(value, -60, 60))))

@@ -1,0 +1,47 @@
+"""From trained weights to the ONNX file that serves, its calibration inside."""
+
+import json
+from pathlib import Path
+
+import onnx
+import torch
+from safetensors import safe_open
+
+from model.engine import Calibration
+from model.network import Network, NetworkConfig
+from pipeline.errors import UsageError
+
+
+def load_network(path: Path) -> Network:
+    """The network of a `network.safetensors`, in evaluation mode; UsageError when the file is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["config"])["network"]
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} holds no weights that `cxr train` wrote: {error}") from error
+    network = Network(NetworkConfig.from_dict(config))
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def export(network: Network, calibration: Calibration, path: Path) -> None:
+    """Write the network as ONNX with a free batch axis; outputs `logits` [N, 2] and `map` [N, h, w]."""
+    size = network.config.size
+    example = torch.zeros(2, 1, size, size)
+    program = torch.onnx.export(
+        network.eval(),
+        (example,),
+        input_names=["image"],
+        output_names=["logits", "map"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    model.metadata_props.append(
+        onnx.StringStringEntryProto(key="calibration", value=calibration.model_dump_json())
+    )
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())

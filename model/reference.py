@@ -1,0 +1,23 @@
+"""The same answers in torch: the reference that the ONNX engine is held to (P within 1e-4)."""
+
+from pathlib import Path
+
+import torch
+
+from model.engine import Calibration
+from model.export import load_network
+from model.preprocess import Array
+
+
+class TorchReference:
+    """The network of a `network.safetensors` with the calibration of its ONNX file."""
+
+    def __init__(self, weights: Path, calibration: Calibration) -> None:
+        self._network = load_network(weights)
+        self.calibration = calibration
+
+    @torch.inference_mode()
+    def logits(self, pixels: Array) -> tuple[Array, Array]:
+        """As `Engine.logits`: [N, 1, size, size] -> logits [N, 2], maps [N, h, w]."""
+        logits, maps = self._network(torch.from_numpy(pixels))
+        return logits.numpy(), maps.numpy()

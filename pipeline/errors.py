@@ -1,0 +1,74 @@
+"""The errors of the whole system, one tree; code branches on the type, people read the message.
+
+CxrError
+├── UsageError              the command or a setting is wrong: exit code 2
+├── InputRejected           this image cannot be judged, by its own fault: ends in a `rejected` verdict
+├── StoreError              the store did not answer, or refused
+│   ├── ConditionFailed     a conditional write met another state than expected: look again
+│   ├── ObjectTooLarge      the object exceeds the limit that the reader set
+│   └── KeyNotUsable        this store cannot hold an object of that name
+├── HostError               the inference host did not do the job: tried again
+└── IngestFailed            some records of an event failed: the sender delivers the event again
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.ports import ImageFacts, ObjectInfo, Outcome
+    from pipeline.verdict import ReasonCode
+
+
+class CxrError(Exception):
+    """The root of the tree."""
+
+
+class UsageError(CxrError):
+    """The message says what to do instead."""
+
+
+class InputRejected(CxrError):
+    """The image's own fault. `code` is of the verdict's closed list; the message tells the person what to
+    do.
+    """
+
+    def __init__(self, code: ReasonCode, message: str, facts: ImageFacts | None = None) -> None:
+        super().__init__(message)
+        self.code: ReasonCode = code
+        self.facts = facts
+
+
+class StoreError(CxrError):
+    """The store did not answer, or refused."""
+
+
+class ConditionFailed(StoreError):
+    """The object is not in the state on whose condition it was to be written."""
+
+
+class ObjectTooLarge(StoreError):
+    """The object is larger than the reader's limit; it was not read."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        super().__init__(f"the object has {info.size} bytes")
+        self.info = info
+
+
+class KeyNotUsable(StoreError):
+    """This store cannot hold an object of that name."""
+
+
+class HostError(CxrError):
+    """The inference host did not do the job."""
+
+
+class IngestFailed(CxrError):
+    """Some of an event's records failed and are worth another delivery."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        failed = sum(outcome.result == "failed" for outcome in outcomes)
+        super().__init__(f"{failed} of {len(outcomes)} records failed; deliver the event again")
+        self.outcomes = list(outcomes)

@@ -1,0 +1,139 @@
+"""What an event says: which inbox and outbox keys changed.
+
+Takes every shape in which S3's notifications arrive: the plain one, in SQS messages (many records in many
+messages), from EventBridge (alone or in SQS), and S3's test event. An event is a hint; nothing in it but the
+key is used. Formats: docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
+ev-events.html.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote_plus, unquote_plus
+
+from pipeline.names import INBOX, is_verdict
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that was created or removed; `message_id` of the SQS message that said so."""
+
+    key: str
+    removed: bool = False
+    message_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A record that asks for nothing, and why: a sentence without the key."""
+
+    reason: str
+    message_id: str | None = None
+
+
+def parse(event: Event) -> list[Change | Ignored]:
+    """The records of an event of any shape, in order. Never raises: what is no event of S3 is ignored with a
+    reason.
+    """
+    try:
+        return list(_records(event, None))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return [Ignored("this is not an event of S3")]
+
+
+def in_inbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
+    """The same records; changes that are not those of an inbox object are ignored, with the reason."""
+    return [_inbox_only(record) for record in records]
+
+
+def in_outbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
+    """The same records; changes that are not those of a verdict are ignored, with the reason."""
+    return [
+        Ignored("not a verdict of the outbox", record.message_id)
+        if isinstance(record, Change) and not is_verdict(record.key)
+        else record
+        for record in records
+    ]
+
+
+def s3_event(bucket: str, keys: list[str], removed: bool = False) -> Event:
+    """A notification as S3 writes it, for local mode; keys are encoded as S3 encodes them."""
+    name = "ObjectRemoved:Delete" if removed else "ObjectCreated:Put"
+    return {
+        "Records": [
+            {
+                "eventVersion": "2.3",
+                "eventSource": "aws:s3",
+                "awsRegion": "local",
+                "eventTime": datetime.now(UTC).isoformat(),
+                "eventName": name,
+                "s3": {
+                    "s3SchemaVersion": "1.0",
+                    "bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"},
+                    "object": {"key": quote_plus(key, safe="/", errors="surrogateescape")},
+                },
+            }
+            for key in keys
+        ]
+    }
+
+
+def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]:
+    if event.get("Event") == "s3:TestEvent":
+        yield Ignored("S3's test of the connection", message_id)
+    elif "detail-type" in event:
+        yield _from_eventbridge(event, message_id)
+    elif "Records" in event:
+        for record in event["Records"]:
+            if record.get("eventSource") == "aws:sqs":
+                yield from _from_sqs(record)
+            else:
+                yield _from_s3(record, message_id)
+    else:
+        yield Ignored("this is not an event of S3", message_id)
+
+
+def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
+    message_id = record["messageId"]
+    try:
+        yield from list(_records(json.loads(record["body"]), message_id))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        yield Ignored("the message's body is not an event of S3", message_id)
+
+
+def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
+    name = record["eventName"].removeprefix("s3:")
+    key = unquote_plus(
+        record["s3"]["object"]["key"], errors="surrogateescape"
+    )  # form encoding: a plus is a space
+    return _change(
+        name.startswith("ObjectCreated:"),
+        name.startswith(("ObjectRemoved:", "LifecycleExp")),
+        key,
+        message_id,
+    )
+
+
+def _from_eventbridge(event: Event, message_id: str | None) -> Change | Ignored:
+    kind, key = event["detail-type"], event["detail"]["object"]["key"]  # here the key is not encoded
+    return _change(kind == "Object Created", kind == "Object Deleted", key, message_id)
+
+
+def _change(created: bool, removed: bool, key: str, message_id: str | None) -> Change | Ignored:
+    if not created and not removed:
+        return Ignored("neither a creation nor a deletion", message_id)
+    return Change(key, removed, message_id)
+
+
+def _inbox_only(record: Change | Ignored) -> Change | Ignored:
+    if isinstance(record, Ignored):
+        return record
+    if not record.key.startswith(INBOX):
+        return Ignored("outside the inbox", record.message_id)
+    if record.key.endswith("/"):
+        return Ignored("a folder's marker, not a file", record.message_id)
+    return record

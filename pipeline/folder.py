@@ -1,0 +1,215 @@
+"""A folder that keeps S3's promises, for local mode: several processes and people may work on one root.
+
+An object is a file under `inbox/` or `outbox/`. Its ETag is the MD5 of the bytes that were read, as S3's is
+for a plain upload. A new object is a finished temporary file, linked into place: there is no moment at which
+half of it can be seen, and of two creators one fails. A replacement is checked and swapped under a lock that
+all our processes share.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, StoreError
+from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
+from pipeline.ports import ObjectInfo
+
+PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
+_LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
+_CHUNK = 1 << 20
+_STABLE_READS = 5  # tries to read a file that is being written to
+_RACY_NS = 100_000_000  # a file changed this recently may change again within the clock tick of its mtime
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
+_CACHE = 65_536  # ETags kept, about 20 MB
+
+
+class FolderStore:
+    """The store of local mode, in the folder `root`; made if it is missing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.bucket = self.root.name
+        for name in (INBOX, OUTBOX, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        self._etags: OrderedDict[tuple[int, int, int, int], str] = OrderedDict()
+        self._guard = Lock()
+        self._sweep()
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's description, or None; reads the file only if its ETag is not known yet."""
+        for _ in range(_STABLE_READS):
+            with _opened(self._path(key)) as file:
+                if file is None:
+                    return None
+                before = os.fstat(file.fileno())
+                etag = self._cached(before)
+                if etag:
+                    return _info(key, etag, before)
+                digest = hashlib.md5(usedforsecurity=False)
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                if _same(before, os.fstat(file.fileno())):
+                    self._remember(before, digest.hexdigest())
+                    return _info(key, digest.hexdigest(), before)
+        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
+        for _ in range(_STABLE_READS):
+            with _opened(self._path(key)) as file:
+                if file is None:
+                    return None
+                before = os.fstat(file.fileno())
+                if before.st_size > limit:
+                    info = self.head(key)
+                    if info is None or info.size <= limit:
+                        continue
+                    raise ObjectTooLarge(info)
+                data = file.read(limit + 1)
+                if _same(before, os.fstat(file.fileno())) and len(data) == before.st_size:
+                    etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+                    self._remember(before, etag)
+                    return _info(key, etag, before), data
+        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        """Write on condition, see `ports.Store`; returns the new ETag."""
+        path = self._path(key)
+        if path is None or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            raise KeyNotUsable("this name cannot be a file of the folder")
+        temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
+        try:
+            temporary.write_bytes(data)
+            with self._lock(key):
+                self._place(temporary, path, key, expected)
+            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        except OSError as error:
+            raise StoreError(f"the folder could not be written to: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+        path = self._path(key)
+        if path is not None:
+            with self._lock(key), suppress(FileNotFoundError):
+                path.unlink()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a prefix; a file that cannot be read now is left out."""
+        for path in (self.root / prefix.rpartition("/")[0]).rglob("*"):
+            key = path.relative_to(self.root).as_posix()
+            with suppress(StoreError):
+                info = self.head(key) if key.startswith(prefix) else None
+                if info:
+                    yield info
+
+    def path_of(self, key: str) -> Path | None:
+        """The file of an object; None when the key leads out of the folder or can be no file of it."""
+        return self._path(key)
+
+    def _place(self, temporary: Path, path: Path, key: str, expected: str | None) -> None:
+        if expected is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError as error:
+                raise ConditionFailed("the object exists already") from error
+            except OSError as error:
+                if error.errno not in _NO_LINKS or path.exists():
+                    raise
+                temporary.replace(path)  # some network shares have no links; our own processes hold the lock
+            return
+        now = self.head(key)
+        if now is None or now.etag != expected:
+            raise ConditionFailed("the object is not the one that was read")
+        temporary.replace(path)
+
+    def _path(self, key: str) -> Path | None:
+        parts = key.split("/")
+        if key.startswith((INBOX, OUTBOX)) and not any(
+            part in ("", ".", "..") or "\0" in part for part in parts
+        ):
+            path = self.root.joinpath(*parts)
+            with suppress(OSError):
+                if path.parent.resolve().is_relative_to(self.root):
+                    return path
+        return None
+
+    def _lock(self, key: str) -> FileLock:
+        stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
+        return FileLock(self.root / PRIVATE / "locks" / f"{stripe}.lock", timeout=60, is_singleton=False)
+
+    def _cached(self, state: os.stat_result) -> str | None:
+        with self._guard:
+            return self._etags.get(_signature(state))
+
+    def _remember(self, state: os.stat_result, etag: str) -> None:
+        if time.time_ns() - state.st_mtime_ns < _RACY_NS:
+            return
+        with self._guard:
+            self._etags[_signature(state)] = etag
+            if len(self._etags) > _CACHE:
+                self._etags.popitem(last=False)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written an hour ago or more."""
+        for path in (self.root / PRIVATE / "tmp").iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
+    """A regular file opened for reading, without following a link; None when there is none such."""
+    descriptor = _descriptor(path) if path else None
+    if descriptor is None:
+        yield None
+        return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        yield None
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def _descriptor(path: Path) -> int | None:
+    # NONBLOCK: opening a pipe without a writer would wait for ever.
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    try:
+        return os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if path.is_symlink() or path.is_dir() or error.errno in _NO_SUCH_FILE:
+            return None
+        raise StoreError(f"a file cannot be read: {error.strerror}; check its permissions") from error
+
+
+def _signature(state: os.stat_result) -> tuple[int, int, int, int]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return _signature(before) == _signature(after)
+
+
+def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, etag, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))

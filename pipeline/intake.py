@@ -1,0 +1,176 @@
+"""What the handlers do with an event: `ingest` sees to verdicts, `record` to the worklist, `dead_letter` to
+the end.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pipeline.errors import HostError
+from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
+from pipeline.judge import give_up, read_verdict
+from pipeline.names import INBOX, OUTBOX, is_verdict, key_hash, printable, verdict_key
+from pipeline.ports import Host, Index, Job, Outcome, Row, Store
+from pipeline.verdict import Release, Verdict
+
+log = logging.getLogger(__name__)
+
+_GIVE_UP = (
+    "The X-ray could not be judged, by no fault of its own. Drop the same file again to have it tried again."
+)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything that the handlers work with."""
+
+    store: Store
+    index: Index
+    host: Host
+    release: Release
+    log_key: str  # the secret of the hash that stands for a key in the logs
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of an event."""
+
+    outcomes: list[Outcome]
+    ignored: list[Ignored]
+    failed_messages: list[str]  # ids of the SQS messages that are to be delivered again
+
+
+def ingest(event: Event, ports: Ports) -> Report:
+    """Bring the verdict of every inbox key that the event names up to date."""
+    records = in_inbox(parse(event))
+    ignored = _ignored(records)
+    changes = [record for record in records if isinstance(record, Change)]
+    outcomes = {}
+    for change in changes:
+        if change.removed and _mark_if_gone(change.key, ports):
+            outcomes[change.key] = Outcome(change.key, "gone")
+    jobs = [Job(key) for key in dict.fromkeys(change.key for change in changes) if key not in outcomes]
+    for outcome in _judge(jobs, ports):
+        outcomes[outcome.key] = outcome
+        log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
+    failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
+    return Report(list(outcomes.values()), ignored, sorted(id_ for id_ in failed if id_))
+
+
+def record(event: Event, ports: Ports) -> int:
+    """Bring the worklist's rows of every verdict that the event names up to date; returns how many it looked
+    at.
+    """
+    records = in_outbox(parse(event))
+    keys = list(dict.fromkeys(record.key for record in records if isinstance(record, Change)))
+    for key in keys:
+        record_verdict(key, ports.store, ports.index)
+    return len(keys)
+
+
+def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
+    """After the last delivery: each inbox key of the event that has no verdict gets one that says
+    `failed`.
+    """
+    keys = dict.fromkeys(record.key for record in in_inbox(parse(event)) if isinstance(record, Change))
+    outcomes = [give_up(ports.store, ports.release, Job(key), "internal", _GIVE_UP) for key in keys]
+    for outcome in outcomes:
+        log.error("%s: given up, %s", key_hash(outcome.key, ports.log_key), outcome.result)
+    return outcomes
+
+
+def rebuild_index(store: Store, index: Index) -> int:
+    """Make the worklist's rows again from the outbox; returns how many verdicts there are."""
+    count = 0
+    for info in store.list(OUTBOX):
+        if is_verdict(info.key):
+            record_verdict(info.key, store, index)
+            count += 1
+    return count
+
+
+def record_verdict(key: str, store: Store, index: Index) -> None:
+    """Copy the verdict at an outbox key into the worklist.
+
+    It is read again after the row was written, and the row written again if it had changed: so of several
+    handlers that work on one key the last to write has written what stands there, whatever their order and
+    their clocks.
+    """
+    seen = read_verdict(store, key)
+    while True:
+        if seen.verdict:
+            index.record(row_of(seen.verdict, seen.etag))
+        elif seen.etag is None and key.startswith(OUTBOX):
+            index.remove(INBOX + key.removeprefix(OUTBOX).removesuffix(".json"))
+        again = store.head(key)
+        if (again.etag if again else None) == seen.etag:
+            return
+        seen = read_verdict(store, key)
+
+
+def row_of(verdict: Verdict, verdict_etag: str | None) -> Row:
+    """The worklist's row of a verdict."""
+    finding, reason = verdict.finding, verdict.reason
+    return Row(
+        key=verdict.source.key,
+        status=verdict.status,
+        label=finding.label if finding else None,
+        probability=finding.probability if finding else None,
+        reason=reason.code if reason else None,
+        etag=verdict.source.etag,
+        verdict_etag=verdict_etag,
+        preview_key=verdict.preview_key,
+        started_at=verdict.started_at,
+        finished_at=verdict.finished_at,
+    )
+
+
+def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
+    """Run the jobs on the host; the worklist shows them waiting meanwhile. A job without an answer has
+    failed.
+    """
+    since = datetime.now(UTC)
+    ports.index.wait([printable(job.key) for job in jobs], since)
+    unanswered = {job.key for job in jobs}
+    try:
+        for outcome in ports.host.run(jobs):
+            unanswered.discard(outcome.key)
+            _settle(outcome, since, ports)
+            yield outcome
+        detail = "the host gave no answer"
+    except HostError as error:
+        detail = str(error)
+    for key in unanswered:
+        yield Outcome(key, "failed", detail)
+
+
+def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
+    """End the wait where no event of the outbox will. A failed job goes on waiting for its next delivery."""
+    key = printable(outcome.key)
+    if outcome.result == "current":
+        record_verdict(verdict_key(outcome.key), ports.store, ports.index)  # its event may have been lost
+        ports.index.settle(key, since)
+    elif outcome.result == "gone":
+        _mark_if_gone(outcome.key, ports)
+        ports.index.settle(key, since)
+
+
+def _mark_if_gone(key: str, ports: Ports) -> bool:
+    """Mark the source as the store has it now; looks again after writing, as `record_verdict` does, and
+    why.
+    """
+    gone = ports.store.head(key) is None
+    while True:
+        ports.index.mark(printable(key), "deleted" if gone else "present")
+        again = ports.store.head(key) is None
+        if again == gone:
+            return gone
+        gone = again
+
+
+def _ignored(records: Iterable[Change | Ignored]) -> list[Ignored]:
+    ignored = [record for record in records if isinstance(record, Ignored)]
+    for record in ignored:
+        log.info("ignored: %s", record.reason)
+    return ignored

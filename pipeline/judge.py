@@ -1,0 +1,202 @@
+"""The use case: from a hint that a key changed to the one right verdict beside it.
+
+The order of the four steps is what makes it right (principle 1 of docs/design.md): (a) read the verdict, (b)
+read the image, (c) judge, (d) write on condition that the verdict is still as in (a). Whatever happens
+between workers, replacements, duplicates and late events, a verdict of old bytes never stands for new ones.
+Reading (b) before (a) would break it: another worker could judge newer bytes in between, and our older
+verdict would replace it unnoticed.
+"""
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge, StoreError
+from pipeline.names import name_problem, preview_key, printable, verdict_key
+from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
+from pipeline.verdict import Reason, ReasonCode, Release, Source, TimingMs, Verdict, Warning
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 20  # lost races in a row before the job is given back
+_VERDICT_LIMIT = 1 << 20  # bytes; ours have about 4,000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Step (a): what stood in the outbox. An object that is no verdict has an ETag and will be replaced."""
+
+    verdict: Verdict | None = None
+    etag: str | None = None
+
+
+class Judge:
+    """Judges the objects of one store with one engine, as one release."""
+
+    def __init__(self, store: Store, engine: Engine, release: Release, max_bytes: int) -> None:
+        self.store, self.engine, self.release, self.max_bytes = store, engine, release, max_bytes
+
+    def judge(self, job: Job) -> Outcome:
+        """See to it that the object's verdict is current. Never raises for the sake of one image."""
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._attempt(job.key)
+                except ConditionFailed:
+                    continue  # somebody else wrote a verdict: look again
+            return Outcome(job.key, "failed", "lost the race for the verdict too often")
+        except Exception as error:
+            log.warning("a job failed: %s", type(error).__name__, exc_info=not isinstance(error, StoreError))
+            return Outcome(job.key, "failed", f"{type(error).__name__}: {error}"[:300])
+
+    def _attempt(self, key: str) -> Outcome:
+        started = datetime.now(UTC)
+        seen = read_verdict(self.store, verdict_key(key))  # (a)
+        if self._is_current(seen, self.store.head(key) if seen.verdict else None):
+            return Outcome(key, "current")  # without reading the image
+        clock = time.perf_counter()
+        found = self._read(key)  # (b)
+        if found is None:
+            return Outcome(key, "gone")
+        info, data = found
+        if self._is_current(seen, info):
+            return Outcome(key, "current")
+        verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
+        self.store.put(verdict_key(key), verdict.to_json(), seen.etag)  # (d)
+        return Outcome(key, "classified" if verdict.status == "classified" else "rejected")
+
+    def _is_current(self, seen: Seen, info: ObjectInfo | None) -> bool:
+        return bool(seen.verdict and info and seen.verdict.is_current(info.etag, self.release.number))
+
+    def _read(self, key: str) -> tuple[ObjectInfo, bytes | InputRejected] | None:
+        try:
+            return self.store.get(key, self.max_bytes)
+        except ObjectTooLarge as error:
+            return error.info, too_large(self.max_bytes)
+
+    def _verdict(
+        self, info: ObjectInfo, data: bytes | InputRejected, started: datetime, fetch: float
+    ) -> Verdict:
+        problem = name_problem(info.key)
+        if problem:
+            data = InputRejected("name_not_usable", f"{problem} Rename the file and drop it again.")
+        source = _source(self.store.bucket, info)
+        verdict, preview = examine(data, source, self.engine, self.release, started)
+        timing = verdict.timing_ms.model_copy(update={"fetch": fetch})
+        changes: dict[str, object] = {"timing_ms": timing}
+        if preview:
+            clock = time.perf_counter()
+            changes["preview_key"] = self._write_preview(info, preview)
+            changes["timing_ms"] = timing.model_copy(update={"write": milliseconds_since(clock)})
+        return verdict.model_copy(update={**changes, "finished_at": datetime.now(UTC)})
+
+    def _write_preview(self, info: ObjectInfo, preview: bytes) -> str:
+        """The preview's name carries the source's ETag: one that stands there already shows the same
+        image.
+        """
+        key = preview_key(info.key, info.etag)
+        try:
+            self.store.put(key, preview, None)
+        except ConditionFailed:
+            log.debug("the preview stands already")
+        return key
+
+
+def examine(
+    data: bytes | InputRejected, source: Source, engine: Engine, release: Release, started: datetime
+) -> tuple[Verdict, bytes | None]:
+    """The verdict of the bytes of one file, and the preview of what was classified. Step (c)."""
+    reason = finding = preview = None
+    warnings: list[Warning] = []
+    timing = TimingMs()
+    if isinstance(data, bytes):
+        source = source.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+    try:
+        if isinstance(data, InputRejected):
+            raise data
+        seen = engine.examine(data)
+        facts: ImageFacts | None = seen.facts
+        finding, preview, warnings = seen.finding, seen.preview, list(seen.warnings)
+        timing = TimingMs(**seen.timing_ms)
+    except InputRejected as error:
+        facts, reason = error.facts, Reason(code=error.code, message=str(error))
+    if facts:
+        source = source.model_copy(update=vars(facts))
+    verdict = Verdict(
+        status="classified" if finding else "rejected",
+        source=source,
+        finding=finding,
+        warnings=warnings,
+        reason=reason,
+        model=engine.model,
+        release=release,
+        started_at=started,
+        finished_at=datetime.now(UTC),
+        timing_ms=timing,
+    )
+    return verdict, preview
+
+
+def too_large(limit: int) -> InputRejected:
+    """The refusal of a file of more than `limit` bytes."""
+    message = (
+        f"The file is larger than {limit / 1e6:.0f} MB. Export the X-ray as a JPEG or PNG and drop it again."
+    )
+    return InputRejected("too_large", message)
+
+
+def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message: str) -> Outcome:
+    """After the last try, in the same order of steps: the verdict says `failed`, unless this object has one
+    already.
+    """
+    for _ in range(_ATTEMPTS):
+        started = datetime.now(UTC)
+        seen = read_verdict(store, verdict_key(job.key))
+        info = store.head(job.key)
+        if info is None:
+            return Outcome(job.key, "gone")
+        if seen.verdict and seen.verdict.source.etag == info.etag:
+            return Outcome(job.key, "failed" if seen.verdict.status == "failed" else "current")
+        verdict = Verdict(
+            status="failed",
+            source=_source(store.bucket, info),
+            reason=Reason(code=code, message=message),
+            release=release,
+            started_at=started,
+            finished_at=datetime.now(UTC),
+        )
+        try:
+            store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
+        except ConditionFailed:
+            continue
+        return Outcome(job.key, "failed", message)
+    raise StoreError("lost the race for the verdict too often")
+
+
+def read_verdict(store: Store, key: str) -> Seen:
+    """The verdict at an outbox key. What is none of ours (damaged, foreign) has an ETag and no verdict."""
+    try:
+        found = store.get(key, _VERDICT_LIMIT)
+        if found is None:
+            return Seen()
+        info, data = found
+        return Seen(Verdict.from_json(data), info.etag)
+    except ObjectTooLarge as error:
+        return Seen(None, error.info.etag)
+    except ValidationError:
+        return Seen(None, info.etag)
+
+
+def milliseconds_since(clock: float) -> float:
+    """Milliseconds since a reading of the performance counter."""
+    return round((time.perf_counter() - clock) * 1000, 2)
+
+
+def _source(bucket: str, info: ObjectInfo) -> Source:
+    return Source(
+        bucket=bucket, key=printable(info.key), etag=info.etag, version_id=info.version_id, size=info.size
+    )

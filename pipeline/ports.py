@@ -1,0 +1,148 @@
+"""The ports: what the pipeline asks of a store, an index, an inference engine and a host.
+
+The adapters stand beside this module (`folder`, `s3`, `sqlite`) and in `ec2_runner`, `model`; tests bring
+fakes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Status, Warning
+
+Result = Literal["classified", "rejected", "current", "gone", "failed"]
+SourceState = Literal["present", "deleted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `failed` is worth another try; `gone` means that there is no such object now."""
+
+    key: str
+    result: Result
+    detail: str = ""  # a sentence about a failure; never the key
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object of the store, as S3 describes it."""
+
+    key: str
+    etag: str
+    size: int  # bytes
+    modified: datetime
+    version_id: str | None = None
+
+
+class Store(Protocol):
+    """S3's promises: whole objects, ETags, conditional writes. Raises StoreError."""
+
+    bucket: str
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's description, or None."""
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        """Write if the object has the ETag `expected`, or is absent where that is None, and return the new
+        ETag.
+
+        Raises ConditionFailed when the object is in another state.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a prefix, in no promised order."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image file is, whatever becomes of it."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the engine says of one image."""
+
+    facts: ImageFacts
+    finding: Finding
+    preview: bytes  # JPEG, 8-bit gray, at most 1024 pixels a side
+    warnings: tuple[Warning, ...] = ()
+    timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
+
+
+class Engine(Protocol):
+    """The CNN, ready to answer. Safe to call from several threads."""
+
+    model: ModelRef
+
+    def examine(self, data: bytes) -> Examination:
+        """Judge the bytes of one image file; InputRejected when they cannot be judged."""
+
+
+class Host(Protocol):
+    """Where the engine runs."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """One outcome for each job, as they finish; HostError when the host cannot work at all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the worklist: what the index knows of one inbox key."""
+
+    key: str
+    status: Status | None = None  # None: no verdict yet
+    label: Label | None = None
+    probability: float | None = None
+    reason: ReasonCode | None = None
+    etag: str | None = None  # of the source that the verdict judged
+    verdict_etag: str | None = None
+    preview_key: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
+    source: SourceState = "present"
+    change: int = 0  # grows with every change of any row
+
+
+class Index(Protocol):
+    """The worklist: rows for the page, written by the handlers; the outbox is the truth, and can make it
+    again.
+    """
+
+    def wait(self, keys: Iterable[str], since: datetime) -> None:
+        """Note that these keys have work before them; their finished verdicts stay as they are."""
+
+    def settle(self, key: str, since: datetime) -> None:
+        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+
+    def record(self, row: Row) -> None:
+        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
+
+    def mark(self, key: str, source: SourceState) -> None:
+        """Note whether the source is still there. Where there is neither source nor verdict, there is no
+        row.
+        """
+
+    def remove(self, key: str) -> None:
+        """Forget the verdict's row; one that waits goes on waiting."""
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""

@@ -1,0 +1,93 @@
+"""The store of a bucket.
+
+S3 keeps these promises itself: docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
+from pipeline.ports import ObjectInfo
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+class S3Store:
+    """The store of the bucket `bucket`, through a boto3 S3 client."""
+
+    def __init__(self, bucket: str, client: Any) -> None:
+        self.bucket = bucket
+        self._client = client
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's description, or None."""
+        answer = _ask(self._client.head_object, Bucket=self.bucket, Key=key)
+        return _info(key, answer) if answer else None
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
+        answer = _ask(self._client.get_object, Bucket=self.bucket, Key=key)
+        if answer is None:
+            return None
+        info = _info(key, answer)
+        try:
+            if info.size > limit:
+                raise ObjectTooLarge(info)
+            return info, answer["Body"].read()
+        except BotoCoreError as error:
+            raise StoreError("the bucket broke off while an object was read") from error
+        finally:
+            answer["Body"].close()
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        """Write on condition, see `ports.Store`; returns the new ETag."""
+        condition = {"IfMatch": f'"{expected}"'} if expected else {"IfNoneMatch": "*"}
+        content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
+        request = {"Bucket": self.bucket, "Key": key, "Body": data, "ContentType": content_type, **condition}
+        answer = _ask(self._client.put_object, **request)
+        if answer is None:
+            raise ConditionFailed("the object to be replaced is gone")
+        return str(answer["ETag"]).strip('"')
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+        _ask(self._client.delete_object, Bucket=self.bucket, Key=key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a prefix."""
+        request = {"Bucket": self.bucket, "Prefix": prefix}
+        while True:
+            page = _ask(self._client.list_objects_v2, **request) or {}
+            for item in page.get("Contents", []):
+                yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:
+    """Call S3; None for a missing object, our own errors for the rest."""
+    try:
+        return call(**request)
+    except ClientError as error:
+        code = str(error.response["Error"]["Code"])
+        if code in _MISSING:
+            return None
+        if code in _CONDITION:
+            raise ConditionFailed("the object is not in the expected state") from error
+        raise StoreError(f"the bucket refused: {code}") from error
+    except BotoCoreError as error:
+        raise StoreError(f"the bucket did not answer: {type(error).__name__}") from error
+
+
+def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:
+    return ObjectInfo(
+        key,
+        answer["ETag"].strip('"'),
+        answer["ContentLength"],
+        answer["LastModified"],
+        answer.get("VersionId"),
+    )

@@ -1,0 +1,173 @@
+"""The worklist in SQLite: one file, read by the page while handlers of several processes write to it (WAL).
+
+It holds nothing that the outbox does not: `rebuild` makes it again.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.ports import Row, SourceState
+
+# `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
+# live views.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+    key TEXT PRIMARY KEY,
+    status TEXT, label TEXT, probability REAL, reason TEXT,
+    etag TEXT, verdict_etag TEXT, preview_key TEXT,
+    started_at TEXT, finished_at TEXT, waiting_since TEXT,
+    source TEXT NOT NULL DEFAULT 'present',
+    change INTEGER NOT NULL DEFAULT 0,
+    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since)) STORED
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS rows_at ON rows (at DESC, key);
+CREATE INDEX IF NOT EXISTS rows_state ON rows (waiting_since IS NOT NULL, status, label);
+CREATE TABLE IF NOT EXISTS changes (last INTEGER NOT NULL);
+INSERT INTO changes SELECT 0 WHERE NOT EXISTS (SELECT * FROM changes);
+"""
+_COLUMNS = tuple(field.name for field in fields(Row))
+_FROM_VERDICT = (
+    *("status", "label", "probability", "reason", "etag", "verdict_etag", "preview_key"),
+    *("started_at", "finished_at"),
+)
+_BUSY_SECONDS = 30
+
+
+class SqliteIndex:
+    """The index in the file `path`. One connection for each thread; safe between processes."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._local = threading.local()
+        database = self._database()
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(_SCHEMA)
+
+    def wait(self, keys: Iterable[str], since: datetime) -> None:
+        """Note that these keys have work before them; their finished verdicts stay as they are."""
+        with self._write() as database:
+            change = _next_change(database)
+            database.executemany(
+                "INSERT INTO rows (key, waiting_since, change) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
+                " SET waiting_since = excluded.waiting_since, change = excluded.change",
+                [(key, _text(since), change) for key in keys],
+            )
+
+    def settle(self, key: str, since: datetime) -> None:
+        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        with self._write() as database:
+            database.execute(
+                "UPDATE rows SET waiting_since = NULL, change = ? WHERE key = ? AND waiting_since <= ?",
+                (_next_change(database), key, _text(since)),
+            )
+
+    def record(self, row: Row) -> None:
+        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
+        values = [_value(getattr(row, name)) for name in _FROM_VERDICT]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in _FROM_VERDICT)
+        with self._write() as database:
+            change = _next_change(database)
+            database.execute(
+                f"INSERT INTO rows (key, {', '.join(_FROM_VERDICT)}, change)"
+                f" VALUES (?, {', '.join('?' * len(values))}, ?) ON CONFLICT (key) DO UPDATE SET {updates},"
+                " change = excluded.change, waiting_since ="
+                " CASE WHEN waiting_since > excluded.started_at THEN waiting_since END",
+                [row.key, *values, change],
+            )
+
+    def mark(self, key: str, source: SourceState) -> None:
+        """Note whether the source is still there. Where there is neither source nor verdict, there is no
+        row.
+        """
+        with self._write() as database:
+            if source == "deleted":
+                database.execute("DELETE FROM rows WHERE key = ? AND status IS NULL", (key,))
+            database.execute(
+                "UPDATE rows SET source = ?, change = ? WHERE key = ? AND source <> ?",
+                (source, _next_change(database), key, source),
+            )
+
+    def remove(self, key: str) -> None:
+        """Forget the verdict's row; one that waits goes on waiting."""
+        with self._write() as database:
+            change = _next_change(database)
+            database.execute("DELETE FROM rows WHERE key = ? AND waiting_since IS NULL", (key,))
+            emptied = ", ".join(f"{name} = NULL" for name in _FROM_VERDICT)
+            database.execute(f"UPDATE rows SET {emptied}, change = ? WHERE key = ?", (change, key))
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""
+        found = (
+            self._database()
+            .execute(f"SELECT {', '.join(_COLUMNS)} FROM rows WHERE key = ?", (key,))
+            .fetchone()
+        )
+        return _row(found) if found else None
+
+    def newest(self, limit: int = 100) -> list[Row]:
+        """The worklist's first rows, newest first."""
+        query = f"SELECT {', '.join(_COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
+        return [_row(found) for found in self._database().execute(query, (limit,))]
+
+    def present(self) -> list[str]:
+        """The keys whose source was there when it was last looked at."""
+        return [key for (key,) in self._database().execute("SELECT key FROM rows WHERE source = 'present'")]
+
+    def counts(self) -> dict[str, int]:
+        """How many rows wait (`waiting`), and of the others how many have each label or status."""
+        query = (
+            "SELECT CASE WHEN waiting_since IS NOT NULL THEN 'waiting' ELSE coalesce(label, status) END AS state,"
+            " count(*) FROM rows GROUP BY waiting_since IS NOT NULL, status, label"
+        )
+        return dict(self._database().execute(query).fetchall())
+
+    def last_change(self) -> int:
+        """A number that grows with every change: a view of the same number is up to date."""
+        return int(self._database().execute("SELECT last FROM changes").fetchone()[0])
+
+    def _database(self) -> sqlite3.Connection:
+        database: sqlite3.Connection | None = getattr(self._local, "database", None)
+        if database is None:
+            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+            database.execute("PRAGMA synchronous = NORMAL")
+            self._local.database = database
+        return database
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that holds the write lock from its beginning: nothing read in it is out of date."""
+        database = self._database()
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def _next_change(database: sqlite3.Connection) -> int:
+    return int(database.execute("UPDATE changes SET last = last + 1 RETURNING last").fetchone()[0])
+
+
+def _text(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds: sorts as text."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _value(value: object) -> object:
+    return _text(value) if isinstance(value, datetime) else value
+
+
+def _row(values: tuple[object, ...]) -> Row:
+    known = dict(zip(_COLUMNS, values, strict=True))
+    for name in ("started_at", "finished_at", "waiting_since"):
+        if known[name] is not None:
+            known[name] = datetime.fromisoformat(str(known[name]))
+    return Row(**known)  # type: ignore[arg-type]

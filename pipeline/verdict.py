@@ -1,0 +1,181 @@
+"""The verdict: one JSON object for every object of the inbox."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION = "0.1.0"
+RELEASE = 1  # grows with every deployed change of model or code
+SCHEMA = "cxr-inbox/verdict/1"
+
+NOTICE = (
+    "Research software, not a medical device. Trained on X-rays of children of 1 to 5 years from one hospital. "
+    "The map shows what the network looked at; it does not locate disease."
+)
+
+Status = Literal["classified", "rejected", "failed"]
+Label = Literal["normal", "pneumonia", "uncertain"]
+ReasonCode = Literal[
+    "empty",
+    "too_large",
+    "too_many_pixels",
+    "unsupported_format",
+    "unreadable",
+    "not_a_chest_xray",
+    "not_a_single_image",
+    "name_not_usable",
+    "host_unavailable",
+    "internal",
+]
+Warning = Literal["atypical", "age_outside_training", "age_unknown", "not_frontal", "burned_in_text"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Unknown fields are an error where we write, and ignored where we read: two releases meet in a rolling
+    deploy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Part):
+    """The inbox object that was judged."""
+
+    bucket: str
+    key: str
+    etag: str = Field(description="of the inbox object that was judged")
+    version_id: str | None = None
+    size: int = Field(ge=0, description="bytes")
+    sha256: str | None = Field(default=None, description="of the bytes; absent where they were not read")
+    media_type: str | None = Field(default=None, description="by content, never by name")
+    width: int | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
+    height: int | None = None
+
+
+class Thresholds(Part):
+    """A probability under the first is `normal`, above the second `pneumonia`, between them `uncertain`."""
+
+    normal_below: Probability
+    pneumonia_above: Probability
+
+    def label(self, probability: float) -> Label:
+        """The label of a calibrated probability."""
+        if probability < self.normal_below:
+            return "normal"
+        return "pneumonia" if probability > self.pneumonia_above else "uncertain"
+
+
+class Typicality(Part):
+    """How unlike the training images this one is."""
+
+    score: float
+    atypical_above: float
+    refused_above: float
+
+
+class Pattern(Part):
+    """The shares of a bacterial and a viral pattern, given pneumonia. Research only."""
+
+    bacterial: Probability
+    viral: Probability
+
+
+class ActivationMap(Part):
+    """The class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
+
+    The mean of the grid is the logit that the network gave, before calibration. It is no localisation of
+    disease.
+    """
+
+    grid: list[list[float]] = Field(description="rows from top to bottom, each from left to right")
+    box: tuple[float, float, float, float] = Field(
+        description="left, top, right, bottom of the image area that the grid covers, as shares of width and height"
+    )
+
+
+class Finding(Part):
+    """What the network says of a chest X-ray."""
+
+    label: Label
+    probability: Probability = Field(description="calibrated P(pneumonia)")
+    prevalence: Probability = Field(description="the share of pneumonia that the probability assumes")
+    thresholds: Thresholds
+    typicality: Typicality | None = None
+    pattern: Pattern | None = None
+    map: ActivationMap
+
+
+class Reason(Part):
+    """Why there is no finding, and what to do about it."""
+
+    code: ReasonCode
+    message: str
+
+
+class ModelRef(Part):
+    """Exactly which network judged."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="of the ONNX file")
+    engine: str
+
+
+class Release(Part):
+    """What wrote the verdict. The number orders releases: a verdict of a higher one is never undone."""
+
+    number: int = RELEASE
+    version: str = VERSION
+
+
+class TimingMs(Part):
+    """Where the time went, in milliseconds."""
+
+    fetch: float = 0
+    decode: float = 0
+    infer: float = 0
+    write: float = Field(0, description="of the preview; the verdict itself is still to be written")
+
+
+class Verdict(Part):
+    """The one answer for one object of the inbox."""
+
+    schema_: Literal["cxr-inbox/verdict/1"] = Field(SCHEMA, alias="schema")
+    status: Status
+    source: Source
+    finding: Finding | None = None
+    warnings: list[Warning] = []
+    reason: Reason | None = None
+    preview_key: str | None = None
+    model: ModelRef | None = Field(default=None, description="absent where no network was reached")
+    release: Release
+    started_at: datetime
+    finished_at: datetime
+    timing_ms: TimingMs = TimingMs()
+    notice: str = NOTICE
+
+    def is_current(self, etag: str, release: int) -> bool:
+        """Whether an object of this ETag needs no work of this release."""
+        return self.status != "failed" and self.source.etag == etag and self.release.number >= release
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON, as it stands in the outbox."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
+
+    def to_json_line(self) -> str:
+        """The same JSON on one line."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Verdict:
+        """Read a verdict, also one of a later release; pydantic.ValidationError when it is none."""
+        return cls.model_validate_json(data, extra="ignore")
+
+
+def json_schema() -> dict[str, object]:
+    """The verdict's JSON Schema (draft 2020-12), for the documentation and for other programs."""
+    return Verdict.model_json_schema(by_alias=True, mode="serialization")
