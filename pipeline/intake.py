@@ -148,11 +148,12 @@ def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
 def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
     """End the wait where no event of the outbox will. A failed job goes on waiting for its next delivery."""
     key = printable(outcome.key)
+    row = ports.index.get(key)
+    if outcome.result == "gone" or (row and row.source == "deleted"):
+        _mark_if_gone(outcome.key, ports)
     if outcome.result == "current":
         record_verdict(verdict_key(outcome.key), ports.store, ports.index)  # its event may have been lost
-        ports.index.settle(key, since)
-    elif outcome.result == "gone":
-        _mark_if_gone(outcome.key, ports)
+    if outcome.result in ("current", "gone"):
         ports.index.settle(key, since)
 
 

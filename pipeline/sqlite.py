@@ -45,6 +45,8 @@ class SqliteIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._local = threading.local()
+        self._guard = threading.Lock()
+        self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
         database = self._database()
         database.execute("PRAGMA journal_mode = WAL")
         database.executescript(_SCHEMA)
@@ -123,7 +125,7 @@ class SqliteIndex:
         """How many rows wait (`waiting`), and of the others how many have each label or status."""
         query = (
             "SELECT CASE WHEN waiting_since IS NOT NULL THEN 'waiting' ELSE coalesce(label, status) END AS state,"
-            " count(*) FROM rows GROUP BY waiting_since IS NOT NULL, status, label"
+            " count(*) FROM rows GROUP BY state"
         )
         return dict(self._database().execute(query).fetchall())
 
@@ -131,10 +133,21 @@ class SqliteIndex:
         """A number that grows with every change: a view of the same number is up to date."""
         return int(self._database().execute("SELECT last FROM changes").fetchone()[0])
 
+    def close(self) -> None:
+        """Close the connections of all threads; the index is not to be used any more."""
+        with self._guard:
+            for database in self._open:
+                database.close()
+            self._open.clear()
+
     def _database(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
         if database is None:
-            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+            database = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            with self._guard:
+                self._open.append(database)
             database.execute("PRAGMA synchronous = NORMAL")
             self._local.database = database
         return database

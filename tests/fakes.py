@@ -1,0 +1,106 @@
+"""Fakes that implement the ports, in memory."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge
+from pipeline.intake import Ports
+from pipeline.judge import Judge
+from pipeline.ports import Examination, ImageFacts, Job, ObjectInfo, Outcome
+from pipeline.sqlite import SqliteIndex
+from pipeline.verdict import ActivationMap, Finding, ModelRef, Release, Thresholds
+
+SAMPLES = Path(__file__).parents[1] / "events" / "samples"
+LIMIT = 1_000_000
+
+
+class MemoryStore:
+    """A store in a dictionary, with S3's promises."""
+
+    bucket = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def head(self, key: str) -> ObjectInfo | None:
+        data = self.objects.get(key)
+        return None if data is None else _info(key, data)
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        data = self.objects.get(key)
+        if data is None:
+            return None
+        if len(data) > limit:
+            raise ObjectTooLarge(_info(key, data))
+        return _info(key, data), data
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        now = self.objects.get(key)
+        if (None if now is None else _info(key, now).etag) != expected:
+            raise ConditionFailed("another state")
+        self.objects[key] = data
+        return _info(key, data).etag
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key, data in list(self.objects.items()):
+            if key.startswith(prefix):
+                yield _info(key, data)
+
+
+class FakeEngine:
+    """Answers at once: P is one for data that begins with `P`; `bad` is the input's fault, `boom` a defect
+    of ours.
+    """
+
+    model = ModelRef(name="fake", version="1", sha256="0" * 64, engine="fake")
+
+    def __init__(self) -> None:
+        self.examined = 0
+
+    def examine(self, data: bytes) -> Examination:
+        self.examined += 1
+        facts = ImageFacts("image/jpeg", 100, 80)
+        if data == b"bad":
+            raise InputRejected("unreadable", "It is damaged. Export it again.", facts)
+        if data == b"boom":
+            raise RuntimeError("a defect")
+        probability = 1.0 if data.startswith(b"P") else 0.0
+        thresholds = Thresholds(normal_below=0.4, pneumonia_above=0.6)
+        finding = Finding(
+            label=thresholds.label(probability),
+            probability=probability,
+            prevalence=0.5,
+            thresholds=thresholds,
+            map=ActivationMap(grid=[[0.0]], box=(0, 0, 1, 1)),
+        )
+        return Examination(facts, finding, b"preview of " + data, timing_ms={"decode": 1, "infer": 2})
+
+
+class InlineHost:
+    """A host that judges the jobs one after the other."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        yield from map(self.judge.judge, jobs)
+
+
+def make_judge(store: MemoryStore, release: int = 1) -> Judge:
+    return Judge(store, FakeEngine(), Release(number=release, version="test"), LIMIT)
+
+
+def make_ports(folder: Path, store: MemoryStore | None = None) -> Ports:
+    """The handlers' ports over memory; the worklist is real SQLite in `folder`."""
+    store = store or MemoryStore()
+    judge = make_judge(store)
+    return Ports(store, SqliteIndex(folder / "index.sqlite"), InlineHost(judge), judge.release, "secret")
+
+
+def _info(key: str, data: bytes) -> ObjectInfo:
+    return ObjectInfo(key, hashlib.md5(data).hexdigest(), len(data), datetime.now(UTC))

@@ -1,0 +1,219 @@
+"""The Lambda entry points, from raw event JSON, over fakes."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers import dead_letter, ingest, local, record, wiring
+from handlers.local import LocalContext
+from pipeline.errors import HostError, IngestFailed
+from pipeline.events import s3_event
+from pipeline.intake import Ports, rebuild_index
+from pipeline.judge import read_verdict
+from pipeline.names import verdict_key
+from pipeline.ports import Job, Outcome
+from pipeline.sqlite import SqliteIndex
+from tests.fakes import MemoryStore, make_ports
+
+CONTEXT = LocalContext()
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Iterator[Ports]:
+    ports = make_ports(tmp_path)
+    wiring.provide(ports)
+    yield ports
+    index_of(ports).close()
+
+
+def index_of(ports: Ports) -> SqliteIndex:
+    assert isinstance(ports.index, SqliteIndex)
+    return ports.index
+
+
+def objects(ports: Ports) -> dict[str, bytes]:
+    assert isinstance(ports.store, MemoryStore)
+    return ports.store.objects
+
+
+def sqs(*events: dict[str, Any]) -> dict[str, Any]:
+    attributes = {"ApproximateReceiveCount": "1"}
+    return {
+        "Records": [
+            {
+                "eventSource": "aws:sqs",
+                "messageId": f"m{n}",
+                "body": json.dumps(event),
+                "attributes": attributes,
+            }
+            for n, event in enumerate(events)
+        ]
+    }
+
+
+def results(answer: dict[str, Any]) -> dict[str, str]:
+    return {item["key"]: item["result"] for item in answer["outcomes"]}
+
+
+def test_an_upload_becomes_a_verdict_and_a_row(ports: Ports) -> None:
+    objects(ports)["inbox/a.jpeg"] = b"P1"
+    answer = ingest.handler(s3_event("b", ["inbox/a.jpeg"]), CONTEXT)
+    assert results(answer) == {"inbox/a.jpeg": "classified"}
+    waiting = ports.index.get("inbox/a.jpeg")
+    assert waiting is not None
+    assert waiting.status is None
+    assert waiting.waiting_since is not None
+    assert record.handler(s3_event("b", ["outbox/a.jpeg.json"]), CONTEXT) == {"recorded": 1}
+    row = ports.index.get("inbox/a.jpeg")
+    assert row is not None
+    assert (row.status, row.label, row.waiting_since) == ("classified", "pneumonia", None)
+
+
+def test_a_duplicate_is_current_and_heals_a_lost_row(ports: Ports) -> None:
+    objects(ports)["inbox/a.jpeg"] = b"P1"
+    event = s3_event("b", ["inbox/a.jpeg", "inbox/a.jpeg"])
+    assert results(ingest.handler(event, CONTEXT)) == {"inbox/a.jpeg": "classified"}
+    assert results(ingest.handler(event, CONTEXT)) == {"inbox/a.jpeg": "current"}
+    row = ports.index.get("inbox/a.jpeg")
+    assert row is not None
+    assert (row.status, row.waiting_since) == ("classified", None)
+
+
+def test_of_a_batch_only_the_failed_message_comes_again(ports: Ports) -> None:
+    objects(ports).update({"inbox/a": b"P1", "inbox/b": b"boom", "inbox/c": b"N1", "inbox/d": b"bad"})
+    event = sqs(
+        s3_event("b", ["inbox/a", "inbox/d"]),
+        s3_event("b", ["inbox/b", "inbox/c"]),
+        {"Event": "s3:TestEvent"},
+    )
+    answer = ingest.handler(event, CONTEXT)
+    assert answer["batchItemFailures"] == [{"itemIdentifier": "m1"}]
+    assert results(answer) == {
+        "inbox/a": "classified",
+        "inbox/b": "failed",
+        "inbox/c": "classified",
+        "inbox/d": "rejected",
+    }
+    everything = ingest.handler(sqs(s3_event("b", ["inbox/b"])), CONTEXT)
+    assert everything["batchItemFailures"] == [{"itemIdentifier": "m0"}]
+
+
+def test_other_senders_are_told_of_a_failure_by_an_error(ports: Ports) -> None:
+    objects(ports)["inbox/b"] = b"boom"
+    with pytest.raises(IngestFailed, match="1 of 1"):
+        ingest.handler(s3_event("b", ["inbox/b"]), CONTEXT)
+
+
+def test_a_host_that_is_away_fails_the_jobs_it_did_not_answer(ports: Ports) -> None:
+    class Away:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            for job in jobs:
+                yield Outcome(job.key, "classified")
+                raise HostError("it went away")
+
+    wiring.provide(replace(ports, host=Away()))
+    answer = ingest.handler(sqs(s3_event("b", ["inbox/a"]), s3_event("b", ["inbox/b"])), CONTEXT)
+    assert answer["batchItemFailures"] == [{"itemIdentifier": "m1"}]
+
+
+def test_a_deletion_marks_the_row_and_keeps_the_verdict(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    gone = s3_event("b", ["inbox/a"], removed=True)
+    assert results(ingest.handler(gone, CONTEXT)) == {"inbox/a": "current"}  # it is still there: a late event
+    del objects(ports)["inbox/a"]
+    assert results(ingest.handler(gone, CONTEXT)) == {"inbox/a": "gone"}
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.status, row.source) == ("classified", "deleted")
+    objects(ports)["inbox/a"] = b"P1"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    again = ports.index.get("inbox/a")
+    assert again is not None
+    assert again.source == "present"
+
+
+def test_an_upload_that_is_gone_leaves_no_row(ports: Ports) -> None:
+    assert results(ingest.handler(s3_event("b", ["inbox/a"]), CONTEXT)) == {"inbox/a": "gone"}
+    assert ports.index.get("inbox/a") is None
+
+
+def test_after_the_last_delivery_there_is_a_failed_verdict(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    objects(ports).update({"inbox/a": b"boom", "inbox/b": b"P1"})
+    answer = local.deliver(s3_event("b", ["inbox/a", "inbox/b"]))
+    assert {item["key"]: item["result"] for item in answer.outcomes} == {
+        "inbox/a": "failed",
+        "inbox/b": "classified",
+    }
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.status, row.reason, row.waiting_since) == ("failed", "internal", None)
+
+
+def test_a_failure_that_passes_leaves_no_trace(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    objects(ports)["inbox/a"] = b"P1"
+    deliveries = []
+
+    class Shaky:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            deliveries.append(jobs)
+            if len(deliveries) < 3:
+                raise HostError("not yet")
+            return ports.host.run(jobs)
+
+    wiring.provide(replace(ports, host=Shaky()))
+    assert local.deliver(s3_event("b", ["inbox/a"])).outcomes == [{"key": "inbox/a", "result": "classified"}]
+
+
+def test_an_erased_verdict_takes_its_row_along(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    del objects(ports)["outbox/a.json"]
+    record.handler(s3_event("b", ["outbox/a.json"], removed=True), CONTEXT)
+    assert ports.index.get("inbox/a") is None
+
+
+def test_the_worklist_can_be_made_again(ports: Ports, tmp_path: Path) -> None:
+    objects(ports).update({f"inbox/{n}": b"P%d" % n for n in range(5)})
+    local.deliver(s3_event("b", [f"inbox/{n}" for n in range(5)]))
+    other = SqliteIndex(tmp_path / "other.sqlite")
+    assert rebuild_index(ports.store, other) == 5
+    assert [replace(row, change=0) for row in other.newest()] == [
+        replace(row, change=0) for row in index_of(ports).newest()
+    ]
+    other.close()
+
+
+def test_dead_letters_of_an_object_that_was_judged_after_all(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    ingest.handler(s3_event("b", ["inbox/a"]), CONTEXT)
+    assert results(dead_letter.handler(s3_event("b", ["inbox/a"]), CONTEXT)) == {"inbox/a": "current"}
+    verdict = read_verdict(ports.store, verdict_key("inbox/a")).verdict
+    assert verdict is not None
+    assert verdict.status == "classified"
+
+
+def test_no_file_name_reaches_the_log(
+    ports: Ports,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    caplog.set_level(logging.DEBUG)
+    name = "inbox/Erika Mustermann 2021-05-04.jpeg"
+    for data in (b"P1", b"boom", b"bad"):
+        objects(ports)[name] = data
+        local.deliver(s3_event("b", [name, "inbox/Mustermann-none.jpeg", "inbox/Mustermann/"]))
+    written = caplog.text + "".join(capfd.readouterr())
+    assert "a job failed" in written
+    assert "Mustermann" not in written

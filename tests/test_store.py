@@ -1,0 +1,190 @@
+"""One contract for every store: the fake, the folder, and S3 (moto's)."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge
+from pipeline.folder import FolderStore
+from pipeline.ports import Store
+from tests.fakes import MemoryStore
+
+KEY = "inbox/ward 3/ä + 100%.jpeg"
+
+
+@pytest.fixture(params=["memory", "folder", "s3"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "folder":
+        yield FolderStore(request.getfixturevalue("tmp_path"))
+    else:
+        yield request.getfixturevalue("s3_store")
+
+
+def test_create_read_replace_delete(store: Store) -> None:
+    assert store.head(KEY) is None
+    assert store.get(KEY, 10) is None
+    first = store.put(KEY, b"one", None)
+    info = store.head(KEY)
+    assert info is not None
+    assert (info.key, info.etag, info.size) == (KEY, first, 3)
+    second = store.put(KEY, b"two!", first)
+    found = store.get(KEY, 10)
+    assert found is not None
+    assert (found[0].etag, found[1]) == (second, b"two!")
+    store.delete(KEY)
+    store.delete(KEY)
+    assert store.head(KEY) is None
+
+
+def test_a_write_on_a_wrong_condition_changes_nothing(store: Store) -> None:
+    with pytest.raises(ConditionFailed):
+        store.put(KEY, b"x", "0" * 32)
+    first = store.put(KEY, b"one", None)
+    with pytest.raises(ConditionFailed):
+        store.put(KEY, b"other", None)
+    second = store.put(KEY, b"two", first)
+    with pytest.raises(ConditionFailed):
+        store.put(KEY, b"three", first)
+    found = store.get(KEY, 10)
+    assert found is not None
+    assert (found[0].etag, found[1]) == (second, b"two")
+
+
+def test_the_etag_is_that_of_a_plain_upload(store: Store) -> None:
+    assert store.put(KEY, b"hello", None) == "5d41402abc4b2a76b9719d911017c592"
+
+
+def test_a_large_object_is_described_and_not_read(store: Store) -> None:
+    etag = store.put(KEY, b"x" * 11, None)
+    with pytest.raises(ObjectTooLarge) as caught:
+        store.get(KEY, 10)
+    assert (caught.value.info.etag, caught.value.info.size) == (etag, 11)
+
+
+def test_listing_by_prefix(store: Store) -> None:
+    for key in ("inbox/a", "inbox/b/c", "outbox/a.json", "outbox/.previews/1/2.jpg"):
+        store.put(key, b"1", None)
+    assert sorted(info.key for info in store.list("inbox/")) == ["inbox/a", "inbox/b/c"]
+    assert sorted(info.key for info in store.list("outbox/")) == ["outbox/.previews/1/2.jpg", "outbox/a.json"]
+    assert [info.key for info in store.list("outbox/.previews/1/")] == ["outbox/.previews/1/2.jpg"]
+    assert not list(store.list("inbox/none/"))
+
+
+def test_an_empty_object_is_an_object(store: Store) -> None:
+    etag = store.put(KEY, b"", None)
+    found = store.get(KEY, 10)
+    assert found is not None
+    assert (found[0].etag, found[0].size, found[1]) == (etag, 0, b"")
+
+
+@pytest.mark.parametrize("store", ["folder", "s3"], indirect=True)
+def test_of_many_creators_and_replacers_one_wins_each_time(store: Store) -> None:
+    expected: str | None = None
+    for turn in range(3):
+        won = _race([partial(store.put, KEY, b"%d %d" % (turn, i), expected) for i in range(6)])
+        assert len(won) == 1
+        expected = won[0]
+        info = store.head(KEY)
+        assert info is not None
+        assert info.etag == expected
+
+
+def _race(writers: list[Callable[[], str]]) -> list[str]:
+    won, start = [], threading.Barrier(len(writers))
+
+    def run(write: Callable[[], str]) -> None:
+        start.wait(10)
+        with suppress(ConditionFailed):
+            won.append(write())
+
+    threads = [threading.Thread(target=run, args=[write]) for write in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return won
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "inbox/../../x",
+        "inbox/./x",
+        "inbox//x",
+        "/inbox/x",
+        "other/x",
+        "inbox/a\0b",
+        "outbox/../.cxr/index.sqlite",
+    ],
+)
+def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    store = FolderStore(tmp_path / "root")
+    assert store.head(key) is None
+    assert store.get(key, 10) is None
+    store.delete(key)
+    with pytest.raises(KeyNotUsable):
+        store.put(key, b"x", None)
+
+
+def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "root")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "a.jpeg").write_bytes(b"secret")
+    (store.root / "inbox/link.jpeg").symlink_to(secret / "a.jpeg")
+    (store.root / "inbox/folder").symlink_to(secret)
+    os.mkfifo(store.root / "inbox/pipe")
+    for key in ("inbox/link.jpeg", "inbox/folder/a.jpeg", "inbox/pipe", "inbox"):
+        assert store.head(key) is None
+        assert store.get(key, 10) is None
+    with pytest.raises(KeyNotUsable):
+        store.put("inbox/folder/b.jpeg", b"x", None)
+    assert not list(store.list("inbox/"))
+
+
+def test_a_change_from_outside_is_seen_at_once(tmp_path: Path) -> None:
+    """Also when it keeps size and comes within the clock's tick."""
+    store = FolderStore(tmp_path)
+    path = tmp_path / "inbox/a"
+    for number in range(200):
+        path.write_bytes(b"%03d" % number)
+        first = store.head("inbox/a")
+        path.write_bytes(b"%03d" % (number + 500))
+        second = store.head("inbox/a")
+        assert first is not None
+        assert second is not None
+        assert first.etag != second.etag
+
+
+def test_an_etag_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    path = tmp_path / "inbox/a"
+    path.write_bytes(b"x")
+    os.utime(path, (1, 1))
+    first = store.head("inbox/a")
+    monkeypatch.setattr("hashlib.md5", None)
+    assert store.head("inbox/a") == first
+
+
+def test_two_stores_on_one_root_share_their_locks(tmp_path: Path) -> None:
+    one, other = FolderStore(tmp_path), FolderStore(tmp_path)
+    first = one.put(KEY, b"1", None)
+    won = _race([partial((one, other)[i % 2].put, KEY, b"%d" % (i + 2), first) for i in range(8)])
+    assert len(won) == 1
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    left = tmp_path / ".cxr/tmp/left"
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    store.put(KEY, b"whole", None)
+    FolderStore(tmp_path)
+    assert not list((tmp_path / ".cxr/tmp").iterdir())
