@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from waitress.server import BaseWSGIServer
 
 app = typer.Typer(
-    help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research software, not a medical device.",
+    help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research, not a medical device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,10 +55,9 @@ def up(
     ] = False,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
-    from web.app import create_app
-
     from handlers import local, wiring
     from pipeline.watch import InboxWatcher
+    from web.app import create_app
 
     settings = _settings(root)
     ports = wiring.make_ports(settings)
@@ -208,3 +207,7 @@ def _server(page: Flask, port: int) -> BaseWSGIServer:
         raise UsageError(
             f"port {port} cannot be used ({error.strerror}); name another with --port"
         ) from error
+
+
+if __name__ == "__main__":
+    main()

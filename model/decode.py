@@ -15,6 +15,7 @@ from pipeline.ports import ImageFacts
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _MEDIA_TYPES = {"MPO": "image/jpeg"} | {name: f"image/{name.lower()}" for name in _FORMATS}
 _ACCEPTED = "Drop a single JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
+_DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
 _PREVIEW_SIDE = 1024  # pixels; JPEG decoding may shrink down to this, and no further
 
@@ -32,8 +33,9 @@ def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
     image = _open(data)
     facts = _facts(image)
     if image.width * image.height > max_pixels:
-        message = f"The image has {image.width} x {image.height} pixels; at most {max_pixels / 1e6:.0f} million can be read."
-        raise InputRejected("too_many_pixels", f"{message} Export it smaller and drop it again.", facts)
+        size, limit = f"{image.width} x {image.height} pixels", f"{max_pixels / 1e6:.0f} million"
+        message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
+        raise InputRejected("too_many_pixels", message, facts)
     try:
         frames = (
             1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -42,15 +44,17 @@ def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
             if image.mode in ("L", "RGB"):
                 image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
             image.load()
+            if image.format == "PNG":
+                _open(data).verify()  # the checksums, which decoding passes over: damage would be judged
     except Exception as error:  # a decoder may raise anything over a damaged file
-        message = "The file is damaged: it ends too early or cannot be decoded. Export the X-ray again and drop it anew."
-        raise InputRejected("unreadable", message, facts) from error
+        raise InputRejected("unreadable", _DAMAGED, facts) from error
     if frames > 1:
         message = f"The file holds {frames} images. Drop the one frontal chest X-ray as a file of its own."
         raise InputRejected("not_a_single_image", message, facts)
     if min(facts.width, facts.height) < _MIN_SIDE:
-        message = f"The image has {facts.width} x {facts.height} pixels; a chest X-ray has at least {_MIN_SIDE} a side."
-        raise InputRejected("not_a_chest_xray", f"{message} Drop the original.", facts)
+        size = f"{facts.width} x {facts.height} pixels"
+        message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} a side. Drop the original."
+        raise InputRejected("not_a_chest_xray", message, facts)
     return _gray(ImageOps.exif_transpose(image)), facts
 
 
@@ -60,8 +64,7 @@ def _open(data: bytes) -> Image.Image:
     except Exception as error:  # a decoder may raise anything over a stranger's file
         kind = _kind(data)
         if kind == "a damaged image":
-            message = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
-            raise InputRejected("unreadable", message) from error
+            raise InputRejected("unreadable", _DAMAGED) from error
         raise InputRejected("unsupported_format", f"The file is {kind}. {_ACCEPTED}") from error
 
 

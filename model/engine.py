@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as _errors
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +25,7 @@ _PREVIEW_SIDE = 1024  # pixels
 _PREVIEW_QUALITY = 85
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest X-ray of the training data has 25
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+_NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
 
 
 class Calibration(BaseModel):
@@ -61,7 +63,7 @@ class Engine:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.calibration = Calibration.model_validate(json.loads(metadata["calibration"]))
-        except (OSError, KeyError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+        except (OSError, KeyError, ValueError, *_NOT_ONNX) as error:
             raise UsageError(f"{path} holds no network that `cxr export` wrote: {error}") from error
         self._max_pixels = max_pixels
         self.model = ModelRef(

@@ -124,8 +124,8 @@ class SqliteIndex:
     def counts(self) -> dict[str, int]:
         """How many rows wait (`waiting`), and of the others how many have each label or status."""
         query = (
-            "SELECT CASE WHEN waiting_since IS NOT NULL THEN 'waiting' ELSE coalesce(label, status) END AS state,"
-            " count(*) FROM rows GROUP BY state"
+            "SELECT CASE WHEN waiting_since IS NOT NULL THEN 'waiting' ELSE coalesce(label, status) END"
+            " AS state, count(*) FROM rows GROUP BY state"
         )
         return dict(self._database().execute(query).fetchall())
 

@@ -12,8 +12,8 @@ RELEASE = 1  # grows with every deployed change of model or code
 SCHEMA = "cxr-inbox/verdict/1"
 
 NOTICE = (
-    "Research software, not a medical device. Trained on X-rays of children of 1 to 5 years from one hospital. "
-    "The map shows what the network looked at; it does not locate disease."
+    "Research software, not a medical device. Trained on X-rays of children of 1 to 5 years from one "
+    "hospital. The map shows what the network looked at; it does not locate disease."
 )
 
 Status = Literal["classified", "rejected", "failed"]
@@ -93,7 +93,7 @@ class ActivationMap(Part):
 
     grid: list[list[float]] = Field(description="rows from top to bottom, each from left to right")
     box: tuple[float, float, float, float] = Field(
-        description="left, top, right, bottom of the image area that the grid covers, as shares of width and height"
+        description="left, top, right, bottom of the area that the grid covers, as shares of width and height"
     )
 
 

@@ -1,0 +1,84 @@
+"""From file drop to verdict on disk, with `cxr up` warm: `python -m bench.latency [FOLDER]`.
+
+Each image is renamed into the inbox when the one before has its verdict. The same images are then judged in this
+process, without watcher, queue, store or page: the ratio says what the way costs beyond the work.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from model.engine import Engine
+
+SAMPLES = Path(__file__).parents[1] / "events" / "samples"
+_WARM_UP = 5
+_DEADLINE = 30.0  # seconds for one verdict
+
+
+def main(folder: Path) -> None:
+    """Measure over the images of `folder`, at most 200."""
+    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpeg", ".jpg", ".png")][
+        :200
+    ]
+    with TemporaryDirectory() as root:
+        drops = sorted(_drops(Path(root), [*images[:_WARM_UP], *images])[_WARM_UP:])
+    engine = Engine()
+    alone = sorted(_seconds(partial(_judge, engine, path)) for path in images)
+    lines = [
+        f"{len(images)} images, one after the other, on {os.cpu_count()} cores",
+        f"drop to verdict   median {_ms(drops, 0.5)}   p95 {_ms(drops, 0.95)}",
+        f"judged alone      median {_ms(alone, 0.5)}   p95 {_ms(alone, 0.95)}",
+        f"ratio of medians  {statistics.median(drops) / statistics.median(alone):.2f}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _drops(root: Path, images: list[Path]) -> list[float]:
+    (root / "inbox").mkdir()
+    command = [sys.executable, "-m", "cxr", "up", "--root", str(root), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            return [_drop(root, number, image) for number, image in enumerate(images)]
+        finally:
+            process.terminate()
+
+
+def _drop(root: Path, number: int, image: Path) -> float:
+    """Seconds from the rename to the verdict."""
+    name = f"{number}{image.suffix}"
+    verdict = root / "outbox" / f"{name}.json"
+    shutil.copy(image, root / name)
+    began = time.perf_counter()
+    (root / name).rename(root / "inbox" / name)
+    while not verdict.exists():
+        if time.perf_counter() - began > _DEADLINE:
+            raise TimeoutError(f"no verdict after {_DEADLINE:.0f} s")
+        time.sleep(0.001)
+    return time.perf_counter() - began
+
+
+def _judge(engine: Engine, path: Path) -> None:
+    engine.examine(path.read_bytes())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _ms(values: list[float], share: float) -> str:
+    return f"{values[min(int(share * len(values)), len(values) - 1)] * 1000:6.1f} ms"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES)

@@ -1,0 +1,150 @@
+"""The shipped network, as it serves: what it takes, what it refuses, and that two engines agree."""
+
+import io
+import subprocess
+import sys
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model.engine import SHIPPED, Engine
+from model.preprocess import network_input
+from pipeline.errors import InputRejected, UsageError
+from tests import pictures
+from tests.fakes import SAMPLES
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.mark.parametrize("kind", pictures.GOOD)
+def test_one_picture_in_any_good_file_gets_one_answer(engine: Engine, kind: str) -> None:
+    expected = engine.examine(pictures.SAMPLE.read_bytes())
+    found = engine.examine(pictures.GOOD[kind]())
+    assert found.finding.label == expected.finding.label
+    assert found.finding.probability == pytest.approx(expected.finding.probability, abs=0.03)
+    assert (found.facts.width, found.facts.height) == (expected.facts.width, expected.facts.height)
+
+
+@pytest.mark.parametrize("kind", pictures.BAD)
+def test_a_bad_file_is_refused_with_a_sentence(engine: Engine, kind: str) -> None:
+    code, make = pictures.BAD[kind]
+    with pytest.raises(InputRejected) as caught:
+        engine.examine(make())
+    assert caught.value.code == code
+    assert str(caught.value)[0].isupper()
+    assert str(caught.value).endswith(".")
+    assert any(verb in str(caught.value) for verb in ("Drop", "drop", "Export"))
+
+
+def test_a_bomb_costs_no_memory(engine: Engine) -> None:
+    data = pictures.bomb()
+    tracemalloc.start()
+    with pytest.raises(InputRejected):
+        engine.examine(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_to_a_file_is_refused_or_classified(data: st.DataObject) -> None:
+    """No decoder's error gets through, whatever the bytes."""
+    engine = _SHARED
+    whole = data.draw(st.sampled_from(_WHOLE))
+    cut = data.draw(st.integers(0, len(whole)))
+    damaged = bytearray(whole[:cut])
+    for _ in range(data.draw(st.integers(0, 5))):
+        if damaged:
+            damaged[data.draw(st.integers(0, min(len(damaged), 400) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(InputRejected):
+        engine.examine(bytes(damaged))
+
+
+_SHARED = Engine(max_pixels=2_000_000)
+_WHOLE = [
+    pictures.encoded(pictures.sample().resize((96, 80)), kind)
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP")
+]
+
+
+def test_the_map_is_the_logit_spread_out(engine: Engine) -> None:
+    """Class activation mapping is exact here: the mean of the map is the logit."""
+    gray = pictures.sample()
+    logits, maps = engine.logits(network_input(gray, engine.calibration.size))
+    assert float(maps[0].mean()) == pytest.approx(float(logits[0, 0]), abs=1e-3)
+    assert maps.shape[1:] == (10, 10)
+
+
+def test_a_batch_changes_no_answer(engine: Engine) -> None:
+    inputs = np.concatenate(
+        [network_input(Image.open(path).convert("L"), engine.calibration.size) for path in _samples()]
+    )
+    together, _ = engine.logits(inputs)
+    alone = np.concatenate([engine.logits(single[None])[0] for single in inputs])
+    assert np.abs(together - alone).max() < 1e-3
+
+
+def test_the_torch_reference_agrees(engine: Engine) -> None:
+    """The largest difference of P is under 1e-4."""
+    from model.reference import TorchReference
+
+    reference = TorchReference(SHIPPED.with_suffix(".safetensors"), engine.calibration)
+    inputs = np.concatenate(
+        [network_input(Image.open(path).convert("L"), engine.calibration.size) for path in _samples()]
+    )
+    inputs = np.concatenate([inputs, inputs[:, :, ::-1].copy(), inputs + np.float32(0.3)])
+    (ours, our_maps), (theirs, their_maps) = engine.logits(inputs), reference.logits(inputs)
+    sigmoid = lambda logit: 1 / (1 + np.exp(-(engine.calibration.slope * logit + engine.calibration.offset)))  # noqa: E731
+    assert np.abs(sigmoid(ours[:, 0]) - sigmoid(theirs[:, 0])).max() < 1e-4
+    assert np.abs(our_maps - their_maps).max() < 1e-2
+
+
+def test_original_and_squashed_copy_agree(engine: Engine) -> None:
+    for path in _samples():
+        with Image.open(path) as image:
+            squashed = pictures.encoded(
+                image.convert("L").resize((224, 224), Image.Resampling.BICUBIC), "JPEG", quality=90
+            )
+        original, copy = engine.examine(path.read_bytes()).finding, engine.examine(squashed).finding
+        assert abs(original.probability - copy.probability) < 0.1
+
+
+def test_the_preview_is_small_gray_and_says_nothing_else(engine: Engine) -> None:
+    wide = pictures.with_text(pictures.sample().resize((2400, 1800)), "Erika Mustermann")
+    preview = engine.examine(wide).preview
+    assert b"Mustermann" not in preview
+    with Image.open(io.BytesIO(preview)) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "L", (1024, 768))
+        assert not image.getexif()
+
+
+def test_other_files_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    for content in (b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="cxr export"):
+            Engine(path)
+    with pytest.raises(UsageError):
+        Engine(tmp_path / "none.onnx")
+
+
+def test_serving_imports_no_torch() -> None:
+    code = (
+        "import sys; from model.engine import Engine; Engine().examine(open(sys.argv[1], 'rb').read());"
+        "assert not {'torch', 'torchvision', 'onnx', 'sklearn', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(pictures.SAMPLE)], check=True, timeout=60)
+
+
+def _samples() -> list[Path]:
+    return sorted(SAMPLES.glob("*.jpeg"))

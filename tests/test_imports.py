@@ -1,0 +1,65 @@
+"""The table of the design: who may import whom, and where the heavy libraries may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"ec2_runner", "handlers", "model", "pipeline", "web"}
+MAY = {
+    "pipeline": set(),
+    "model": {"pipeline"},
+    "ec2_runner": {"pipeline"},
+    "handlers": {"pipeline", "ec2_runner"},
+    "web": {"pipeline"},
+}
+ONLY = {  # a library, and the places that may import it
+    "torch": ("model/",),
+    "torchvision": ("model/vision.py",),
+    "onnxruntime": ("model/engine.py",),
+    "paramiko": ("ec2_runner/ssh.py",),
+    "boto3": ("handlers/wiring.py", "ec2_runner/"),
+    "botocore": ("pipeline/s3.py", "ec2_runner/"),
+    "aws_lambda_powertools": ("handlers/",),
+    "flask": ("web/", "ec2_runner/worker.py", "cxr.py"),
+    "watchdog": ("pipeline/watch.py",),
+}
+
+
+def modules() -> Iterator[Path]:
+    yield ROOT / "cxr.py"
+    for package in sorted(OURS):
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """All that a module imports, wherever in it, by full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_imports_what_it_may(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    tops = {module.split(".")[0] for module in imports(path)}
+    package = name.split("/")[0]
+    if package in MAY:
+        allowed = MAY[package] | {package} | ({"model"} if name == "ec2_runner/worker.py" else set())
+        assert tops & OURS <= allowed
+    for library, places in ONLY.items():
+        assert library not in tops or name.startswith(places), f"{library} has no place in {name}"
+
+
+def test_the_table_names_real_modules() -> None:
+    """So that the test above cannot pass on nothing."""
+    assert len(list(modules())) > 25
+    assert "torch" in imports(ROOT / "model/network.py")
+    assert "model.engine" in imports(ROOT / "ec2_runner/worker.py")
