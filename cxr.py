@@ -74,8 +74,10 @@ def up(
         typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
         server.run()
     finally:
+        server.close()
         watcher.stop()
         queue.stop()
+        worklist.close()
 
 
 @app.command()
@@ -202,7 +204,10 @@ def _server(page: Flask, port: int) -> BaseWSGIServer:
     from waitress import create_server
 
     try:
-        return create_server(page, host="127.0.0.1", port=port, threads=8, ident=None)
+        limit = page.config["MAX_CONTENT_LENGTH"]
+        return create_server(
+            page, host="127.0.0.1", port=port, threads=8, ident=None, max_request_body_size=limit
+        )
     except OSError as error:
         raise UsageError(
             f"port {port} cannot be used ({error.strerror}); name another with --port"

@@ -1,7 +1,7 @@
 """From file drop to verdict on disk, with `cxr up` warm: `python -m bench.latency [FOLDER]`.
 
-Each image is renamed into the inbox when the one before has its verdict. The same images are then judged in this
-process, without watcher, queue, store or page: the ratio says what the way costs beyond the work.
+Each image is renamed into the inbox when the one before has its verdict. The same images are then judged in
+this process, without watcher, queue, store or page: the ratio says what the way costs beyond the work.
 """
 
 import os

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from model.augment import Augment, standardise
 from model.data import Sample, load_pixels, load_samples
@@ -145,6 +145,7 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
         while run.step < run.last_step:
             _epoch(run, pixels, progress, bar, stopped)
             _finish_epoch(run, held_out, console)
+    settle_statistics(run.average.module, pixels, config.network.size)
     return _save_network(run)
 
 
@@ -188,11 +189,26 @@ def _finish_epoch(run: Run, held_out: tuple[Tensor, Tensor], console: Console) -
     )
 
 
+def settle_statistics(network: torch.nn.Module, pixels: Tensor, size: int) -> None:
+    """Estimate the batch norms' statistics anew on images as they will be served, without augmentation.
+
+    Those of training are of augmented images, and shift every logit (Touvron et al. 2019, arXiv:1906.06423).
+    """
+    torch.manual_seed(0)
+    batches = pixels[torch.randperm(len(pixels))].split(64)
+    device = next(network.parameters()).device
+    update_bn((served_input(batch, size) for batch in batches), network, device)
+
+
+def served_input(pixels: Tensor, size: int) -> Tensor:
+    """8-bit gray, [N, 1, H, W], as the network's input, [N, 1, size, size]; no augmentation."""
+    return standardise(v2.functional.resize(pixels, [size, size], antialias=True).float())
+
+
 def validation_tensor(samples: list[Sample], size: int) -> tuple[Tensor, Tensor]:
     """Samples as the network's input, [N, 1, size, size], and labels, [N]; no augmentation."""
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
-    images = standardise(v2.functional.resize(pixels, [size, size], antialias=True).float())
-    return images, torch.tensor([sample.label for sample in samples])
+    return served_input(pixels, size), torch.tensor([sample.label for sample in samples])
 
 
 @torch.inference_mode()

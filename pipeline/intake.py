@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pipeline.errors import HostError
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
-from pipeline.names import INBOX, OUTBOX, is_verdict, key_hash, printable, verdict_key
+from pipeline.names import OUTBOX, is_verdict, key_hash, printable, verdict_key
 from pipeline.ports import Host, Index, Job, Outcome, Row, Store
 from pipeline.verdict import Release, Verdict
 
@@ -100,17 +100,17 @@ def record_verdict(key: str, store: Store, index: Index) -> None:
     seen = read_verdict(store, key)
     while True:
         if seen.verdict:
-            index.record(row_of(seen.verdict, seen.etag))
-        elif seen.etag is None and key.startswith(OUTBOX):
-            index.remove(INBOX + key.removeprefix(OUTBOX).removesuffix(".json"))
+            index.record(row_of(seen.verdict, key, seen.etag))
+        elif seen.etag is None:
+            index.remove(key)
         again = store.head(key)
         if (again.etag if again else None) == seen.etag:
             return
         seen = read_verdict(store, key)
 
 
-def row_of(verdict: Verdict, verdict_etag: str | None) -> Row:
-    """The worklist's row of a verdict."""
+def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
+    """The worklist's row of a verdict and of where it stands."""
     finding, reason = verdict.finding, verdict.reason
     return Row(
         key=verdict.source.key,
@@ -119,6 +119,7 @@ def row_of(verdict: Verdict, verdict_etag: str | None) -> Row:
         probability=finding.probability if finding else None,
         reason=reason.code if reason else None,
         etag=verdict.source.etag,
+        verdict_key=verdict_key,
         verdict_etag=verdict_etag,
         preview_key=verdict.preview_key,
         started_at=verdict.started_at,

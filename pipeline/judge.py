@@ -13,8 +13,6 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
-
 from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge, StoreError
 from pipeline.names import name_problem, preview_key, printable, verdict_key
 from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
@@ -187,7 +185,7 @@ def read_verdict(store: Store, key: str) -> Seen:
         return Seen(Verdict.from_json(data), info.etag)
     except ObjectTooLarge as error:
         return Seen(None, error.info.etag)
-    except ValidationError:
+    except ValueError:
         return Seen(None, info.etag)
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import hmac
+from fnmatch import fnmatch
 
 INBOX, OUTBOX = "inbox/", "outbox/"
 _UNUSABLE = OUTBOX + "name-not-usable/"
 _PREVIEWS = OUTBOX + ".previews/"
 _RESERVED = ("name-not-usable/", ".previews/")
+_UNFINISHED = ("*.part", "*.partial", "*.tmp", "*.crdownload", "*~", "thumbs.db", "desktop.ini")
 MAX_KEY_BYTES = 1024  # of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too, so that a bucket fits a disk
 
@@ -45,6 +47,13 @@ def name_problem(inbox_key: str) -> str | None:
     if rest.startswith(_RESERVED) or any(folder.endswith(".json") for folder in folders):
         return "The folder's name collides with a name that the outbox needs."
     return None
+
+
+def is_unfinished(inbox_key: str) -> bool:
+    """Whether a name says that its file is hidden, or still being written or downloaded: it is not judged."""
+    *folders, name = inbox_key.removeprefix(INBOX).split("/")
+    hidden = any(part.startswith(".") for part in (*folders, name))
+    return hidden or any(fnmatch(name.lower(), pattern) for pattern in _UNFINISHED)
 
 
 def is_verdict(key: str) -> bool:

@@ -113,6 +113,7 @@ class Row:
     probability: float | None = None
     reason: ReasonCode | None = None
     etag: str | None = None  # of the source that the verdict judged
+    verdict_key: str | None = None
     verdict_etag: str | None = None
     preview_key: str | None = None
     started_at: datetime | None = None
@@ -141,8 +142,8 @@ class Index(Protocol):
         row.
         """
 
-    def remove(self, key: str) -> None:
-        """Forget the verdict's row; one that waits goes on waiting."""
+    def remove(self, verdict_key: str) -> None:
+        """Forget the verdict; its row goes too, unless it waits for another."""
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""

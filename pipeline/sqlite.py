@@ -19,20 +19,21 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     key TEXT PRIMARY KEY,
     status TEXT, label TEXT, probability REAL, reason TEXT,
-    etag TEXT, verdict_etag TEXT, preview_key TEXT,
+    etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
     started_at TEXT, finished_at TEXT, waiting_since TEXT,
     source TEXT NOT NULL DEFAULT 'present',
     change INTEGER NOT NULL DEFAULT 0,
     at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since)) STORED
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS rows_at ON rows (at DESC, key);
+CREATE INDEX IF NOT EXISTS rows_verdict ON rows (verdict_key);
 CREATE INDEX IF NOT EXISTS rows_state ON rows (waiting_since IS NOT NULL, status, label);
 CREATE TABLE IF NOT EXISTS changes (last INTEGER NOT NULL);
 INSERT INTO changes SELECT 0 WHERE NOT EXISTS (SELECT * FROM changes);
 """
 _COLUMNS = tuple(field.name for field in fields(Row))
 _FROM_VERDICT = (
-    *("status", "label", "probability", "reason", "etag", "verdict_etag", "preview_key"),
+    *("status", "label", "probability", "reason", "etag", "verdict_key", "verdict_etag", "preview_key"),
     *("started_at", "finished_at"),
 )
 _BUSY_SECONDS = 30
@@ -68,6 +69,9 @@ class SqliteIndex:
                 "UPDATE rows SET waiting_since = NULL, change = ? WHERE key = ? AND waiting_since <= ?",
                 (_next_change(database), key, _text(since)),
             )
+            database.execute(
+                "DELETE FROM rows WHERE key = ? AND waiting_since IS NULL AND status IS NULL", (key,)
+            )
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
@@ -95,13 +99,17 @@ class SqliteIndex:
                 (source, _next_change(database), key, source),
             )
 
-    def remove(self, key: str) -> None:
-        """Forget the verdict's row; one that waits goes on waiting."""
+    def remove(self, verdict_key: str) -> None:
+        """Forget the verdict; its row goes too, unless it waits for another."""
+        emptied = ", ".join(f"{name} = NULL" for name in _FROM_VERDICT)
         with self._write() as database:
-            change = _next_change(database)
-            database.execute("DELETE FROM rows WHERE key = ? AND waiting_since IS NULL", (key,))
-            emptied = ", ".join(f"{name} = NULL" for name in _FROM_VERDICT)
-            database.execute(f"UPDATE rows SET {emptied}, change = ? WHERE key = ?", (change, key))
+            database.execute(
+                "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
+            )
+            database.execute(
+                f"UPDATE rows SET {emptied}, change = ? WHERE verdict_key = ?",
+                (_next_change(database), verdict_key),
+            )
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 VERSION = "0.1.0"
 RELEASE = 1  # grows with every deployed change of model or code
-SCHEMA = "cxr-inbox/verdict/1"
+SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (
     "Research software, not a medical device. Trained on X-rays of children of 1 to 5 years from one "
@@ -144,7 +145,7 @@ class TimingMs(Part):
 class Verdict(Part):
     """The one answer for one object of the inbox."""
 
-    schema_: Literal["cxr-inbox/verdict/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["cxr-inbox/verdict/1"] = Field(default=SCHEMA, alias="schema")
     status: Status
     source: Source
     finding: Finding | None = None
@@ -172,8 +173,23 @@ class Verdict(Part):
 
     @classmethod
     def from_json(cls, data: bytes) -> Verdict:
-        """Read a verdict, also one of a later release; pydantic.ValidationError when it is none."""
-        return cls.model_validate_json(data, extra="ignore")
+        """Read a verdict, also one of a later release; ValueError when it is none.
+
+        What this release does not know is left out: fields, warnings, and a reason's code (its sentence
+        stays).
+        """
+        return cls.model_validate(_known(json.loads(data)), extra="ignore")
+
+
+def _known(content: Any) -> Any:
+    """Without the words of the closed lists that this release does not know."""
+    if isinstance(content, dict):
+        if isinstance(content.get("warnings"), list):
+            content["warnings"] = [word for word in content["warnings"] if word in get_args(Warning)]
+        reason = content.get("reason")
+        if isinstance(reason, dict) and reason.get("code") not in get_args(ReasonCode):
+            reason["code"] = "internal"
+    return content
 
 
 def json_schema() -> dict[str, object]:

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from watchdog.events import (
@@ -28,11 +27,10 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
-from pipeline.names import INBOX
+from pipeline.names import INBOX, is_unfinished
 
 log = logging.getLogger(__name__)
 
-_UNFINISHED = ("*.part", "*.tmp", "*.crdownload", "*.partial", "*~", "thumbs.db", "desktop.ini")
 _SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
 _SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
 _TICK_SECONDS = 0.1
@@ -194,11 +192,8 @@ class InboxWatcher(FileSystemEventHandler):
             parts = Path(os.fsdecode(path)).relative_to(self._inbox).parts
         except ValueError:
             return None  # the other end of a rename from outside
-        if not parts or any(part.startswith(".") for part in parts):
-            return None
-        if any(fnmatch(parts[-1].lower(), pattern) for pattern in _UNFINISHED):
-            return None
-        return INBOX + "/".join(parts)
+        key = INBOX + "/".join(parts)
+        return None if not parts or is_unfinished(key) else key
 
     def _state(self, key: str) -> tuple[Signature, float] | None:
         """What the file is now, and when it last changed; None for links, pipes and what is not there."""

@@ -14,9 +14,8 @@ from pipeline.sqlite import SqliteIndex
 KEY = "inbox/a.jpeg"
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
-DONE = Row(
-    KEY, "classified", "normal", 0.1, etag="e1", verdict_etag="v1", started_at=LATER, finished_at=LATER
-)
+VERDICT = "outbox/a.jpeg.json"
+DONE = Row(KEY, "classified", "normal", 0.1, None, "e1", VERDICT, "v1", None, LATER, LATER)
 
 
 @pytest.fixture
@@ -74,10 +73,10 @@ def test_deletion_marks_a_row_and_drops_one_without_verdict(index: SqliteIndex) 
 def test_a_removed_verdict_leaves_a_waiting_row(index: SqliteIndex) -> None:
     index.record(DONE)
     index.wait([KEY], LATER)
-    index.remove(KEY)
+    index.remove(VERDICT)
     assert row(index) == Row(KEY, waiting_since=LATER)
     index.settle(KEY, LATER)
-    index.remove(KEY)
+    index.remove(VERDICT)
     assert index.get(KEY) is None
 
 
@@ -96,7 +95,7 @@ def test_newest_first_and_counts(index: SqliteIndex) -> None:
 
 def test_every_change_has_a_number(index: SqliteIndex) -> None:
     numbers = [index.last_change()]
-    for change in (lambda: index.wait([KEY], NOW), lambda: index.record(DONE), lambda: index.remove(KEY)):
+    for change in (lambda: index.wait([KEY], NOW), lambda: index.record(DONE), lambda: index.remove(VERDICT)):
         change()
         numbers.append(index.last_change())
     assert numbers == sorted(set(numbers))

@@ -1,6 +1,7 @@
 """`cxr up` as a whole: real processes, real files, the real network."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.events import s3_event
 from pipeline.verdict import Verdict
 from tests import pictures
 from tests.fakes import SAMPLES
@@ -104,7 +106,7 @@ def test_a_kill_in_the_middle_loses_and_damages_nothing(root: Path) -> None:
     second = Up(root)
     wait_for(lambda: len(verdicts(root)) == count, 60)
     wait_for(lambda: verdicts(root)["0.jpeg"].source.size == len(varied(100)), 60)
-    wait_for(lambda: "waiting" not in states(second), 60)
+    wait_for(lambda: bool(states(second)) and "waiting" not in states(second), 60)
     assert all(verdict.status == "classified" for verdict in verdicts(root).values())
     before = {path: path.stat().st_mtime_ns for path in (root / "outbox").rglob("*.json")}
     second.end()
@@ -119,8 +121,6 @@ def test_a_kill_in_the_middle_loses_and_damages_nothing(root: Path) -> None:
 
 def test_two_processes_on_one_root(up: Up, root: Path) -> None:
     keys = [f"inbox/{number}.jpeg" for number in range(24)]
-    from pipeline.events import s3_event
-
     event = root / "event.json"
     event.write_text(json.dumps(s3_event("b", keys)))
     for number, key in enumerate(keys):
@@ -132,7 +132,7 @@ def test_two_processes_on_one_root(up: Up, root: Path) -> None:
     assert replay.wait(60) == 0
     sizes = {key.removeprefix("inbox/"): (root / key).stat().st_size for key in keys}
     wait_for(lambda: {name: verdict.source.size for name, verdict in verdicts(root).items()} == sizes, 60)
-    wait_for(lambda: "waiting" not in states(up), 60)
+    wait_for(lambda: bool(states(up)) and "waiting" not in states(up), 60)
 
 
 def test_a_taken_port_is_said_in_one_line(up: Up, tmp_path: Path) -> None:
@@ -151,6 +151,4 @@ def page(up: Up) -> str:
 
 def states(up: Up) -> set[str]:
     """The states of the rows on the page."""
-    import re
-
     return set(re.findall(r'data-state="(\w+)"', page(up)))

@@ -1,0 +1,52 @@
+"""The documents say what is so."""
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model/**/*.md")]
+
+
+@pytest.fixture(scope="module")
+def make() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make", ROOT / "docs/make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_up_to_date(make: ModuleType) -> None:
+    assert make.SCHEMA.read_text(encoding="utf-8") == make.schema()
+    assert make.README.read_text(encoding="utf-8") == make.readme()
+    assert make.readme().count("CXR_") > 10
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert all((path.parent / link).exists() for link in links), links
+
+
+def test_the_readme_names_real_commands_and_targets() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    source = (ROOT / "cxr.py").read_text(encoding="utf-8")
+    commands = set(re.findall(r"\bcxr (up|replay|classify|train|evaluate|export|index)\b", text))
+    assert commands == set(re.findall(r"^def (up|replay|classify|train|evaluate|export)\(", source, re.M)) | {
+        "index"
+    }
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^make (\w+)", text, re.M)) <= targets
+
+
+def test_no_key_and_no_open_door_in_the_repository() -> None:
+    bad = re.compile(r"AutoAdd" r"Policy|BEGIN [A-Z ]*PRIVATE" r" KEY|0\.0\.0\.0/" r"0|verify=" r"False")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        assert not bad.search((ROOT / name).read_text(encoding="utf-8", errors="replace")), name

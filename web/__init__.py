@@ -1,0 +1,1 @@
+"""The status page, over the store and the worklist. `web.app.create_app` makes it."""

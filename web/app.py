@@ -1,0 +1,40 @@
+"""The status page, put together. Nothing happens at import."""
+
+from types import TracebackType
+
+from flask import Flask, request
+
+from pipeline.ports import Store
+from pipeline.sqlite import SqliteIndex
+from web import errors, pages, security, upload, wording
+
+_FILES = 20  # of the largest size, in one request
+
+
+class StatusPage(Flask):
+    """Flask, but for its habit of logging paths: a file name may be a patient's name."""
+
+    def log_exception(
+        self, exc_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None]
+    ) -> None:
+        """Log the trace of a request that failed, by the name of its handler alone."""
+        self.logger.error("a request failed: %s %s", request.method, request.endpoint, exc_info=exc_info)
+
+
+def create_app(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Flask:
+    """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
+
+    It answers to this machine's own names only. To serve it under others, put them, without a port, into
+    `app.config["ALLOWED_HOSTS"]`.
+    """
+    app = StatusPage(__name__)
+    app.config.from_mapping(ALLOWED_HOSTS=(), MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
+    app.url_map.merge_slashes = False  # a key may hold two in a row
+    app.url_map.converters["name"] = pages.NameConverter
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    wording.install(app)
+    security.protect(app)
+    errors.explain(app)
+    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes))
+    app.register_blueprint(upload.blueprint(store, max_upload_bytes))
+    return app

@@ -1,0 +1,96 @@
+"""The pages to read: the worklist, one X-ray, its preview; and what the script asks to keep up to date."""
+
+import re
+
+from flask import Blueprint, Response, abort, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.routing import PathConverter
+
+from pipeline.judge import Seen, read_verdict
+from pipeline.names import INBOX, preview_key, preview_prefix
+from pipeline.ports import Row, Store
+from pipeline.sqlite import SqliteIndex
+
+_ROWS = 200  # of the worklist, on its page
+_PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
+_ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")
+_YEAR = 365 * 24 * 3600
+
+
+class NameConverter(PathConverter):
+    """A key without `inbox/`: any text at all, slashes and line ends too."""
+
+    regex = r"[\s\S]+?"
+    part_isolating = False
+
+
+def blueprint(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Blueprint:
+    """The pages over this store and this worklist."""
+    pages = Blueprint("pages", __name__)
+
+    def row_of(name: str) -> Row:
+        row = index.get(INBOX + name)
+        if row is None:
+            abort(404, "No X-ray of this name is in the worklist. One just dropped appears in a moment.")
+        return row
+
+    @pages.get("/")
+    def worklist() -> str:
+        change = index.last_change()  # before the rows: what changes in between is then fetched again
+        return render_template(
+            "worklist.html",
+            change=change,
+            rows=index.newest(_ROWS),
+            counts=index.counts(),
+            inbox=f"{store.bucket}/{INBOX}",
+            max_upload_bytes=max_upload_bytes,
+        )
+
+    @pages.get("/xray/<name:name>")
+    def xray(name: str) -> str:
+        row = row_of(name)
+        seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
+        damaged = bool(seen.etag and not seen.verdict)
+        return render_template("xray.html", row=row, verdict=seen.verdict, damaged=damaged)
+
+    @pages.get("/preview/<name:name>")
+    def preview(name: str) -> ResponseReturnValue:
+        key = _preview_key(row_of(name), request.args.get("v"))
+        found = store.get(key, _PREVIEW_LIMIT) if key else None
+        if found is None:
+            abort(404, "There is no preview of this X-ray.")
+        info, data = found
+        response = Response(data, mimetype="image/jpeg")
+        response.set_etag(info.etag)
+        response.cache_control.private = True
+        if "v" in request.args:
+            response.cache_control.max_age, response.cache_control.immutable = _YEAR, True
+        else:
+            response.cache_control.no_cache = True
+        return response.make_conditional(request)
+
+    @pages.get("/changes")
+    def changes() -> ResponseReturnValue:
+        """Whether the view of number `since` is out of date: the whole worklist's, or that of one X-ray."""
+        name = request.args.get("name")
+        row = index.get(INBOX + name) if name is not None else None
+        now = index.last_change() if name is None else row.change if row else 0
+        if request.args.get("since", type=int) == now:
+            return "", 204
+        return {"change": now}
+
+    @pages.get("/healthz")
+    def healthz() -> ResponseReturnValue:
+        return {"status": "ok"}
+
+    return pages
+
+
+def _preview_key(row: Row, version: str | None) -> str | None:
+    """Where the preview of the source's ETag `version` stands: a map is never drawn over another's preview.
+
+    Only ever a preview of this very key, whatever the row or the address says.
+    """
+    if version is not None:
+        return preview_key(row.key, version) if _ETAG.fullmatch(version) else None
+    return row.preview_key if (row.preview_key or "").startswith(preview_prefix(row.key)) else None

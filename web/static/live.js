@@ -1,0 +1,116 @@
+// Asks once a second whether anything changed, and puts what did into the page, without a jump.
+const PAUSE = 1000; // milliseconds
+const LONGEST_PAUSE = 15000; // after failures in a row
+
+let failures = 0;
+
+export function keepUpToDate(changed) {
+  const view = () => document.getElementById("view");
+  if (!view()) return;
+  let timer;
+  async function round() {
+    clearTimeout(timer);
+    if (!document.hidden && !busy()) await look(view(), changed);
+    clearTimeout(timer); // another round may have begun meanwhile
+    timer = setTimeout(round, Math.min(PAUSE * 2 ** failures, LONGEST_PAUSE));
+  }
+  document.addEventListener("visibilitychange", () => document.hidden || round());
+  timer = setTimeout(round, PAUSE);
+}
+
+// A person who selects text keeps it.
+function busy() {
+  const selection = document.getSelection();
+  return !selection.isCollapsed && document.getElementById("main").contains(selection.anchorNode);
+}
+
+async function look(view, changed) {
+  const answer = await get(view.dataset.watch, "application/json");
+  const fine = answer?.status === 204 || (answer?.ok && (await refresh(view, changed)));
+  failures = fine ? 0 : failures + 1;
+  const lost = failures > 2 ? "No connection. This may be out of date." : "";
+  const place = document.getElementById("lost");
+  if (place.textContent !== lost) place.textContent = lost;
+}
+
+// The answer, or null when the server cannot be reached.
+function get(address, type) {
+  return fetch(address, { headers: { Accept: type }, cache: "no-store" }).catch(() => null);
+}
+
+async function refresh(view, changed) {
+  const answer = await get(location.href, "text/html");
+  if (answer?.status === 404) location.reload(); // the X-ray was forgotten
+  const text = answer?.ok && (await answer.text().catch(() => null));
+  if (!text) return false;
+  if (busy()) return true; // the next round does it
+  const next = new DOMParser().parseFromString(text, "text/html");
+  keepingPlace(() => {
+    for (const fresh of next.querySelectorAll("[data-live]")) {
+      const old = document.getElementById(fresh.id);
+      if (fresh.dataset.live === "rows") mergeRows(old, fresh);
+      else replace(old, fresh);
+    }
+  });
+  view.dataset.watch = next.getElementById("view").dataset.watch;
+  changed();
+  return true;
+}
+
+function replace(old, fresh) {
+  if (old.dataset.change && old.dataset.change === fresh.dataset.change) return;
+  if (old.innerHTML === fresh.innerHTML) return;
+  for (const details of old.querySelectorAll("details[open]")) {
+    fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
+  }
+  old.replaceChildren(...fresh.childNodes);
+  if (fresh.dataset.change) old.dataset.change = fresh.dataset.change;
+}
+
+// Rows that did not change stay the same elements: images, focus and animations go on.
+function mergeRows(old, fresh) {
+  const [list, newList] = [old.querySelector("ol"), fresh.querySelector("ol")];
+  if (!list || !newList) return old.replaceChildren(...fresh.childNodes);
+  const known = new Map([...list.children].map((row) => [row.dataset.key, row]));
+  let place = list.firstElementChild;
+  for (const row of [...newList.children]) {
+    let here = known.get(row.dataset.key);
+    known.delete(row.dataset.key);
+    if (here?.dataset.change !== row.dataset.change) {
+      row.classList.add("is-fresh");
+      if (here === place) place = place?.nextElementSibling ?? null;
+      here?.remove();
+      here = row;
+    }
+    if (here === place) place = place.nextElementSibling;
+    else list.insertBefore(here, place);
+  }
+  for (const row of known.values()) row.remove();
+  old.querySelector(".rest")?.remove();
+  const rest = fresh.querySelector(".rest");
+  if (rest) list.after(rest);
+  return undefined;
+}
+
+// Keeps the row that is at the top of the window where it is, and the focus where it was.
+function keepingPlace(change) {
+  const focus = document.activeElement;
+  const [id, key] = [focus?.id, focus?.closest("[data-key]")?.dataset.key];
+  const anchor = scrollY > 0 ? [...document.querySelectorAll(".row")].find(visible) : undefined;
+  const top = anchor?.getBoundingClientRect().top;
+  change();
+  if (focus && !focus.isConnected) {
+    const again = key ? rowOf(key)?.querySelector("a") : document.getElementById(id);
+    again?.focus({ preventScroll: true });
+  }
+  const now = anchor && (anchor.isConnected ? anchor : rowOf(anchor.dataset.key));
+  if (now) scrollBy({ top: now.getBoundingClientRect().top - top, behavior: "instant" });
+}
+
+function visible(row) {
+  return row.getBoundingClientRect().bottom > document.querySelector("header").offsetHeight;
+}
+
+function rowOf(key) {
+  return [...document.querySelectorAll(".row")].find((row) => row.dataset.key === key);
+}

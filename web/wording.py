@@ -1,0 +1,92 @@
+"""The words of the page: what codes, states and numbers are called."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from flask import Flask
+
+from pipeline.names import INBOX
+from pipeline.ports import Row
+from pipeline.verdict import NOTICE, Label, ReasonCode, Warning
+
+State = Literal["waiting", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
+
+STATES: dict[State, str] = {
+    "waiting": "Waiting",
+    "pneumonia": "Pneumonia",
+    "uncertain": "Uncertain",
+    "normal": "Normal",
+    "rejected": "Rejected",
+    "failed": "Failed",
+    "unknown": "No verdict",
+}
+LABELS: dict[Label, str] = {
+    "pneumonia": "The probability is above the threshold for pneumonia.",
+    "uncertain": "The probability is between the thresholds: the network does not decide.",
+    "normal": "The probability of pneumonia is below the threshold for normal.",
+}
+REASONS: dict[ReasonCode, str] = {
+    "empty": "The file is empty.",
+    "too_large": "The file is too large.",
+    "too_many_pixels": "The image has too many pixels.",
+    "unsupported_format": "This is no image format that can be read here.",
+    "unreadable": "The image is damaged.",
+    "not_a_chest_xray": "This does not look like a chest X-ray.",
+    "not_a_single_image": "The file holds more than one image.",
+    "name_not_usable": "The file's name cannot be used. Rename it and drop it again.",
+    "host_unavailable": "No host could be reached to judge it. Drop it again.",
+    "internal": "It could not be judged, by no fault of its own. Drop it again.",
+}
+WARNINGS: dict[Warning, str] = {
+    "atypical": "Unlike the training images. Trust this verdict less.",
+    "age_outside_training": "The patient is not 1 to 5 years old, as all in the training data were.",
+    "age_unknown": "The patient's age is unknown. The training data were of children of 1 to 5 years.",
+    "not_frontal": "Not marked as a frontal view. The network knows frontal views only.",
+    "burned_in_text": "Text is burned into the image. It may name the patient.",
+}
+
+
+def state_of(row: Row) -> State:
+    """The one word for a row, as the index counts it: a row that waits for a newer verdict waits."""
+    if row.waiting_since:
+        return "waiting"
+    if row.label:
+        return row.label
+    return row.status if row.status and row.status != "classified" else "unknown"
+
+
+def name_of(row: Row) -> str:
+    """What people call the object: its key without `inbox/`."""
+    return row.key.removeprefix(INBOX)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as a percentage that never says 0 or 100 for what is not."""
+    step = 10.0 ** -(digits + 2)
+    if 0 < share < step:
+        return f"< {step:.{digits}%}"
+    if 1 - step < share < 1:
+        return f"> {1 - step:.{digits}%}"
+    return f"{share:.{digits}%}"
+
+
+def file_size(size: int) -> str:
+    """Bytes, in the unit that suits them."""
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def utc(moment: datetime) -> str:
+    """A time for those who have no script to put it into their own zone."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def install(app: Flask) -> None:
+    """Make the words known to the templates."""
+    for function in (state_of, name_of, percent, file_size, utc):
+        app.add_template_filter(function)
+    app.jinja_env.globals.update(
+        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, REASONS=REASONS, WARNINGS=WARNINGS
+    )
