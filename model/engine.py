@@ -23,7 +23,7 @@ from pipeline.verdict import ActivationMap, Finding, ModelRef, Pattern, Threshol
 SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
 _PREVIEW_SIDE = 1024  # pixels
 _PREVIEW_QUALITY = 85
-_BLANK = 2.0  # grey levels of deviation, out of 255; the flattest X-ray of the training data has 25
+_BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
 

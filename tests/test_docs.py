@@ -1,5 +1,6 @@
 """The documents say what is so."""
 
+import hashlib
 import importlib.util
 import re
 import subprocess
@@ -43,6 +44,14 @@ def test_the_readme_names_real_commands_and_targets() -> None:
     }
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make (\w+)", text, re.M)) <= targets
+
+
+def test_the_card_is_that_of_the_weights_beside_it() -> None:
+    card = (ROOT / "model/weights/README.md").read_text(encoding="utf-8")
+    for name in ("cxr-1.onnx", "cxr-1.safetensors"):
+        content = (ROOT / "model/weights" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() in card
+        assert len(content) < 12_000_000
 
 
 def test_no_key_and_no_open_door_in_the_repository() -> None:
