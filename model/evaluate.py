@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from model.data import Sample, load_samples
 from model.engine import Engine
-from pipeline.errors import UsageError
+from pipeline.errors import InputRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.verdict import Finding
 
@@ -56,8 +56,15 @@ def evaluate_folder(data: Path, settings: Settings, everything: bool = False) ->
         raise UsageError(f"{data} has too few images outside training; measure them all with --all")
     engine = Engine(settings.weights, settings.max_pixels)
     with ThreadPoolExecutor(settings.threads) as pool:
-        findings = list(pool.map(lambda sample: engine.examine(sample.path.read_bytes()).finding, samples))
+        findings = list(pool.map(lambda sample: _finding(engine, sample), samples))
     return measure(samples, findings)
+
+
+def _finding(engine: Engine, sample: Sample) -> Finding:
+    try:
+        return engine.examine(sample.path.read_bytes()).finding
+    except InputRejected as error:
+        raise UsageError(f"{sample.path}: {error}") from error
 
 
 def measure(samples: list[Sample], findings: list[Finding]) -> Metrics:

@@ -1,6 +1,7 @@
 """From trained weights to the ONNX file that serves, its calibration inside."""
 
 import json
+import warnings
 from pathlib import Path
 
 import onnx
@@ -29,15 +30,17 @@ def export(network: Network, calibration: Calibration, path: Path) -> None:
     """Write the network as ONNX with a free batch axis; outputs `logits` [N, 2] and `map` [N, h, w]."""
     size = network.config.size
     example = torch.zeros(2, 1, size, size)
-    program = torch.onnx.export(
-        network.eval(),
-        (example,),
-        input_names=["image"],
-        output_names=["logits", "map"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter warns of torch's own calls
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            input_names=["image"],
+            output_names=["logits", "map"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     model.metadata_props.append(

@@ -1,0 +1,204 @@
+"""The whole recipe on a small data set of drawings, and its parts."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from model import recipe
+from model.augment import Augment
+from model.calibrate import choose_thresholds, fit_platt
+from model.data import load_samples
+from model.engine import Engine
+from model.evaluate import calibration_error, evaluate_folder, table
+from model.network import Network, NetworkConfig
+from model.train import Run, TrainConfig, rate_at, train
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+TINY = TrainConfig(
+    epochs=2, batch=8, network=NetworkConfig(size=32, stem=4, widths=(4, 8), strides=(2, 2), blocks=1)
+)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 patients with one or two pictures: bright spots on the left mean pneumonia."""
+    root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(7)
+    for patient in range(64):
+        sick = patient % 2
+        folder = root / "train" / ("PNEUMONIA" if sick else "NORMAL")
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1 + patient % 3 // 2):
+            pixels = random.integers(0, 100, (80, 96)).astype(np.uint8)
+            pixels[16:60, 12:44] += np.uint8(120 * sick)
+            kind = ("bacteria", "virus")[patient // 2 % 2]
+            name = f"person{patient}_{kind}_{number}.png" if sick else f"IM-{patient:04}-{number:04}.png"
+            Image.fromarray(pixels).save(folder / name)
+    return root
+
+
+def test_folds_are_of_patients_and_the_same_each_time(data: Path) -> None:
+    samples = load_samples(data)
+    assert load_samples(data) == samples
+    folds = {sample.patient: sample.fold for sample in samples}
+    assert all(folds[sample.patient] == sample.fold for sample in samples)
+    assert len(folds) == 64
+    assert set(folds.values()) == {"train", "validation", "report"}
+    assert {sample.viral for sample in samples if sample.label} == {0, 1}
+    assert {sample.viral for sample in samples if not sample.label} == {-1}
+
+
+def test_the_manifest_names_patients_and_the_fixed_fold(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    names = sorted(path.name for path in data.rglob("*.png"))
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient_key", "original_here"])
+        writer.writerows([name, f"p{index // 2}", int(index in (0, 9))] for index, name in enumerate(names))
+    samples = load_samples(tmp_path / "train")
+    fixed = [sample for sample in samples if sample.fold == "report"]
+    assert sorted(sample.path.name for sample in fixed) == [names[i] for i in (0, 1, 8, 9)]
+
+
+def test_a_copy_never_leaks_into_another_fold(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    before = load_samples(tmp_path)
+    report = next(sample for sample in before if sample.fold == "report" and not sample.label)
+    for number in range(900, 920):
+        shutil.copy(report.path, report.path.with_name(f"IM-{number:04}-0000.png"))
+    after = load_samples(tmp_path)
+    assert len(after) == len(before)
+    assert report.path.read_bytes() not in {s.path.read_bytes() for s in after if s.fold == "train"}
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="NORMAL"):
+        load_samples(tmp_path)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_file(train(data, tmp_path / "whole", TINY, QUIET))
+    learn, steps = Run.learn, []
+
+    def learn_until_the_kill(self: Run, *batch: torch.Tensor) -> float:
+        steps.append(self.step)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(self, *batch)
+
+    monkeypatch.setattr(Run, "learn", learn_until_the_kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "killed", TINY, QUIET)
+    assert not (tmp_path / "killed/network.safetensors").exists()
+    resumed = load_file(train(data, tmp_path / "killed", TINY, QUIET))
+    assert steps == list(range(len(steps)))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path, replace(TINY, epochs=1), QUIET)
+    with pytest.raises(UsageError, match="other settings"):
+        train(data, tmp_path, replace(TINY, epochs=1, seed=2), QUIET)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, long enough to learn the drawings."""
+    out = tmp_path_factory.mktemp("run")
+    config = replace(TINY, epochs=15, averaging=0.9, smoothing=0.0, rate=1e-2)
+    train(data, out, config, QUIET)
+    return out
+
+
+def test_a_trained_network_serves_and_is_measured(data: Path, run: Path) -> None:
+    path = recipe.calibrate_and_export(run, data)
+    engine = Engine(path)
+    assert engine.calibration.size == 32
+    assert json.loads((run / "calibration.json").read_text()) == engine.calibration.model_dump()
+    metrics = evaluate_folder(data, Settings(weights=path), everything=True)
+    assert metrics.auc.low <= metrics.auc.value <= metrics.auc.high
+    assert metrics.auc.value > 0.9
+    assert metrics.images == len(load_samples(data))
+    assert "accuracy" in table(metrics)
+
+
+def test_the_map_of_the_network_is_exact() -> None:
+    network = Network(NetworkConfig()).eval()
+    torch.nn.init.normal_(network.head.weight)
+    with torch.inference_mode():
+        logits, maps = network(torch.randn(3, 1, 160, 160))
+    assert maps.shape == (3, 10, 10)
+    assert torch.allclose(maps.mean((1, 2)), logits[:, 0], atol=1e-4)
+    assert sum(parameter.numel() for parameter in network.parameters()) < 4_000_000
+
+
+def test_random_weights_give_another_map() -> None:
+    """The map is of this network, and no edge detector: Adebayo et al. 2018, arXiv:1810.03292."""
+    torch.manual_seed(1)
+    image = torch.randn(1, 1, 160, 160)
+    maps = []
+    for _ in range(2):
+        network = Network(NetworkConfig()).eval()
+        with torch.inference_mode():
+            maps.append(network(image)[1].flatten())
+    assert abs(float(torch.corrcoef(torch.stack(maps))[0, 1])) < 0.9
+
+
+def test_augmentation_keeps_shape_and_scale_and_follows_the_seed() -> None:
+    augment = Augment(160)
+    image = torch.randint(0, 256, (1, 224, 224), dtype=torch.uint8)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(augment(image))
+    assert results[0].shape == (1, 160, 160)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert 0.5 < float(results[0].std()) < 1.5
+
+
+def test_platt_finds_the_probabilities_again() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 3, 20_000)
+    truth = (random.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits + 1)))).astype(int)
+    slope, offset = fit_platt(logits, truth)
+    assert (slope, offset) == (pytest.approx(0.5, abs=0.05), pytest.approx(1, abs=0.1))
+    probability = 1 / (1 + np.exp(-(slope * logits + offset)))
+    assert calibration_error(truth, probability) < 0.02
+    assert calibration_error(truth, probability**3) > 0.1
+
+
+def test_thresholds_keep_their_promises() -> None:
+    random = np.random.default_rng(1)
+    truth = np.repeat([0, 1], 5000)
+    probability = 1 / (1 + np.exp(-random.normal(np.where(truth, 2, -2), 1.5)))
+    thresholds = choose_thresholds(probability, truth)
+    assert (probability[truth == 1] >= thresholds.normal_below).mean() >= 0.99
+    assert (probability[truth == 0] <= thresholds.pneumonia_above).mean() >= 0.98
+    separated = choose_thresholds(truth * 0.98 + 0.01, truth)
+    assert (separated.normal_below, separated.pneumonia_above) == (0.35, 0.65)
+    assert [separated.label(p) for p in (0.1, 0.35, 0.65, 0.9)] == [
+        "normal",
+        "uncertain",
+        "uncertain",
+        "pneumonia",
+    ]
+
+
+def test_the_rate_warms_up_and_comes_down() -> None:
+    assert [round(rate_at(done), 3) for done in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
