@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from handlers import dead_letter, ingest, record
-from pipeline.errors import IngestFailed
+from pipeline.errors import IngestFailed, place_of
 from pipeline.events import Event, s3_event
 from pipeline.names import verdict_key
 from pipeline.ports import Store
@@ -109,9 +109,8 @@ class LocalQueue:
     def _deliver(self, event: Event) -> None:
         try:
             deliver(event)
-        except Exception:
-            # The queue must live: the watcher's next scan or start says the same keys again.
-            log.exception("an event could not be delivered")
+        except Exception as error:  # noqa: BLE001  the queue must live; the next start says the same keys again
+            log.error("an event could not be delivered: %s", place_of(error))
 
     def _batch(self) -> tuple[list[tuple[str, bool]], bool]:
         """Wait for a hint and take what came with it; and whether the queue is to end."""

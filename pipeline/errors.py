@@ -13,6 +13,8 @@ CxrError
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
 
     from pipeline.ports import ImageFacts, ObjectInfo, Outcome
     from pipeline.verdict import ReasonCode
+
+
+def place_of(error: BaseException) -> str:
+    """What went wrong and where, for a log: `OSError at folder.py:70`. Without the message, which may hold a
+    name.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        if frames
+        else type(error).__name__
+    )
 
 
 class CxrError(Exception):

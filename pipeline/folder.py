@@ -30,7 +30,9 @@ PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
 _LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
 _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
-_RACY_NS = 100_000_000  # a file changed this recently may change again within the clock tick of its mtime
+_RACY_NS = (
+    10_000_000_000  # a file this young may change without a trace: in one tick of its clock, or preallocated
+)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 _CACHE = 65_536  # ETags kept, about 20 MB

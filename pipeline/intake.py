@@ -81,13 +81,11 @@ def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
 
 
 def rebuild_index(store: Store, index: Index) -> int:
-    """Make the worklist's rows again from the outbox; returns how many verdicts there are."""
-    count = 0
-    for info in store.list(OUTBOX):
-        if is_verdict(info.key):
-            record_verdict(info.key, store, index)
-            count += 1
-    return count
+    """Make the worklist again from the outbox; returns how many verdicts there are."""
+    found = {info.key for info in store.list(OUTBOX) if is_verdict(info.key)}
+    for key in found | set(index.verdict_keys()):
+        record_verdict(key, store, index)
+    return len(found)
 
 
 def record_verdict(key: str, store: Store, index: Index) -> None:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge, StoreError
+from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge, StoreError, place_of
 from pipeline.names import name_problem, preview_key, printable, verdict_key
 from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
 from pipeline.verdict import Reason, ReasonCode, Release, Source, TimingMs, Verdict, Warning
@@ -47,8 +47,8 @@ class Judge:
                 except ConditionFailed:
                     continue  # somebody else wrote a verdict: look again
             return Outcome(job.key, "failed", "lost the race for the verdict too often")
-        except Exception as error:
-            log.warning("a job failed: %s", type(error).__name__, exc_info=not isinstance(error, StoreError))
+        except Exception as error:  # noqa: BLE001  one image must not end the worker
+            log.warning("a job failed: %s", place_of(error))
             return Outcome(job.key, "failed", f"{type(error).__name__}: {error}"[:300])
 
     def _attempt(self, key: str) -> Outcome:

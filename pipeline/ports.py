@@ -145,5 +145,8 @@ class Index(Protocol):
     def remove(self, verdict_key: str) -> None:
         """Forget the verdict; its row goes too, unless it waits for another."""
 
+    def verdict_keys(self) -> list[str]:
+        """Where the verdicts of all rows stand."""
+
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""

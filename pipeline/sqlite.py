@@ -125,6 +125,11 @@ class SqliteIndex:
         query = f"SELECT {', '.join(_COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
         return [_row(found) for found in self._database().execute(query, (limit,))]
 
+    def verdict_keys(self) -> list[str]:
+        """Where the verdicts of all rows stand."""
+        query = "SELECT verdict_key FROM rows WHERE verdict_key IS NOT NULL"
+        return [key for (key,) in self._database().execute(query)]
+
     def present(self) -> list[str]:
         """The keys whose source was there when it was last looked at."""
         return [key for (key,) in self._database().execute("SELECT key FROM rows WHERE source = 'present'")]

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
 _SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
+_SECOND_LOOK_SECONDS = (
+    10.0  # after a file was taken that nobody closed: a preallocated copy keeps still, and fills up
+)
 _TICK_SECONDS = 0.1
 _OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
 
@@ -55,6 +58,7 @@ class InboxWatcher(FileSystemEventHandler):
         self._settle = _SETTLE_POLLING if poll else _SETTLE_SECONDS
         self._said: dict[str, Signature] = {}  # what the last hint for a key was about
         self._restless: dict[str, tuple[Signature, float]] = {}  # not said yet: as last seen, and since when
+        self._unsure: dict[str, float] = {}  # said without a close: when to say it once more
         self._guard = threading.RLock()
         self._complaints = _Complaints(self._scan_soon)
         self._stopped = threading.Event()
@@ -176,6 +180,11 @@ class InboxWatcher(FileSystemEventHandler):
                     self._notice(key, state[0])
                 elif time.monotonic() - since >= self._settle:
                     self._say(key, signature)
+                    self._unsure[key] = time.monotonic() + _SECOND_LOOK_SECONDS
+            for key in [key for key, due in self._unsure.items() if due <= time.monotonic()]:
+                del self._unsure[key]
+                if key in self._said:
+                    self._hint(key, False)
 
     def _files(self) -> Iterator[tuple[str, tuple[Signature, float]]]:
         for folder, folders, names in os.walk(self._inbox):

@@ -190,6 +190,9 @@ def test_the_worklist_can_be_made_again(ports: Ports, tmp_path: Path) -> None:
     assert [replace(row, change=0) for row in other.newest()] == [
         replace(row, change=0) for row in index_of(ports).newest()
     ]
+    del objects(ports)["outbox/3.json"]
+    assert rebuild_index(ports.store, other) == 4
+    assert other.get("inbox/3") is None
     other.close()
 
 

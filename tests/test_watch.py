@@ -76,6 +76,20 @@ def test_a_linked_file_which_nobody_closes(inbox: Path, hints: Hints) -> None:
 
 
 @pytest.mark.usefixtures("watcher")
+def test_what_nobody_closed_is_looked_at_again(
+    inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a preallocated copy, which keeps still and fills up without a trace."""
+    monkeypatch.setattr("pipeline.watch._SECOND_LOOK_SECONDS", 0.5)
+    outside = inbox.parent / "upload"
+    outside.write_bytes(b"1")
+    (inbox / "a.jpeg").hardlink_to(outside)
+    wait_for(lambda: hints == [("inbox/a.jpeg", False)] * 2)
+    time.sleep(1)
+    assert len(hints) == 2
+
+
+@pytest.mark.usefixtures("watcher")
 def test_whole_folders_come_and_go(inbox: Path, hints: Hints) -> None:
     outside = inbox.parent / "ward"
     (outside / "deep").mkdir(parents=True)
