@@ -42,11 +42,14 @@ def readme() -> str:
 def samples_table() -> str:
     """What the shipped network says of each sample."""
     engine = Engine()
-    lines = ["| sample | drawn as | the network says | P(pneumonia) |", "|---|---|---|---|"]
+    lines = ["| sample | drawn as | the network says | P(pneumonia) | |", "|---|---|---|---|---|"]
     for path in sorted(SAMPLES.glob("*.jpeg")):
-        finding = engine.examine(path.read_bytes()).finding
+        seen = engine.examine(path.read_bytes())
+        finding, warnings = seen.finding, ", ".join(seen.warnings)
         drawn = path.stem.split("-")[0]
-        lines.append(f"| `{path.name}` | {drawn} | {finding.label} | {finding.probability:.2f} |")
+        lines.append(
+            f"| `{path.name}` | {drawn} | {finding.label} | {finding.probability:.2f} | {warnings} |"
+        )
     return "\n".join(lines) + "\n"
 
 

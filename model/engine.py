@@ -18,7 +18,7 @@ from model.decode import decode
 from model.preprocess import Array, network_input
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
-from pipeline.verdict import ActivationMap, Finding, ModelRef, Pattern, Thresholds
+from pipeline.verdict import ActivationMap, Finding, ModelRef, Pattern, Thresholds, Typicality
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
 _PREVIEW_SIDE = 1024  # pixels
@@ -26,6 +26,15 @@ _PREVIEW_QUALITY = 85
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
+
+
+class Limits(BaseModel):
+    """Of the distance to the training images: beyond the first `atypical`, beyond the second refused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    atypical_above: float
+    refused_above: float
 
 
 class Calibration(BaseModel):
@@ -40,6 +49,7 @@ class Calibration(BaseModel):
     offset: float
     prevalence: float  # the share of pneumonia among the images it was fitted on
     thresholds: Thresholds
+    typicality: Limits
 
     def probability(self, logit: float) -> float:
         """Calibrated P(pneumonia), to four decimals."""
@@ -80,22 +90,20 @@ class Engine:
         pixels = prepare(gray, facts, self.calibration.size)
         preview = encode_preview(gray)
         decoded = time.perf_counter()
-        finding = self._finding(pixels)
+        logits, maps, distances = self.outputs(pixels)
+        finding = interpret(self.calibration, logits[0], maps[0], float(distances[0]), facts)
         inferred = time.perf_counter()
         timing = {
             "decode": round((decoded - clock) * 1000, 2),
             "infer": round((inferred - decoded) * 1000, 2),
         }
-        return Examination(facts, finding, preview, timing_ms=timing)
+        atypical = finding.typicality and finding.typicality.is_atypical
+        return Examination(facts, finding, preview, ("atypical",) if atypical else (), timing)
 
-    def logits(self, pixels: Array) -> tuple[Array, Array]:
-        """The raw outputs: [N, 1, size, size] -> logits [N, 2], maps [N, h, w]."""
-        logits, maps = self._session.run(None, {"image": pixels})
-        return logits, maps
-
-    def _finding(self, pixels: Array) -> Finding:
-        logits, maps = self.logits(pixels)
-        return interpret(self.calibration, logits[0], maps[0])
+    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
+        """The raw outputs: [N, 1, size, size] -> logits [N, 2], maps [N, h, w], distances [N]."""
+        logits, maps, distances = self._session.run(None, {"image": pixels})
+        return logits, maps, distances
 
 
 def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
@@ -106,16 +114,29 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
     return network_input(gray, size)
 
 
-def interpret(calibration: Calibration, logits: Array, activation: Array) -> Finding:
-    """The network's outputs for one image, logits [2] and map [h, w], as a finding."""
+def interpret(
+    calibration: Calibration, logits: Array, activation: Array, distance: float, facts: ImageFacts
+) -> Finding:
+    """The network's outputs for one image, logits [2], map [h, w] and distance, as a finding.
+
+    InputRejected for what is too unlike the training images; what is rather unlike them is never a confident
+    label.
+    """
+    typicality = Typicality(score=round(distance, 1), **calibration.typicality.model_dump())
+    if typicality.score > typicality.refused_above:
+        message = (
+            "This does not look like a chest X-ray. Drop a frontal one, whole and with nothing drawn on it."
+        )
+        raise InputRejected("not_a_chest_xray", message, facts)
     probability = calibration.probability(float(logits[0]))
     viral = round(float(_sigmoid(float(logits[1]))), 3)
     grid = [[round(float(cell), 3) for cell in line] for line in activation]
     return Finding(
-        label=calibration.thresholds.label(probability),
+        label="uncertain" if typicality.is_atypical else calibration.thresholds.label(probability),
         probability=probability,
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
+        typicality=typicality,
         pattern=Pattern(bacterial=round(1 - viral, 3), viral=viral),
         map=ActivationMap(grid=grid, box=_WHOLE_IMAGE),
     )

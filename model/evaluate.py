@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 from pipeline.verdict import Finding
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 _RESAMPLES = 1000
 _BINS = 15  # of the expected calibration error: Guo et al. 2017, arXiv:1706.04599
 
@@ -41,8 +42,9 @@ class Metrics(BaseModel):
     sensitivity: Metric
     specificity: Metric
     ece: Metric
-    uncertain: Metric  # share of all images
-    right_when_certain: Metric  # share of the images that got one of the other two labels
+    refused: Metric  # share of all images; the other figures are of those that were not
+    uncertain: Metric
+    right_when_certain: Metric  # of the images with one of the other two labels
 
 
 def evaluate_folder(data: Path, settings: Settings, everything: bool = False) -> Metrics:
@@ -60,38 +62,41 @@ def evaluate_folder(data: Path, settings: Settings, everything: bool = False) ->
     return measure(samples, findings)
 
 
-def _finding(engine: Engine, sample: Sample) -> Finding:
+def _finding(engine: Engine, sample: Sample) -> Finding | None:
     try:
         return engine.examine(sample.path.read_bytes()).finding
-    except InputRejected as error:
-        raise UsageError(f"{sample.path}: {error}") from error
+    except InputRejected:
+        return None
 
 
-def measure(samples: list[Sample], findings: list[Finding]) -> Metrics:
-    """The metrics of findings against the samples' labels."""
+def measure(samples: list[Sample], findings: list[Finding | None]) -> Metrics:
+    """The metrics of findings against the samples' labels; None where the image was refused."""
     truth = np.array([sample.label for sample in samples])
-    probability = np.array([finding.probability for finding in findings])
-    certain = np.array([finding.label != "uncertain" for finding in findings])
-    right = np.array(
-        [
-            finding.label == ("pneumonia" if sample.label else "normal")
-            for sample, finding in zip(samples, findings, strict=True)
-        ]
-    )
+    refused = np.array([finding is None for finding in findings])
+    probability = np.array([finding.probability if finding else np.nan for finding in findings])
+    labels = np.array([finding.label if finding else "" for finding in findings])
+    right = labels == np.where(truth, "pneumonia", "normal")
     hit = (probability > 0.5) == (truth == 1)
-    functions: dict[str, Callable[[npt.NDArray[np.intp]], float]] = {
+    functions: dict[str, Callable[[Indices], float]] = {
         "auc": lambda i: float(roc_auc_score(truth[i], probability[i])),
         "accuracy": lambda i: float(hit[i].mean()),
         "sensitivity": lambda i: float(hit[i][truth[i] == 1].mean()),
         "specificity": lambda i: float(hit[i][truth[i] == 0].mean()),
         "ece": lambda i: calibration_error(truth[i], probability[i]),
-        "uncertain": lambda i: float(1 - certain[i].mean()),
-        "right_when_certain": lambda i: float(right[i][certain[i]].mean()),
+        "uncertain": lambda i: float((labels[i] == "uncertain").mean()),
+        "right_when_certain": lambda i: float(right[i][labels[i] != "uncertain"].mean()),
     }
     patients = [sample.patient for sample in samples]
-    draws = list(_bootstrap(patients, truth))
-    figures = {name: _metric(function, draws, len(samples)) for name, function in functions.items()}
+    draws = _bootstrap(patients, truth)
+    figures = {name: _metric(_of_judged(function, refused), draws) for name, function in functions.items()}
+    figures["refused"] = _metric(lambda i: float(refused[i].mean()), draws)
     return Metrics(images=len(samples), patients=len(set(patients)), **figures)
+
+
+def _of_judged(
+    function: Callable[[Indices], float], refused: npt.NDArray[np.bool_]
+) -> Callable[[Indices], float]:
+    return lambda indices: function(indices[~refused[indices]])
 
 
 def calibration_error(truth: npt.NDArray[np.int_], probability: Floats) -> float:
@@ -115,25 +120,21 @@ def table(metrics: Metrics) -> str:
     return "\n".join(lines + [f"  {name.replace('_', ' '):20} {value}" for name, value in figures.items()])
 
 
-def _bootstrap(patients: list[str], truth: npt.NDArray[np.int_]) -> list[npt.NDArray[np.intp]]:
-    """Index sets of resampled patients, with a fixed seed; draws of a single class are left out."""
+def _bootstrap(patients: list[str], truth: npt.NDArray[np.int_]) -> list[Indices]:
+    """All indices, then those of resampled patients, with a fixed seed; draws of a single class are left
+    out.
+    """
     groups: dict[str, list[int]] = {}
     for index, patient in enumerate(patients):
         groups.setdefault(patient, []).append(index)
     members = [np.array(group) for group in groups.values()]
     random = np.random.default_rng(0)
-    draws = (
-        np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
-        for _ in range(_RESAMPLES)
-    )
-    return [draw for draw in draws if 0 < truth[draw].mean() < 1]
+    drawn = (random.integers(len(members), size=len(members)) for _ in range(_RESAMPLES))
+    draws = (np.concatenate([members[i] for i in indices]) for indices in drawn)
+    return [np.arange(len(patients)), *(draw for draw in draws if 0 < truth[draw].mean() < 1)]
 
 
-def _metric(
-    function: Callable[[npt.NDArray[np.intp]], float], draws: list[npt.NDArray[np.intp]], size: int
-) -> Metric:
-    values = [function(draw) for draw in draws]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Metric(
-        value=round(function(np.arange(size)), 4), low=round(float(low), 4), high=round(float(high), 4)
-    )
+def _metric(function: Callable[[Indices], float], draws: list[Indices]) -> Metric:
+    value, *resampled = (round(function(draw), 4) for draw in draws)
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Metric(value=value, low=round(float(low), 4), high=round(float(high), 4))

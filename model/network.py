@@ -6,9 +6,12 @@ forward pass, with no gradient.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from model.typicality import Typicality
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ class Block(nn.Module):
         return out
 
 
-class Network(nn.Module):
-    """Gray image to two logits and the map of the first.
+class Output(NamedTuple):
+    """What the network says of N images."""
 
-    The logits are `pneumonia` and, given pneumonia, `viral` (against bacterial).
-    """
+    logits: Tensor  # [N, 2]: pneumonia; viral (against bacterial), given pneumonia
+    map: Tensor  # [N, size / 16, size / 16]: its mean is the pneumonia logit
+    distance: Tensor  # [N]: how unlike the training images
+
+
+class Network(nn.Module):
+    """Gray image to two logits, the map of the first, and a measure of how typical the image is."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -79,14 +87,17 @@ class Network(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(inputs, 2)
+        self.typicality = Typicality(inputs)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 1, size, size] standardised gray -> logits [N, 2], pneumonia map [N, size / 16, size / 16].
-
-        The mean of a map is the pneumonia logit of its image.
-        """
+    def forward(self, x: Tensor) -> Output:
+        """[N, 1, size, size], standardised gray."""
         features = self.stages(self.stem(x))  # [N, C, h, w]
-        logits = self.head(self.dropout(features.mean((2, 3))))
+        pooled = features.mean((2, 3))
+        logits = self.head(self.dropout(pooled))
         weight, bias = self.head.weight[0], self.head.bias[0]
         activation = (features * weight[None, :, None, None]).sum(1) + bias
-        return logits, activation
+        return Output(logits, activation, self.typicality(pooled))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """[N, 1, size, size] -> the averaged features, [N, C]."""
+        return torch.as_tensor(self.stages(self.stem(x)).mean((2, 3)))

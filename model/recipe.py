@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.calibrate import choose_thresholds, fit_platt
+from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import load_samples
 from model.engine import Calibration
 from model.export import export, load_network
@@ -39,7 +39,8 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
     if not samples:
         raise UsageError(f"{data} has no validation patients to calibrate on; name the data of the training")
     images, labels = validation_tensor(samples, network.config.size)
-    logits, truth = predict(network, images)[:, 0].double().numpy(), labels.numpy()
+    outputs, distance = predict(network, images)
+    logits, truth = outputs[:, 0].double().numpy(), labels.numpy()
     slope, offset = fit_platt(logits, truth)
     probability = 1 / (1 + np.exp(-(slope * logits + offset)))
     calibration = Calibration(
@@ -50,6 +51,7 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
         offset=offset,
         prevalence=round(float(truth.mean()), 3),
         thresholds=choose_thresholds(probability, truth),
+        typicality=choose_limits(distance.double().numpy()),
     )
     path = run / f"{NAME}-{MODEL_VERSION}.onnx"
     export(network, calibration, path)

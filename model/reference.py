@@ -17,7 +17,7 @@ class TorchReference:
         self.calibration = calibration
 
     @torch.inference_mode()
-    def logits(self, pixels: Array) -> tuple[Array, Array]:
-        """As `Engine.logits`: [N, 1, size, size] -> logits [N, 2], maps [N, h, w]."""
-        logits, maps = self._network(torch.from_numpy(pixels))
-        return logits.numpy(), maps.numpy()
+    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
+        """As `Engine.outputs`: [N, 1, size, size] -> logits [N, 2], maps [N, h, w], distances [N]."""
+        logits, maps, distances = self._network(torch.from_numpy(pixels))
+        return logits.numpy(), maps.numpy(), distances.numpy()

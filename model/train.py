@@ -106,7 +106,7 @@ class Run:
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * rate_at(self.step / self.last_step)
-        logits, _ = self.network(images.to(self.device, memory_format=torch.channels_last))
+        logits = self.network(images.to(self.device, memory_format=torch.channels_last)).logits
         loss = self._loss(logits, labels.to(self.device), viral.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -145,7 +145,10 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
         while run.step < run.last_step:
             _epoch(run, pixels, progress, bar, stopped)
             _finish_epoch(run, held_out, console)
-    settle_statistics(run.average.module, pixels, config.network.size)
+    network = run.average.module
+    assert isinstance(network, Network)
+    settle_statistics(network, pixels)
+    fit_typicality(network, pixels, torch.tensor([sample.label for sample in run.train]))
     return _save_network(run)
 
 
@@ -176,7 +179,7 @@ def _epoch(run: Run, pixels: Tensor, progress: Progress, bar: TaskID, stopped: l
 
 def _finish_epoch(run: Run, held_out: tuple[Tensor, Tensor], console: Console) -> None:
     images, labels = held_out
-    logits = predict(run.average.module, images)[:, 0]
+    logits = predict(run.average.module, images)[0][:, 0]
     entry = run.history[-1]
     entry["validation_loss"] = float(functional.binary_cross_entropy_with_logits(logits, labels.float()))
     entry["validation_auc"] = float(roc_auc_score(labels.numpy(), logits.numpy()))
@@ -189,7 +192,7 @@ def _finish_epoch(run: Run, held_out: tuple[Tensor, Tensor], console: Console) -
     )
 
 
-def settle_statistics(network: torch.nn.Module, pixels: Tensor, size: int) -> None:
+def settle_statistics(network: Network, pixels: Tensor) -> None:
     """Estimate the batch norms' statistics anew on images as they will be served, without augmentation.
 
     Those of training are of augmented images, and shift every logit (Touvron et al. 2019, arXiv:1906.06423).
@@ -197,7 +200,17 @@ def settle_statistics(network: torch.nn.Module, pixels: Tensor, size: int) -> No
     torch.manual_seed(0)
     batches = pixels[torch.randperm(len(pixels))].split(64)
     device = next(network.parameters()).device
+    size = network.config.size
     update_bn((served_input(batch, size) for batch in batches), network, device)
+
+
+@torch.inference_mode()
+def fit_typicality(network: Network, pixels: Tensor, labels: Tensor) -> None:
+    """Learn from the training images, as they are served, what is typical of them."""
+    network.eval()
+    device = next(network.parameters()).device
+    batches = (served_input(batch, network.config.size).to(device) for batch in pixels.split(64))
+    network.typicality.fit(torch.cat([network.pooled(batch).cpu() for batch in batches]), labels)
 
 
 def served_input(pixels: Tensor, size: int) -> Tensor:
@@ -212,11 +225,14 @@ def validation_tensor(samples: list[Sample], size: int) -> tuple[Tensor, Tensor]
 
 
 @torch.inference_mode()
-def predict(network: torch.nn.Module, images: Tensor) -> Tensor:
-    """Logits [N, 2] of the network in evaluation mode, on the CPU."""
+def predict(network: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, 2] and distances [N] of the network in evaluation mode, on the CPU."""
     network.eval()
     device = next(network.parameters()).device
-    return torch.cat([network(batch.to(device))[0].cpu() for batch in images.split(64)])
+    outputs = [network(batch.to(device)) for batch in images.split(64)]
+    return torch.cat([out.logits.cpu() for out in outputs]), torch.cat(
+        [out.distance.cpu() for out in outputs]
+    )
 
 
 def rate_at(done: float) -> float:

@@ -74,8 +74,13 @@ class Typicality(Part):
     """How unlike the training images this one is."""
 
     score: float
-    atypical_above: float
-    refused_above: float
+    atypical_above: float = Field(description="beyond it the label is `uncertain`, whatever the probability")
+    refused_above: float = Field(description="beyond it the image is rejected as no chest X-ray")
+
+    @property
+    def is_atypical(self) -> bool:
+        """Whether the network should not be asked for a confident label."""
+        return self.score > self.atypical_above
 
 
 class Pattern(Part):

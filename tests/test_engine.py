@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from model.engine import SHIPPED, Engine
 from model.preprocess import network_input
@@ -77,10 +77,61 @@ _WHOLE = [
 ]
 
 
+def photographs() -> list[Path]:
+    """Pictures that scikit-learn and matplotlib bring along: a flower, a palace, a person, logos."""
+    import matplotlib
+    import sklearn.datasets
+
+    folders = (Path(matplotlib.get_data_path()), Path(sklearn.datasets.__file__).with_name("images"))
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".jpg", ".png")]
+    return [path for path in found if path.stat().st_size > 10_000]  # icons are small
+
+
+def drawings() -> dict[str, Image.Image]:
+    random = np.random.default_rng(0)
+    letter, chart = Image.new("L", (800, 1000), 255), Image.new("L", (800, 600), 255)
+    for line in range(40, 960, 18):
+        ImageDraw.Draw(letter).text(
+            (60, line), "Dear colleague, the child has had a cough for three days", fill=0
+        )
+    for bar in range(10):
+        top = 550 - int(random.integers(50, 450))
+        ImageDraw.Draw(chart).rectangle((80 + 65 * bar, top, 120 + 65 * bar, 550), fill=90)
+    gradient = np.tile(np.linspace(0, 255, 500), (500, 1)).astype(np.uint8)
+    noise = random.integers(0, 255, (400, 400)).astype(np.uint8)
+    across, down = np.mgrid[-1:1:400j, -1:1:400j]
+    disc = ((across**2 + down**2 < 0.6) * 180 + 20).astype(np.uint8)
+    arrays = {"gradient": gradient, "noise": noise, "disc": disc}
+    return {
+        "letter": letter,
+        "chart": chart,
+        **{name: Image.fromarray(array) for name, array in arrays.items()},
+    }
+
+
+def test_what_is_no_chest_x_ray_is_refused(engine: Engine) -> None:
+    files = {path.name: path.read_bytes() for path in photographs()}
+    files |= {name: pictures.encoded(image, "PNG") for name, image in drawings().items()}
+    files["negative"] = pictures.encoded(ImageOps.invert(pictures.sample()), "PNG")
+    assert len(files) >= 10
+    for name, data in files.items():
+        with pytest.raises(InputRejected) as caught:
+            engine.examine(data)
+        assert caught.value.code == "not_a_chest_xray", name
+
+
+def test_an_atypical_image_never_gets_a_confident_label(engine: Engine) -> None:
+    for path in _samples():
+        seen = engine.examine(path.read_bytes())
+        assert seen.finding.typicality is not None
+        assert seen.finding.typicality.is_atypical == ("atypical" in seen.warnings)
+        assert seen.finding.label == "uncertain" or not seen.finding.typicality.is_atypical
+
+
 def test_the_map_is_the_logit_spread_out(engine: Engine) -> None:
     """Class activation mapping is exact here: the mean of the map is the logit."""
     gray = pictures.sample()
-    logits, maps = engine.logits(network_input(gray, engine.calibration.size))
+    logits, maps, _ = engine.outputs(network_input(gray, engine.calibration.size))
     assert float(maps[0].mean()) == pytest.approx(float(logits[0, 0]), abs=1e-3)
     assert maps.shape[1:] == (10, 10)
 
@@ -89,8 +140,8 @@ def test_a_batch_changes_no_answer(engine: Engine) -> None:
     inputs = np.concatenate(
         [network_input(Image.open(path).convert("L"), engine.calibration.size) for path in _samples()]
     )
-    together, _ = engine.logits(inputs)
-    alone = np.concatenate([engine.logits(single[None])[0] for single in inputs])
+    together = engine.outputs(inputs)[0]
+    alone = np.concatenate([engine.outputs(single[None])[0] for single in inputs])
     assert np.abs(together - alone).max() < 1e-3
 
 
@@ -103,10 +154,12 @@ def test_the_torch_reference_agrees(engine: Engine) -> None:
         [network_input(Image.open(path).convert("L"), engine.calibration.size) for path in _samples()]
     )
     inputs = np.concatenate([inputs, inputs[:, :, ::-1].copy(), inputs + np.float32(0.3)])
-    (ours, our_maps), (theirs, their_maps) = engine.logits(inputs), reference.logits(inputs)
+    ours, our_maps, our_distances = engine.outputs(inputs)
+    theirs, their_maps, their_distances = reference.outputs(inputs)
     sigmoid = lambda logit: 1 / (1 + np.exp(-(engine.calibration.slope * logit + engine.calibration.offset)))  # noqa: E731
     assert np.abs(sigmoid(ours[:, 0]) - sigmoid(theirs[:, 0])).max() < 1e-4
     assert np.abs(our_maps - their_maps).max() < 1e-2
+    assert np.allclose(our_distances, their_distances, rtol=1e-3)
 
 
 def test_original_and_squashed_copy_agree(engine: Engine) -> None:

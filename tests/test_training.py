@@ -141,7 +141,7 @@ def test_the_map_of_the_network_is_exact() -> None:
     network = Network(NetworkConfig()).eval()
     torch.nn.init.normal_(network.head.weight)
     with torch.inference_mode():
-        logits, maps = network(torch.randn(3, 1, 160, 160))
+        logits, maps, _ = network(torch.randn(3, 1, 160, 160))
     assert maps.shape == (3, 10, 10)
     assert torch.allclose(maps.mean((1, 2)), logits[:, 0], atol=1e-4)
     assert sum(parameter.numel() for parameter in network.parameters()) < 4_000_000
@@ -155,7 +155,7 @@ def test_random_weights_give_another_map() -> None:
     for _ in range(2):
         network = Network(NetworkConfig()).eval()
         with torch.inference_mode():
-            maps.append(network(image)[1].flatten())
+            maps.append(network(image).map.flatten())
     assert abs(float(torch.corrcoef(torch.stack(maps))[0, 1])) < 0.9
 
 
