@@ -25,6 +25,9 @@ LABELS: dict[Label, str] = {
     "uncertain": "The probability is between the thresholds: the network does not decide.",
     "normal": "The probability of pneumonia is below the threshold for normal.",
 }
+ATYPICAL = (
+    "This X-ray is unlike those that the network learned from: it does not decide, whatever the probability."
+)
 REASONS: dict[ReasonCode, str] = {
     "empty": "The file is empty.",
     "too_large": "The file is too large.",
@@ -38,7 +41,7 @@ REASONS: dict[ReasonCode, str] = {
     "internal": "It could not be judged, by no fault of its own. Drop it again.",
 }
 WARNINGS: dict[Warning, str] = {
-    "atypical": "Unlike the training images. Trust this verdict less.",
+    "atypical": "Unlike the training images: the probability means little here.",
     "age_outside_training": "The patient is not 1 to 5 years old, as all in the training data were.",
     "age_unknown": "The patient's age is unknown. The training data were of children of 1 to 5 years.",
     "not_frontal": "Not marked as a frontal view. The network knows frontal views only.",
@@ -88,5 +91,5 @@ def install(app: Flask) -> None:
     for function in (state_of, name_of, percent, file_size, utc):
         app.add_template_filter(function)
     app.jinja_env.globals.update(
-        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, REASONS=REASONS, WARNINGS=WARNINGS
+        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, ATYPICAL=ATYPICAL, REASONS=REASONS, WARNINGS=WARNINGS
     )
