@@ -60,6 +60,8 @@ def up(
     from web.app import create_app
 
     settings = _settings(root)
+    if settings.store != "folder":
+        raise UsageError("`cxr up` watches a folder; unset CXR_STORE")
     ports = wiring.make_ports(settings)
     worklist = wiring.make_index(settings)
     server = _server(create_app(ports.store, worklist, settings.max_bytes), port)
