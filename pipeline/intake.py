@@ -116,6 +116,7 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
         label=finding.label if finding else None,
         probability=finding.probability if finding else None,
         reason=reason.code if reason else None,
+        warnings=tuple(verdict.warnings),
         etag=verdict.source.etag,
         verdict_key=verdict_key,
         verdict_etag=verdict_etag,

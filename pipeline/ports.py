@@ -112,6 +112,7 @@ class Row:
     label: Label | None = None
     probability: float | None = None
     reason: ReasonCode | None = None
+    warnings: tuple[Warning, ...] = ()
     etag: str | None = None  # of the source that the verdict judged
     verdict_key: str | None = None
     verdict_etag: str | None = None

@@ -15,25 +15,39 @@ from pipeline.ports import Row, SourceState
 
 # `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
 # live views.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
+_VERSION = 1  # of the schema; a file of another one is emptied, and filled again from the outbox
+_SCHEMA = f"""
+DROP TABLE IF EXISTS rows;
+DROP TABLE IF EXISTS changes;
+CREATE TABLE rows (
     key TEXT PRIMARY KEY,
-    status TEXT, label TEXT, probability REAL, reason TEXT,
+    status TEXT, label TEXT, probability REAL, reason TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
     started_at TEXT, finished_at TEXT, waiting_since TEXT,
     source TEXT NOT NULL DEFAULT 'present',
     change INTEGER NOT NULL DEFAULT 0,
     at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since)) STORED
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_at ON rows (at DESC, key);
-CREATE INDEX IF NOT EXISTS rows_verdict ON rows (verdict_key);
-CREATE INDEX IF NOT EXISTS rows_state ON rows (waiting_since IS NOT NULL, status, label);
-CREATE TABLE IF NOT EXISTS changes (last INTEGER NOT NULL);
-INSERT INTO changes SELECT 0 WHERE NOT EXISTS (SELECT * FROM changes);
+CREATE INDEX rows_at ON rows (at DESC, key);
+CREATE INDEX rows_verdict ON rows (verdict_key);
+CREATE INDEX rows_state ON rows (waiting_since IS NOT NULL, status, label);
+CREATE TABLE changes (last INTEGER NOT NULL);
+INSERT INTO changes VALUES (0);
+PRAGMA user_version = {_VERSION}
 """
 _COLUMNS = tuple(field.name for field in fields(Row))
 _FROM_VERDICT = (
-    *("status", "label", "probability", "reason", "etag", "verdict_key", "verdict_etag", "preview_key"),
+    *(
+        "status",
+        "label",
+        "probability",
+        "reason",
+        "warnings",
+        "etag",
+        "verdict_key",
+        "verdict_etag",
+        "preview_key",
+    ),
     *("started_at", "finished_at"),
 )
 _BUSY_SECONDS = 30
@@ -48,9 +62,11 @@ class SqliteIndex:
         self._local = threading.local()
         self._guard = threading.Lock()
         self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
-        database = self._database()
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(_SCHEMA)
+        self._database().execute("PRAGMA journal_mode = WAL")
+        with self._write() as database:  # one transaction: another process may be making the same file
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            for statement in _SCHEMA.split(";") if version != _VERSION else ():
+                database.execute(statement)
 
     def wait(self, keys: Iterable[str], since: datetime) -> None:
         """Note that these keys have work before them; their finished verdicts stay as they are."""
@@ -188,6 +204,8 @@ def _text(moment: datetime) -> str:
 
 
 def _value(value: object) -> object:
+    if isinstance(value, tuple):
+        return " ".join(value)
     return _text(value) if isinstance(value, datetime) else value
 
 
@@ -196,4 +214,5 @@ def _row(values: tuple[object, ...]) -> Row:
     for name in ("started_at", "finished_at", "waiting_since"):
         if known[name] is not None:
             known[name] = datetime.fromisoformat(str(known[name]))
+    known["warnings"] = tuple(str(known["warnings"] or "").split())
     return Row(**known)  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
 """The worklist in SQLite."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ KEY = "inbox/a.jpeg"
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
 VERDICT = "outbox/a.jpeg.json"
-DONE = Row(KEY, "classified", "normal", 0.1, None, "e1", VERDICT, "v1", None, LATER, LATER)
+DONE = Row(KEY, "classified", "normal", 0.1, None, ("atypical",), "e1", VERDICT, "v1", None, LATER, LATER)
 
 
 @pytest.fixture
@@ -117,3 +119,16 @@ def test_many_threads_and_two_indexes_on_one_file(tmp_path: Path) -> None:
     assert indexes[1].last_change() == 120
     for index in indexes:
         index.close()
+
+
+def test_a_file_of_another_schema_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("CREATE TABLE rows (key TEXT); INSERT INTO rows VALUES ('old')")
+    index = SqliteIndex(path)
+    assert index.newest() == []
+    index.record(DONE)
+    index.close()
+    again = SqliteIndex(path)
+    assert row(again) == DONE
+    again.close()
