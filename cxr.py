@@ -49,13 +49,16 @@ def _options(
 @app.command()
 def up(
     root: Root = None,
-    port: Annotated[int, typer.Option(help="Of the page, on this machine alone; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the page, on this machine alone; 0 takes a free one.")
+    ] = 8000,
     poll: Annotated[
         bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
     ] = False,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
     from handlers import local, wiring
+    from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
     from web.app import create_app
 
@@ -63,15 +66,15 @@ def up(
     if settings.store != "folder":
         raise UsageError("`cxr up` watches a folder; unset CXR_STORE")
     ports = wiring.make_ports(settings)
-    worklist = wiring.make_index(settings)
+    worklist = ports.index
+    assert isinstance(worklist, SqliteIndex)  # that of a folder
     server = _server(create_app(ports.store, worklist, settings.max_bytes), port)
     wiring.provide(ports)
-    queue = local.LocalQueue(ports.store.bucket)
+    queue = local.LocalQueue(ports)
     watcher = InboxWatcher(settings.root.resolve(), queue.send, poll)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        watcher.start()
-        local.send_deletions(ports.store, worklist, queue)
+        watcher.start(known=worklist.present())
         typer.echo(f"Drop chest X-rays into {settings.root / INBOX}")
         typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
         server.run()
@@ -195,7 +198,7 @@ def _settings(root: Path | None = None, weights: Path | None = None) -> Settings
 def _load_event(path: Path) -> dict[str, Any]:
     try:
         event = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} holds no JSON event: {error}") from error
     if not isinstance(event, dict):
         raise UsageError(f"{path} holds no event: an event is a JSON object")

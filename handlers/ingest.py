@@ -29,8 +29,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
 
 def _partial_response(event: Event, report: Report, context: LambdaContext) -> dict[str, Any] | None:
     """The messages that SQS is to keep; None when the event came by another way."""
-    records = event.get("Records") or [{}]
-    if records[0].get("eventSource") != "aws:sqs":
+    if not report.from_sqs:
         return None
 
     def finish(record: SQSRecord) -> None:

@@ -1,24 +1,25 @@
 """Plays S3 and SQS around the handlers, for local mode: the same functions, the same events."""
 
 import logging
-import queue
 import threading
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from handlers import dead_letter, ingest, record
 from pipeline.errors import IngestFailed, place_of
 from pipeline.events import Event, s3_event
-from pipeline.names import verdict_key
-from pipeline.ports import Store
-from pipeline.sqlite import SqliteIndex
+from pipeline.intake import Ports
+from pipeline.names import printable, verdict_key
 
 log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
+_PAUSE_AFTER_ERROR = 5.0  # seconds before what could neither be done nor given up is tried again
 _BATCH = 16  # records in an event; the page learns of their verdicts together
 
 
@@ -42,7 +43,8 @@ def deliver(event: Event) -> Answer:
     """Deliver an event until its records are done: again after a failure, to the dead letters after the
     third.
 
-    What reached the outbox goes to `record`, as S3 would see to.
+    What reached the outbox goes to `record`, as S3 would see to. IngestFailed when not even a `failed`
+    verdict could be written.
     """
     outcomes: dict[str, str] = {}
     ignored: list[str] = []
@@ -60,7 +62,8 @@ def deliver(event: Event) -> Answer:
             time.sleep(pause)
     else:
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
-        _record([item["key"] for item in given_up])
+        _record([item["key"] for item in given_up if item["result"] == "failed"])
+        outcomes |= {item["key"]: item["result"] for item in given_up if outcomes[item["key"]] == "failed"}
     return Answer([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
 
 
@@ -69,61 +72,65 @@ def _record(keys: list[str]) -> None:
         record.handler(s3_event("local", [verdict_key(key) for key in keys]), LocalContext())
 
 
-def send_deletions(store: Store, index: SqliteIndex, queue: "LocalQueue") -> None:
-    """Queue what was deleted while nobody watched: rows whose source is marked as present, and is not
-    there.
-    """
-    for key in index.present():
-        if store.head(key) is None:
-            queue.send(key, removed=True)
-
-
 class LocalQueue:
-    """Plays SQS: takes hints at any time, hands them to `ingest` in batches from a thread of its own."""
+    """Plays SQS: takes hints at any time, hands them to `ingest` in batches from a thread of its own.
 
-    def __init__(self, bucket: str) -> None:
-        self._bucket = bucket
-        self._hints: queue.SimpleQueue[tuple[str, bool] | None] = queue.SimpleQueue()
-        self._busy = threading.Event()
+    What could not be delivered, nor be given up (a full disk, say), stays in the queue.
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._hints: dict[str, tuple[bool, float]] = {}  # key: whether it was removed, when it is due
+        self._changed = threading.Condition()
+        self._stopping = False
         self._thread = threading.Thread(target=self._pump, name="cxr-queue", daemon=True)
         self._thread.start()
 
     def send(self, key: str, removed: bool) -> None:
-        """Queue a hint that a key changed."""
-        self._hints.put((key, removed))
+        """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
+        row = printable(key)
+        if not removed and self._ports.index.get(row) is None:
+            self._ports.index.wait([row], datetime.now(UTC))
+        self._queue(key, removed, time.monotonic())
 
     def stop(self) -> None:
         """Finish the batch at work and end; what is still queued is found again at the next start."""
-        self._hints.put(None)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
         self._thread.join(60)
 
+    def _queue(self, key: str, removed: bool, due: float) -> None:
+        with self._changed:
+            self._hints[key] = (removed, due)
+            self._changed.notify()
+
     def _pump(self) -> None:
-        stopping = False
-        while not stopping:
-            hints, stopping = self._batch()
+        while not self._stopping:
+            batch = self._batch()
             for removed in (False, True):
-                keys = list(dict.fromkeys(key for key, gone in hints if gone is removed))
+                keys = [key for key, gone in batch.items() if gone is removed]
                 if keys:
-                    self._deliver(s3_event(self._bucket, keys, removed))
+                    self._deliver(keys, removed)
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, keys: list[str], removed: bool) -> None:
         try:
-            deliver(event)
-        except Exception as error:  # noqa: BLE001  the queue must live; the next start says the same keys again
-            log.error("an event could not be delivered: %s", place_of(error))
+            deliver(s3_event(self._ports.store.bucket, keys, removed))
+        except Exception as error:  # noqa: BLE001  the queue must live
+            log.error("an event could not be delivered, and will be again: %s", place_of(error))
+            for key in keys:
+                self._queue(key, removed, time.monotonic() + _PAUSE_AFTER_ERROR)
 
-    def _batch(self) -> tuple[list[tuple[str, bool]], bool]:
-        """Wait for a hint and take what came with it; and whether the queue is to end."""
-        first = self._hints.get()
-        if first is None:
-            return [], True
-        hints = [first]
-        while len(hints) < _BATCH:
-            try:
-                hint = self._hints.get_nowait()
-            except queue.Empty:
-                break
-            if hint is None:
-                return hints, True
-            hints.append(hint)
-        return hints, False
+    def _batch(self) -> dict[str, bool]:
+        """Wait for hints that are due, and take some; none when the queue is to end."""
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                ready = ((key, removed) for key, (removed, due) in self._hints.items() if due <= now)
+                batch = dict(islice(ready, _BATCH))
+                if batch:
+                    for key in batch:
+                        del self._hints[key]
+                    return batch
+                self._changed.wait(min((due - now for _, due in self._hints.values()), default=None))
+        return {}

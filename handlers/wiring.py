@@ -6,6 +6,7 @@ import sys
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 
+from pipeline.errors import UsageError
 from pipeline.folder import PRIVATE, FolderStore
 from pipeline.intake import Ports
 from pipeline.ports import Store
@@ -45,9 +46,12 @@ def make_store(settings: Settings) -> Store:
     """The folder, or the bucket."""
     if settings.store == "folder":
         return FolderStore(settings.root)
-    import boto3
+    try:
+        import boto3
 
-    from pipeline.s3 import S3Store
+        from pipeline.s3 import S3Store
+    except ImportError as error:
+        raise UsageError("a bucket needs the AWS parts: pip install 'cxr-inbox[aws]'") from error
 
     assert settings.bucket is not None  # load_settings has checked
     return S3Store(settings.bucket, boto3.client("s3"))

@@ -7,7 +7,7 @@ ends as InputRejected, with a sentence for the person who dropped it.
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
@@ -18,6 +18,17 @@ _ACCEPTED = "Drop a single JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
 _DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
 _PREVIEW_SIDE = 1024  # pixels; JPEG decoding may shrink down to this, and no further
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
 
@@ -31,7 +42,8 @@ def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")
     image = _open(data)
-    facts = _facts(image)
+    turn = _turn(image)
+    facts = _facts(image, turn)
     if image.width * image.height > max_pixels:
         size, limit = f"{image.width} x {image.height} pixels", f"{max_pixels / 1e6:.0f} million"
         message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
@@ -39,13 +51,8 @@ def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
     try:
         frames = (
             1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        )  # a phone's JPEG with its thumbnails
-        if frames == 1:
-            if image.mode in ("L", "RGB"):
-                image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
-            image.load()
-            if image.format == "PNG":
-                _open(data).verify()  # the checksums, which decoding passes over: damage would be judged
+        )  # a phone's JPEG, its thumbnails
+        gray = _load(image, data) if frames == 1 else image
     except Exception as error:  # a decoder may raise anything over a damaged file
         raise InputRejected("unreadable", _DAMAGED, facts) from error
     if frames > 1:
@@ -55,7 +62,17 @@ def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
         size = f"{facts.width} x {facts.height} pixels"
         message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} a side. Drop the original."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return _gray(ImageOps.exif_transpose(image)), facts
+    return gray.transpose(turn) if turn is not None else gray, facts
+
+
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode to 8-bit gray, whole and checked."""
+    if image.mode in ("L", "RGB"):
+        image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
+    image.load()
+    if image.format == "PNG":
+        _open(data).verify()  # the checksums, which decoding passes over: damage would be judged
+    return _gray(image)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -91,13 +108,17 @@ def _kind(data: bytes) -> str:
     return "not an image that can be read"
 
 
-def _facts(image: Image.Image) -> ImageFacts:
-    """Type and size as shown: an EXIF orientation of 5 to 8 lies on its side."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the image is to be turned to stand as its EXIF orientation says. Damaged EXIF says nothing."""
     try:
-        sideways = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception:  # noqa: BLE001  damaged EXIF says nothing
-        sideways = False
-    width, height = (image.height, image.width) if sideways else (image.width, image.height)
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # noqa: BLE001  a parser may raise anything over a stranger's file
+        return None
+
+
+def _facts(image: Image.Image, turn: Image.Transpose | None) -> ImageFacts:
+    """Type, and size as shown."""
+    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
     return ImageFacts(_MEDIA_TYPES[image.format or ""], width, height)
 
 
@@ -121,4 +142,6 @@ def _stretched(image: Image.Image) -> Image.Image:
     values = np.asarray(image, np.float32)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     scaled = np.nan_to_num((values - low) * (255 / max(high - low, 1e-6)))
+    if getattr(image, "tag_v2", {}).get(262) == 0:
+        scaled = 255 - scaled  # a TIFF in which white is zero; Pillow turns those of 8 bits alone
     return Image.fromarray(np.rint(scaled).astype(np.uint8), "L")

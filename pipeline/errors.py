@@ -6,6 +6,7 @@ CxrError
 ├── StoreError              the store did not answer, or refused
 │   ├── ConditionFailed     a conditional write met another state than expected: look again
 │   ├── ObjectTooLarge      the object exceeds the limit that the reader set
+│   ├── ObjectUnreadable    the object is there, and may not be read
 │   └── KeyNotUsable        this store cannot hold an object of that name
 ├── HostError               the inference host did not do the job: tried again
 └── IngestFailed            some records of an event failed: the sender delivers the event again
@@ -68,6 +69,14 @@ class ObjectTooLarge(StoreError):
 
     def __init__(self, info: ObjectInfo) -> None:
         super().__init__(f"the object has {info.size} bytes")
+        self.info = info
+
+
+class ObjectUnreadable(StoreError):
+    """The object is there and this process may not read it."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        super().__init__("the object may not be read")
         self.info = info
 
 

@@ -22,7 +22,14 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, StoreError
+from pipeline.errors import (
+    ConditionFailed,
+    KeyNotUsable,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StoreError,
+    UsageError,
+)
 from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
 from pipeline.ports import ObjectInfo
 
@@ -44,14 +51,32 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.bucket = self.root.name
-        for name in (INBOX, OUTBOX, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-        self._etags: OrderedDict[tuple[int, int, int, int], str] = OrderedDict()
+        self._make_folders()
+        self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._guard = Lock()
         self._sweep()
 
+    def _make_folders(self) -> None:
+        for name in (INBOX, OUTBOX, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+            try:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f"{self.root / name} cannot be made: {error.strerror}; name another --root"
+                raise UsageError(reason) from error
+            if not (self.root / name).resolve().is_relative_to(self.root):
+                raise UsageError(f"{self.root / name} is a link; name the folder that it leads to as --root")
+
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description, or None; reads the file only if its ETag is not known yet."""
+        """The object's description, or None; reads the file only if its ETag is not known yet.
+
+        One that may not be read has an ETag that changes with its permissions.
+        """
+        try:
+            return self._head(key)
+        except _Forbidden as error:
+            return _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
+
+    def _head(self, key: str) -> ObjectInfo | None:
         for _ in range(_STABLE_READS):
             with _opened(self._path(key)) as file:
                 if file is None:
@@ -69,7 +94,17 @@ class FolderStore:
         raise StoreError("the file keeps changing while it is read; it will be looked at again")
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
+        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes.
+
+        ObjectUnreadable when this process may not read it.
+        """
+        try:
+            return self._get(key, limit)
+        except _Forbidden as error:
+            info = _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
+            raise ObjectUnreadable(info) from None
+
+    def _get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         for _ in range(_STABLE_READS):
             with _opened(self._path(key)) as file:
                 if file is None:
@@ -94,12 +129,15 @@ class FolderStore:
             raise KeyNotUsable("this name cannot be a file of the folder")
         temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
         try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
             with self._lock(key):
                 self._place(temporary, path, key, expected)
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
         except OSError as error:
-            raise StoreError(f"the folder could not be written to: {error.strerror}") from error
+            if error.errno in _NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
+                raise KeyNotUsable("a file or folder of the same name is in the way") from None
+            raise StoreError(f"the folder cannot be written to: {error.strerror}") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -119,17 +157,15 @@ class FolderStore:
                 if info:
                     yield info
 
-    def path_of(self, key: str) -> Path | None:
-        """The file of an object; None when the key leads out of the folder or can be no file of it."""
-        return self._path(key)
-
     def _place(self, temporary: Path, path: Path, key: str, expected: str | None) -> None:
         if expected is None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or path.is_symlink():
+                raise KeyNotUsable("a folder or a link of the same name is in the way")
             try:
                 path.hardlink_to(temporary)
-            except FileExistsError as error:
-                raise ConditionFailed("the object exists already") from error
+            except FileExistsError:
+                raise ConditionFailed("the object exists already") from None
             except OSError as error:
                 if error.errno not in _NO_LINKS or path.exists():
                     raise
@@ -160,7 +196,7 @@ class FolderStore:
             return self._etags.get(_signature(state))
 
     def _remember(self, state: os.stat_result, etag: str) -> None:
-        if time.time_ns() - state.st_mtime_ns < _RACY_NS:
+        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < _RACY_NS:
             return
         with self._guard:
             self._etags[_signature(state)] = etag
@@ -200,13 +236,33 @@ def _descriptor(path: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if path.is_symlink() or path.is_dir() or error.errno in _NO_SUCH_FILE:
+        if error.errno in _NO_SUCH_FILE:
             return None
-        raise StoreError(f"a file cannot be read: {error.strerror}; check its permissions") from error
+        state = _state(path)
+        if state and not stat.S_ISREG(state.st_mode):
+            return None
+        if state and error.errno in (errno.EACCES, errno.EPERM):
+            raise _Forbidden(state) from None
+        raise StoreError(f"a file cannot be read: {error.strerror}") from None  # the cause would name it
 
 
-def _signature(state: os.stat_result) -> tuple[int, int, int, int]:
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
+
+
+class _Forbidden(StoreError):
+    """The file is there and may not be opened."""
+
+    def __init__(self, state: os.stat_result) -> None:
+        super().__init__("a file may not be read")
+        self.state = state
+
+
+def _signature(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _same(before: os.stat_result, after: os.stat_result) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.errors import HostError
+from pipeline.errors import HostError, IngestFailed, StoreError
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
-from pipeline.names import OUTBOX, is_verdict, key_hash, printable, verdict_key
+from pipeline.names import OUTBOX, has_place, is_verdict, key_hash, printable, verdict_key
 from pipeline.ports import Host, Index, Job, Outcome, Row, Store
 from pipeline.verdict import Release, Verdict
 
@@ -38,6 +38,7 @@ class Report:
 
     outcomes: list[Outcome]
     ignored: list[Ignored]
+    from_sqs: bool
     failed_messages: list[str]  # ids of the SQS messages that are to be delivered again
 
 
@@ -55,7 +56,8 @@ def ingest(event: Event, ports: Ports) -> Report:
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
-    return Report(list(outcomes.values()), ignored, sorted(id_ for id_ in failed if id_))
+    from_sqs = bool(records) and all(record.message_id for record in records)
+    return Report(list(outcomes.values()), ignored, from_sqs, sorted(id_ for id_ in failed if id_))
 
 
 def record(event: Event, ports: Ports) -> int:
@@ -70,13 +72,24 @@ def record(event: Event, ports: Ports) -> int:
 
 
 def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
-    """After the last delivery: each inbox key of the event that has no verdict gets one that says
-    `failed`.
+    """After the last delivery: each inbox key of the event that has no verdict gets one that says `failed`.
+
+    IngestFailed when even that could not be written for some of them: the event must come again.
     """
+    since = datetime.now(UTC)
     keys = dict.fromkeys(record.key for record in in_inbox(parse(event)) if isinstance(record, Change))
-    outcomes = [give_up(ports.store, ports.release, Job(key), "internal", _GIVE_UP) for key in keys]
-    for outcome in outcomes:
-        log.error("%s: given up, %s", key_hash(outcome.key, ports.log_key), outcome.result)
+    outcomes, lost = [], []
+    for key in keys:
+        try:
+            outcome = give_up(ports.store, ports.release, Job(key), "internal", _GIVE_UP)
+        except StoreError as error:
+            outcome = Outcome(key, "failed", str(error))
+            lost.append(outcome)
+        log.error("%s: given up, %s", key_hash(key, ports.log_key), outcome.result)
+        _settle(outcome, since, ports)
+        outcomes.append(outcome)
+    if lost:
+        raise IngestFailed(lost)
     return outcomes
 
 
@@ -93,11 +106,11 @@ def record_verdict(key: str, store: Store, index: Index) -> None:
 
     It is read again after the row was written, and the row written again if it had changed: so of several
     handlers that work on one key the last to write has written what stands there, whatever their order and
-    their clocks.
+    their clocks. A copy of a verdict at another place than its own says nothing.
     """
     seen = read_verdict(store, key)
     while True:
-        if seen.verdict:
+        if seen.verdict and has_place(key, seen.verdict.source.key):
             index.record(row_of(seen.verdict, key, seen.etag))
         elif seen.etag is None:
             index.remove(key)

@@ -13,7 +13,14 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge, StoreError, place_of
+from pipeline.errors import (
+    ConditionFailed,
+    InputRejected,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StoreError,
+    place_of,
+)
 from pipeline.names import name_problem, preview_key, printable, verdict_key
 from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
 from pipeline.verdict import Reason, ReasonCode, Release, Source, TimingMs, Verdict, Warning
@@ -75,6 +82,9 @@ class Judge:
             return self.store.get(key, self.max_bytes)
         except ObjectTooLarge as error:
             return error.info, too_large(self.max_bytes)
+        except ObjectUnreadable as error:
+            message = "The file cannot be read. Allow this program to read it, or drop a copy."
+            return error.info, InputRejected("unreadable", message)
 
     def _verdict(
         self, info: ObjectInfo, data: bytes | InputRejected, started: datetime, fetch: float
@@ -183,7 +193,7 @@ def read_verdict(store: Store, key: str) -> Seen:
             return Seen()
         info, data = found
         return Seen(Verdict.from_json(data), info.etag)
-    except ObjectTooLarge as error:
+    except (ObjectTooLarge, ObjectUnreadable) as error:
         return Seen(None, error.info.etag)
     except ValueError:
         return Seen(None, info.etag)

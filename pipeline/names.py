@@ -5,7 +5,7 @@ import hmac
 from fnmatch import fnmatch
 
 INBOX, OUTBOX = "inbox/", "outbox/"
-_UNUSABLE = OUTBOX + "name-not-usable/"
+UNUSABLE = OUTBOX + "name-not-usable/"
 _PREVIEWS = OUTBOX + ".previews/"
 _RESERVED = ("name-not-usable/", ".previews/")
 _UNFINISHED = ("*.part", "*.partial", "*.tmp", "*.crdownload", "*~", "thumbs.db", "desktop.ini")
@@ -16,8 +16,13 @@ MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too,
 def verdict_key(inbox_key: str) -> str:
     """Where the verdict of an inbox key stands; under a hash when the plain name cannot be used."""
     if name_problem(inbox_key):
-        return f"{_UNUSABLE}{_digest(inbox_key)}.json"
+        return f"{UNUSABLE}{_digest(inbox_key)}.json"
     return f"{OUTBOX}{inbox_key.removeprefix(INBOX)}.json"
+
+
+def has_place(key: str, inbox_key: str) -> bool:
+    """Whether the verdict of `inbox_key` belongs at the outbox key `key`."""
+    return key.startswith(UNUSABLE) or key == verdict_key(inbox_key)
 
 
 def preview_key(inbox_key: str, etag: str) -> str:
@@ -42,7 +47,8 @@ def name_problem(inbox_key: str) -> str | None:
         encoded = rest.encode()
     except UnicodeEncodeError:
         return "The name is not valid Unicode."
-    if len(f"{name}.json".encode()) > MAX_NAME_BYTES or len(encoded) > MAX_KEY_BYTES - len(f"{OUTBOX}.json"):
+    longest = max(len(part.encode()) for part in (*folders, f"{name}.json"))
+    if longest > MAX_NAME_BYTES or len(encoded) > MAX_KEY_BYTES - len(f"{OUTBOX}.json"):
         return "The name is too long."
     if rest.startswith(_RESERVED) or any(folder.endswith(".json") for folder in folders):
         return "The folder's name collides with a name that the outbox needs."

@@ -14,11 +14,9 @@ from pipeline.errors import UsageError
 class Settings(BaseSettings):
     """Where the parts are and what they may use. Each field is the variable `CXR_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="CXR_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CXR_", env_ignore_empty=True, frozen=True)
 
     store: Literal["folder", "s3"] = Field("folder", description="where inbox and outbox are")
-    index: Literal["sqlite"] = Field("sqlite", description="where the worklist is")
-    host: Literal["local"] = Field("local", description="where the network runs: in this process")
     root: Path = Field(
         Path("data"), description="the folder of local mode: `inbox/`, `outbox/`, the worklist"
     )

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.names import UNUSABLE
 from pipeline.ports import Row, SourceState
 
 # `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
@@ -62,6 +63,17 @@ class SqliteIndex:
         self._local = threading.local()
         self._guard = threading.Lock()
         self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
+        try:
+            self._make()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:  # not SQLite's, or damaged: nothing is lost with it
+            self.close()
+            path.unlink()
+            self._local = threading.local()
+            self._make()
+
+    def _make(self) -> None:
         self._database().execute("PRAGMA journal_mode = WAL")
         with self._write() as database:  # one transaction: another process may be making the same file
             (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -147,8 +159,13 @@ class SqliteIndex:
         return [key for (key,) in self._database().execute(query)]
 
     def present(self) -> list[str]:
-        """The keys whose source was there when it was last looked at."""
-        return [key for (key,) in self._database().execute("SELECT key FROM rows WHERE source = 'present'")]
+        """The keys whose source was there when it was last looked at.
+
+        Without those whose name was not usable: their row's key is not quite the name.
+        """
+        usable = "verdict_key IS NULL OR verdict_key NOT LIKE ?"
+        query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
+        return [key for (key,) in self._database().execute(query, (f"{UNUSABLE}%",))]
 
     def counts(self) -> dict[str, int]:
         """How many rows wait (`waiting`), and of the others how many have each label or status."""
@@ -188,10 +205,11 @@ class SqliteIndex:
         database.execute("BEGIN IMMEDIATE")
         try:
             yield database
+            database.execute("COMMIT")
         except BaseException:
-            database.execute("ROLLBACK")
+            if database.in_transaction:
+                database.execute("ROLLBACK")
             raise
-        database.execute("COMMIT")
 
 
 def _next_change(database: sqlite3.Connection) -> int:
@@ -200,7 +218,7 @@ def _next_change(database: sqlite3.Connection) -> int:
 
 def _text(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds: sorts as text."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _value(value: object) -> object:

@@ -183,7 +183,10 @@ class Verdict(Part):
         What this release does not know is left out: fields, warnings, and a reason's code (its sentence
         stays).
         """
-        return cls.model_validate(_known(json.loads(data)), extra="ignore")
+        try:
+            return cls.model_validate(_known(json.loads(data)), extra="ignore")
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 def _known(content: Any) -> Any:

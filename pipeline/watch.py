@@ -10,7 +10,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from watchdog.events import (
@@ -27,6 +27,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from pipeline.errors import UsageError
 from pipeline.names import INBOX, is_unfinished
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's a
 _SECOND_LOOK_SECONDS = (
     10.0  # after a file was taken that nobody closed: a preallocated copy keeps still, and fills up
 )
+_UNREADABLE_SECONDS = 10.0
+_MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
 _TICK_SECONDS = 0.1
 _OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
 
@@ -45,7 +48,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
     *(FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent),
 ]
 
-Signature = tuple[int, int, int]  # inode, size, mtime
+Signature = tuple[int, int, int, int]  # inode, size, mtime, ctime
 Hint = Callable[[str, bool], None]  # key, whether it was removed
 
 
@@ -62,6 +65,7 @@ class InboxWatcher(FileSystemEventHandler):
         self._guard = threading.RLock()
         self._complaints = _Complaints(self._scan_soon)
         self._stopped = threading.Event()
+        self._watched: tuple[int, int] | None = None  # which folder the system watches
         self._due = 0.0  # when the next scan is to be, on the monotonic clock
         self._thread = threading.Thread(target=self._loop, name="cxr-watch", daemon=True)
         # On Linux, ask for renames from and to places outside the inbox too: they come as moves without the
@@ -69,12 +73,22 @@ class InboxWatcher(FileSystemEventHandler):
         options = {"generate_full_events": True} if sys.platform == "linux" else {}
         self._observer = None if poll else Observer(**options)
 
-    def start(self) -> None:
-        """Begin to watch; the first scan has been made when this returns."""
+    def start(self, known: Iterable[str] = ()) -> None:
+        """Begin to watch; the first scan has been made when this returns.
+
+        Of the keys `known` from before, those that are not there any more are said to be removed. UsageError
+        when the system cannot watch.
+        """
         if self._observer:
-            self._observer.schedule(self, str(self._inbox), recursive=True, event_filter=_EVENTS)
-            self._observer.start()
+            try:
+                self._watch()
+                self._observer.start()
+            except OSError as error:
+                raise UsageError(f"the inbox cannot be watched ({error.strerror}); use --poll") from error
         self.scan(time.time() - _OLD_SECONDS)
+        for key in known:
+            if self._state(key) is None:
+                self._hint(key, True)
         self._due = time.monotonic() + self._rescan_seconds
         logging.getLogger("watchdog").addHandler(self._complaints)
         self._thread.start()
@@ -83,8 +97,9 @@ class InboxWatcher(FileSystemEventHandler):
         """End the watch and wait for its threads."""
         self._stopped.set()
         logging.getLogger("watchdog").removeHandler(self._complaints)
-        self._thread.join(10)
-        if self._observer:
+        if self._thread.ident:
+            self._thread.join(10)
+        if self._observer and self._observer.ident:
             self._observer.stop()
             self._observer.join(10)
 
@@ -92,13 +107,32 @@ class InboxWatcher(FileSystemEventHandler):
         """Compare the whole inbox with what was said; files last changed before the time `old` count as at
         rest.
         """
-        found = dict(self._files())
+        inbox = _identity(self._inbox)
+        if inbox is None:
+            self._due = time.monotonic() + _MISSING_SECONDS
+        elif self._observer and inbox != self._watched:
+            self._watch()  # the folder was deleted and made again, and its watch went with it
+        unread: list[OSError] = []
+        found = dict(self._files(unread.append))
+        if unread:
+            log.warning("%d folders of the inbox cannot be read; check their permissions", len(unread))
+        hidden = tuple(
+            f"{error.filename}{os.sep}" for error in unread
+        )  # nothing is known of what is in there
         with self._guard:
             for key, (signature, changed) in found.items():
                 if self._said.get(key) != signature:
-                    self._say(key, signature) if changed < old else self._notice(key, signature)
+                    settled = changed < old and self._is_ready(key, (signature, changed))
+                    self._say(key, signature) if settled else self._notice(key, signature)
             for key in self._said.keys() - found.keys():
-                self._unsay(key)
+                if not str(self._root / key).startswith(hidden):
+                    self._unsay(key)
+
+    def _watch(self) -> None:
+        assert self._observer is not None
+        self._observer.unschedule_all()
+        self._watched = _identity(self._inbox)
+        self._observer.schedule(self, str(self._inbox), recursive=True, event_filter=_EVENTS)
 
     def on_closed(self, event: FileSystemEvent) -> None:
         """Its writer closed it: take it at once (Linux only)."""
@@ -132,8 +166,9 @@ class InboxWatcher(FileSystemEventHandler):
         state = self._state(key) if key else None
         if key and state:
             with self._guard:
-                if self._said.get(key) != state[0]:
-                    self._say(key, state[0])
+                if self._said.get(key) == state[0]:
+                    return
+                self._say(key, state[0]) if self._is_ready(key, state) else self._notice(key, state[0])
 
     def _look(self, path: bytes | str) -> None:
         key = self._key(path)
@@ -144,6 +179,10 @@ class InboxWatcher(FileSystemEventHandler):
                     self._unsay(key)
                 elif self._said.get(key) != state[0]:
                     self._notice(key, state[0])
+
+    def _is_ready(self, key: str, state: tuple[Signature, float]) -> bool:
+        """Whether a file at rest can be taken: one that may not be read gets some time to become readable."""
+        return os.access(self._root / key, os.R_OK) or time.time() - state[1] > _UNREADABLE_SECONDS
 
     def _notice(self, key: str, signature: Signature) -> None:
         if self._restless.get(key, (None, 0))[0] != signature:
@@ -165,10 +204,7 @@ class InboxWatcher(FileSystemEventHandler):
             if time.monotonic() < self._due:
                 continue
             self._due = time.monotonic() + self._rescan_seconds
-            try:
-                self.scan()
-            except OSError as error:
-                log.warning("the inbox could not be scanned: %s; it will be tried again", error.strerror)
+            self.scan()
 
     def _settle_restless(self) -> None:
         with self._guard:
@@ -178,7 +214,7 @@ class InboxWatcher(FileSystemEventHandler):
                     self._unsay(key)
                 elif state[0] != signature:
                     self._notice(key, state[0])
-                elif time.monotonic() - since >= self._settle:
+                elif time.monotonic() - since >= self._settle and self._is_ready(key, state):
                     self._say(key, signature)
                     self._unsure[key] = time.monotonic() + _SECOND_LOOK_SECONDS
             for key in [key for key, due in self._unsure.items() if due <= time.monotonic()]:
@@ -186,8 +222,8 @@ class InboxWatcher(FileSystemEventHandler):
                 if key in self._said:
                     self._hint(key, False)
 
-    def _files(self) -> Iterator[tuple[str, tuple[Signature, float]]]:
-        for folder, folders, names in os.walk(self._inbox):
+    def _files(self, unread: Callable[[OSError], None]) -> Iterator[tuple[str, tuple[Signature, float]]]:
+        for folder, folders, names in os.walk(self._inbox, onerror=unread):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 key = self._key(os.path.join(folder, name))  # noqa: PTH118  os.walk's own, in the inner loop
@@ -212,7 +248,16 @@ class InboxWatcher(FileSystemEventHandler):
             return None
         if not stat.S_ISREG(state.st_mode):
             return None
-        return (state.st_ino, state.st_size, state.st_mtime_ns), max(state.st_mtime, state.st_ctime)
+        signature = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        return signature, max(state.st_mtime, state.st_ctime)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 class _Complaints(logging.Handler):

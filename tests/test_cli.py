@@ -119,3 +119,25 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
     verdict = json.loads((root / "outbox/pneumonia-1.jpeg.json").read_bytes())
     assert set(written["required"]) <= set(verdict) <= set(written["properties"])
     assert time.strptime(verdict["finished_at"][:19], "%Y-%m-%dT%H:%M:%S")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["up", "--root", "FILE"], "name another --root"),
+        (["up", "--port", "99999"], "65535"),
+        (["replay", "FILE", "--root", "ROOT"], "holds no JSON event"),
+        (["classify", "--weights", "FILE", "FILE"], "cxr export"),
+        (["train", "ROOT"], "NORMAL"),
+        (["evaluate", "ROOT"], "NORMAL"),
+        (["export", "ROOT", "ROOT"], "cxr train"),
+    ],
+)
+def test_wrong_use_is_said_without_a_trace(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text("[" * 100_000)
+    (tmp_path / "ROOT").mkdir()
+    places = [str(tmp_path / word) if word in ("FILE", "ROOT") else word for word in arguments]
+    answer = cxr(*places)
+    assert answer.returncode == 2
+    assert reason in answer.stderr.decode()
+    assert b"Traceback" not in answer.stderr

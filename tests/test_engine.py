@@ -45,6 +45,24 @@ def test_a_bad_file_is_refused_with_a_sentence(engine: Engine, kind: str) -> Non
     assert any(verb in str(caught.value) for verb in ("Drop", "drop", "Export"))
 
 
+def test_odd_exif_does_not_spoil_a_good_picture(engine: Engine) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 3, "Maker\0\xff", 72.0
+    data = pictures.encoded(pictures.sample().rotate(180), "JPEG", quality=95, exif=exif)
+    for position in range(20, 120):  # somewhere in the EXIF
+        damaged = bytearray(data)
+        damaged[position] ^= 0x55
+        with suppress(InputRejected):
+            engine.examine(bytes(damaged))
+
+
+def test_a_tiff_in_which_white_is_zero(engine: Engine) -> None:
+    inverted = Image.fromarray(65535 - np.asarray(pictures.deep()))
+    data = pictures.encoded(inverted, "TIFF", tiffinfo={262: 0})
+    expected = engine.examine(pictures.GOOD["16-bit TIFF"]()).finding
+    assert engine.examine(data).finding.probability == pytest.approx(expected.probability, abs=0.01)
+
+
 def test_a_bomb_costs_no_memory(engine: Engine) -> None:
     data = pictures.bomb()
     tracemalloc.start()

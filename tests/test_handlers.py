@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from handlers import dead_letter, ingest, local, record, wiring
 from handlers.local import LocalContext
-from pipeline.errors import HostError, IngestFailed
+from pipeline.errors import HostError, IngestFailed, StoreError
 from pipeline.events import s3_event
 from pipeline.intake import Ports, rebuild_index
 from pipeline.judge import read_verdict
@@ -19,6 +20,7 @@ from pipeline.names import verdict_key
 from pipeline.ports import Job, Outcome
 from pipeline.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_ports
+from tests.test_watch import wait_for
 
 CONTEXT = LocalContext()
 
@@ -220,3 +222,77 @@ def test_no_file_name_reaches_the_log(
     written = caplog.text + "".join(capfd.readouterr())
     assert "a job failed" in written
     assert "Mustermann" not in written
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"Records": None},
+        {"Records": {}},
+        {"Records": ["text"]},
+        {"Records": [{"eventSource": "aws:sqs"}]},
+    ],
+)
+def test_what_is_no_event_is_ignored(ports: Ports, event: dict[str, Any]) -> None:
+    answer = ingest.handler(event, CONTEXT)
+    assert answer["outcomes"] == []
+    assert "batchItemFailures" not in answer
+
+
+def test_a_verdicts_copy_at_another_place_says_nothing(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    objects(ports)["outbox/backup/a.json"] = objects(ports)["outbox/a.json"]
+    objects(ports)["inbox/a"] = b"N2"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    record.handler(s3_event("b", ["outbox/backup/a.json"]), CONTEXT)
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert row.label == "normal"
+
+
+def test_the_queue_keeps_what_could_not_even_be_given_up(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the disk is full: once there is room, all is done, without another hint."""
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    monkeypatch.setattr(local, "_PAUSE_AFTER_ERROR", 0.1)
+    full = [True]
+    put = ports.store.put
+
+    def put_if_there_is_room(key: str, data: bytes, expected: str | None) -> str:
+        if full and key.startswith("outbox/"):
+            raise StoreError("no space left")
+        return put(key, data, expected)
+
+    monkeypatch.setattr(ports.store, "put", put_if_there_is_room)
+    objects(ports).update({"inbox/a": b"P1", "inbox/b": b"bad"})
+    hints = local.LocalQueue(ports)
+    for key in ("inbox/a", "inbox/b"):
+        hints.send(key, removed=False)
+    waiting = ports.index.get("inbox/b")
+    assert waiting is not None
+    assert waiting.waiting_since is not None
+    time.sleep(0.5)
+    assert "outbox/a.json" not in objects(ports)
+    full.clear()
+    wait_for(lambda: {"outbox/a.json", "outbox/b.json"} <= objects(ports).keys())
+    wait_for(lambda: "waiting" not in index_of(ports).counts())
+    hints.stop()
+
+
+def test_the_queue_stops_after_the_batch_at_work(ports: Ports) -> None:
+    class Slow:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            time.sleep(0.2)
+            return ports.host.run(jobs)
+
+    wiring.provide(replace(ports, host=Slow()))
+    hints = local.LocalQueue(ports)
+    for number in range(200):
+        objects(ports)[f"inbox/{number}"] = b"P1"
+        hints.send(f"inbox/{number}", removed=False)
+    assert index_of(ports).counts()["waiting"] > 150  # all that is queued is shown
+    hints.stop()
+    assert sum(key.startswith("outbox/") and key.endswith(".json") for key in objects(ports)) < 100

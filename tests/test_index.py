@@ -132,3 +132,12 @@ def test_a_file_of_another_schema_is_begun_anew(tmp_path: Path) -> None:
     again = SqliteIndex(path)
     assert row(again) == DONE
     again.close()
+
+
+def test_a_file_that_is_no_database_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    index = SqliteIndex(path)
+    index.record(DONE)
+    assert row(index) == DONE
+    index.close()

@@ -1,5 +1,7 @@
 """The use case, step by step; `test_interleavings` runs it against everything that can happen in between."""
 
+import json
+
 import pytest
 
 from pipeline.errors import StoreError
@@ -120,7 +122,9 @@ def test_releases_never_undo_each_other(store: MemoryStore) -> None:
     assert verdict_of(store).release.number == 2
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b'{"schema": "other/1"}', b"\xff" * 2_000_000])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b'{"schema": "other/1"}', b"\xff" * 2_000_000, b"[" * 100_000]
+)
 def test_what_is_no_verdict_is_replaced(store: MemoryStore, damaged: bytes) -> None:
     store.put(KEY, b"P1", None)
     store.put(verdict_key(KEY), damaged, None)
@@ -146,3 +150,19 @@ def test_a_name_that_cannot_be_used_is_said_under_a_hash(store: MemoryStore, key
     assert verdict.reason.code == "name_not_usable"
     assert verdict_key(key).startswith("outbox/name-not-usable/")
     assert make_judge(store).judge(Job(key)).result == "current"
+
+
+def test_a_verdict_of_a_later_release_can_be_read(store: MemoryStore) -> None:
+    """Else this release would take it for damaged, and undo it."""
+    store.put(KEY, b"bad", None)
+    make_judge(store, release=9).judge(Job(KEY))
+    key = verdict_key(KEY)
+    later = json.loads(store.objects[key])
+    later.update(mood="sunny", warnings=["atypical", "on_fire"])
+    later["reason"]["code"] = "too_blue"
+    store.objects[key] = json.dumps(later).encode()
+    verdict = verdict_of(store)
+    assert verdict.warnings == ["atypical"]
+    assert verdict.reason is not None
+    assert verdict.reason.message == "It is damaged. Export it again."
+    assert make_judge(store).judge(Job(KEY)).result == "current"

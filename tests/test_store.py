@@ -1,7 +1,9 @@
 """One contract for every store: the fake, the folder, and S3 (moto's)."""
 
+import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge
+from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, ObjectUnreadable, UsageError
 from pipeline.folder import FolderStore
 from pipeline.ports import Store
 from tests.fakes import MemoryStore
@@ -164,10 +166,10 @@ def test_a_change_from_outside_is_seen_at_once(tmp_path: Path) -> None:
 
 
 def test_an_etag_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.folder._RACY_NS", 0)
     store = FolderStore(tmp_path)
     path = tmp_path / "inbox/a"
     path.write_bytes(b"x")
-    os.utime(path, (1, 1))
     first = store.head("inbox/a")
     monkeypatch.setattr("hashlib.md5", None)
     assert store.head("inbox/a") == first
@@ -188,3 +190,56 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     store.put(KEY, b"whole", None)
     FolderStore(tmp_path)
     assert not list((tmp_path / ".cxr/tmp").iterdir())
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of scanners and archives that write one size and set one time: only ctime tells."""
+    monkeypatch.setattr("pipeline.folder._RACY_NS", 0)
+    store = FolderStore(tmp_path)
+    path = tmp_path / "inbox/a.tif"
+    etags = set()
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+        info = store.head("inbox/a.tif")
+        assert info is not None
+        etags.add(info.etag)
+        time.sleep(0.02)
+    assert len(etags) == 2
+
+
+def test_what_may_not_be_read_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    (tmp_path / "inbox/a").write_bytes(b"123")
+
+    def refuse(path: object, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.open", refuse)
+    info = store.head("inbox/a")
+    assert info is not None
+    assert info.size == 3
+    with pytest.raises(ObjectUnreadable) as caught:
+        store.get("inbox/a", 10)
+    assert caught.value.info == info
+    assert caught.value.__cause__ is None  # it would name the file
+
+
+def test_what_is_in_the_way_of_a_write_is_said(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    (tmp_path / "outbox/a.json").mkdir()
+    (tmp_path / "inbox/a").write_bytes(b"1")
+    for key in ("outbox/a.json", "inbox/a/b", "inbox/" + "n" * 250 + "/" + "n" * 256):
+        with pytest.raises(KeyNotUsable):
+            store.put(key, b"x", None)
+
+
+def test_a_root_that_cannot_be_one_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="name another --root"):
+        FolderStore(tmp_path / "file")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/inbox").symlink_to(tmp_path / "scans")
+    with pytest.raises(UsageError, match="is a link"):
+        FolderStore(tmp_path / "root")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from flask import Blueprint, jsonify, redirect, request, url_for
@@ -92,8 +93,15 @@ def place(store: Store, key: str, data: bytes) -> str:
         except ConditionFailed:
             there = store.head(candidate)
             if there and there.etag == etag:
+                _touch(store, candidate, data, etag)
                 return candidate
     raise Refused("There are too many other files of this name. Rename it and upload it again.", 409)
+
+
+def _touch(store: Store, key: str, data: bytes, etag: str) -> None:
+    """Write the same bytes again: the event that follows has a failed one tried again."""
+    with suppress(ConditionFailed):
+        store.put(key, data, etag)
 
 
 def _candidates(key: str) -> Iterator[str]:
