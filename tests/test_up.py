@@ -24,7 +24,9 @@ class Up:
     """A `cxr up` process on a free port."""
 
     def __init__(self, root: Path) -> None:
-        command = [sys.executable, "-W", "error", "-m", "cxr", "up", "--root", str(root), "--port", "0"]
+        # waitress leaves its connections to the end of the process.
+        warnings = ["-W", "error", "-W", "ignore:unclosed <socket:ResourceWarning"]
+        command = [sys.executable, *warnings, "-m", "cxr", "up", "--root", str(root), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.process.stdout.readline()
