@@ -1,5 +1,6 @@
-"""The command line: the one place that puts the parts together. Each command imports what it needs, when it
-needs it.
+"""The command line: the one place that puts the parts together.
+
+Each command imports what it needs, when it needs it.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class Answer:
 
 
 def deliver(event: Event) -> Answer:
-    """Deliver an event until its records are done: again after a failure, to the dead letters after the
-    third.
+    """Deliver an event until its records are done: again after a
+    failure, to the dead letters after the third.
 
     What reached the outbox goes to `record`, as S3 would see to. IngestFailed when not even a `failed`
     verdict could be written.

@@ -8,8 +8,9 @@ from pipeline.intake import record
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, int]:
-    """Take S3's notification of the outbox, in any of its shapes. A failure is raised, and the event comes
-    again.
+    """Take S3's notification of the outbox, in any of its shapes.
+
+    A failure is raised, and the event comes again.
     """
     with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
         return {"recorded": record(event, wiring.ports())}

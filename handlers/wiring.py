@@ -63,8 +63,8 @@ def make_index(settings: Settings) -> SqliteIndex:
 
 
 def logger() -> Logger:
-    """JSON lines on standard error, in which a hash stands for a file's name; the pipeline's loggers join
-    in.
+    """JSON lines on standard error, in which a hash stands for a
+    file's name; the pipeline's loggers join in.
     """
     global _logger
     if _logger is None:

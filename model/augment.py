@@ -1,5 +1,5 @@
-"""What training does to an image so that the network learns lungs and not the habits of one hospital's
-films.
+"""What training does to an image so that the network learns
+lungs and not the habits of one hospital's films.
 """
 
 import torch
@@ -9,16 +9,16 @@ from model.vision import v2
 
 
 def standardise(image: Tensor) -> Tensor:
-    """`model.preprocess.standardise` for tensors: [..., H, W] to zero mean and unit deviation of each
-    image.
+    """`model.preprocess.standardise` for tensors: [..., H, W] to
+    zero mean and unit deviation of each image.
     """
     deviation, mean = torch.std_mean(image, dim=(-2, -1), keepdim=True, correction=0)
     return (image - mean) / deviation.clamp_min(1.0)
 
 
 class Augment:
-    """Random changes of one image, [1, H, W] 8-bit -> [1, size, size] standardised; draws from torch's
-    generator.
+    """Random changes of one image, [1, H, W] 8-bit -> [1, size,
+    size] standardised; draws from torch's generator.
     """
 
     def __init__(self, size: int) -> None:

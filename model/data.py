@@ -113,8 +113,8 @@ def _fold(patient: str, report: float) -> Fold:
 
 
 def _without_copies(samples: list[Sample]) -> list[Sample]:
-    """Drop repeated contents, keeping the copy in the most protected fold, so that no fold leaks into
-    another.
+    """Drop repeated contents, keeping the copy in the most
+    protected fold, so that no fold leaks into another.
     """
     order = {"report": 0, "validation": 1, "train": 2}
     kept: dict[str, Sample] = {}

@@ -136,8 +136,8 @@ def _gray(image: Image.Image) -> Image.Image:
 
 
 def _stretched(image: Image.Image) -> Image.Image:
-    """Deep gray to 8 bits, from the darkest to the brightest value: files of 10, 12 and 16 bits look
-    alike.
+    """Deep gray to 8 bits, from the darkest to the brightest
+    value: files of 10, 12 and 16 bits look alike.
     """
     values = np.asarray(image, np.float32)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))

@@ -1,5 +1,6 @@
-"""The engine that serves: ONNX Runtime, no torch. `model.reference` is the same in torch; a test holds them
-together.
+"""The engine that serves: ONNX Runtime, no torch.
+
+`model.reference` is the same in torch; a test holds them together.
 """
 
 import hashlib
@@ -57,8 +58,8 @@ class Calibration(BaseModel):
 
 
 class Engine:
-    """The shipped network, or that of another ONNX file that `cxr export` wrote; safe to call from several
-    threads.
+    """The shipped network, or that of another ONNX file that `cxr
+    export` wrote; safe to call from several threads.
     """
 
     def __init__(self, weights: Path | None = None, max_pixels: int = 50_000_000) -> None:

@@ -100,8 +100,8 @@ def _of_judged(
 
 
 def calibration_error(truth: npt.NDArray[np.int_], probability: Floats) -> float:
-    """Expected calibration error: |mean P - share of pneumonia| in equal-width bins of P, weighted by their
-    size.
+    """Expected calibration error: |mean P - share of pneumonia| in
+    equal-width bins of P, weighted by their size.
     """
     bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     gaps = [
@@ -121,8 +121,8 @@ def table(metrics: Metrics) -> str:
 
 
 def _bootstrap(patients: list[str], truth: npt.NDArray[np.int_]) -> list[Indices]:
-    """All indices, then those of resampled patients, with a fixed seed; draws of a single class are left
-    out.
+    """All indices, then those of resampled patients, with a fixed
+    seed; draws of a single class are left out.
     """
     groups: dict[str, list[int]] = {}
     for index, patient in enumerate(patients):

@@ -27,8 +27,8 @@ def load_network(path: Path) -> Network:
 
 
 def export(network: Network, calibration: Calibration, path: Path) -> None:
-    """Write the network as ONNX with a free batch axis; outputs `logits` [N, 2], `map` [N, h, w], `distance`
-    [N].
+    """Write the network as ONNX with a free batch axis; outputs
+    `logits` [N, 2], `map` [N, h, w], `distance` [N].
     """
     size = network.config.size
     example = torch.zeros(2, 1, size, size)

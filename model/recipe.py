@@ -31,8 +31,8 @@ def run(data: Path, out: Path, epochs: int | None = None, seed: int | None = Non
 
 
 def calibrate_and_export(run: Path, data: Path) -> Path:
-    """Calibrate the run's network on the validation fold and write `cxr-1.onnx` beside it; returns its
-    path.
+    """Calibrate the run's network on the validation fold and write
+    `cxr-1.onnx` beside it; returns its path.
     """
     network = load_network(run / "network.safetensors")
     samples = [sample for sample in load_samples(data) if sample.fold == "validation"]

@@ -1,5 +1,5 @@
-"""How unlike its training images the network finds an image: the Mahalanobis distance of its own pooled
-features.
+"""How unlike its training images the network finds an image: the
+Mahalanobis distance of its own pooled features.
 
 Lee et al. 2018, arXiv:1807.03888: a normal distribution for each class, with one covariance, here shrunk
 after Ledoit and Wolf (2004). Fitted on training images alone; the limits are quantiles of validation images

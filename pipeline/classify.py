@@ -21,8 +21,8 @@ STANDARD_INPUT = Path("-")
 def verdicts(
     paths: Iterable[Path], engine: Engine, release: Release, max_bytes: int, threads: int
 ) -> Iterator[Verdict]:
-    """The verdicts of files, of all files under folders, and of standard input (`-`), in order; memory is
-    bounded.
+    """The verdicts of files, of all files under folders, and of
+    standard input (`-`), in order; memory is bounded.
 
     UsageError for a path that is not there.
     """

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 def place_of(error: BaseException) -> str:
-    """What went wrong and where, for a log: `OSError at folder.py:70`. Without the message, which may hold a
-    name.
+    """What went wrong and where, for a log: `OSError at folder.py:70`.
+
+    Without the message, which may hold a name.
     """
     frames = traceback.extract_tb(error.__traceback__)
     return (
@@ -46,8 +47,9 @@ class UsageError(CxrError):
 
 
 class InputRejected(CxrError):
-    """The image's own fault. `code` is of the verdict's closed list; the message tells the person what to
-    do.
+    """The image's own fault.
+
+    `code` is of the verdict's closed list; the message tells the person what to do.
     """
 
     def __init__(self, code: ReasonCode, message: str, facts: ImageFacts | None = None) -> None:

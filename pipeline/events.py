@@ -36,8 +36,9 @@ class Ignored:
 
 
 def parse(event: Event) -> list[Change | Ignored]:
-    """The records of an event of any shape, in order. Never raises: what is no event of S3 is ignored with a
-    reason.
+    """The records of an event of any shape, in order.
+
+    Never raises: what is no event of S3 is ignored with a reason.
     """
     try:
         return list(_records(event, None))

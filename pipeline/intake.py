@@ -1,5 +1,5 @@
-"""What the handlers do with an event: `ingest` sees to verdicts, `record` to the worklist, `dead_letter` to
-the end.
+"""What the handlers do with an event: `ingest` sees to verdicts,
+`record` to the worklist, `dead_letter` to the end.
 """
 
 import logging
@@ -61,8 +61,8 @@ def ingest(event: Event, ports: Ports) -> Report:
 
 
 def record(event: Event, ports: Ports) -> int:
-    """Bring the worklist's rows of every verdict that the event names up to date; returns how many it looked
-    at.
+    """Bring the worklist's rows of every verdict that the event
+    names up to date; returns how many it looked at.
     """
     records = in_outbox(parse(event))
     keys = list(dict.fromkeys(record.key for record in records if isinstance(record, Change)))
@@ -140,8 +140,9 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
 
 
 def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
-    """Run the jobs on the host; the worklist shows them waiting meanwhile. A job without an answer has
-    failed.
+    """Run the jobs on the host; the worklist shows them waiting meanwhile.
+
+    A job without an answer has failed.
     """
     since = datetime.now(UTC)
     ports.index.wait([printable(job.key) for job in jobs], since)
@@ -171,8 +172,8 @@ def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
 
 
 def _mark_if_gone(key: str, ports: Ports) -> bool:
-    """Mark the source as the store has it now; looks again after writing, as `record_verdict` does, and
-    why.
+    """Mark the source as the store has it now; looks again after
+    writing, as `record_verdict` does, and why.
     """
     gone = ports.store.head(key) is None
     while True:

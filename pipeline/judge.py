@@ -103,8 +103,8 @@ class Judge:
         return verdict.model_copy(update={**changes, "finished_at": datetime.now(UTC)})
 
     def _write_preview(self, info: ObjectInfo, preview: bytes) -> str:
-        """The preview's name carries the source's ETag: one that stands there already shows the same
-        image.
+        """The preview's name carries the source's ETag: one that
+        stands there already shows the same image.
         """
         key = preview_key(info.key, info.etag)
         try:
@@ -158,8 +158,8 @@ def too_large(limit: int) -> InputRejected:
 
 
 def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message: str) -> Outcome:
-    """After the last try, in the same order of steps: the verdict says `failed`, unless this object has one
-    already.
+    """After the last try, in the same order of steps: the verdict says
+    `failed`, unless this object has one already.
     """
     for _ in range(_ATTEMPTS):
         started = datetime.now(UTC)

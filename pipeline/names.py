@@ -26,8 +26,8 @@ def has_place(key: str, inbox_key: str) -> bool:
 
 
 def preview_key(inbox_key: str, etag: str) -> str:
-    """Where the preview of one version of an inbox object stands: its name says of which bytes it was
-    made.
+    """Where the preview of one version of an inbox object stands:
+    its name says of which bytes it was made.
     """
     return f"{preview_prefix(inbox_key)}{etag}.jpg"
 
@@ -38,8 +38,8 @@ def preview_prefix(inbox_key: str) -> str:
 
 
 def name_problem(inbox_key: str) -> str | None:
-    """Why no verdict can stand beside this name, in words for the person who chose it; None when it is
-    fine.
+    """Why no verdict can stand beside this name, in words for the
+    person who chose it; None when it is fine.
     """
     rest = inbox_key.removeprefix(INBOX)
     *folders, name = rest.split("/")
@@ -73,8 +73,8 @@ def printable(key: str) -> str:
 
 
 def key_hash(key: str, secret: str) -> str:
-    """What stands in logs for a key, which may be a patient's name: equal for equal keys, and not to be
-    guessed.
+    """What stands in logs for a key, which may be a patient's name:
+    equal for equal keys, and not to be guessed.
     """
     return hmac.new(secret.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 

@@ -54,8 +54,8 @@ class Store(Protocol):
         """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
-        """Write if the object has the ETag `expected`, or is absent where that is None, and return the new
-        ETag.
+        """Write if the object has the ETag `expected`, or is absent
+        where that is None, and return the new ETag.
 
         Raises ConditionFailed when the object is in another state.
         """
@@ -125,8 +125,8 @@ class Row:
 
 
 class Index(Protocol):
-    """The worklist: rows for the page, written by the handlers; the outbox is the truth, and can make it
-    again.
+    """The worklist: rows for the page, written by the handlers; the
+    outbox is the truth, and can make it again.
     """
 
     def wait(self, keys: Iterable[str], since: datetime) -> None:
@@ -139,8 +139,9 @@ class Index(Protocol):
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
 
     def mark(self, key: str, source: SourceState) -> None:
-        """Note whether the source is still there. Where there is neither source nor verdict, there is no
-        row.
+        """Note whether the source is still there.
+
+        Where there is neither source nor verdict, there is no row.
         """
 
     def remove(self, verdict_key: str) -> None:

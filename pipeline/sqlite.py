@@ -116,8 +116,9 @@ class SqliteIndex:
             )
 
     def mark(self, key: str, source: SourceState) -> None:
-        """Note whether the source is still there. Where there is neither source nor verdict, there is no
-        row.
+        """Note whether the source is still there.
+
+        Where there is neither source nor verdict, there is no row.
         """
         with self._write() as database:
             if source == "deleted":

@@ -36,8 +36,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Part(BaseModel):
-    """Unknown fields are an error where we write, and ignored where we read: two releases meet in a rolling
-    deploy.
+    """Unknown fields are an error where we write, and ignored where
+    we read: two releases meet in a rolling deploy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -104,8 +104,8 @@ class InboxWatcher(FileSystemEventHandler):
             self._observer.join(10)
 
     def scan(self, old: float = 0) -> None:
-        """Compare the whole inbox with what was said; files last changed before the time `old` count as at
-        rest.
+        """Compare the whole inbox with what was said; files last
+        changed before the time `old` count as at rest.
         """
         inbox = _identity(self._inbox)
         if inbox is None:

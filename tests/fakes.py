@@ -53,8 +53,8 @@ class MemoryStore:
 
 
 class FakeEngine:
-    """Answers at once: P is one for data that begins with `P`; `bad` is the input's fault, `boom` a defect
-    of ours.
+    """Answers at once: P is one for data that begins with `P`; `bad`
+    is the input's fault, `boom` a defect of ours.
     """
 
     model = ModelRef(name="fake", version="1", sha256="0" * 64, engine="fake")

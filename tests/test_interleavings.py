@@ -1,5 +1,5 @@
-"""Whatever happens between the steps of several workers: when all is quiet, every verdict is of the current
-object.
+"""Whatever happens between the steps of several workers: when all
+is quiet, every verdict is of the current object.
 
 Workers run as greenlets over a store and an index that hand control back before each of their operations.
 One test tries every order of two workers around one replacement; the other has Hypothesis decide what comes
@@ -73,8 +73,8 @@ class SteppedIndex(SqliteIndex):
 
 @pytest.mark.parametrize("first", ["judge", "give up"])
 def test_every_order_of_two_workers_around_one_replacement(first: str) -> None:
-    """The event of the first bytes against that of the second: 512 orders, and 8 moments of the
-    replacement.
+    """The event of the first bytes against that of the second: 512
+    orders, and 8 moments of the replacement.
     """
     for order in product((0, 1), repeat=9):
         for moment in range(8):

@@ -473,3 +473,13 @@ def test_every_code_has_its_words() -> None:
 )
 def test_a_percentage_never_says_more_than_is_known(share: float, digits: int, words: str) -> None:
     assert wording.percent(share, digits) == words
+
+
+def test_the_same_file_again_is_a_new_event_of_the_same_object(page: Page) -> None:
+    """So that a failed one is tried again, as its message says."""
+    page.upload(("a.jpeg", b"P1"))
+    path = page.store.root / "inbox/a.jpeg"
+    before = path.stat().st_ino
+    page.upload(("a.jpeg", b"P1"))
+    assert path.stat().st_ino != before
+    assert page.inbox() == {"a.jpeg": b"P1"}
