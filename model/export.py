@@ -45,8 +45,19 @@ def export(network: Network, calibration: Calibration, path: Path) -> None:
         )
     assert program is not None
     model = program.model_proto
+    _forget_origin(model)
     model.metadata_props.append(
         onnx.StringStringEntryProto(key="calibration", value=calibration.model_dump_json())
     )
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Take out the exporter's notes: stack traces, with the paths of the machine that wrote it."""
+    graphs = [model.graph, *model.functions]
+    for part in (*graphs, *(node for graph in graphs for node in graph.node)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for value in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")

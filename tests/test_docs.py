@@ -52,6 +52,7 @@ def test_the_card_is_that_of_the_weights_beside_it() -> None:
         content = (ROOT / "model/weights" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() in card
         assert len(content) < 12_000_000
+        assert b"site-packages" not in content  # nor anything else of the machine that wrote it
 
 
 def test_no_key_and_no_open_door_in_the_repository() -> None:
