@@ -1,11 +1,13 @@
 """Parts that several tests need."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from handlers import wiring
+from tests import webpage
 
 if TYPE_CHECKING:
     from pipeline.s3 import S3Store
@@ -25,6 +27,14 @@ def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Store"]:
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="cxr-test")
         yield S3Store("cxr-test", client)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[webpage.Page]:
+    """The status page over an empty folder."""
+    page = webpage.serve(tmp_path)
+    yield page
+    page.index.close()
 
 
 @pytest.fixture(autouse=True)

@@ -1,87 +1,23 @@
-"""The page, asked by Flask's client, over a folder store and SQLite; its verdicts are by the real judge."""
+"""What the page shows, asked by Flask's client."""
 
-import io
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import escape, unescape
-from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
-from pipeline.errors import StoreError
-from pipeline.folder import FolderStore
 from pipeline.intake import record_verdict
-from pipeline.judge import Judge, give_up
+from pipeline.judge import give_up
 from pipeline.names import preview_key, verdict_key
-from pipeline.ports import Job, ObjectInfo
-from pipeline.sqlite import SqliteIndex
-from pipeline.verdict import NOTICE, Label, ReasonCode, Release, Warning
-from tests.fakes import LIMIT, FakeEngine
+from pipeline.ports import Job
+from pipeline.verdict import NOTICE, Label, ReasonCode, Warning
+from tests.fakes import LIMIT
+from tests.webpage import HOSTILE, NOW, RELEASE, UNICODE, Page
 from web import wording
-from web.app import create_app
-from web.upload import Refused, inbox_key
-
-RELEASE = Release(number=1, version="test")
-MAX_UPLOAD = 1000
-NOW = datetime(2025, 11, 23, 2, 0, tzinfo=UTC)
-HOSTILE = "<img src=x onerror=alert(1)>\"'&.jpeg"
-UNICODE = "Röntgen 正面像 गोपनीय صورة " * 4 + "\u202egpj.jpeg"
-
-
-@dataclass(frozen=True)
-class Page:
-    """The page, and what stands behind it."""
-
-    client: FlaskClient
-    store: FolderStore
-    index: SqliteIndex
-
-    def judged(self, name: str, data: bytes) -> str:
-        """Drop a file and have it judged; returns its ETag."""
-        key = f"inbox/{name}"
-        etag = self.store.put(key, data, None)
-        Judge(self.store, FakeEngine(), RELEASE, LIMIT).judge(Job(key))
-        record_verdict(verdict_key(key), self.store, self.index)
-        return etag
-
-    def finished(self, name: str, moment: datetime) -> None:
-        """Say when a row got its verdict."""
-        row = self.index.get(f"inbox/{name}")
-        assert row is not None
-        self.index.record(replace(row, finished_at=moment))
-
-    def get(self, address: str, code: int = 200, **options: object) -> str:
-        with self.client.get(address, **options) as answer:
-            assert answer.status_code == code, answer.get_data(as_text=True)
-            return answer.get_data(as_text=True)
-
-    def xray(self, name: str, code: int = 200) -> str:
-        return self.get(f"/xray/{quote(name)}", code)
-
-    def upload(
-        self, *files: tuple[str, bytes], script: bool = True, headers: dict[str, str] | None = None
-    ) -> TestResponse:
-        accept = "application/json" if script else "text/html,*/*;q=0.8"
-        fields = {"files": [(io.BytesIO(data), name) for name, data in files]}
-        return self.client.post("/upload", data=fields, headers={"Accept": accept, **(headers or {})})
-
-    def inbox(self) -> dict[str, bytes]:
-        found = [self.store.get(info.key, LIMIT) for info in self.store.list("inbox/")]
-        return {one[0].key.removeprefix("inbox/"): one[1] for one in found if one}
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
-    yield Page(create_app(store, index, MAX_UPLOAD).test_client(), store, index)
-    index.close()
 
 
 def rows(html: str) -> list[str]:
@@ -245,188 +181,6 @@ def test_a_preview_is_never_anything_else(page: Page) -> None:
         page.get("/preview/a.jpeg", 404)
 
 
-# Upload
-
-
-def test_a_script_uploads_a_file_and_gets_its_key(page: Page) -> None:
-    answer = page.upload(("ward 3/Röntgen.jpeg", b"P"))
-    assert (answer.status_code, answer.json) == (200, {"key": "inbox/ward 3/Röntgen.jpeg"})
-    assert page.inbox() == {"ward 3/Röntgen.jpeg": b"P"}
-
-
-def test_the_form_uploads_many_files(page: Page) -> None:
-    answer = page.upload(("a.jpeg", b"1"), ("b/c.jpeg", b"2"), script=False)
-    assert (answer.status_code, answer.location) == (303, "/")
-    assert page.inbox() == {"a.jpeg": b"1", "b/c.jpeg": b"2"}
-
-
-def test_an_equal_file_is_the_same_and_another_gets_a_number(page: Page) -> None:
-    uploads = [
-        (b"1", "a.jpeg"),
-        (b"1", "a.jpeg"),
-        (b"2", "a (2).jpeg"),
-        (b"3", "a (3).jpeg"),
-        (b"2", "a (2).jpeg"),
-    ]
-    for data, name in uploads:
-        assert page.upload(("a.jpeg", data)).json == {"key": f"inbox/{name}"}
-    assert page.inbox() == {"a.jpeg": b"1", "a (2).jpeg": b"2", "a (3).jpeg": b"3"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../a.jpeg",
-        "x/../../a.jpeg",
-        "..\\a.jpeg",
-        "/etc/a.jpeg",
-        "a//b.jpeg",
-        "./a.jpeg",
-        "a/",
-        "..",
-        "a\x00b.jpeg",
-        "a\x7f.jpeg",
-        ".hidden",
-        "x/.git/a.jpeg",
-        "n" * 251,
-        "name-not-usable/a.jpeg",
-        "x.json/a.jpeg",
-    ],
-)
-def test_names_that_lead_elsewhere_or_collide_are_refused(page: Page, name: str) -> None:
-    answer = page.upload((name, b"P"))
-    assert answer.status_code == 400
-    assert answer.json
-    assert re.fullmatch(r"(The|Hidden) .*\.", answer.json["error"])
-    assert page.inbox() == {}
-
-
-def test_the_folders_of_windows_are_folders() -> None:
-    assert inbox_key("ward 3\\a.jpeg") == "inbox/ward 3/a.jpeg"
-    with pytest.raises(Refused, match="not usable"):
-        inbox_key("..\\a.jpeg")
-
-
-def test_a_file_that_is_too_large_is_refused_alone(page: Page) -> None:
-    assert page.upload(("a.jpeg", b"x" * MAX_UPLOAD)).status_code == 200
-    answer = page.upload(("big.jpeg", b"x" * (MAX_UPLOAD + 1)))
-    assert answer.status_code == 413
-    assert "larger than" in answer.get_data(as_text=True)
-    answer = page.upload(("<b>.jpeg", b"x" * (MAX_UPLOAD + 1)), ("fine.jpeg", b"P"), script=False)
-    assert answer.status_code == 413
-    assert "1 of 2 files were not taken; the others are in the inbox." in answer.text
-    assert "&lt;b&gt;.jpeg: The file is larger" in answer.text
-    assert sorted(page.inbox()) == ["a.jpeg", "fine.jpeg"]
-
-
-def test_a_request_that_is_too_large_is_not_read(page: Page) -> None:
-    answer = page.upload(*((f"{number}.jpeg", b"x" * MAX_UPLOAD) for number in range(21)), script=False)
-    assert answer.status_code == 413
-    assert "Send fewer at a time." in answer.text
-    assert page.inbox() == {}
-
-
-def test_an_upload_without_a_file_says_so(page: Page) -> None:
-    assert page.upload().json == {"error": "Choose at least one file."}
-    assert page.upload(("a", b"1"), ("b", b"2")).json == {"error": "Send one file with each request."}
-
-
-def test_a_store_that_does_not_answer_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    def head(self: FolderStore, key: str) -> ObjectInfo | None:
-        raise StoreError("no answer")
-
-    page.upload(("a.jpeg", b"1"))
-    monkeypatch.setattr(FolderStore, "head", head)
-    answer = page.upload(("a.jpeg", b"2"))
-    assert (answer.status_code, answer.json) == (
-        503,
-        {"error": "The inbox and outbox cannot be reached now. Try again in a moment."},
-    )
-
-
-# Other sites, other hosts
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},  # another port of this machine
-        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
-        {"Origin": "http://evil.example"},
-        {"Origin": "http://localhost:9999"},
-        {"Origin": "null"},
-        {"Origin": "http://[broken"},
-    ],
-)
-def test_another_site_cannot_upload(page: Page, headers: dict[str, str]) -> None:
-    answer = page.upload(("a.jpeg", b"P"), headers=headers)
-    assert answer.status_code == 403
-    assert page.inbox() == {}
-
-
-@pytest.mark.parametrize(
-    "headers", [{"Sec-Fetch-Site": "same-origin", "Origin": "null"}, {"Origin": "http://localhost"}, {}]
-)
-def test_the_page_itself_and_programs_can(page: Page, headers: dict[str, str]) -> None:
-    assert page.upload(("a.jpeg", b"P"), headers=headers).status_code == 200
-
-
-@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "LOCALHOST"])
-def test_this_machine_is_answered_to(page: Page, host: str) -> None:
-    assert page.get("/healthz", headers={"Host": host}) == '{"status":"ok"}\n'
-
-
-@pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", "localhost:80@x"]
-)
-def test_another_host_name_is_refused(page: Page, host: str) -> None:
-    page.judged("a.jpeg", b"P")
-    for address in ("/", "/healthz", "/changes", "/xray/a.jpeg", "/static/style.css"):
-        html = page.get(address, 400, headers={"Host": host})
-        assert "a.jpeg" not in html
-
-
-def test_more_host_names_can_be_allowed(page: Page) -> None:
-    page.client.application.config["ALLOWED_HOSTS"] = ("cxr.example",)
-    page.get("/", headers={"Host": "cxr.example:8000"})
-
-
-def test_every_answer_is_hardened_and_none_has_script_or_style_in_line(page: Page) -> None:
-    etag = page.judged("a.jpeg", b"P")
-    page.judged("bad.jpeg", b"bad")
-    addresses = ["/", "/xray/a.jpeg", "/xray/bad.jpeg", "/xray/no", "/no", f"/preview/a.jpeg?v={etag}"]
-    for address in [*addresses, "/changes?since=0", "/healthz", "/static/main.js", "/static/no", "/upload"]:
-        with page.client.get(address) as answer:
-            policy = answer.headers["Content-Security-Policy"]
-            assert policy.startswith("default-src 'none'; ")
-            assert "script-src 'self';" in policy
-            assert "unsafe" not in policy
-            assert policy.endswith("frame-ancestors 'none'")
-            assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            assert answer.headers["Referrer-Policy"] == "same-origin"
-            assert "Cache-Control" in answer.headers
-            if answer.mimetype == "text/html":
-                text = answer.get_data(as_text=True)
-                assert not re.search(
-                    r'\sstyle="|\son\w+="|<style|<script(?! src="| type="application/json")', text
-                )
-                assert NOTICE in text
-
-
-def test_a_failure_logs_no_name(
-    page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def get(self: SqliteIndex, key: str) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(SqliteIndex, "get", get)
-    html = page.xray("John Doe.jpeg", 500)
-    assert "Something went wrong" in html
-    assert "a request failed: GET pages.xray" in caplog.text
-    assert "Doe" not in caplog.text
-
-
 # Live
 
 
@@ -473,13 +227,3 @@ def test_every_code_has_its_words() -> None:
 )
 def test_a_percentage_never_says_more_than_is_known(share: float, digits: int, words: str) -> None:
     assert wording.percent(share, digits) == words
-
-
-def test_the_same_file_again_is_a_new_event_of_the_same_object(page: Page) -> None:
-    """So that a failed one is tried again, as its message says."""
-    page.upload(("a.jpeg", b"P1"))
-    path = page.store.root / "inbox/a.jpeg"
-    before = path.stat().st_ino
-    page.upload(("a.jpeg", b"P1"))
-    assert path.stat().st_ino != before
-    assert page.inbox() == {"a.jpeg": b"P1"}
