@@ -37,9 +37,10 @@ PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
 _LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
 _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
-_RACY_NS = (
-    10_000_000_000  # a file this young may change without a trace: in one tick of its clock, or preallocated
-)
+# A file this young may change without a trace: within one tick of its clock, or preallocated.
+_RACY_NS = 10_000_000_000
+# NONBLOCK: opening a pipe without a writer would wait for ever.
+_READING = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 _CACHE = 65_536  # ETags kept, about 20 MB
@@ -137,7 +138,7 @@ class FolderStore:
         except OSError as error:
             if error.errno in _NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
                 raise KeyNotUsable("a file or folder of the same name is in the way") from None
-            raise StoreError(f"the folder cannot be written to: {error.strerror}") from None
+            raise StoreError(f"the folder cannot be written to: {error.strerror or 'it is locked'}") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -227,12 +228,8 @@ def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def _descriptor(path: Path) -> int | None:
-    # NONBLOCK: opening a pipe without a writer would wait for ever.
-    flags = (
-        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
     try:
-        return os.open(path, flags)
+        return os.open(path, _READING)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -34,10 +34,9 @@ log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
 _SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
-_SECOND_LOOK_SECONDS = (
-    10.0  # after a file was taken that nobody closed: a preallocated copy keeps still, and fills up
-)
-_UNREADABLE_SECONDS = 10.0
+# After a file was taken that nobody closed: a preallocated copy keeps still, and fills up.
+_SECOND_LOOK_SECONDS = 10.0
+_UNREADABLE_SECONDS = 10.0  # for a file that may not be read to become readable
 _MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
 _TICK_SECONDS = 0.1
 _OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
@@ -68,8 +67,7 @@ class InboxWatcher(FileSystemEventHandler):
         self._watched: tuple[int, int] | None = None  # which folder the system watches
         self._due = 0.0  # when the next scan is to be, on the monotonic clock
         self._thread = threading.Thread(target=self._loop, name="cxr-watch", daemon=True)
-        # On Linux, ask for renames from and to places outside the inbox too: they come as moves without the
-        # other end.
+        # On Linux, ask for renames across the inbox's border too: they come as moves without the other end.
         options = {"generate_full_events": True} if sys.platform == "linux" else {}
         self._observer = None if poll else Observer(**options)
 
