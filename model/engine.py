@@ -68,9 +68,7 @@ class Engine:
         try:
             content = path.read_bytes()
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = (
-                1  # images run side by side, each on one core: more a second, and no wait
-            )
+            options.intra_op_num_threads = 1  # images run side by side, each on one core
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.calibration = Calibration.model_validate(json.loads(metadata["calibration"]))
