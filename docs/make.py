@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from model.engine import Engine
 from pipeline.settings import Settings
+from pipeline.verdict import SCHEMA as SCHEMA_NAME
 from pipeline.verdict import json_schema
 
 ROOT = Path(__file__).parents[1]
@@ -34,9 +35,23 @@ def schema() -> str:
 def readme() -> str:
     """The README with its tables as they should be."""
     text = README.read_text(encoding="utf-8")
-    for name, table in (("samples", samples_table()), ("settings", settings_table())):
+    for name, table in (
+        ("example", example()),
+        ("samples", samples_table()),
+        ("settings", settings_table()),
+    ):
         text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{table}\2", text, flags=re.DOTALL)
     return text
+
+
+def example() -> str:
+    """The fields of one sample's verdict that matter most, without its map."""
+    path = SAMPLES / "pneumonia-1.jpeg"
+    seen = Engine().examine(path.read_bytes())
+    source = {"key": f"inbox/{path.name}", "media_type": seen.facts.media_type}
+    finding = seen.finding.model_dump(exclude={"map", "pattern"})
+    verdict = {"schema": SCHEMA_NAME, "status": "classified", "source": source, "finding": finding}
+    return f"```json\n{json.dumps({**verdict, 'warnings': seen.warnings}, indent=1)}\n```\n"
 
 
 def samples_table() -> str:

@@ -46,7 +46,7 @@ def load_samples(data: Path) -> list[Sample]:
     """
     manifest = _read_manifest(data)
     fixed = {row["patient_key"] for row in manifest.values() if row.get("original_here") == "1"}
-    samples = [_sample(path, manifest.get(path.name, {}), fixed, bool(fixed)) for path in _images(data)]
+    samples = [_sample(path, manifest.get(path.name, {}), fixed) for path in _images(data)]
     if {sample.label for sample in samples} != {0, 1}:
         raise UsageError(f"{data} holds no NORMAL/ and PNEUMONIA/ images; name the folder that does")
     return _without_copies(samples)
@@ -81,25 +81,18 @@ def _read_manifest(data: Path) -> dict[str, dict[str, str]]:
     return {}
 
 
-def _sample(path: Path, row: dict[str, str], fixed: set[str], has_fixed: bool) -> Sample:
+def _sample(path: Path, row: dict[str, str], fixed: set[str]) -> Sample:
     label = _class_of(path)
     assert label is not None
     patient = row.get("patient_key") or patient_of(path.name)
-    name = path.name.lower()
-    viral = -1 if label == 0 else 1 if "virus" in name else 0 if "bacteria" in name else -1
-    if has_fixed:
-        fold: Fold = "report" if patient in fixed else _fold(patient, report=0.0)
-    else:
-        fold = _fold(patient, report=REPORT_SHARE)
+    kind = row.get("subtype") or path.name.lower()
+    viral = -1 if label == 0 else 1 if "virus" in kind else 0 if "bacteria" in kind else -1
+    fold = "report" if patient in fixed else _fold(patient, report=0.0 if fixed else REPORT_SHARE)
     return Sample(path, label, viral, patient, fold)
 
 
 def patient_of(name: str) -> str:
-    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`.
-
-    >>> patient_of("person12_virus_3.jpeg"), patient_of("NORMAL2-IM-0115-0001-0002.jpeg"), patient_of("a.png")
-    ('person12', 'NORMAL2-IM-0115', 'a')
-    """
+    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`."""
     match = re.match(r"(person\d+|(?:NORMAL2-)?IM-\d+)", name)
     return match.group(1) if match else Path(name).stem
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from model import recipe
 from model.augment import Augment
 from model.calibrate import choose_thresholds, fit_platt
-from model.data import load_samples
+from model.data import load_samples, patient_of
 from model.engine import Engine
 from model.evaluate import calibration_error, evaluate_folder, table
 from model.network import Network, NetworkConfig
@@ -58,6 +58,19 @@ def test_folds_are_of_patients_and_the_same_each_time(data: Path) -> None:
     assert set(folds.values()) == {"train", "validation", "report"}
     assert {sample.viral for sample in samples if sample.label} == {0, 1}
     assert {sample.viral for sample in samples if not sample.label} == {-1}
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("person12_virus_3.jpeg", "person12"),
+        ("NORMAL2-IM-0115-0001-0002.jpeg", "NORMAL2-IM-0115"),
+        ("IM-0115-0001.jpeg", "IM-0115"),
+        ("other.png", "other"),
+    ],
+)
+def test_a_file_name_names_its_patient(name: str, patient: str) -> None:
+    assert patient_of(name) == patient
 
 
 def test_the_manifest_names_patients_and_the_fixed_fold(data: Path, tmp_path: Path) -> None:
