@@ -1,8 +1,9 @@
-"""The network: a small residual CNN with global average pooling and a linear head.
+"""The network: small residual CNNs, trained apart, that answer together.
 
-The linear head on averaged features makes the class activation map exact (Zhou et al. 2016,
-arXiv:1512.04150): the head applied at every position gives a map whose mean *is* the logit, out of the same
-forward pass, with no gradient.
+Each has global average pooling and a linear head, which makes the class activation map exact (Zhou et al.
+2016, arXiv:1512.04150): the head applied at every position gives a map whose mean *is* the logit, out of the
+same forward pass, with no gradient. The mean over members keeps that; and two that learned from other draws
+err on other images (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 """
 
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from model.typicality import Typicality
 class NetworkConfig:
     """Everything that is needed to build the network again; it travels inside the checkpoint."""
 
-    size: int = 160  # pixels a side of the square gray input
+    size: int = 144  # pixels a side of the square gray input
+    members: int = 2
     stem: int = 24  # channels after the stem, at half resolution
-    widths: tuple[int, ...] = (32, 64, 128, 192)  # channels of each stage
+    widths: tuple[int, ...] = (32, 64, 112, 160)  # channels of each stage
     blocks: int = 2  # residual blocks of each stage
     strides: tuple[int, ...] = (2, 2, 2, 1)  # of each stage; with the stem's 2 a map's side is size / 16
     dropout: float = 0.2  # on the averaged features, in training
+    style_mixing: float = 0.5  # the share of training batches whose images lend one another their style
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
@@ -61,6 +64,65 @@ class Block(nn.Module):
         return out
 
 
+class MixStyle(nn.Module):
+    """Swaps, in training, the mean and deviation of an image's features for a mix with another image's.
+
+    What the early layers' statistics carry is the film's style (exposure, machine, ward), and it says nothing
+    of the lungs. Zhou et al. 2021, arXiv:2104.02008.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share  # of the batches
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w], unchanged in evaluation."""
+        if not self.training or float(torch.rand(())) >= self.share:
+            return x
+        with torch.no_grad():
+            deviation, mean = torch.std_mean(x, (2, 3), keepdim=True, correction=0)
+            deviation = deviation + 1e-3
+            own = torch.distributions.Beta(0.1, 0.1).sample((len(x), 1, 1, 1)).to(x.device)
+            other = torch.randperm(len(x), device=x.device)
+            scale = own + (1 - own) * deviation[other] / deviation
+            shift = own * mean + (1 - own) * mean[other] - scale * mean
+        return x * scale + shift
+
+
+class Member(nn.Module):
+    """One residual CNN: gray image to two logits."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        inputs = config.stem
+        for stage, (outputs, stride) in enumerate(zip(config.widths, config.strides, strict=True)):
+            for index in range(config.blocks):
+                stages.append(Block(inputs, outputs, stride if index == 0 else 1))
+                inputs = outputs
+            if stage < 2:
+                stages.append(MixStyle(config.style_mixing))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, config.stem, 5, 2, 2, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(inputs, 2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, 1, size, size], standardised gray -> [N, C, size / 16, size / 16]."""
+        return torch.as_tensor(self.stages(self.stem(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, size, size] -> logits [N, 2], as in `Output`."""
+        return torch.as_tensor(self.head(self.dropout(self.features(x).mean((2, 3)))))
+
+    def map(self, features: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, h, w]: what each place adds to the pneumonia logit."""
+        weight, bias = self.head.weight[0], self.head.bias[0]
+        return (features * weight[None, :, None, None]).sum(1) + bias
+
+
 class Output(NamedTuple):
     """What the network says of N images."""
 
@@ -75,29 +137,23 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        stages: list[nn.Module] = []
-        inputs = config.stem
-        for outputs, stride in zip(config.widths, config.strides, strict=True):
-            for index in range(config.blocks):
-                stages.append(Block(inputs, outputs, stride if index == 0 else 1))
-                inputs = outputs
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, config.stem, 5, 2, 2, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU(inplace=True)
-        )
-        self.stages = nn.Sequential(*stages)
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(inputs, 2)
-        self.typicality = Typicality(inputs)
+        self.members = nn.ModuleList(Member(config) for _ in range(config.members))
+        self.typicality = Typicality(config.members * config.widths[-1])
 
     def forward(self, x: Tensor) -> Output:
         """[N, 1, size, size], standardised gray."""
-        features = self.stages(self.stem(x))  # [N, C, h, w]
-        pooled = features.mean((2, 3))
-        logits = self.head(self.dropout(pooled))
-        weight, bias = self.head.weight[0], self.head.bias[0]
-        activation = (features * weight[None, :, None, None]).sum(1) + bias
-        return Output(logits, activation, self.typicality(pooled))
+        logits, maps, pooled = [], [], []
+        for member in self.members:
+            assert isinstance(member, Member)
+            features = member.features(x)
+            average = features.mean((2, 3))
+            pooled.append(average)
+            logits.append(member.head(average))
+            maps.append(member.map(features))
+        distance = self.typicality(torch.cat(pooled, 1))
+        return Output(torch.stack(logits).mean(0), torch.stack(maps).mean(0), distance)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """[N, 1, size, size] -> the averaged features, [N, C]."""
-        return torch.as_tensor(self.stages(self.stem(x)).mean((2, 3)))
+        """[N, 1, size, size] -> the members' averaged features, [N, members * C]."""
+        features = [member.features(x) for member in self.members if isinstance(member, Member)]
+        return torch.cat([feature.mean((2, 3)) for feature in features], 1)

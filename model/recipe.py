@@ -1,19 +1,18 @@
 """The whole recipe, from a folder of labelled X-rays to a network that serves: one command, one seed."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import load_samples
 from model.engine import Calibration
+from model.ensemble import predict, train
 from model.export import export, load_network
-from model.train import TrainConfig, predict, train, validation_tensor
+from model.train import TrainConfig, validation_tensor
 from pipeline.errors import UsageError
 
 NAME, MODEL_VERSION = "cxr", "1"
@@ -24,7 +23,6 @@ def run(data: Path, out: Path, epochs: int | None = None, seed: int | None = Non
     config = TrainConfig()
     config = replace(config, epochs=epochs or config.epochs, seed=config.seed if seed is None else seed)
     console = Console()
-    torch.set_num_threads(os.cpu_count() or 1)
     train(data, out, config, console)
     path = calibrate_and_export(out, data)
     console.print(f"written: {path}; measure it with: cxr evaluate {data} --weights {path}")

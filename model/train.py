@@ -1,11 +1,12 @@
-"""Training, top to bottom: one seed and one command make the shipped weights.
+"""Training one member of the network, top to bottom. `model.ensemble` trains them all.
 
-A run is a folder. It holds `state.pt` (everything that is needed to go on after a kill), and at the end
-`network.safetensors`, the averaged weights with their configuration.
+A run is a folder. It holds `state.pt`: everything that is needed to go on after a kill; and at the end the
+averaged weights.
 """
 
 import json
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -16,48 +17,67 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.augment import Augment, standardise
-from model.data import Sample, load_pixels, load_samples
-from model.network import Network, NetworkConfig
+from model.data import Sample, load_pixels
+from model.network import Member, NetworkConfig
 from model.vision import v2
 from pipeline.errors import UsageError
+
+AVERAGED = "averaged.safetensors"  # in a member's folder, when its training is over
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The recipe."""
 
-    epochs: int = 30
+    epochs: int = 40
+    # Small images first: most of what is to be learned shows in them, at a fraction of the time (Tan and Le
+    # 2021, arXiv:2104.00298). Up to this share of the run, this share of the network's size:
+    sizes: tuple[tuple[float, float], ...] = ((0.4, 2 / 3), (0.75, 8 / 9), (1.0, 1.0))
     batch: int = 32
     rate: float = 2e-3  # AdamW's peak, reached after a tenth of the run, then down a cosine to zero
     weight_decay: float = 0.05
     smoothing: float = 0.05  # of the labels: some of them are wrong, and confidence is to be earned
     viral_weight: float = 0.2  # of the auxiliary bacterial-or-viral loss
     averaging: float = 0.998  # decay of the exponential moving average of the weights, which is what ships
-    seed: int = 1
+    seed: int = 1  # of the first member; the next ones count on
     network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def size_at(self, epoch: int) -> int:
+        """Pixels a side of the images of an epoch, counted from 0."""
+        share = next(share for until, share in self.sizes if epoch < until * self.epochs or until == 1.0)
+        return 16 * round(share * self.network.size / 16)  # whole cells of the map
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a member's training is; `epoch` holds the figures of one that has just ended."""
+
+    member: int
+    step: int
+    last_step: int
+    loss: float
+    rate: float  # images a second
+    epoch: dict[str, float] | None = None
 
 
 class Run:
-    """One training run in its folder; made again on the same folder, it goes on where it stopped."""
+    """One member's training in its folder; made again on the same folder, it goes on where it stopped."""
 
-    def __init__(self, samples: list[Sample], out: Path, config: TrainConfig) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.out = config, out
+    def __init__(self, samples: list[Sample], out: Path, config: TrainConfig, index: int) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.config, self.out, self.index = config, out, index
+        self.seed = config.seed + index
+        torch.manual_seed(self.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.train = [sample for sample in samples if sample.fold == "train"]
-        self.validation = [sample for sample in samples if sample.fold == "validation"]
-        if not self.train or not self.validation:
-            raise UsageError("too few patients to hold some back for validation; add images")
-        self.network = Network(config.network).to(self.device)
+        self.samples = samples
+        self.network = Member(config.network).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=True
@@ -66,7 +86,7 @@ class Run:
             _parameter_groups(self.network, config.weight_decay), lr=config.rate, fused=True
         )
         self.step = 0  # batches done since the beginning of the run
-        self.steps_per_epoch = len(self.train) // config.batch
+        self.steps_per_epoch = len(samples) // config.batch
         self.history: list[dict[str, float]] = []
 
     @property
@@ -102,11 +122,11 @@ class Run:
         return True
 
     def learn(self, images: Tensor, labels: Tensor, viral: Tensor) -> float:
-        """One step of gradient descent on a batch: [N, 1, size, size], [N], [N] (-1 where not known)."""
+        """One step of gradient descent on a batch: [N, 1, size, size], [N], [N] (-1: not known)."""
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * rate_at(self.step / self.last_step)
-        logits = self.network(images.to(self.device, memory_format=torch.channels_last)).logits
+        logits = self.network(images.to(self.device, memory_format=torch.channels_last))
         loss = self._loss(logits, labels.to(self.device), viral.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -115,6 +135,15 @@ class Run:
         self.average.update_parameters(self.network)
         self.step += 1
         return float(loss.detach())
+
+    def finish(self) -> None:
+        """Write the averaged weights, which are what ships, with the run's history."""
+        weights = {name: value.contiguous().cpu() for name, value in self.average.module.state_dict().items()}
+        save_file(weights, self.out / AVERAGED, {"history": json.dumps(self.history)})
+
+    def tick(self, loss: float, rate: float, epoch: dict[str, float] | None = None) -> Tick:
+        """How far the run is."""
+        return Tick(self.index, self.step, self.last_step, loss, rate, epoch)
 
     def _loss(self, logits: Tensor, labels: Tensor, viral: Tensor) -> Tensor:
         smooth = labels.float() * (1 - self.config.smoothing) + self.config.smoothing / 2
@@ -126,91 +155,66 @@ class Run:
         return loss
 
 
-def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
-    """Train on `data` (see `model.data`), in the folder `out`; returns the path of `network.safetensors`.
+def train_member(samples: list[Sample], out: Path, config: TrainConfig, index: int) -> Iterator[Tick]:
+    """Train the member of this index in the folder `out`, telling how far it is.
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    run = Run(load_samples(data), out, config)
-    console.print(
-        f"{len(run.train)} images to train on, {len(run.validation)} to validate, on {run.device.type}"
+    learned, held_out = (
+        [sample for sample in samples if sample.fold == fold] for fold in ("train", "validation")
     )
-    if run.resume():
-        console.print(f"going on after step {run.step} of {run.last_step}")
-    pixels = torch.from_numpy(load_pixels(run.train))[:, None]
-    held_out = validation_tensor(run.validation, config.network.size)
-    with _stop_signal() as stopped, _progress(console) as progress:
-        bar = progress.add_task("training", total=run.last_step, completed=run.step, loss=math.nan, rate=0.0)
+    run = Run(learned, out, config, index)
+    run.resume()
+    pixels = torch.from_numpy(load_pixels(learned))[:, None]
+    validation = validation_tensor(held_out, config.network.size)
+    with _stop_signal() as stopped:
         while run.step < run.last_step:
-            _epoch(run, pixels, progress, bar, stopped)
-            _finish_epoch(run, held_out, console)
-    network = run.average.module
-    assert isinstance(network, Network)
-    settle_statistics(network, pixels)
-    fit_typicality(network, pixels, torch.tensor([sample.label for sample in run.train]))
-    return _save_network(run)
+            yield from _epoch(run, pixels, stopped)
+            yield _finish_epoch(run, validation)
+    run.finish()
 
 
-def _epoch(run: Run, pixels: Tensor, progress: Progress, bar: TaskID, stopped: list[int]) -> None:
+def _epoch(run: Run, pixels: Tensor, stopped: list[int]) -> Iterator[Tick]:
     """From where the run stands to the end of the epoch.
 
     Every draw hangs on (seed, step) alone, so that a run that was interrupted ends as one that was not.
     """
     epoch, first = divmod(run.step, run.steps_per_epoch)
-    order = torch.from_numpy(np.random.default_rng([run.config.seed, epoch]).permutation(len(run.train)))
-    augment = Augment(run.config.network.size)
+    order = torch.from_numpy(np.random.default_rng([run.seed, epoch]).permutation(len(run.samples)))
+    augment = Augment(run.config.size_at(epoch), pixels)
     losses, began = [], time.monotonic()
     for indices in order.split(run.config.batch)[first : run.steps_per_epoch]:
-        if stopped:
+        if stopped or _orphaned():
             run.save()
             raise KeyboardInterrupt
-        torch.manual_seed(run.config.seed * 1_000_003 + run.step)
-        batch = [run.train[index] for index in indices]
+        torch.manual_seed(run.seed * 1_000_003 + run.step)
+        batch = [run.samples[index] for index in indices]
         images = torch.stack([augment(pixels[index]) for index in indices])
         labels = torch.tensor([sample.label for sample in batch])
         losses.append(run.learn(images, labels, torch.tensor([sample.viral for sample in batch])))
         rate = len(losses) * run.config.batch / (time.monotonic() - began)
-        progress.update(bar, completed=run.step, loss=float(np.mean(losses[-50:])), rate=rate)
+        yield run.tick(float(np.mean(losses[-50:])), rate)
     run.history.append(
         {"epoch": epoch + 1, "loss": float(np.mean(losses)), "images_per_second": round(rate, 1)}
     )
 
 
-def _finish_epoch(run: Run, held_out: tuple[Tensor, Tensor], console: Console) -> None:
-    images, labels = held_out
-    logits = predict(run.average.module, images)[0][:, 0]
+def _finish_epoch(run: Run, validation: tuple[Tensor, Tensor]) -> Tick:
+    images, labels = validation
+    logits = _predict_member(run.average.module, images)
     entry = run.history[-1]
     entry["validation_loss"] = float(functional.binary_cross_entropy_with_logits(logits, labels.float()))
     entry["validation_auc"] = float(roc_auc_score(labels.numpy(), logits.numpy()))
     run.save()
-    left = (run.last_step - run.step) * run.config.batch / entry["images_per_second"] / 60
-    console.print(
-        f"epoch {entry['epoch']:2}/{run.config.epochs}  loss {entry['loss']:.4f}  "
-        f"validation: loss {entry['validation_loss']:.4f}, AUC {entry['validation_auc']:.4f}  "
-        f"{entry['images_per_second']:.0f} images/s, {left:.0f} min left"
-    )
-
-
-def settle_statistics(network: Network, pixels: Tensor) -> None:
-    """Estimate the batch norms' statistics anew on images as they will be served, without augmentation.
-
-    Those of training are of augmented images, and shift every logit (Touvron et al. 2019, arXiv:1906.06423).
-    """
-    torch.manual_seed(0)
-    batches = pixels[torch.randperm(len(pixels))].split(64)
-    device = next(network.parameters()).device
-    size = network.config.size
-    update_bn((served_input(batch, size) for batch in batches), network, device)
+    return run.tick(entry["loss"], entry["images_per_second"], entry)
 
 
 @torch.inference_mode()
-def fit_typicality(network: Network, pixels: Tensor, labels: Tensor) -> None:
-    """Learn from the training images, as they are served, what is typical of them."""
-    network.eval()
-    device = next(network.parameters()).device
-    batches = (served_input(batch, network.config.size).to(device) for batch in pixels.split(64))
-    network.typicality.fit(torch.cat([network.pooled(batch).cpu() for batch in batches]), labels)
+def _predict_member(member: torch.nn.Module, images: Tensor) -> Tensor:
+    """The averaged member's pneumonia logits, [N], on the CPU."""
+    member.eval()
+    device = next(member.parameters()).device
+    return torch.cat([member(batch.to(device))[:, 0].cpu() for batch in images.split(64)])
 
 
 def served_input(pixels: Tensor, size: int) -> Tensor:
@@ -224,24 +228,13 @@ def validation_tensor(samples: list[Sample], size: int) -> tuple[Tensor, Tensor]
     return served_input(pixels, size), torch.tensor([sample.label for sample in samples])
 
 
-@torch.inference_mode()
-def predict(network: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, 2] and distances [N] of the network in evaluation mode, on the CPU."""
-    network.eval()
-    device = next(network.parameters()).device
-    outputs = [network(batch.to(device)) for batch in images.split(64)]
-    return torch.cat([out.logits.cpu() for out in outputs]), torch.cat(
-        [out.distance.cpu() for out in outputs]
-    )
-
-
 def rate_at(done: float) -> float:
     """The share of the peak learning rate when `done` of the run (0 to 1) is over."""
     warm = 0.1
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
-def _parameter_groups(network: Network, decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(network: Member, decay: float) -> list[dict[str, Any]]:
     """Decay the weights of convolutions and of the head; biases and norms stay free."""
     parameters = list(network.parameters())
     return [
@@ -250,11 +243,10 @@ def _parameter_groups(network: Network, decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _save_network(run: Run) -> Path:
-    path = run.out / "network.safetensors"
-    weights = {name: tensor.contiguous().cpu() for name, tensor in run.average.module.state_dict().items()}
-    save_file(weights, path, {"config": json.dumps(asdict(run.config)), "history": json.dumps(run.history)})
-    return path
+def _orphaned() -> bool:
+    """The process that started this one is gone: another may go on with the run."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 @contextmanager
@@ -268,9 +260,3 @@ def _stop_signal() -> Iterator[list[int]]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-def _progress(console: Console) -> Progress:
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
-    figures = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} images/s")
-    return Progress(*columns, figures, TimeRemainingColumn(), console=console, transient=True)

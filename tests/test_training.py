@@ -21,8 +21,9 @@ from model.calibrate import choose_thresholds, fit_platt
 from model.data import load_samples, patient_of
 from model.engine import Engine
 from model.evaluate import calibration_error, evaluate_folder, table
-from model.network import Network, NetworkConfig
-from model.train import Run, TrainConfig, rate_at, train
+from model.ensemble import train
+from model.network import Member, Network, NetworkConfig
+from model.train import AVERAGED, Run, TrainConfig, rate_at, train_member
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 
@@ -101,10 +102,12 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         load_samples(tmp_path)
 
 
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_a_killed_member_ends_as_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_file(train(data, tmp_path / "whole", TINY, QUIET))
+    samples = load_samples(data)
+    ticks = list(train_member(samples, tmp_path / "whole", TINY, 0))
+    assert [tick.epoch["epoch"] for tick in ticks if tick.epoch] == [1, 2]
     learn, steps = Run.learn, []
 
     def learn_until_the_kill(self: Run, *batch: torch.Tensor) -> float:
@@ -115,18 +118,20 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
     monkeypatch.setattr(Run, "learn", learn_until_the_kill)
     with pytest.raises(KeyboardInterrupt):
-        train(data, tmp_path / "killed", TINY, QUIET)
-    assert not (tmp_path / "killed/network.safetensors").exists()
-    resumed = load_file(train(data, tmp_path / "killed", TINY, QUIET))
+        list(train_member(samples, tmp_path / "killed", TINY, 0))
+    assert not (tmp_path / "killed" / AVERAGED).exists()
+    list(train_member(samples, tmp_path / "killed", TINY, 0))
     assert steps == list(range(len(steps)))
+    whole, resumed = (load_file(tmp_path / name / AVERAGED) for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(data: Path, tmp_path: Path) -> None:
-    train(data, tmp_path, replace(TINY, epochs=1), QUIET)
+    samples = load_samples(data)
+    list(train_member(samples, tmp_path, replace(TINY, epochs=1), 0))
     with pytest.raises(UsageError, match="other settings"):
-        train(data, tmp_path, replace(TINY, epochs=1, seed=2), QUIET)
+        list(train_member(samples, tmp_path, replace(TINY, epochs=1, seed=2), 0))
 
 
 @pytest.fixture(scope="module")
@@ -152,18 +157,20 @@ def test_a_trained_network_serves_and_is_measured(data: Path, run: Path) -> None
 
 def test_the_map_of_the_network_is_exact() -> None:
     network = Network(NetworkConfig()).eval()
-    torch.nn.init.normal_(network.head.weight)
+    for member in network.members:
+        assert isinstance(member, Member)
+        torch.nn.init.normal_(member.head.weight)
     with torch.inference_mode():
-        logits, maps, _ = network(torch.randn(3, 1, 160, 160))
-    assert maps.shape == (3, 10, 10)
+        logits, maps, _ = network(torch.randn(3, 1, 144, 144))
+    assert maps.shape == (3, 9, 9)
     assert torch.allclose(maps.mean((1, 2)), logits[:, 0], atol=1e-4)
-    assert sum(parameter.numel() for parameter in network.parameters()) < 4_000_000
+    assert sum(parameter.numel() for parameter in network.parameters()) < 5_000_000
 
 
 def test_random_weights_give_another_map() -> None:
     """The map is of this network, and no edge detector: Adebayo et al. 2018, arXiv:1810.03292."""
     torch.manual_seed(1)
-    image = torch.randn(1, 1, 160, 160)
+    image = torch.randn(1, 1, 144, 144)
     maps = []
     for _ in range(2):
         network = Network(NetworkConfig()).eval()
@@ -173,8 +180,8 @@ def test_random_weights_give_another_map() -> None:
 
 
 def test_augmentation_keeps_shape_and_scale_and_follows_the_seed() -> None:
-    augment = Augment(160)
-    image = torch.randint(0, 256, (1, 224, 224), dtype=torch.uint8)
+    films = torch.randint(0, 256, (3, 1, 224, 224), dtype=torch.uint8)
+    augment, image = Augment(160, films), films[0]
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
