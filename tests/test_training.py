@@ -20,8 +20,8 @@ from model.augment import Augment
 from model.calibrate import choose_thresholds, fit_platt
 from model.data import load_samples, patient_of
 from model.engine import Engine
-from model.evaluate import calibration_error, evaluate_folder, table
 from model.ensemble import train
+from model.evaluate import calibration_error, evaluate_folder, table
 from model.network import Member, Network, NetworkConfig
 from model.train import AVERAGED, Run, TrainConfig, rate_at, train_member
 from pipeline.errors import UsageError
