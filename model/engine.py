@@ -19,7 +19,7 @@ from model.decode import decode
 from model.preprocess import Array, network_input
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
-from pipeline.verdict import ActivationMap, Finding, ModelRef, Pattern, Thresholds, Typicality
+from pipeline.verdict import ActivationMap, Finding, Interval, ModelRef, Pattern, Thresholds, Typicality
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
 _PREVIEW_SIDE = 1024  # pixels
@@ -51,10 +51,22 @@ class Calibration(BaseModel):
     prevalence: float  # the share of pneumonia among the images it was fitted on
     thresholds: Thresholds
     typicality: Limits
+    pattern_auc: Interval | None = None  # of bacterial against viral, where it is good enough to be shown
 
     def probability(self, logit: float) -> float:
         """Calibrated P(pneumonia), to four decimals."""
         return round(float(_sigmoid(self.slope * logit + self.offset)), 4)
+
+    def at(self, prevalence: float) -> "Calibration":
+        """The same where another share of the patients is ill: P moves with the prior odds, by Bayes' rule.
+
+        So do the thresholds: which images get which label stays, and with it sensitivity and specificity.
+        Saerens et al. 2002, doi 10.1162/089976602753284446.
+        """
+        shift = _log_odds(prevalence) - _log_odds(self.prevalence)
+        thresholds = {name: _moved(value, shift) for name, value in self.thresholds}
+        changes = {"prevalence": prevalence, "offset": self.offset + shift}
+        return self.model_copy(update={**changes, "thresholds": Thresholds(**thresholds)})
 
 
 class Engine:
@@ -62,8 +74,13 @@ class Engine:
     export` wrote; safe to call from several threads.
     """
 
-    def __init__(self, weights: Path | None = None, max_pixels: int = 50_000_000) -> None:
-        """Load the network; UsageError when the file is none."""
+    def __init__(
+        self, weights: Path | None = None, max_pixels: int = 50_000_000, prevalence: float | None = None
+    ) -> None:
+        """Load the network; UsageError when the file is none.
+
+        `prevalence` is the share of pneumonia where it serves, if that is not the training data's.
+        """
         path = weights or SHIPPED
         try:
             content = path.read_bytes()
@@ -71,9 +88,10 @@ class Engine:
             options.intra_op_num_threads = 1  # images run side by side, each on one core
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
-            self.calibration = Calibration.model_validate(json.loads(metadata["calibration"]))
+            shipped = Calibration.model_validate(json.loads(metadata["calibration"]))
         except (OSError, KeyError, ValueError, *_NOT_ONNX) as error:
             raise UsageError(f"{path} holds no network that `cxr export` wrote: {error}") from error
+        self.calibration = shipped.at(prevalence) if prevalence else shipped
         self._max_pixels = max_pixels
         self.model = ModelRef(
             name=self.calibration.name,
@@ -128,7 +146,6 @@ def interpret(
         )
         raise InputRejected("not_a_chest_xray", message, facts)
     probability = calibration.probability(float(logits[0]))
-    viral = round(float(_sigmoid(float(logits[1]))), 3)
     grid = [[round(float(cell), 3) for cell in line] for line in activation]
     return Finding(
         label="uncertain" if typicality.is_atypical else calibration.thresholds.label(probability),
@@ -136,9 +153,16 @@ def interpret(
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
         typicality=typicality,
-        pattern=Pattern(bacterial=round(1 - viral, 3), viral=viral),
+        pattern=_pattern(calibration, float(logits[1])),
         map=ActivationMap(grid=grid, box=_WHOLE_IMAGE),
     )
+
+
+def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
+    if calibration.pattern_auc is None:
+        return None
+    viral = round(_sigmoid(logit), 3)
+    return Pattern(bacterial=round(1 - viral, 3), viral=viral, auc=calibration.pattern_auc)
 
 
 def encode_preview(gray: Image.Image) -> bytes:
@@ -148,6 +172,14 @@ def encode_preview(gray: Image.Image) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(small)).save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
     return buffer.getvalue()
+
+
+def _moved(probability: float, shift: float) -> float:
+    return round(_sigmoid(_log_odds(probability) + shift), 6)
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
 
 
 def _sigmoid(value: float) -> float:

@@ -5,17 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 
-from model.calibrate import choose_limits, choose_thresholds, fit_platt
-from model.data import load_samples
+from model.calibrate import choose_limits, choose_thresholds, fit_platt, pattern_auc
+from model.data import Sample, load_pixels, load_samples
 from model.engine import Calibration
 from model.ensemble import predict, train
 from model.export import export, load_network
-from model.train import TrainConfig, validation_tensor
+from model.network import Network
+from model.stress import STRESSES
+from model.train import TrainConfig, served_input
 from pipeline.errors import UsageError
 
-NAME, MODEL_VERSION = "cxr", "1"
+NAME, MODEL_VERSION = "cxr", "2"
 
 
 def run(data: Path, out: Path, epochs: int | None = None, seed: int | None = None) -> None:
@@ -29,29 +32,43 @@ def run(data: Path, out: Path, epochs: int | None = None, seed: int | None = Non
 
 
 def calibrate_and_export(run: Path, data: Path) -> Path:
-    """Calibrate the run's network on the validation fold and write
-    `cxr-1.onnx` beside it; returns its path.
-    """
+    """Calibrate the run's network on the validation fold, write it as ONNX beside it, and return its path."""
     network = load_network(run / "network.safetensors")
-    samples = [sample for sample in load_samples(data) if sample.fold == "validation"]
+    folds = load_samples(data)
+    samples = [sample for sample in folds if sample.fold == "validation"]
     if not samples:
         raise UsageError(f"{data} has no validation patients to calibrate on; name the data of the training")
-    images, labels = validation_tensor(samples, network.config.size)
-    outputs, distance = predict(network, images)
-    logits, truth = outputs[:, 0].double().numpy(), labels.numpy()
+    learned = np.array([sample.label for sample in folds if sample.fold == "train"])
+    calibration = calibrate(network, samples).at(round(float(learned.mean()), 2))
+    path = run / f"{NAME}-{MODEL_VERSION}.onnx"
+    export(network, calibration, path)
+    (run / "calibration.json").write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
+    return path
+
+
+def calibrate(network: Network, samples: list[Sample]) -> Calibration:
+    """P and thresholds from the samples and their stressed copies; what is typical, from themselves alone."""
+    pixels = torch.from_numpy(load_pixels(samples))[:, None]
+    outputs = {
+        name: predict(network, served_input(stress(pixels), network.config.size))
+        for name, stress in STRESSES.items()
+    }
+    logits = torch.cat([logits for logits, _ in outputs.values()])[:, 0].double().numpy()
+    truth = np.tile([sample.label for sample in samples], len(outputs))
     slope, offset = fit_platt(logits, truth)
-    probability = 1 / (1 + np.exp(-(slope * logits + offset)))
-    calibration = Calibration(
+    clean, distance = outputs["none"]
+    return Calibration(
         name=NAME,
         version=MODEL_VERSION,
         size=network.config.size,
         slope=slope,
         offset=offset,
         prevalence=round(float(truth.mean()), 3),
-        thresholds=choose_thresholds(probability, truth),
+        thresholds=choose_thresholds(1 / (1 + np.exp(-(slope * logits + offset))), truth),
         typicality=choose_limits(distance.double().numpy()),
+        pattern_auc=pattern_auc(
+            clean[:, 1].double().numpy(),
+            np.array([sample.viral for sample in samples]),
+            np.array([sample.patient for sample in samples]),
+        ),
     )
-    path = run / f"{NAME}-{MODEL_VERSION}.onnx"
-    export(network, calibration, path)
-    (run / "calibration.json").write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
-    return path

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: min(os.cpu_count() or 1, 8), gt=0, description="images judged at a time"
     )
+    prevalence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of pneumonia among your patients, for P; the training data's if not set",
+    )
     weights: Path | None = Field(None, description="another ONNX file than the shipped one")
     log_key: str = Field(
         default_factory=lambda: secrets.token_hex(16),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 VERSION = "0.1.0"
-RELEASE = 1  # grows with every deployed change of model or code
+RELEASE = 2  # grows with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (
@@ -83,11 +83,20 @@ class Typicality(Part):
         return self.score > self.atypical_above
 
 
+class Interval(Part):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Pattern(Part):
     """The shares of a bacterial and a viral pattern, given pneumonia. Research only."""
 
     bacterial: Probability
     viral: Probability
+    auc: Interval | None = Field(default=None, description="of telling the two apart, on validation patients")
 
 
 class ActivationMap(Part):
