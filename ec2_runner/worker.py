@@ -26,5 +26,10 @@ class Worker:
 
 def make_worker(store: Store, settings: Settings, release: Release) -> Worker:
     """The worker that the settings ask for, its network loaded."""
-    engine = Engine(settings.weights, max_pixels=settings.max_pixels)
+    engine = Engine(
+        settings.weights,
+        max_pixels=settings.max_pixels,
+        keep_uid=settings.keep_uid,
+        burned_in_previews=settings.burned_in_previews,
+    )
     return Worker(Judge(store, engine, release, settings.max_bytes), settings.threads)

@@ -27,6 +27,10 @@ class Settings(BaseSettings):
         default_factory=lambda: min(os.cpu_count() or 1, 8), gt=0, description="images judged at a time"
     )
     weights: Path | None = Field(None, description="another ONNX file than the shipped one")
+    keep_uid: bool = Field(False, description="a DICOM file's SOP Instance UID goes into its verdict")
+    burned_in_previews: bool = Field(
+        False, description="previews also of DICOM images that may have text burned in, such as a name"
+    )
     log_key: str = Field(
         default_factory=lambda: secrets.token_hex(16),
         description="secret of the hash that stands for file names in logs; random at each start if not set",
