@@ -5,6 +5,7 @@ ends as InputRejected, with a sentence for the person who dropped it.
 """
 
 import io
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ _TURNS = {
 }
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs the texts of an image, such as a name
 Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
 
 

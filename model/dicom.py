@@ -29,7 +29,7 @@ from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 
 warnings.filterwarnings("ignore", module="pydicom")
-logging.getLogger("pydicom").propagate = False
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
