@@ -63,7 +63,7 @@ class DicomFile:
         try:
             self._dataset = _read(data, _HEADER_BYTES + _BYTES_A_PIXEL * max_pixels)
             self.facts = _facts(self._dataset, keep_uid)
-            self.frames = int(_first(self._dataset.get("NumberOfFrames")) or 1)
+            self.frames = max(int(_first(self._dataset.get("NumberOfFrames")) or 1), 1)
             tags = _tags(self._dataset)
             self.warnings = tags.warnings
             if tags.refusal:
