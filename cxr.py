@@ -118,7 +118,7 @@ def classify(
     from pipeline.verdict import Release
 
     settings = _settings(weights=weights)
-    engine = Engine(settings.weights, settings.max_pixels, settings.prevalence)
+    engine = Engine.of(settings)
     rejected = False
     for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads):
         rejected |= verdict.status != "classified"

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 from model.engine import Engine
 from pipeline.settings import Settings
+from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
-from pipeline.verdict import json_schema
 
 ROOT = Path(__file__).parents[1]
 README, SCHEMA = ROOT / "README.md", ROOT / "docs" / "verdict.schema.json"
@@ -60,7 +60,7 @@ def samples_table() -> str:
     lines = ["| sample | drawn as | the network says | P(pneumonia) | |", "|---|---|---|---|---|"]
     for path in sorted(SAMPLES.glob("*.jpeg")):
         seen = engine.examine(path.read_bytes())
-        finding, warnings = seen.finding, ", ".join(seen.warnings)
+        finding, warnings = seen.finding, ", ".join(word for word in seen.warnings if word in DOUBTS)
         drawn = path.stem.split("-")[0]
         lines.append(
             f"| `{path.name}` | {drawn} | {finding.label} | {finding.probability:.2f} | {warnings} |"

@@ -26,5 +26,5 @@ class Worker:
 
 def make_worker(store: Store, settings: Settings, release: Release) -> Worker:
     """The worker that the settings ask for, its network loaded."""
-    engine = Engine(settings.weights, settings.max_pixels, settings.prevalence)
+    engine = Engine.of(settings)
     return Worker(Judge(store, engine, release, settings.max_bytes), settings.threads)

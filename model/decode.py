@@ -5,16 +5,20 @@ ends as InputRejected, with a sentence for the person who dropped it.
 """
 
 import io
+import logging
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
+from pipeline.verdict import Warning
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _MEDIA_TYPES = {"MPO": "image/jpeg"} | {name: f"image/{name.lower()}" for name in _FORMATS}
-_ACCEPTED = "Drop a single JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
+_ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
+_BARE_DICOM = b"\2\0\0\0UL\4\0"  # how a DICOM file begins that lacks its preamble
 _DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
 _PREVIEW_SIDE = 1024  # pixels; JPEG decoding may shrink down to this, and no further
@@ -30,49 +34,88 @@ _TURNS = {
 }
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs the texts of an image, such as a name
 Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
 
 
-def decode(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
-    """The image as 8-bit gray ("L"), turned as its EXIF orientation says, and what the file is.
+def decode(
+    data: bytes, max_pixels: int, keep_uid: bool = False
+) -> tuple[Image.Image, ImageFacts, tuple[Warning, ...]]:
+    """The image as 8-bit gray ("L"), upright; what the file is; and the warnings that it gives itself.
 
-    A JPEG of more than twice the preview's size comes smaller: it is shrunk as it is decoded. Raises
+    Upright: turned as its EXIF orientation says. A JPEG of more than twice the preview's size comes smaller:
+    it is shrunk as it is decoded. The UID of a DICOM file is among the facts if it is to be kept. Raises
     InputRejected.
     """
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")
-    image = _open(data)
-    turn = _turn(image)
-    facts = _facts(image, turn)
-    if image.width * image.height > max_pixels:
-        size, limit = f"{image.width} x {image.height} pixels", f"{max_pixels / 1e6:.0f} million"
+    source = _source(data, max_pixels, keep_uid)
+    facts = source.facts
+    if facts.width * facts.height > max_pixels:
+        size, limit = f"{facts.width} x {facts.height} pixels", f"{max_pixels / 1e6:.0f} million"
         message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
         raise InputRejected("too_many_pixels", message, facts)
     try:
-        frames = (
-            1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        )  # a phone's JPEG, its thumbnails
-        gray = _load(image, data) if frames == 1 else image
+        frames = source.frames
+        gray = source.load() if frames == 1 else None
     except Exception as error:  # a decoder may raise anything over a damaged file
         raise InputRejected("unreadable", _DAMAGED, facts) from error
-    if frames > 1:
+    if gray is None:
         message = f"The file holds {frames} images. Drop the one frontal chest X-ray as a file of its own."
         raise InputRejected("not_a_single_image", message, facts)
     if min(facts.width, facts.height) < _MIN_SIDE:
         size = f"{facts.width} x {facts.height} pixels"
         message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} a side. Drop the original."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return gray.transpose(turn) if turn is not None else gray, facts
+    return gray, facts, source.warnings
 
 
-def _load(image: Image.Image, data: bytes) -> Image.Image:
-    """Decode to 8-bit gray, whole and checked."""
-    if image.mode in ("L", "RGB"):
-        image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
-    image.load()
-    if image.format == "PNG":
-        _open(data).verify()  # the checksums, which decoding passes over: damage would be judged
-    return _gray(image)
+class _Source(Protocol):
+    """An opened file; nothing of its pixels is decoded yet."""
+
+    facts: ImageFacts
+    warnings: tuple[Warning, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many images there are. May raise anything."""
+
+    def load(self) -> Image.Image:
+        """The image as 8-bit gray, upright. May raise anything."""
+
+
+def _source(data: bytes, max_pixels: int, keep_uid: bool) -> _Source:
+    if data[128:132] == b"DICM" or data.startswith(_BARE_DICOM):
+        from model.dicom import DicomFile  # with pydicom, whose import only a DICOM file shall pay
+
+        return DicomFile(data, max_pixels, keep_uid)
+    return _Picture(data)
+
+
+class _Picture:
+    """A file that Pillow reads."""
+
+    warnings: tuple[Warning, ...] = ("age_unknown",)  # no such file says it
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._image = data, _open(data)
+        self._turn = _turn(self._image)
+        self.facts = _facts(self._image, self._turn)
+
+    @property
+    def frames(self) -> int:
+        """One for a phone's JPEG, whose others are thumbnails."""
+        return 1 if self._image.format == "MPO" else getattr(self._image, "n_frames", 1)
+
+    def load(self) -> Image.Image:
+        """Decode, whole and checked."""
+        if self._image.mode in ("L", "RGB"):
+            self._image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
+        self._image.load()
+        if self._image.format == "PNG":
+            _open(self._data).verify()  # the checksums, which decoding passes over: damage would be judged
+        gray = _gray(self._image)
+        return gray.transpose(self._turn) if self._turn is not None else gray
 
 
 def _open(data: bytes) -> Image.Image:
@@ -93,7 +136,6 @@ _SIGNATURES = (
     (0, b"MM\0*", "a damaged image"),
     (0, b"%PDF", "a PDF document"),
     (0, b"PK\3\4", "a ZIP archive or an office document"),
-    (128, b"DICM", "a DICOM file, which this version does not read yet: export it as PNG or JPEG"),
 )
 
 

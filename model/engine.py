@@ -19,7 +19,18 @@ from model.decode import decode
 from model.preprocess import Array, network_input
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
-from pipeline.verdict import ActivationMap, Finding, Interval, ModelRef, Pattern, Thresholds, Typicality
+from pipeline.settings import Settings
+from pipeline.verdict import (
+    DOUBTS,
+    ActivationMap,
+    Finding,
+    Interval,
+    ModelRef,
+    Pattern,
+    Thresholds,
+    Typicality,
+    Warning,
+)
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
 _PREVIEW_SIDE = 1024  # pixels
@@ -75,12 +86,14 @@ class Engine:
     """
 
     def __init__(
-        self, weights: Path | None = None, max_pixels: int = 50_000_000, prevalence: float | None = None
+        self,
+        weights: Path | None = None,
+        max_pixels: int = 50_000_000,
+        prevalence: float | None = None,
+        keep_uid: bool = False,
+        burned_in_previews: bool = False,
     ) -> None:
-        """Load the network; UsageError when the file is none.
-
-        `prevalence` is the share of pneumonia where it serves, if that is not the training data's.
-        """
+        """Load the network; UsageError when the file is none. See `pipeline.settings` for the others."""
         path = weights or SHIPPED
         try:
             content = path.read_bytes()
@@ -92,7 +105,7 @@ class Engine:
         except (OSError, KeyError, ValueError, *_NOT_ONNX) as error:
             raise UsageError(f"{path} holds no network that `cxr export` wrote: {error}") from error
         self.calibration = shipped.at(prevalence) if prevalence else shipped
-        self._max_pixels = max_pixels
+        self._max_pixels, self._keep_uid, self._burned_in_previews = max_pixels, keep_uid, burned_in_previews
         self.model = ModelRef(
             name=self.calibration.name,
             version=self.calibration.version,
@@ -100,22 +113,30 @@ class Engine:
             engine=f"onnxruntime {onnxruntime.__version__}",
         )
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Engine":
+        """The engine that the settings ask for."""
+        names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
+        return cls(**{name: getattr(settings, name) for name in names})
+
     def examine(self, data: bytes) -> Examination:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()
-        gray, facts = decode(data, self._max_pixels)
+        gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid)
         pixels = prepare(gray, facts, self.calibration.size)
-        preview = encode_preview(gray)
+        shown = self._burned_in_previews or "burned_in_text" not in warnings
+        preview = encode_preview(gray) if shown else None
         decoded = time.perf_counter()
         logits, maps, distances = self.outputs(pixels)
-        finding = interpret(self.calibration, logits[0], maps[0], float(distances[0]), facts)
+        finding = interpret(self.calibration, logits[0], maps[0], float(distances[0]), facts, warnings)
         inferred = time.perf_counter()
         timing = {
             "decode": round((decoded - clock) * 1000, 2),
             "infer": round((inferred - decoded) * 1000, 2),
         }
-        atypical = finding.typicality and finding.typicality.is_atypical
-        return Examination(facts, finding, preview, ("atypical",) if atypical else (), timing)
+        if finding.typicality and finding.typicality.is_atypical:
+            warnings = ("atypical", *warnings)
+        return Examination(facts, finding, preview, warnings, timing)
 
     def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
         """The raw outputs: [N, 1, size, size] -> logits [N, 2], maps [N, h, w], distances [N]."""
@@ -132,12 +153,17 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
 
 
 def interpret(
-    calibration: Calibration, logits: Array, activation: Array, distance: float, facts: ImageFacts
+    calibration: Calibration,
+    logits: Array,
+    activation: Array,
+    distance: float,
+    facts: ImageFacts,
+    warnings: tuple[Warning, ...] = (),
 ) -> Finding:
     """The network's outputs for one image, logits [2], map [h, w] and distance, as a finding.
 
-    InputRejected for what is too unlike the training images; what is rather unlike them is never a confident
-    label.
+    InputRejected for what is too unlike the training images; what is rather unlike them, by its looks or by
+    what its file says, is never a confident label.
     """
     typicality = Typicality(score=round(distance, 1), **calibration.typicality.model_dump())
     if typicality.score > typicality.refused_above:
@@ -147,8 +173,9 @@ def interpret(
         raise InputRejected("not_a_chest_xray", message, facts)
     probability = calibration.probability(float(logits[0]))
     grid = [[round(float(cell), 3) for cell in line] for line in activation]
+    doubtful = typicality.is_atypical or any(warning in DOUBTS for warning in warnings)
     return Finding(
-        label="uncertain" if typicality.is_atypical else calibration.thresholds.label(probability),
+        label="uncertain" if doubtful else calibration.thresholds.label(probability),
         probability=probability,
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,

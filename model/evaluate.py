@@ -56,7 +56,7 @@ def evaluate_folder(data: Path, settings: Settings, everything: bool = False) ->
     samples = [sample for sample in load_samples(data) if everything or sample.fold == "report"]
     if {sample.label for sample in samples} != {0, 1}:
         raise UsageError(f"{data} has too few images outside training; measure them all with --all")
-    engine = Engine(settings.weights, settings.max_pixels, settings.prevalence)
+    engine = Engine.of(settings)
     with ThreadPoolExecutor(settings.threads) as pool:
         findings = list(pool.map(lambda sample: _finding(engine, sample), samples))
     return measure(samples, findings)

@@ -74,6 +74,7 @@ class ImageFacts:
     media_type: str
     width: int
     height: int
+    instance_uid: str | None = None  # of a DICOM file, where it may be kept
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Examination:
 
     facts: ImageFacts
     finding: Finding
-    preview: bytes  # JPEG, 8-bit gray, at most 1024 pixels a side
-    warnings: tuple[Warning, ...] = ()
+    preview: bytes | None  # JPEG, 8-bit gray, at most 1024 pixels a side; None where it may name the patient
+    warnings: tuple[Warning, ...] = ()  # in the order of their closed list
     timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
 
 

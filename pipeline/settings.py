@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         description="share of pneumonia among your patients, for P; the training data's if not set",
     )
     weights: Path | None = Field(None, description="another ONNX file than the shipped one")
+    keep_uid: bool = Field(False, description="a DICOM file's SOP Instance UID goes into its verdict")
+    burned_in_previews: bool = Field(
+        False, description="previews also of DICOM images that may have text burned in, such as a name"
+    )
     log_key: str = Field(
         default_factory=lambda: secrets.token_hex(16),
         description="secret of the hash that stands for file names in logs; random at each start if not set",

@@ -32,6 +32,11 @@ ReasonCode = Literal[
     "internal",
 ]
 Warning = Literal["atypical", "age_outside_training", "age_unknown", "not_frontal", "burned_in_text"]
+DOUBTS: tuple[Warning, ...] = (
+    "atypical",
+    "age_outside_training",
+    "not_frontal",
+)  # no confident label with these
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -55,6 +60,9 @@ class Source(Part):
     media_type: str | None = Field(default=None, description="by content, never by name")
     width: int | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
     height: int | None = None
+    instance_uid: str | None = Field(
+        default=None, description="SOP Instance UID of a DICOM file, only where CXR_KEEP_UID allows it"
+    )
 
 
 class Thresholds(Part):
@@ -163,7 +171,11 @@ class Verdict(Part):
     status: Status
     source: Source
     finding: Finding | None = None
-    warnings: list[Warning] = []
+    warnings: list[Warning] = Field(
+        default=[],
+        description="in the order of this list; with `atypical`, `age_outside_training` or `not_frontal` the"
+        " label is `uncertain`, whatever the probability",
+    )
     reason: Reason | None = None
     preview_key: str | None = None
     model: ModelRef | None = Field(default=None, description="absent where no network was reached")

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.ports import Examination, ImageFacts, Job, ObjectInfo, Outcome
 from pipeline.sqlite import SqliteIndex
-from pipeline.verdict import ActivationMap, Finding, ModelRef, Release, Thresholds
+from pipeline.verdict import DOUBTS, ActivationMap, Finding, ModelRef, Release, Thresholds, Warning
 
 SAMPLES = Path(__file__).parents[1] / "events" / "samples"
 LIMIT = 1_000_000
@@ -53,8 +54,8 @@ class MemoryStore:
 
 
 class FakeEngine:
-    """Answers at once: P is one for data that begins with `P`; `bad`
-    is the input's fault, `boom` a defect of ours.
+    """Answers at once: P is one for data that begins with `P`; `bad` is the input's fault, `boom` a defect of
+    ours; the names of warnings in the data are what it warns of.
     """
 
     model = ModelRef(name="fake", version="1", sha256="0" * 64, engine="fake")
@@ -71,14 +72,16 @@ class FakeEngine:
             raise RuntimeError("a defect")
         probability = 1.0 if data.startswith(b"P") else 0.0
         thresholds = Thresholds(normal_below=0.4, pneumonia_above=0.6)
+        warnings: tuple[Warning, ...] = tuple(word for word in get_args(Warning) if word.encode() in data)
         finding = Finding(
-            label=thresholds.label(probability),
+            label="uncertain" if set(warnings) & set(DOUBTS) else thresholds.label(probability),
             probability=probability,
             prevalence=0.5,
             thresholds=thresholds,
             map=ActivationMap(grid=[[0.0]], box=(0, 0, 1, 1)),
         )
-        return Examination(facts, finding, b"preview of " + data, timing_ms={"decode": 1, "infer": 2})
+        preview = None if "burned_in_text" in warnings else b"preview of " + data
+        return Examination(facts, finding, preview, warnings, {"decode": 1, "infer": 2})
 
 
 class InlineHost:

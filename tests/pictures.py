@@ -95,7 +95,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "multi-page TIFF": ("not_a_single_image", lambda: frames("TIFF")),
     "SVG": ("unsupported_format", lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
     "PDF": ("unsupported_format", lambda: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"),
-    "DICOM": ("unsupported_format", lambda: b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0"),
+    "DICOM without an image": ("unsupported_format", lambda: b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0"),
     "ZIP": ("unsupported_format", lambda: b"PK\3\4" + b"\0" * 60),
     "blank image": ("not_a_chest_xray", lambda: encoded(Image.new("L", (800, 600), 130), "PNG")),
     "black image": ("not_a_chest_xray", lambda: encoded(Image.new("RGB", (800, 600)), "JPEG")),

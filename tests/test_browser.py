@@ -67,4 +67,4 @@ def test_a_rejected_file_says_what_to_do(page: Page, tmp_path: Path) -> None:
     row = page.locator("[data-state=rejected]", has_text="<img src=x onerror=alert(1)>.jpeg")
     expect(row).to_be_visible(timeout=20_000)
     row.get_by_role("link").first.click()
-    expect(page.locator(".reason")).to_contain_text("Drop a single JPEG, PNG, TIFF, BMP or WebP image")
+    expect(page.locator(".reason")).to_contain_text("Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image")

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.events import s3_event
 from pipeline.verdict import Verdict
-from tests import pictures
+from tests import dicoms, pictures
 from tests.fakes import SAMPLES
 from tests.test_watch import wait_for
 
@@ -63,17 +63,18 @@ def varied(number: int) -> bytes:
 
 
 def test_everything_that_is_dropped_gets_its_one_verdict(up: Up, root: Path) -> None:
-    for name, make in pictures.GOOD.items():
+    good = pictures.GOOD | {"scan.dcm": dicoms.dicom, "IM000001": dicoms.dicom}
+    for name, make in good.items():
         (root / "inbox" / name).write_bytes(make())
     for name, (_, make) in pictures.BAD.items():
         (root / "inbox" / name).write_bytes(make())
     (root / "inbox" / ("n" * 252)).write_bytes(varied(0))
     with (root / "inbox/large.jpeg").open("wb") as file:
         file.truncate(300_000_000)
-    expected = len(pictures.GOOD) + len(pictures.BAD) + 2
+    expected = len(good) + len(pictures.BAD) + 2
     wait_for(lambda: len(verdicts(root)) == expected, 60)
     found = verdicts(root)
-    assert {name for name, verdict in found.items() if verdict.status == "classified"} == set(pictures.GOOD)
+    assert {name for name, verdict in found.items() if verdict.status == "classified"} == set(good)
     codes = {name: verdict.reason.code for name, verdict in found.items() if verdict.reason}
     assert codes == {
         **{name: code for name, (code, _) in pictures.BAD.items()},

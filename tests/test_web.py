@@ -14,7 +14,7 @@ from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import preview_key, verdict_key
 from pipeline.ports import Job
-from pipeline.verdict import NOTICE, Label, ReasonCode, Warning
+from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Warning
 from tests.fakes import LIMIT
 from tests.webpage import HOSTILE, NOW, RELEASE, UNICODE, Page
 from web import wording
@@ -117,6 +117,38 @@ def test_one_xray_has_map_and_the_whole_verdict(page: Page) -> None:
         NOTICE,
     ):
         assert said in html
+
+
+def test_a_verdict_without_a_preview_has_its_page(page: Page) -> None:
+    """Text burned into the image may name the patient: the icon stands for it, and the page says why."""
+    page.judged("a.dcm", b"P burned_in_text")
+    html = page.xray("a.dcm")
+    assert "No preview: it may name the patient" in html
+    assert wording.WARNINGS["burned_in_text"] in html
+    assert "map-data" not in html
+    (row,) = rows(page.get("/"))
+    assert "/preview/" not in row
+    assert "100%" in row
+    page.get("/preview/a.dcm", 404)
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_a_doubt_is_said_in_the_worklist_too(page: Page, doubt: Warning) -> None:
+    page.judged("a.dcm", f"P {doubt}".encode())
+    (row,) = rows(page.get("/"))
+    assert wording.WARNINGS[doubt] in unescape(row)
+    assert 'class="bar' not in row
+    html = unescape(page.xray("a.dcm"))
+    assert wording.WARNINGS[doubt] in html
+    assert wording.UNDECIDED in html
+    assert wording.LABELS["uncertain"] not in html
+
+
+def test_an_unknown_age_is_said_on_its_own_page_alone(page: Page) -> None:
+    page.judged("a.jpeg", b"P age_unknown")
+    assert wording.WARNINGS["age_unknown"] in unescape(page.xray("a.jpeg"))
+    (row,) = rows(page.get("/"))
+    assert 'class="more"' not in row
 
 
 def test_a_rejected_xray_shows_the_sentence(page: Page) -> None:

@@ -27,6 +27,13 @@ def test_the_form_uploads_many_files(page: Page) -> None:
     assert page.inbox() == {"a.jpeg": b"1", "b/c.jpeg": b"2"}
 
 
+def test_any_suffix_or_none_is_taken(page: Page) -> None:
+    """The content says later what a file is; DICOM files are often named without a suffix."""
+    for name in ("a.dcm", "IM000001", "1.2.840.113619.2.55"):
+        assert page.upload((name, b"P")).json == {"key": f"inbox/{name}"}
+    assert "accept=" not in page.get("/")
+
+
 def test_an_equal_file_is_the_same_and_another_gets_a_number(page: Page) -> None:
     uploads = [
         (b"1", "a.jpeg"),

@@ -1,5 +1,6 @@
 """The words of the page: what codes, states and numbers are called."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -7,7 +8,7 @@ from flask import Flask
 
 from pipeline.names import INBOX
 from pipeline.ports import Row
-from pipeline.verdict import NOTICE, Label, ReasonCode, Warning
+from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Warning
 
 State = Literal["waiting", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
 
@@ -25,8 +26,8 @@ LABELS: dict[Label, str] = {
     "uncertain": "The probability is between the thresholds: the network does not decide.",
     "normal": "The probability of pneumonia is below the threshold for normal.",
 }
-ATYPICAL = (
-    "This X-ray is unlike those that the network learned from: it does not decide, whatever the probability."
+UNDECIDED = (
+    "The network does not decide about this X-ray, whatever the probability: a warning below says why."
 )
 REASONS: dict[ReasonCode, str] = {
     "empty": "The file is empty.",
@@ -44,8 +45,8 @@ WARNINGS: dict[Warning, str] = {
     "atypical": "Unlike the training images: the probability means little here.",
     "age_outside_training": "The patient is not 1 to 5 years old, as all in the training data were.",
     "age_unknown": "The patient's age is unknown. The training data were of children of 1 to 5 years.",
-    "not_frontal": "Not marked as a frontal view. The network knows frontal views only.",
-    "burned_in_text": "Text is burned into the image. It may name the patient.",
+    "not_frontal": "The file says that this is no frontal view. The network knows frontal views only.",
+    "burned_in_text": "Text may be burned into the image. It may name the patient.",
 }
 
 
@@ -61,6 +62,11 @@ def state_of(row: Row) -> State:
 def name_of(row: Row) -> str:
     """What people call the object: its key without `inbox/`."""
     return row.key.removeprefix(INBOX)
+
+
+def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
+    """The first of the warnings for which the network does not decide."""
+    return next((warning for warning in warnings if warning in DOUBTS), None)
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -88,8 +94,8 @@ def utc(moment: datetime) -> str:
 
 def install(app: Flask) -> None:
     """Make the words known to the templates."""
-    for function in (state_of, name_of, percent, file_size, utc):
+    for function in (state_of, name_of, doubt_of, percent, file_size, utc):
         app.add_template_filter(function)
     app.jinja_env.globals.update(
-        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, ATYPICAL=ATYPICAL, REASONS=REASONS, WARNINGS=WARNINGS
+        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, UNDECIDED=UNDECIDED, REASONS=REASONS, WARNINGS=WARNINGS
     )
