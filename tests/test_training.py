@@ -17,15 +17,18 @@ from safetensors.torch import load_file
 
 from model import recipe
 from model.augment import Augment
-from model.calibrate import choose_thresholds, fit_platt
+from model.calibrate import choose_thresholds, fit_platt, pattern_auc
 from model.data import load_samples, patient_of
-from model.engine import Engine
+from model.engine import Calibration, Engine, Limits
 from model.ensemble import train
 from model.evaluate import calibration_error, evaluate_folder, table
 from model.network import Member, Network, NetworkConfig
+from model.stress import STRESSES
 from model.train import AVERAGED, Run, TrainConfig, rate_at, train_member
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
+from pipeline.verdict import Thresholds
+from tests import pictures
 
 TINY = TrainConfig(
     epochs=2, batch=8, network=NetworkConfig(size=32, stem=4, widths=(4, 8), strides=(2, 2), blocks=1)
@@ -218,6 +221,48 @@ def test_thresholds_keep_their_promises() -> None:
         "uncertain",
         "pneumonia",
     ]
+
+
+def test_another_prevalence_moves_p_by_bayes_and_keeps_the_labels() -> None:
+    trained = Calibration(
+        name="cxr",
+        version="2",
+        size=144,
+        slope=0.8,
+        offset=0.3,
+        prevalence=0.75,
+        thresholds=Thresholds(normal_below=0.3, pneumonia_above=0.8),
+        typicality=Limits(atypical_above=1, refused_above=2),
+    )
+    rare = trained.at(0.1)
+    assert rare.prevalence == 0.1
+    for logit in np.linspace(-6, 6, 60):
+        before, after = trained.probability(logit), rare.probability(logit)
+        odds = before / (1 - before) * (0.1 / 0.9) / (0.75 / 0.25)
+        assert after == pytest.approx(odds / (1 + odds), abs=2e-4)
+        assert rare.thresholds.label(after) == trained.thresholds.label(before)
+    assert rare.at(0.75).thresholds.pneumonia_above == pytest.approx(0.8, abs=1e-5)
+
+
+def test_a_pattern_is_shown_only_where_it_is_known_to_be_good() -> None:
+    random = np.random.default_rng(1)
+    viral = np.tile([0, 1, -1], 200)
+    patients = np.array([f"p{index // 2}" for index in range(600)])
+    good = pattern_auc(random.normal(3.0 * viral), viral, patients)
+    assert good is not None
+    assert 0.8 < good.low < good.value < good.high <= 1
+    assert pattern_auc(random.normal(0.5 * viral), viral, patients) is None
+    assert pattern_auc(random.normal(size=600), np.full(600, -1), patients) is None
+
+
+@pytest.mark.parametrize("name", STRESSES)
+def test_a_stressed_copy_is_still_an_image(name: str) -> None:
+    images = torch.from_numpy(np.stack([np.asarray(pictures.sample().resize((224, 224)))] * 2))[:, None]
+    stressed = STRESSES[name](images)
+    assert stressed.dtype == torch.uint8
+    assert stressed.shape[:2] == (2, 1)
+    assert torch.equal(stressed, STRESSES[name](images))
+    assert (name == "none") == (stressed.shape == images.shape and bool((stressed == images).all()))
 
 
 def test_the_rate_warms_up_and_comes_down() -> None:
