@@ -110,17 +110,22 @@ def replay(
 def classify(
     paths: Annotated[list[Path], typer.Argument(help="Files, whole folders, or - for standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="One verdict a line, and nothing else.")] = False,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="A folder for pictures of what moved each answer: no localisation.")
+    ] = None,
     weights: Weights = None,
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.engine import Engine
+    from model.overlay import Heatmaps
     from pipeline.classify import line, verdicts
     from pipeline.verdict import Release
 
     settings = _settings(weights=weights)
     engine = Engine(settings.weights, settings.max_pixels)
+    show = Heatmaps(heatmaps, paths).write if heatmaps else None
     rejected = False
-    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads):
+    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads, show):
         rejected |= verdict.status != "classified"
         typer.echo(verdict.to_json_line() if as_json else line(verdict))
     raise typer.Exit(1 if rejected else 0)
