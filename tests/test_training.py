@@ -20,7 +20,8 @@ from model.augment import Augment
 from model.calibrate import choose_thresholds, fit_platt
 from model.data import load_samples, patient_of
 from model.engine import Engine
-from model.evaluate import calibration_error, evaluate_folder, table
+from model.evaluate import evaluate_folder, table
+from model.measure import calibration_error
 from model.network import Network, NetworkConfig
 from model.train import Run, TrainConfig, rate_at, train
 from pipeline.errors import UsageError
