@@ -132,6 +132,21 @@ def classify(
 
 
 @app.command()
+def explore(
+    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The folder for the figures; they show patients' images.")],
+) -> None:
+    """Count the data by class, fold and patient, and draw classes, samples and sizes."""
+    from rich.console import Console
+
+    from model.explore import explore as draw
+    from model.report import PRIVATE
+
+    draw(data, out, Console())
+    typer.echo(f"written: {out}. {PRIVATE}", err=True)
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
     out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
@@ -167,12 +182,30 @@ def evaluate(
     everything: Annotated[
         bool, typer.Option("--all", help="Also the patients that it may have learned from.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for figures and tables; some show patients' images.")
+    ] = None,
 ) -> None:
-    """Measure a network on labelled images, with 95 % confidence intervals."""
-    from model.evaluate import evaluate_folder, table
+    """Measure a network on labelled images, with 95 % confidence intervals.
 
-    metrics = evaluate_folder(data, _settings(weights=weights), everything)
+    Images that it refuses count in `refused` alone: the other figures are of those that it judged.
+    """
+    from rich.console import Console
+
+    from model.evaluate import judge_folder, table
+
+    settings = _settings(weights=weights)
+    if out:
+        from model.figures import folder
+
+        folder(out)
+    evaluation = judge_folder(data, settings, everything)
+    metrics = evaluation.metrics()
     typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
+    if out:
+        from model.report import write_report
+
+        write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
 
 
 @index_app.command()

@@ -19,6 +19,7 @@ ONLY = {  # a library, and the places that may import it
     "torch": ("model/",),
     "torchvision": ("model/vision.py",),
     "onnxruntime": ("model/engine.py",),
+    "matplotlib": ("model/figures.py",),
     "paramiko": ("ec2_runner/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
     "botocore": ("pipeline/s3.py", "ec2_runner/"),
