@@ -15,6 +15,7 @@ from model.metrics import BINS, CALLED, Metrics
 _GRID = np.linspace(0, 1, 501)  # where curves of different draws are compared
 _LINE = "#2a5d9f"  # of what belongs to no class
 _ENDS = (-7.6, 7.6)  # log odds: P of 0.0005 and 0.9995
+_HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}  # behind words on a curve
 _DOTTED = (0, (2, 3))
 
 
@@ -26,7 +27,7 @@ def confusion(cases: Cases, metrics: Metrics, path: Path) -> None:
         headline(
             figure,
             "What was said of the images of each class",
-            f"{metrics.images} images of {metrics.patients} patients; each row adds up to 100 %",
+            f"{metrics.images} images of {metrics.patients} patients; refused ones are left out at the right",
         )
         _matrix(axes[0], cases.truth, cases.called, labels)
         axes[0].set_title("The label of the verdict")
@@ -99,14 +100,14 @@ def _roc(axes: Axes, band: Floats, metrics: Metrics) -> None:
     corner.set_yticks((0.8, 0.9, 1))
     _curve(corner, band)
     spots = (
-        (metrics.at_half, "at one half", (0.5, 0.42)),
-        (metrics.at_decision, "the decision", (0.46, 0.28)),
+        (metrics.at_half, "at one half", (0.5, 0.25)),
+        (metrics.at_decision, "the decision", (0.46, 0.12)),
     )
     for place, words, where in spots:
         spot = (1 - place.specificity.value, place.sensitivity.value)
         line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "relpos": (0, 0.5), "shrinkB": 4}
         label = f"{words}, P = {place.threshold:.2f}"
-        corner.annotate(label, spot, where, textcoords="axes fraction", size=9, arrowprops=line)
+        corner.annotate(label, spot, where, textcoords="axes fraction", size=9, arrowprops=line, bbox=_HALO)
         for pane in (axes, corner):
             pane.plot(*spot, "o", color=TEXT, markersize=6, markeredgecolor="white")
 
@@ -117,7 +118,8 @@ def _precision(axes: Axes, band: Floats, metrics: Metrics) -> None:
         xlabel="pneumonia found (recall)",
         ylabel="calls that are right (precision)",
     )
-    share = metrics.pneumonia / metrics.images
+    judged = {name: sum(said.values()) - said["refused"] for name, said in metrics.called.items()}
+    share = judged["pneumonia"] / sum(judged.values())
     axes.axhline(share, color=FAINT, linewidth=1, linestyle=_DOTTED)
     axes.text(0.01, share - 0.02, f"calling all of them: {share:.0%}", color=FAINT, size=9, va="top")
     _curve(axes, band)
@@ -197,6 +199,7 @@ def probabilities(cases: Cases, path: Path) -> None:
             values = np.clip(_logit(probability), *_ENDS)
             bins = np.linspace(*_ENDS, 61).tolist()
             pane.hist(values, bins, color=COLOURS[NAMES[label]], edgecolor="white", linewidth=0.5)
+            pane.set_ylim(top=1.2 * pane.get_ylim()[1])  # room for the names of the labels
             pane.axvspan(low, high, color=COLOURS["uncertain"], alpha=0.14, linewidth=0)
             pane.set_title(f"{NAMES[label]}: {len(values):,} images", color=COLOURS[NAMES[label]])
             pane.set(ylabel="images", xlim=(_ENDS[0] - 0.1, _ENDS[1] + 0.1))
