@@ -110,20 +110,40 @@ def replay(
 def classify(
     paths: Annotated[list[Path], typer.Argument(help="Files, whole folders, or - for standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="One verdict a line, and nothing else.")] = False,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="A folder for pictures of what moved each answer: no localisation.")
+    ] = None,
     weights: Weights = None,
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.engine import Engine
+    from model.overlay import Heatmaps
     from pipeline.classify import line, verdicts
     from pipeline.verdict import Release
 
     settings = _settings(weights=weights)
     engine = Engine.of(settings)
+    show = Heatmaps(heatmaps, paths).write if heatmaps else None
     rejected = False
-    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads):
+    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads, show):
         rejected |= verdict.status != "classified"
         typer.echo(verdict.to_json_line() if as_json else line(verdict))
     raise typer.Exit(1 if rejected else 0)
+
+
+@app.command()
+def explore(
+    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The folder for the figures; they show patients' images.")],
+) -> None:
+    """Count the data by class, fold and patient, and draw classes, samples and sizes."""
+    from rich.console import Console
+
+    from model.explore import explore as draw
+    from model.report import PRIVATE
+
+    draw(data, out, Console())
+    typer.echo(f"written: {out}. {PRIVATE}", err=True)
 
 
 @app.command()
@@ -162,12 +182,30 @@ def evaluate(
     everything: Annotated[
         bool, typer.Option("--all", help="Also the patients that it may have learned from.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for figures and tables; some show patients' images.")
+    ] = None,
 ) -> None:
-    """Measure a network on labelled images, with 95 % confidence intervals."""
-    from model.evaluate import evaluate_folder, table
+    """Measure a network on labelled images, with 95 % confidence intervals.
 
-    metrics = evaluate_folder(data, _settings(weights=weights), everything)
+    Images that it refuses count in `refused` alone: the other figures are of those that it judged.
+    """
+    from rich.console import Console
+
+    from model.evaluate import judge_folder, table
+
+    settings = _settings(weights=weights)
+    if out:
+        from model.figures import folder
+
+        folder(out)
+    evaluation = judge_folder(data, settings, everything)
+    metrics = evaluation.metrics()
     typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
+    if out:
+        from model.report import write_report
+
+        write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
 
 
 @index_app.command()

@@ -39,6 +39,15 @@ class Sample:
     fold: Fold
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What an image was before any copy of it was resized."""
+
+    width: int | None  # pixels; None where a manifest gives the sizes of other originals, but not of this
+    height: int | None
+    colour: bool  # the file is stored in colour, though X-rays have none
+
+
 def load_samples(data: Path) -> list[Sample]:
     """All images under `data`, each once (by content), with labels from folders and folds by patient.
 
@@ -52,6 +61,18 @@ def load_samples(data: Path) -> list[Sample]:
     return _without_copies(samples)
 
 
+def load_origins(data: Path, samples: Iterable[Sample]) -> list[Origin]:
+    """Size and mode of each sample.
+
+    Where a manifest gives sizes of originals, the files may be resized copies, and only it is believed; else
+    the files are the originals.
+    """
+    manifest = _read_manifest(data)
+    rows = [(sample.path, manifest.get(sample.path.name, {})) for sample in samples]
+    resized = any(row.get("original_width") for _, row in rows)
+    return [_origin(path, row, resized) for path, row in rows]
+
+
 def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
     """The images as [N, 224, 224] 8-bit gray, squashed: the network's input before augmentation."""
     return np.stack([_pixels(sample.path) for sample in samples])
@@ -60,6 +81,15 @@ def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.asarray(squash(image.convert("L"), WORKING_SIZE))
+
+
+def _origin(path: Path, row: dict[str, str], resized: bool) -> Origin:
+    with Image.open(path) as image:
+        colour = len(image.getbands()) >= 3
+        width, height = row.get("original_width"), row.get("original_height")
+        if width and height:
+            return Origin(int(width), int(height), colour)
+        return Origin(None, None, colour) if resized else Origin(*image.size, colour)
 
 
 def _images(data: Path) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,19 +19,25 @@ STANDARD_INPUT = Path("-")
 
 
 def verdicts(
-    paths: Iterable[Path], engine: Engine, release: Release, max_bytes: int, threads: int
+    paths: Iterable[Path],
+    engine: Engine,
+    release: Release,
+    max_bytes: int,
+    threads: int,
+    show: Callable[[Verdict, bytes], None] | None = None,
 ) -> Iterator[Verdict]:
     """The verdicts of files, of all files under folders, and of
     standard input (`-`), in order; memory is bounded.
 
-    UsageError for a path that is not there.
+    `show` is called with each classified verdict and its preview, in one of the threads. UsageError for a
+    path that is not there.
     """
     with ThreadPoolExecutor(threads) as pool:
         files = _files(paths)
         running: deque[Future[Verdict]] = deque()
         while True:
             for path in islice(files, 2 * threads - len(running)):
-                running.append(pool.submit(_verdict, path, engine, release, max_bytes))
+                running.append(pool.submit(_verdict, path, engine, release, max_bytes, show))
             if not running:
                 return
             yield running.popleft().result()
@@ -59,7 +65,13 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             raise UsageError(f"{path}: there is no such file")
 
 
-def _verdict(path: Path, engine: Engine, release: Release, max_bytes: int) -> Verdict:
+def _verdict(
+    path: Path,
+    engine: Engine,
+    release: Release,
+    max_bytes: int,
+    show: Callable[[Verdict, bytes], None] | None,
+) -> Verdict:
     started = datetime.now(UTC)
     data = _read(path, max_bytes)
     if isinstance(data, bytes):
@@ -67,7 +79,10 @@ def _verdict(path: Path, engine: Engine, release: Release, max_bytes: int) -> Ve
     else:
         etag, size = "", path.stat().st_size if path.is_file() else 0
     source = Source(bucket="", key=printable(str(path)), etag=etag, size=size)
-    return examine(data, source, engine, release, started)[0]
+    verdict, preview = examine(data, source, engine, release, started)
+    if show and preview:
+        show(verdict, preview)
+    return verdict
 
 
 def _read(path: Path, max_bytes: int) -> bytes | InputRejected:

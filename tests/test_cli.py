@@ -105,7 +105,7 @@ def test_the_worklist_is_made_again_from_the_outbox(root: Path) -> None:
 
 def test_help_names_every_command() -> None:
     text = cxr("--help").stdout.decode()
-    for command in ("up", "replay", "classify", "train", "evaluate", "export", "index"):
+    for command in ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index"):
         assert f" {command} " in text
 
 
@@ -130,6 +130,9 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
         (["classify", "--weights", "FILE", "FILE"], "cxr export"),
         (["train", "ROOT"], "NORMAL"),
         (["evaluate", "ROOT"], "NORMAL"),
+        (["evaluate", "ROOT", "--out", "FILE"], "name another --out"),
+        (["explore", "ROOT", "--out", "ROOT"], "NORMAL"),
+        (["explore", "ROOT", "--out", "FILE"], "name another --out"),
         (["export", "ROOT", "ROOT"], "cxr train"),
     ],
 )

@@ -38,10 +38,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_the_readme_names_real_commands_and_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     source = (ROOT / "cxr.py").read_text(encoding="utf-8")
-    commands = set(re.findall(r"\bcxr (up|replay|classify|train|evaluate|export|index)\b", text))
-    assert commands == set(re.findall(r"^def (up|replay|classify|train|evaluate|export)\(", source, re.M)) | {
-        "index"
-    }
+    commands = set(re.findall(r"\bcxr (up|replay|classify|explore|train|evaluate|export|index)\b", text))
+    written = re.findall(r"^def (up|replay|classify|explore|train|evaluate|export)\(", source, re.M)
+    assert commands == {*written, "index"}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make (\w+)", text, re.M)) <= targets
 

@@ -20,6 +20,7 @@ ONLY = {  # a library, and the places that may import it
     "torchvision": ("model/vision.py",),
     "onnxruntime": ("model/engine.py",),
     "pydicom": ("model/dicom.py",),
+    "matplotlib": ("model/figures.py",),
     "paramiko": ("ec2_runner/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
     "botocore": ("pipeline/s3.py", "ec2_runner/"),

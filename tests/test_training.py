@@ -21,7 +21,8 @@ from model.calibrate import choose_thresholds, fit_platt, pattern_auc
 from model.data import load_samples, patient_of
 from model.engine import Calibration, Engine, Limits
 from model.ensemble import train
-from model.evaluate import calibration_error, evaluate_folder, table
+from model.evaluate import evaluate_folder, table
+from model.measure import calibration_error
 from model.network import Member, Network, NetworkConfig
 from model.stress import STRESSES
 from model.train import AVERAGED, Run, TrainConfig, rate_at, train_member

@@ -1,0 +1,91 @@
+"""Figures with 95 % intervals: a bootstrap over patients (Efron and Tibshirani 1993, chapter 13).
+
+Images of one patient are alike, so whole patients are drawn, with replacement. A draw is a weight for each
+image: how often its patient was drawn. The seed is fixed: the same images give the same intervals.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+
+Floats = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_RESAMPLES = 1000
+_TAIL = 0.025  # of the draws, on either side of the interval
+_DIGITS = 4
+
+
+class Metric(BaseModel):
+    """A figure with its 95 % interval, from a bootstrap over patients."""
+
+    value: float = Field(description="measured on all images")
+    low: float = Field(description="lower end of the 95 % interval")
+    high: float = Field(description="upper end of the 95 % interval")
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @classmethod
+    def rounded(cls, value: float, low: float, high: float) -> "Metric":
+        """With as many digits as are worth keeping."""
+        return cls(value=round(value, _DIGITS), low=round(low, _DIGITS), high=round(high, _DIGITS))
+
+
+class Bootstrap:
+    """Draws of the patients of N images."""
+
+    def __init__(self, patients: Sequence[str]) -> None:
+        self._patients = np.array(patients)
+        names, owner = np.unique(self._patients, return_inverse=True)
+        drawn = np.random.default_rng(0).multinomial(
+            len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES
+        )
+        everyone = np.ones((1, len(patients)), np.float32)
+        self._weights: Weights = np.vstack([everyone, drawn[:, owner]]).astype(np.float32)
+
+    def band(self, function: Callable[[Weights], npt.ArrayLike], among: Mask) -> Floats:
+        """Value, low and high, [3, ...], of any function of the weights of the images in `among`.
+
+        A draw for which it is not defined (NaN) does not count.
+        """
+        rows = np.array([function(weights) for weights in self._weights[:, among]], np.float64)
+        return np.stack([rows[0], *_interval(rows[1:])])
+
+    def figure(self, function: Callable[[Weights], float], among: Mask) -> Metric | None:
+        """The same of a single number; None where it is not defined."""
+        value, low, high = self.band(function, among)
+        return None if np.isnan(value) else Metric.rounded(float(value), float(low), float(high))
+
+    def mean(self, values: npt.ArrayLike, among: Mask) -> Metric | None:
+        """The mean of the images' values, [N], over those in `among`; None where there are none."""
+        if not among.any():
+            return None
+        weights = self._weights[:, among]
+        total = weights.sum(1)
+        means = np.full(len(weights), np.nan)
+        np.divide(weights @ np.asarray(values, np.float64)[among], total, out=means, where=total > 0)
+        value, low, high = (float(end) for end in (means[0], *_interval(means[1:])))
+        return Metric.rounded(value, low, high)
+
+    def share(self, hits: Mask, among: Mask) -> Metric | None:
+        """The share of hits among some images; None where there are none.
+
+        Where all or none are hits, every draw says so, too, and the bootstrap would claim certainty: there
+        the exact interval of that many patients stands in (Clopper and Pearson 1934).
+        """
+        metric = self.mean(hits, among)
+        if metric is None or 0 < hits[among].mean() < 1:
+            return metric
+        reach = 1 - _TAIL ** (1 / len(set(self._patients[among])))
+        return Metric.rounded(metric.value, max(metric.value - reach, 0), min(metric.value + reach, 1))
+
+
+def _interval(rows: Floats) -> tuple[Floats, Floats]:
+    """The percentiles of the draws, over the first axis, with NaN where no draw counts."""
+    seen = np.isfinite(rows).any(axis=0)
+    low, high = np.nanpercentile(np.where(seen, rows, 0), [100 * _TAIL, 100 * (1 - _TAIL)], axis=0)
+    return np.where(seen, low, np.nan), np.where(seen, high, np.nan)

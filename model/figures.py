@@ -1,0 +1,116 @@
+"""How every figure looks, and how it reaches the disk. The one place that knows matplotlib.
+
+Dark text on white, no more ink than the data needs, labels beside what they name. The colours are those of
+Okabe and Ito (2008), which differ for every eye, and each class keeps its own everywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from pipeline.errors import UsageError
+
+__all__ = [
+    "COLOURS",
+    "FAINT",
+    "NAMES",
+    "TEXT",
+    "Axes",
+    "Figure",
+    "MaxNLocator",
+    "canvas",
+    "folder",
+    "headline",
+    "show",
+]
+
+TEXT, FAINT, GRID = "#1b2430", "#66717e", "#e4e8ed"
+COLOURS = {
+    "normal": "#0072b2",
+    "pneumonia": "#d55e00",
+    "bacterial": "#d55e00",
+    "viral": "#e8a06a",
+    "uncertain": "#b8900b",
+    "refused": "#8a94a0",
+}
+NAMES = ("normal", "pneumonia")  # of the labels 0 and 1
+_DPI = 150
+_STYLE = {
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",  # it travels with matplotlib: a figure looks the same everywhere
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": "#aab3bd",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def canvas(
+    path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1, ratios: Sequence[float] = ()
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of `size` inches with a grid of axes, written to `path` as PNG when the block ends.
+
+    `ratios` are the heights of the rows. No state of matplotlib is changed.
+    """
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub lists each key by name
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios or None)
+        yield figure, list(axes.ravel())
+        figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+def headline(figure: Figure, title: str, under: str = "") -> None:
+    """What the figure shows, at its top left; `under` says it in a smaller line."""
+    height = figure.get_figheight()
+    room = (0.62 if under else 0.4) / height
+    figure.text(0.012, 1 - 0.1 / height, title, size=14, weight="bold", va="top")
+    figure.text(0.012, 1 - 0.37 / height, under, size=9.5, color=FAINT, va="top")
+    figure.get_layout_engine().set(rect=(0.006, 0.008, 0.988, 0.99 - room))  # type: ignore[union-attr,call-arg]
+
+
+def show(axes: Axes, picture: Image.Image | None, edge: str | None = None) -> None:
+    """A picture, gray or in colour, with a coloured frame; None leaves the place empty."""
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=bool(edge), color=edge or "none", linewidth=3)
+    if picture is None:
+        axes.set_axis_off()
+    else:
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+
+
+def folder(out: Path) -> None:
+    """Make the folder for figures of patients; git does not see a new one. UsageError when it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not any(out.iterdir()):  # a folder that holds something is left as it is
+            (out / ".gitignore").write_text("# Patients' images: never to be committed.\n*\n")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}); name another --out") from error
