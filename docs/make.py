@@ -17,13 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model.engine import Engine
+from model.card import CARD, REFERENCE, Card, make_card, shipped_card
+from model.engine import SHIPPED, Engine
+from model.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
 
 ROOT = Path(__file__).parents[1]
 README, SCHEMA = ROOT / "README.md", ROOT / "docs" / "verdict.schema.json"
+CARD_TEXT = ROOT / "model" / "weights" / "README.md"
 SAMPLES = ROOT / "events" / "samples"
 
 
@@ -77,6 +80,83 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def card() -> str:
+    """The written model card with its tables as they should be."""
+    facts = shipped_card()
+    files = (
+        f"`{SHIPPED.name}` serves (sha256 `{facts.sha256}`); "
+        f"`{REFERENCE.name}` is the reference (sha256 `{facts.reference_sha256}`)"
+    )
+    rows = {
+        "parameters": f"{facts.parameters / 1e6:.2f} million",
+        "files": files,
+        "made by": f"`{facts.command}`, see [the recipe](../README.md)",
+        "data": facts.trained_on,
+        "licence": facts.licence,
+        "intended use": facts.intended_use,
+        "not for": facts.not_for,
+    }
+    parts = {
+        "facts": "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items()),
+        "figures": _figures(facts),
+        "values": _predictive_values(facts),
+        "limits": "".join(f"- {limit}\n" for limit in facts.limits),
+    }
+    text = CARD_TEXT.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{part}\2", text, flags=re.DOTALL)
+    return text
+
+
+def _figures(facts: Card) -> str:
+    head = [f"{of.images} {words} of {of.patients} patients" for of, words in _measured(facts)]
+    lines = [f"| | {' | '.join(head)} |", "|---|---|---|"]
+    for name, figure in {
+        "AUC": lambda of: of.auc,
+        "accuracy at the decision, the middle of the thresholds": lambda of: of.at_decision.accuracy,
+        "sensitivity at the decision": lambda of: of.at_decision.sensitivity,
+        "specificity at the decision": lambda of: of.at_decision.specificity,
+        "accuracy at P = 0.5": lambda of: of.at_half.accuracy,
+        "calibration error (ECE)": lambda of: of.ece,
+        "pneumonias not called normal": lambda of: of.not_called_normal.sensitivity,
+        "normal images not called pneumonia": lambda of: of.not_called_pneumonia.specificity,
+        "called `uncertain`, atypical ones included": lambda of: of.uncertain,
+        "right among the others": lambda of: of.right_when_certain,
+        "refused": lambda of: of.refused,
+        "bacterial against viral, AUC": lambda of: of.pattern_auc,
+    }.items():
+        lines.append(f"| {name} | {' | '.join(str(figure(of) or 'none') for of, _ in _measured(facts))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _predictive_values(facts: Card) -> str:
+    lines = [
+        "| share with pneumonia | `pneumonia` is right (PPV) | `normal` is right (NPV) |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {at.prevalence:.0%} | {at.ppv or 'none'} | {at.npv or 'none'} |"
+        for at in facts.originals.predictive_values
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(facts: Card) -> list[tuple[Metrics, str]]:
+    return [(facts.originals, "originals"), (facts.copies, "squashed copies")]
+
+
+def measure_card(originals: Path, copies: Path) -> None:
+    """Measure the shipped network anew on the fixed fold, and write its machine-readable card."""
+    from model.evaluate import evaluate_folder
+    from model.export import load_network
+
+    settings = Settings()
+    parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
+    measured = [evaluate_folder(path, settings) for path in (originals, copies)]
+    made = make_card(parameters, Engine().calibration, *measured)
+    CARD.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def screenshots() -> None:
     """The worklist and one X-ray, dark, as a new user sees them."""
     from playwright.sync_api import sync_playwright
@@ -113,7 +193,12 @@ def _page() -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--screenshots", action="store_true")
+    parser.add_argument("--card", nargs=2, type=Path, metavar=("ORIGINALS", "COPIES"), help="measure anew")
+    arguments = parser.parse_args()
+    if arguments.card:
+        measure_card(*arguments.card)
+    CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
-    if parser.parse_args().screenshots:
+    if arguments.screenshots:
         screenshots()

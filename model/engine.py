@@ -32,7 +32,7 @@ from pipeline.verdict import (
     Warning,
 )
 
-SHIPPED = Path(__file__).with_name("weights") / "cxr-1.onnx"
+SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
 _PREVIEW_SIDE = 1024  # pixels
 _PREVIEW_QUALITY = 85
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19

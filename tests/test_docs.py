@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from model.card import REFERENCE, shipped_card
+from model.engine import SHIPPED, Engine
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model/**/*.md")]
 
@@ -45,13 +48,17 @@ def test_the_readme_names_real_commands_and_targets() -> None:
     assert set(re.findall(r"^make (\w+)", text, re.M)) <= targets
 
 
-def test_the_card_is_that_of_the_weights_beside_it() -> None:
-    card = (ROOT / "model/weights/README.md").read_text(encoding="utf-8")
-    for name in ("cxr-1.onnx", "cxr-1.safetensors"):
-        content = (ROOT / "model/weights" / name).read_bytes()
-        assert hashlib.sha256(content).hexdigest() in card
-        assert len(content) < 12_000_000
+def test_the_card_is_that_of_the_weights_beside_it(make: ModuleType) -> None:
+    card = shipped_card()
+    hashes = {SHIPPED: card.sha256, REFERENCE: card.reference_sha256}
+    for path, stated in hashes.items():
+        content = path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() == stated
         assert b"site-packages" not in content  # nor anything else of the machine that wrote it
+    assert sum(path.stat().st_size for path in hashes) < 20_000_000
+    assert card.parameters < 5_000_000
+    assert card.calibration == Engine().calibration
+    assert make.CARD_TEXT.read_text(encoding="utf-8") == make.card()
 
 
 def test_no_key_and_no_open_door_in_the_repository() -> None:

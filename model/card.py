@@ -1,0 +1,78 @@
+"""The model card in machine-readable form: the facts that the page and the written card take theirs from.
+
+After Mitchell et al. 2019, arXiv:1810.03993.
+"""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from model.engine import SHIPPED, Calibration
+from model.metrics import Metrics
+
+CARD = SHIPPED.with_suffix(".json")
+REFERENCE = SHIPPED.with_suffix(".safetensors")
+
+
+class Card(BaseModel):
+    """What a network is, what it is for, and what was measured of it."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="of the ONNX file, as in a verdict's `model`")
+    reference_sha256: str = Field(description="of the safetensors file")
+    parameters: int
+    command: str = Field(description="that made it")
+    licence: str
+    trained_on: str
+    intended_use: str
+    not_for: str
+    limits: list[str]
+    calibration: Calibration
+    originals: Metrics = Field(description="the fixed fold's images at their original size")
+    copies: Metrics = Field(description="all images of the fixed fold's patients, as squashed copies")
+
+
+def shipped_card() -> Card:
+    """The card of the shipped network."""
+    return Card.model_validate_json(CARD.read_bytes())
+
+
+def make_card(parameters: int, calibration: Calibration, originals: Metrics, copies: Metrics) -> Card:
+    """The shipped network's card, from what was measured."""
+    return Card(
+        name=calibration.name,
+        version=calibration.version,
+        sha256=_sha256(SHIPPED),
+        reference_sha256=_sha256(REFERENCE),
+        parameters=parameters,
+        command="cxr train chest_xray",
+        licence="MIT",
+        trained_on=(
+            "Chest X-Ray Images (Pneumonia), Kermany, Zhang, Goldbaum 2018, doi 10.17632/rscbjbr9sj.3, "
+            "CC BY 4.0: children of one to five years, Guangzhou Women and Children's Medical Center"
+        ),
+        intended_use="research, teaching, and trying this software",
+        not_for="decisions about any person; it is no medical device, and no radiologist checked its answers",
+        limits=list(LIMITS),
+        calibration=calibration,
+        originals=originals,
+        copies=copies,
+    )
+
+
+LIMITS = (
+    "These figures flatter: patients of the same hospital, drawn from the same archive, are easy. On an "
+    "official test set of the same source, networks like this one lose several points.",
+    "On adults of another hospital such networks are near chance: a confident label on an adult is an error. "
+    "The distance to the training images is there to prevent it, and cannot always.",
+    "Image size and aspect ratio are hidden from it by squashing, exposure by standardising; burned-in "
+    "letters are discouraged in training.",
+    "The labels it learned from came from the archive; some of them are wrong.",
+    "The map is the exact sum of evidence, on a coarse grid; it is no localisation of disease.",
+)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
