@@ -69,7 +69,7 @@ def up(
     ports = wiring.make_ports(settings)
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
-    server = _server(create_app(ports.store, worklist, settings.max_bytes), port)
+    server = _server(create_app(ports.store, worklist, settings.max_bytes, _card(settings)), port)
     wiring.provide(ports)
     queue = local.LocalQueue(ports)
     watcher = InboxWatcher(settings.root.resolve(), queue.send, poll)
@@ -232,6 +232,15 @@ def main() -> None:
 
 def _settings(root: Path | None = None, weights: Path | None = None) -> Settings:
     return load_settings(root=root, weights=weights)
+
+
+def _card(settings: Settings) -> dict[str, Any] | None:
+    """The card of the shipped network, for the page; other weights have none."""
+    if settings.weights:
+        return None
+    card = Path(__file__).with_name("model") / "weights" / "cxr-2.json"
+    found: dict[str, Any] = json.loads(card.read_bytes())
+    return found
 
 
 def _load_event(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from flask.testing import FlaskClient
@@ -68,7 +69,7 @@ class Page:
         return {one[0].key.removeprefix("inbox/"): one[1] for one in found if one}
 
 
-def serve(folder: Path) -> Page:
+def serve(folder: Path, card: dict[str, Any] | None = None) -> Page:
     """The page over an empty folder."""
     store, index = FolderStore(folder / "data"), SqliteIndex(folder / "index.sqlite")
-    return Page(create_app(store, index, MAX_UPLOAD).test_client(), store, index)
+    return Page(create_app(store, index, MAX_UPLOAD, card).test_client(), store, index)

@@ -1,6 +1,8 @@
 """The status page, put together. Nothing happens at import."""
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from flask import Flask, request
 
@@ -21,8 +23,12 @@ class StatusPage(Flask):
         self.logger.error("a request failed: %s %s", request.method, request.endpoint, exc_info=exc_info)
 
 
-def create_app(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Flask:
+def create_app(
+    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None = None
+) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
+
+    `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
 
     It answers to this machine's own names only. To serve it under others, put them, without a port, into
     `app.config["ALLOWED_HOSTS"]`.
@@ -35,6 +41,6 @@ def create_app(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Flask
     wording.install(app)
     security.protect(app)
     errors.explain(app)
-    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes))
+    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes))
     return app

@@ -1,6 +1,8 @@
 """The pages to read: the worklist, one X-ray, its preview; and what the script asks to keep up to date."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Blueprint, Response, abort, render_template, request
 from flask.typing import ResponseReturnValue
@@ -24,8 +26,10 @@ class NameConverter(PathConverter):
     part_isolating = False
 
 
-def blueprint(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Blueprint:
-    """The pages over this store and this worklist."""
+def blueprint(
+    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None
+) -> Blueprint:
+    """The pages over this store and this worklist, and of the network's card."""
     pages = Blueprint("pages", __name__)
 
     def row_of(name: str) -> Row:
@@ -51,7 +55,13 @@ def blueprint(store: Store, index: SqliteIndex, max_upload_bytes: int) -> Bluepr
         row = row_of(name)
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
         damaged = bool(seen.etag and not seen.verdict)
-        return render_template("xray.html", row=row, verdict=seen.verdict, damaged=damaged)
+        return render_template("xray.html", row=row, verdict=seen.verdict, damaged=damaged, card=card)
+
+    @pages.get("/model")
+    def model() -> str:
+        if card is None:
+            abort(404, "There is no card of this network: it is not the shipped one.")
+        return render_template("model.html", card=card)
 
     @pages.get("/preview/<name:name>")
     def preview(name: str) -> ResponseReturnValue:
