@@ -123,7 +123,6 @@ def _figures(facts: Card) -> str:
         "called `uncertain`, atypical ones included": lambda of: of.uncertain,
         "right among the others": lambda of: of.right_when_certain,
         "refused": lambda of: of.refused,
-        "bacterial against viral, AUC": lambda of: of.pattern_auc,
     }.items():
         lines.append(f"| {name} | {' | '.join(str(figure(of) or 'none') for of, _ in _measured(facts))} |")
     return "\n".join(lines) + "\n"

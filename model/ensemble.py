@@ -123,19 +123,25 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig) -> Network:
     network = Network(config.network)
     for index, member in enumerate(network.members):
         member.load_state_dict(load_file(_folder(out, index) / AVERAGED))
-    _round_weights(network)
+    _round(network)
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
     for member in network.members:
         settle_statistics(member, pixels, config.network.size)
     fit_typicality(network, pixels, torch.tensor([sample.label for sample in samples]))
+    _round(network)
     return network
 
 
-def _round_weights(network: nn.Module) -> None:
-    """Round the convolutions to 16 bits, in place: the reference file is stored so, and must say the same."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.half().float()
+def _is_heavy(name: str, value: Tensor) -> bool:
+    """What makes the file large is stored in 16 bits: convolutions, and the whitening of typicality."""
+    return value.ndim == 4 or name.endswith("whitening")
+
+
+def _round(network: nn.Module) -> None:
+    """Round in place what is stored in 16 bits, so that the file says what the network does."""
+    for name, value in network.state_dict().items():
+        if _is_heavy(name, value):
+            value.copy_(value.half())
 
 
 @torch.no_grad()
@@ -175,7 +181,7 @@ def predict(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
 def _save_network(network: Network, out: Path, config: TrainConfig) -> Path:
     path = out / "network.safetensors"
     weights = {
-        name: (value.half() if value.ndim == 4 else value).contiguous()
+        name: (value.half() if _is_heavy(name, value) else value).contiguous()
         for name, value in network.state_dict().items()
     }
     histories = [_history(_folder(out, index) / AVERAGED) for index in range(config.network.members)]

@@ -100,7 +100,7 @@ class Member(nn.Module):
             for index in range(config.blocks):
                 stages.append(Block(inputs, outputs, stride if index == 0 else 1))
                 inputs = outputs
-            if stage < 2:
+            if stage < len(config.widths) - 2:
                 stages.append(MixStyle(config.style_mixing))
         self.stem = nn.Sequential(
             nn.Conv2d(1, config.stem, 5, 2, 2, bias=False), nn.BatchNorm2d(config.stem), nn.ReLU(inplace=True)
@@ -108,14 +108,20 @@ class Member(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(inputs, 2)
+        self.blocks = config.blocks
 
-    def features(self, x: Tensor) -> Tensor:
-        """[N, 1, size, size], standardised gray -> [N, C, size / 16, size / 16]."""
-        return torch.as_tensor(self.stages(self.stem(x)))
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 1, size, size], standardised gray -> what the last stage but one and the last see of it.
+
+        The second is [N, C, size / 16, size / 16], the first as large, with the channels of its stage.
+        """
+        blocks = self.stages[: -self.blocks], self.stages[-self.blocks :]
+        earlier = blocks[0](self.stem(x))
+        return earlier, blocks[1](earlier)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 1, size, size] -> logits [N, 2], as in `Output`."""
-        return torch.as_tensor(self.head(self.dropout(self.features(x).mean((2, 3)))))
+        return torch.as_tensor(self.head(self.dropout(self.features(x)[1].mean((2, 3)))))
 
     def map(self, features: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, h, w]: what each place adds to the pneumonia logit."""
@@ -138,22 +144,22 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
-        self.typicality = Typicality(config.members * config.widths[-1])
+        self.typicality = Typicality(config.members * sum(config.widths[-2:]))
 
     def forward(self, x: Tensor) -> Output:
         """[N, 1, size, size], standardised gray."""
         logits, maps, pooled = [], [], []
         for member in self.members:
             assert isinstance(member, Member)
-            features = member.features(x)
-            average = features.mean((2, 3))
-            pooled.append(average)
+            earlier, last = member.features(x)
+            average = last.mean((2, 3))
+            pooled += [earlier.mean((2, 3)), average]
             logits.append(member.head(average))
-            maps.append(member.map(features))
+            maps.append(member.map(last))
         distance = self.typicality(torch.cat(pooled, 1))
         return Output(torch.stack(logits).mean(0), torch.stack(maps).mean(0), distance)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """[N, 1, size, size] -> the members' averaged features, [N, members * C]."""
+        """[N, 1, size, size] -> the members' averaged features of the last two stages, side by side."""
         features = [member.features(x) for member in self.members if isinstance(member, Member)]
-        return torch.cat([feature.mean((2, 3)) for feature in features], 1)
+        return torch.cat([stage.mean((2, 3)) for stages in features for stage in stages], 1)
