@@ -48,6 +48,7 @@ unit:
 
 bench: .venv/tests
 	@$(BIN)/python -m bench.latency
+	@$(BIN)/python -m bench.inference
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -29,6 +29,7 @@ def _declare_missing_operators() -> None:
 
 _declare_missing_operators()
 
+from torchvision import models  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
-__all__ = ["v2"]
+__all__ = ["models", "v2"]
