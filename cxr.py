@@ -152,7 +152,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
         "runs/cxr"
     ),
-    epochs: Annotated[int | None, typer.Option(help="Fewer for a trial.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a trial.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
@@ -238,8 +238,9 @@ def _card(settings: Settings) -> dict[str, Any] | None:
     """The card of the shipped network, for the page; other weights have none."""
     if settings.weights:
         return None
-    card = Path(__file__).with_name("model") / "weights" / "cxr-2.json"
-    found: dict[str, Any] = json.loads(card.read_bytes())
+    from model.card import CARD
+
+    found: dict[str, Any] = json.loads(CARD.read_bytes())
     return found
 
 

@@ -149,7 +149,7 @@ def measure_card(originals: Path, copies: Path) -> None:
     from model.evaluate import evaluate_folder
     from model.export import load_network
 
-    settings = Settings()
+    settings = Settings(prevalence=None, weights=None)  # whatever the environment says
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
     measured = [evaluate_folder(path, settings) for path in (originals, copies)]
     made = make_card(parameters, Engine().calibration, *measured)

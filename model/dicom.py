@@ -45,7 +45,14 @@ _TAGS: list[Any] = [
         *("BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation"),
         *("BurnedInAnnotation", "PatientAge", "PatientBirthDate", "StudyDate"),
         *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
-        *("PlanarConfiguration", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"),
+        *(
+            "PlanarConfiguration",
+            "BitsAllocated",
+            "BitsStored",
+            "HighBit",
+            "PixelRepresentation",
+            "PixelData",
+        ),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
         *("ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
         *(f"{colour}PaletteColorLookupTableDescriptor" for colour in _PALETTE),
@@ -136,6 +143,10 @@ def _tags(dataset: Dataset) -> Tags:
 def _check_depth(dataset: Dataset, facts: ImageFacts) -> None:
     if dataset.BitsAllocated not in (8, 16) or not 0 < dataset.BitsStored <= dataset.BitsAllocated:
         message = f"The DICOM file's pixels have a depth that cannot be read. {_AS_PICTURE}"
+        raise InputRejected("unsupported_format", message, facts)
+    if dataset.get("HighBit", dataset.BitsStored - 1) != dataset.BitsStored - 1:
+        # Only the retired ACR-NEMA and early files have it so: PS3.5 8.1.1 now fixes the high bit.
+        message = f"The DICOM file's pixels are not in the lowest bits: this cannot be read. {_AS_PICTURE}"
         raise InputRejected("unsupported_format", message, facts)
 
 

@@ -65,8 +65,8 @@ class Calibration(BaseModel):
     pattern_auc: Interval | None = None  # of bacterial against viral, where it is good enough to be shown
 
     def probability(self, logit: float) -> float:
-        """Calibrated P(pneumonia), to four decimals."""
-        return round(float(_sigmoid(self.slope * logit + self.offset)), 4)
+        """Calibrated P(pneumonia)."""
+        return _sigmoid(self.slope * logit + self.offset)
 
     def at(self, prevalence: float) -> "Calibration":
         """The same where another share of the patients is ill: P moves with the prior odds, by Bayes' rule.
@@ -171,12 +171,12 @@ def interpret(
             "This does not look like a chest X-ray. Drop a frontal one, whole and with nothing drawn on it."
         )
         raise InputRejected("not_a_chest_xray", message, facts)
-    probability = calibration.probability(float(logits[0]))
+    probability = calibration.probability(float(logits[0]))  # the label is of the whole, not of four decimals
     grid = [[round(float(cell), 3) for cell in line] for line in activation]
     doubtful = typicality.is_atypical or any(warning in DOUBTS for warning in warnings)
     return Finding(
         label="uncertain" if doubtful else calibration.thresholds.label(probability),
-        probability=probability,
+        probability=round(probability, 4),
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
         typicality=typicality,
@@ -202,7 +202,7 @@ def encode_preview(gray: Image.Image) -> bytes:
 
 
 def _moved(probability: float, shift: float) -> float:
-    return round(_sigmoid(_log_odds(probability) + shift), 6)
+    return _sigmoid(_log_odds(probability) + shift)
 
 
 def _log_odds(probability: float) -> float:

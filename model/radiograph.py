@@ -12,7 +12,7 @@ from pipeline.verdict import Warning
 # network's typicality finds.
 _RADIOGRAPHS = ("CR", "DX", "DR", "RG", "RF", "OT", "SC", "")
 _SECONDARY = ("OT", "SC")
-_SECONDARY_CLASSES = "1.2.840.10008.5.1.4.1.1.7"  # and those under it
+_SECONDARY_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # it and those under it
 
 # A console's protocol sets the body part; it is often missing, and may be wrong. So only what holds no chest
 # is refused; not the abdomen (a newborn's X-ray shows both), spine, ribs or shoulder. A verdict about a knee
@@ -91,7 +91,7 @@ class Tags:
     @property
     def _may_hold_text(self) -> bool:
         """A secondary capture is the picture of a screen or a paper, where names stand."""
-        secondary = self.sop_class.startswith(_SECONDARY_CLASSES) or self.modality in _SECONDARY
+        secondary = f"{self.sop_class}.".startswith(_SECONDARY_CLASSES) or self.modality in _SECONDARY
         return self.burned_in == "YES" or secondary or bool(self.conversion)
 
 

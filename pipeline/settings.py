@@ -28,9 +28,9 @@ class Settings(BaseSettings):
     )
     prevalence: float | None = Field(
         None,
-        gt=0,
-        lt=1,
-        description="share of pneumonia among your patients, for P; the training data's if not set",
+        ge=0.001,
+        le=0.999,
+        description="share of pneumonia among your patients; P and both thresholds move with it",
     )
     weights: Path | None = Field(None, description="another ONNX file than the shipped one")
     keep_uid: bool = Field(False, description="a DICOM file's SOP Instance UID goes into its verdict")

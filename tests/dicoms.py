@@ -56,7 +56,7 @@ def dataset(pixels: Pixels | None = None, **tags: object) -> Dataset:
     for name, value in (values | tags).items():
         if value is not None:
             setattr(found, name, value)
-    found.HighBit = found.BitsStored - 1
+    found.HighBit = tags.get("HighBit", found.BitsStored - 1)
     if "PixelData" in found:
         found["PixelData"].VR = "OW"
     found.file_meta = FileMetaDataset()

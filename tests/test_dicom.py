@@ -125,6 +125,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "blank": ("not_a_chest_xray", lambda: dicom(np.full((200, 200), 700, np.uint16))),
     "no image": ("unsupported_format", without_pixels),
     "a video": ("unsupported_format", video),
+    "pixels in the upper bits": ("unsupported_format", lambda: dicom(HighBit=15)),
     "32 bits": ("unsupported_format", lambda: dicom(dicoms.deep().astype(np.uint32))),
     "no pixel data": ("unreadable", lambda: dicom(PixelData=None)),
     "cut in its pixels": ("unreadable", lambda: dicom()[:-5000]),

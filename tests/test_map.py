@@ -38,11 +38,11 @@ def test_random_weights_give_another_map(inputs: Array) -> None:
         learned = network(torch.from_numpy(inputs)).map.numpy()
         torch.manual_seed(1)
         for module in network.modules():
-            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | torch.nn.BatchNorm2d):
                 module.reset_parameters()
         random = network(torch.from_numpy(inputs)).map.numpy()
-    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(learned, random, strict=True)]
-    assert abs(np.mean(alike)) < 0.5
+    alike = [abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(learned, random, strict=True)]
+    assert np.mean(alike) < 0.6
 
 
 def test_what_the_map_points_at_matters_most(inputs: Array) -> None:

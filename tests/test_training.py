@@ -223,14 +223,15 @@ def test_another_prevalence_moves_p_by_bayes_and_keeps_the_labels() -> None:
         thresholds=Thresholds(normal_below=0.3, pneumonia_above=0.8),
         typicality=Limits(atypical_above=1, refused_above=2),
     )
-    rare = trained.at(0.1)
-    assert rare.prevalence == 0.1
-    for logit in np.linspace(-6, 6, 60):
-        before, after = trained.probability(logit), rare.probability(logit)
-        odds = before / (1 - before) * (0.1 / 0.9) / (0.75 / 0.25)
-        assert after == pytest.approx(odds / (1 + odds), abs=1e-3)
-        assert rare.thresholds.label(after) == trained.thresholds.label(before)
-    assert rare.at(0.75).thresholds.pneumonia_above == pytest.approx(0.8, abs=1e-5)
+    for prevalence in (0.001, 0.1, 0.75, 0.999):
+        moved = trained.at(prevalence)
+        assert moved.prevalence == prevalence
+        for logit in np.linspace(-9, 9, 200):
+            before, after = trained.probability(logit), moved.probability(logit)
+            odds = before / (1 - before) * prevalence / (1 - prevalence) / 3
+            assert after == pytest.approx(odds / (1 + odds), rel=1e-6)
+            assert moved.thresholds.label(after) == trained.thresholds.label(before)
+        assert moved.at(0.75).thresholds.pneumonia_above == pytest.approx(0.8)
 
 
 def test_a_pattern_is_shown_only_where_it_is_known_to_be_good() -> None:

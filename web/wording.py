@@ -43,8 +43,14 @@ REASONS: dict[ReasonCode, str] = {
 }
 WARNINGS: dict[Warning, str] = {
     "atypical": "Unlike the training images: the probability means little here.",
-    "age_outside_training": "The patient is not 1 to 5 years old, as all in the training data were.",
-    "age_unknown": "The patient's age is unknown. The training data were of children of 1 to 5 years.",
+    "age_outside_training": (
+        "The patient is not 1 to 5 years old, as all in the training data were. On adults the network is no "
+        "better than a coin."
+    ),
+    "age_unknown": (
+        "The patient's age is unknown. The network learned from children of 1 to 5 years alone: a confident "
+        "label on an adult is an error."
+    ),
     "not_frontal": "The file says that this is no frontal view. The network knows frontal views only.",
     "burned_in_text": "Text may be burned into the image. It may name the patient.",
 }
