@@ -54,7 +54,8 @@ def _train_members(samples: list[Sample], out: Path, config: TrainConfig, consol
     ]
     with _forwarded(processes) as stopped:
         for process in processes:
-            process.start()
+            if not stopped:
+                process.start()
         _show(ticks, processes, config, console)
     if stopped:
         raise KeyboardInterrupt
@@ -99,12 +100,19 @@ def _received(ticks: "Queue[Tick | CxrError]", processes: list[BaseProcess]) -> 
         except queue.Empty:
             if not running:
                 return
+            if any(process.exitcode for process in processes):
+                _end(processes)  # one was stopped or died: the others save and end
             continue
         if isinstance(tick, CxrError):
-            for process in processes:
-                process.terminate()
+            _end(processes)
             raise tick
         yield tick
+
+
+def _end(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
 
 
 def _line(tick: Tick, config: TrainConfig) -> str:
@@ -206,9 +214,7 @@ def _forwarded(processes: list[BaseProcess]) -> Iterator[list[int]]:
 
     def stop(number: int, _: object) -> None:
         stopped.append(number)
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
+        _end(processes)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, stop) for number in signals]

@@ -5,6 +5,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +132,20 @@ def test_a_killed_member_ends_as_one_that_was_not(
     whole, resumed = (load_file(tmp_path / name / AVERAGED) for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_stopped_training_saves_every_member_and_goes_on(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cxr", "train", str(data), "--out", str(tmp_path), "--epochs", "50"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        folders = [tmp_path / f"member-{number}" for number in (1, 2)]
+        while not all((folder / "state.pt").exists() for folder in folders):
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.terminate()
+        assert process.wait(60) != 0
+    steps = [torch.load(folder / "state.pt", weights_only=True)["step"] for folder in folders]
+    assert all(step > 0 for step in steps)
+    assert not (tmp_path / "network.safetensors").exists()
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(data: Path, tmp_path: Path) -> None:
