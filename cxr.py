@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,9 +71,9 @@ def up(
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
     server = _server(create_app(ports.store, worklist, settings.max_bytes, _card(settings)), port)
-    wiring.provide(ports)
     queue = local.LocalQueue(ports)
-    watcher = InboxWatcher(settings.root.resolve(), queue.send, poll)
+    wiring.provide(replace(ports, queue=queue))
+    watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         watcher.start(known=worklist.present())
@@ -100,7 +101,7 @@ def replay(
         answer = local.deliver(_load_event(path))
         for outcome in answer.outcomes:
             typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
-            failed |= outcome["result"] == "failed"
+            failed |= outcome["result"] in ("failed", "given_up")
         for reason in answer.ignored:
             typer.echo(f"{path.name}: ignored: {reason}")
     raise typer.Exit(1 if failed else 0)

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -12,7 +13,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from handlers import dead_letter, ingest, record
 from pipeline.errors import IngestFailed, place_of
-from pipeline.events import Event, s3_event
+from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
 _PAUSE_AFTER_ERROR = 5.0  # seconds before what could neither be done nor given up is tried again
+_WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
 _BATCH = 16  # records in an event; the page learns of their verdicts together
 
 
@@ -54,7 +56,7 @@ def deliver(event: Event) -> Answer:
             latest, ignored = {item["key"]: item["result"] for item in answer["outcomes"]}, answer["ignored"]
         except IngestFailed as error:
             latest = {outcome.key: outcome.result for outcome in error.outcomes}
-        _record([key for key, result in latest.items() if result in ("classified", "rejected")])
+        _record([key for key, result in latest.items() if result in _WITH_VERDICT])
         outcomes |= {key: result for key, result in latest.items() if outcomes.get(key) in (None, "failed")}
         if "failed" not in latest.values():
             break
@@ -62,7 +64,7 @@ def deliver(event: Event) -> Answer:
             time.sleep(pause)
     else:
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
-        _record([item["key"] for item in given_up if item["result"] == "failed"])
+        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
         outcomes |= {item["key"]: item["result"] for item in given_up if outcomes[item["key"]] == "failed"}
     return Answer([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
 
@@ -70,6 +72,13 @@ def deliver(event: Event) -> Answer:
 def _record(keys: list[str]) -> None:
     if keys:
         record.handler(s3_event("local", [verdict_key(key) for key in keys]), LocalContext())
+
+
+@dataclass(frozen=True)
+class _Hint:
+    removed: bool
+    due: float  # on the monotonic clock
+    since: datetime
 
 
 class LocalQueue:
@@ -80,18 +89,23 @@ class LocalQueue:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._hints: dict[str, tuple[bool, float]] = {}  # key: whether it was removed, when it is due
+        self._hints: dict[str, _Hint] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._pump, name="cxr-queue", daemon=True)
         self._thread.start()
 
-    def send(self, key: str, removed: bool) -> None:
+    def hint(self, key: str, removed: bool) -> None:
         """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
         row = printable(key)
         if not removed and self._ports.index.get(row) is None:
             self._ports.index.wait([row], datetime.now(UTC))
-        self._queue(key, removed, time.monotonic())
+        self._queue(key, _Hint(removed, time.monotonic(), datetime.now(UTC)))
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        """Have these keys looked at after `delay` seconds, see `ports.Queue`."""
+        for key in keys:
+            self._queue(key, _Hint(False, time.monotonic() + delay, since))
 
     def stop(self) -> None:
         """Finish the batch at work and end; what is still queued is found again at the next start."""
@@ -100,37 +114,41 @@ class LocalQueue:
             self._changed.notify()
         self._thread.join(60)
 
-    def _queue(self, key: str, removed: bool, due: float) -> None:
+    def _queue(self, key: str, hint: _Hint) -> None:
         with self._changed:
-            self._hints[key] = (removed, due)
+            self._hints[key] = hint
             self._changed.notify()
 
     def _pump(self) -> None:
         while not self._stopping:
             batch = self._batch()
             for removed in (False, True):
-                keys = [key for key, gone in batch.items() if gone is removed]
-                if keys:
-                    self._deliver(keys, removed)
+                hints = {key: hint for key, hint in batch.items() if hint.removed is removed}
+                if hints:
+                    self._deliver(hints, removed)
 
-    def _deliver(self, keys: list[str], removed: bool) -> None:
+    def _deliver(self, hints: dict[str, _Hint], removed: bool) -> None:
+        bucket = self._ports.store.bucket
         try:
-            deliver(s3_event(self._ports.store.bucket, keys, removed))
+            if removed:
+                deliver(s3_event(bucket, list(hints), removed=True))
+            else:
+                deliver(sqs_event(bucket, {key: hint.since for key, hint in hints.items()}))
         except Exception as error:  # noqa: BLE001  the queue must live
             log.error("an event could not be delivered, and will be again: %s", place_of(error))
-            for key in keys:
-                self._queue(key, removed, time.monotonic() + _PAUSE_AFTER_ERROR)
+            for key, hint in hints.items():
+                self._queue(key, replace(hint, due=time.monotonic() + _PAUSE_AFTER_ERROR))
 
-    def _batch(self) -> dict[str, bool]:
+    def _batch(self) -> dict[str, _Hint]:
         """Wait for hints that are due, and take some; none when the queue is to end."""
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
-                ready = ((key, removed) for key, (removed, due) in self._hints.items() if due <= now)
+                ready = ((key, hint) for key, hint in self._hints.items() if hint.due <= now)
                 batch = dict(islice(ready, _BATCH))
                 if batch:
                     for key in batch:
                         del self._hints[key]
                     return batch
-                self._changed.wait(min((due - now for _, due in self._hints.values()), default=None))
+                self._changed.wait(min((hint.due - now for hint in self._hints.values()), default=None))
         return {}

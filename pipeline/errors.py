@@ -9,6 +9,7 @@ CxrError
 │   ├── ObjectUnreadable    the object is there, and may not be read
 │   └── KeyNotUsable        this store cannot hold an object of that name
 ├── HostError               the inference host did not do the job: tried again
+│   └── HostNotReady        there is no host to ask yet (starting, away, another release): wait, and ask again
 └── IngestFailed            some records of an event failed: the sender delivers the event again
 """
 
@@ -88,6 +89,18 @@ class KeyNotUsable(StoreError):
 
 class HostError(CxrError):
     """The inference host did not do the job."""
+
+
+class HostNotReady(HostError):
+    """No host can be asked now. `retry_after` seconds is when it is worth asking again.
+
+    `is_fault` tells what a person should look at (a wrong host key, a launch that was refused) from what
+    passes by itself (a boot).
+    """
+
+    def __init__(self, message: str, retry_after: float = 30, is_fault: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after, self.is_fault = retry_after, is_fault
 
 
 class IngestFailed(CxrError):

@@ -7,8 +7,8 @@ ev-events.html.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
@@ -20,11 +20,14 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """A key that was created or removed; `message_id` of the SQS message that said so."""
+    """A key that was created or removed; `message_id` of the SQS message that said so, and since when the
+    key has been asked for.
+    """
 
     key: str
     removed: bool = False
     message_id: str | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,21 @@ def s3_event(bucket: str, keys: list[str], removed: bool = False) -> Event:
     }
 
 
+def sqs_event(bucket: str, asked: Mapping[str, datetime]) -> Event:
+    """Messages as SQS delivers them, one for each key, which was asked for at that time; for local mode."""
+    return {
+        "Records": [
+            {
+                "messageId": str(number),
+                "eventSource": "aws:sqs",
+                "body": json.dumps(s3_event(bucket, [key])),
+                "messageAttributes": {"since": {"stringValue": since.isoformat(), "dataType": "String"}},
+            }
+            for number, (key, since) in enumerate(asked.items())
+        ]
+    }
+
+
 def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]:
     if event.get("Event") == "s3:TestEvent":
         yield Ignored("S3's test of the connection", message_id)
@@ -101,9 +119,20 @@ def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]
 def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
     message_id = record["messageId"]
     try:
-        yield from list(_records(json.loads(record["body"]), message_id))
+        since = _since(record)
+        for found in list(_records(json.loads(record["body"]), message_id)):
+            yield replace(found, since=since) if isinstance(found, Change) else found
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         yield Ignored("the message's body is not an event of S3", message_id)
+
+
+def _since(record: Event) -> datetime | None:
+    """What `Queue.send` noted when it sent a message again, else when the message was sent first."""
+    noted = record.get("messageAttributes", {}).get("since", {}).get("stringValue")
+    if noted:
+        return datetime.fromisoformat(noted)
+    sent = record.get("attributes", {}).get("SentTimestamp")  # milliseconds
+    return datetime.fromtimestamp(int(sent) / 1000, UTC) if sent else None
 
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:

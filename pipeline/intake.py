@@ -3,22 +3,29 @@
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import HostError, IngestFailed, StoreError
+from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import OUTBOX, has_place, is_verdict, key_hash, printable, verdict_key
-from pipeline.ports import Host, Index, Job, Outcome, Row, Store
-from pipeline.verdict import Release, Verdict
+from pipeline.ports import Host, Index, Job, Outcome, Queue, Row, Store
+from pipeline.verdict import ReasonCode, Release, Verdict
 
 log = logging.getLogger(__name__)
 
 _GIVE_UP = (
     "The X-ray could not be judged, by no fault of its own. Drop the same file again to have it tried again."
 )
+_NO_HOST = (
+    "No machine that judges X-rays could be reached for two hours. When one runs again, drop the same file"
+    " again, or run `cxr reconcile --failed`."
+)
+PATIENCE = timedelta(hours=2)  # how long a job waits for a host
+
+Count = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,9 @@ class Ports:
     host: Host
     release: Release
     log_key: str  # the secret of the hash that stands for a key in the logs
+    queue: Queue | None = None  # without one, a job that finds no host has failed
+    count: Count = lambda name, value: None  # takes a figure for the alarms: `Failed`, `OldestWaitingSeconds`
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,9 @@ def ingest(event: Event, ports: Ports) -> Report:
     for change in changes:
         if change.removed and _mark_if_gone(change.key, ports):
             outcomes[change.key] = Outcome(change.key, "gone")
+    asked = {change.key: change.since or ports.now() for change in reversed(changes)}
     jobs = [Job(key) for key in dict.fromkeys(change.key for change in changes) if key not in outcomes]
-    for outcome in _judge(jobs, ports):
+    for outcome in _judge(jobs, asked, ports):
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
@@ -76,21 +87,26 @@ def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
 
     IngestFailed when even that could not be written for some of them: the event must come again.
     """
-    since = datetime.now(UTC)
     keys = dict.fromkeys(record.key for record in in_inbox(parse(event)) if isinstance(record, Change))
     outcomes, lost = [], []
     for key in keys:
         try:
-            outcome = give_up(ports.store, ports.release, Job(key), "internal", _GIVE_UP)
+            outcomes.append(_give_up(key, "internal", _GIVE_UP, ports))
         except StoreError as error:
-            outcome = Outcome(key, "failed", str(error))
-            lost.append(outcome)
-        log.error("%s: given up, %s", key_hash(key, ports.log_key), outcome.result)
-        _settle(outcome, since, ports)
-        outcomes.append(outcome)
+            lost.append(Outcome(key, "failed", str(error)))
     if lost:
         raise IngestFailed(lost)
     return outcomes
+
+
+def _give_up(key: str, code: ReasonCode, message: str, ports: Ports) -> Outcome:
+    since = ports.now()
+    outcome = give_up(ports.store, ports.release, Job(key), code, message)
+    log.error("%s: given up, %s", key_hash(key, ports.log_key), outcome.result)
+    if outcome.result == "given_up":
+        ports.count("Failed", 1)
+    _settle(outcome, since, ports)
+    return outcome
 
 
 def rebuild_index(store: Store, index: Index) -> int:
@@ -139,24 +155,50 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
     )
 
 
-def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
+def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterator[Outcome]:
     """Run the jobs on the host; the worklist shows them waiting meanwhile.
 
-    A job without an answer has failed.
+    Where there is no host yet, the queue brings what it did not answer again; else that has failed.
     """
-    since = datetime.now(UTC)
+    if not jobs:
+        return
+    since = ports.now()
     ports.index.wait([printable(job.key) for job in jobs], since)
-    unanswered = {job.key for job in jobs}
+    unanswered = dict.fromkeys(job.key for job in jobs)
     try:
         for outcome in ports.host.run(jobs):
-            unanswered.discard(outcome.key)
+            unanswered.pop(outcome.key, None)
             _settle(outcome, since, ports)
             yield outcome
         detail = "the host gave no answer"
+    except HostNotReady as error:
+        detail = str(error)
+        if ports.queue:
+            yield from _postpone(list(unanswered), asked, error, ports.queue, ports)
+            return
     except HostError as error:
         detail = str(error)
     for key in unanswered:
         yield Outcome(key, "failed", detail)
+
+
+def _postpone(
+    keys: list[str], asked: dict[str, datetime], error: HostNotReady, queue: Queue, ports: Ports
+) -> Iterator[Outcome]:
+    """Have the queue bring these keys again, but those that have waited too long: their verdict says so."""
+    log.log(logging.ERROR if error.is_fault else logging.INFO, "no host: %s", error)
+    ports.count("HostFault", float(error.is_fault))
+    now = ports.now()
+    ports.count("OldestWaitingSeconds", max((now - asked[key]).total_seconds() for key in keys))
+    for key in keys:
+        try:
+            if now - asked[key] >= PATIENCE:
+                yield _give_up(key, "host_unavailable", _NO_HOST, ports)
+            else:
+                queue.send([key], asked[key], error.retry_after)
+                yield Outcome(key, "waiting", str(error))
+        except StoreError as failure:
+            yield Outcome(key, "failed", str(failure))
 
 
 def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:

@@ -168,7 +168,7 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
         if info is None:
             return Outcome(job.key, "gone")
         if seen.verdict and seen.verdict.source.etag == info.etag:
-            return Outcome(job.key, "failed" if seen.verdict.status == "failed" else "current")
+            return Outcome(job.key, "given_up" if seen.verdict.status == "failed" else "current")
         verdict = Verdict(
             status="failed",
             source=_source(store.bucket, info),
@@ -181,7 +181,7 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
             store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
         except ConditionFailed:
             continue
-        return Outcome(job.key, "failed", message)
+        return Outcome(job.key, "given_up", message)
     raise StoreError("lost the race for the verdict too often")
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Status, Warning
 
-Result = Literal["classified", "rejected", "current", "gone", "failed"]
+Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
 
 
@@ -24,7 +24,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. `failed` is worth another try; `gone` means that there is no such object now."""
+    """What became of a job. `failed` is worth another try; `gone` means that there is no such object now;
+    `waiting` that no host could be asked, and that the queue brings the job again; `given_up` that its
+    verdict says `failed`.
+    """
 
     key: str
     result: Result
@@ -101,7 +104,21 @@ class Host(Protocol):
     """Where the engine runs."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish; HostError when the host cannot work at all."""
+        """One outcome for each job, as they finish.
+
+        HostError when the host breaks off, HostNotReady when there is none to ask yet; what was not
+        answered by then has not been done.
+        """
+
+
+class Queue(Protocol):
+    """Brings inbox keys to `ingest` later. Raises StoreError."""
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        """Have these keys looked at after `delay` seconds.
+
+        `since` is when they were first asked for; it comes back with them.
+        """
 
 
 @dataclass(frozen=True)

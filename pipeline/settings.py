@@ -3,12 +3,14 @@
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import UsageError
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(lambda text: tuple(str(text).split(",")))]
 
 
 class Settings(BaseSettings):
@@ -21,6 +23,31 @@ class Settings(BaseSettings):
         Path("data"), description="the folder of local mode: `inbox/`, `outbox/`, the worklist"
     )
     bucket: str | None = Field(None, description="the bucket, when the store is `s3`")
+    index: Literal["sqlite", "dynamodb"] = Field("sqlite", description="where the worklist is")
+    host: Literal["local", "ssh", "ec2"] = Field(
+        "local", description="what judges: this process, a machine reached by SSH, or an EC2 instance"
+    )
+    stack: str = Field(
+        "cxr-inbox", description="the AWS stack; its tables are `<stack>-index`, `<stack>-lease`"
+    )
+    queue_url: str | None = Field(None, description="the SQS queue that brings a job again later")
+    ssh: str | None = Field(None, description="`user@address` or `user@address:port` of the host `ssh`")
+    ssh_key: Path | None = Field(
+        None, description="the private key's file; without it, the SSH agent is asked"
+    )
+    ssh_host_key: str | None = Field(
+        None, description="the only public key that the host `ssh` may have: `ssh-ed25519 AAAA...`"
+    )
+    worker_port: int = Field(8477, gt=0, lt=65536, description="of `cxr worker`, on its machine's loopback")
+    idle_minutes: float = Field(20, gt=0, description="without a job, before an EC2 host powers itself off")
+    subnets: Words = Field((), description="EC2: where a host may be launched, in this order")
+    instance_types: Words = Field((), description="EC2: the types of a host, in this order")
+    connect_endpoint: str | None = Field(None, description="EC2: the Instance Connect Endpoint, `eice-...`")
+    connect_url: str | None = Field(None, description="EC2: the endpoint's address; by default AWS is asked")
+    host_role_id: str = Field("", description="EC2: the unique id of the hosts' role, `AROA...`")
+    host_id: str | None = Field(
+        None, description="on an EC2 host, what it is called: `<role id>:<instance id>`"
+    )
     max_bytes: int = Field(64_000_000, gt=0, description="larger files are refused unread")
     max_pixels: int = Field(50_000_000, gt=0, description="larger images are refused before they are decoded")
     threads: int = Field(
@@ -52,6 +79,14 @@ def load_settings(**changes: object) -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(f"CXR_{name}: {first['msg'].lower()}") from error
-    if settings.store == "s3" and not settings.bucket:
-        raise UsageError("CXR_BUCKET: name the bucket, or use CXR_STORE=folder")
+    for needs, name, instead in (
+        (settings.store == "s3", "bucket", "or use CXR_STORE=folder"),
+        (settings.host == "ssh", "ssh", "as user@address, or use CXR_HOST=local"),
+        (settings.host == "ssh", "ssh_host_key", "as the machine's /etc/ssh/ssh_host_ed25519_key.pub has it"),
+        (settings.host == "ec2", "bucket", "in which the hosts say that they are ready"),
+        (settings.host == "ec2", "subnets", "in which a host may be launched"),
+        (settings.host == "ec2", "instance_types", "that a host may have"),
+    ):
+        if needs and not getattr(settings, name):
+            raise UsageError(f"CXR_{name.upper()}: it is needed, {instead}")
     return settings

@@ -152,7 +152,7 @@ def test_after_the_last_delivery_there_is_a_failed_verdict(
     objects(ports).update({"inbox/a": b"boom", "inbox/b": b"P1"})
     answer = local.deliver(s3_event("b", ["inbox/a", "inbox/b"]))
     assert {item["key"]: item["result"] for item in answer.outcomes} == {
-        "inbox/a": "failed",
+        "inbox/a": "given_up",
         "inbox/b": "classified",
     }
     row = ports.index.get("inbox/a")
@@ -270,7 +270,7 @@ def test_the_queue_keeps_what_could_not_even_be_given_up(
     objects(ports).update({"inbox/a": b"P1", "inbox/b": b"bad"})
     hints = local.LocalQueue(ports)
     for key in ("inbox/a", "inbox/b"):
-        hints.send(key, removed=False)
+        hints.hint(key, removed=False)
     waiting = ports.index.get("inbox/b")
     assert waiting is not None
     assert waiting.waiting_since is not None
@@ -292,7 +292,7 @@ def test_the_queue_stops_after_the_batch_at_work(ports: Ports) -> None:
     hints = local.LocalQueue(ports)
     for number in range(200):
         objects(ports)[f"inbox/{number}"] = b"P1"
-        hints.send(f"inbox/{number}", removed=False)
+        hints.hint(f"inbox/{number}", removed=False)
     assert index_of(ports).counts()["waiting"] > 150  # all that is queued is shown
     hints.stop()
     assert sum(key.startswith("outbox/") and key.endswith(".json") for key in objects(ports)) < 100

@@ -103,13 +103,13 @@ def test_a_store_that_does_not_answer_fails_the_job_alone() -> None:
 def test_giving_up_says_failed_and_never_takes_back_a_verdict(store: MemoryStore) -> None:
     etag = store.put(KEY, b"P1", None)
     release = Release()
-    assert give_up(store, release, Job(KEY), "internal", "Drop it again.").result == "failed"
+    assert give_up(store, release, Job(KEY), "internal", "Drop it again.").result == "given_up"
     assert verdict_of(store).status == "failed"
     assert make_judge(store).judge(Job(KEY)).result == "classified"  # a failed verdict is never current
     assert give_up(store, release, Job(KEY), "internal", "Drop it again.").result == "current"
     assert verdict_of(store).status == "classified"
     store.put(KEY, b"P2", etag)
-    assert give_up(store, release, Job(KEY), "internal", "Drop it again.").result == "failed"
+    assert give_up(store, release, Job(KEY), "internal", "Drop it again.").result == "given_up"
     assert give_up(store, release, Job("inbox/none"), "internal", "Drop it again.").result == "gone"
 
 
