@@ -209,6 +209,35 @@ def evaluate(
         write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
 
 
+@app.command()
+def worker(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only judge an image drawn for it: exit code 0 when all is well.")
+    ] = False,
+) -> None:
+    """Judge what comes over SSH, on this machine's loopback: the inference host's process."""
+    from datetime import timedelta
+
+    from ec2_runner import agent
+    from ec2_runner import worker as warm
+    from ec2_runner.service import Service
+    from handlers import wiring
+    from pipeline.verdict import Release
+
+    settings = _settings()
+    if check:
+        warm.check(settings)
+        return
+    store, release = wiring.make_store(settings), Release()
+    host = warm.make_worker(store, settings, release)
+    service = Service(host, host.model, release)
+    if settings.host_id is None:
+        agent.serve(service, settings.worker_port)
+    else:
+        publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
+        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off)
+
+
 @index_app.command()
 def rebuild(root: Root = None) -> None:
     """Make the worklist again from the outbox."""

@@ -1,13 +1,22 @@
 """The warm worker: the network loaded once, images judged side by side."""
 
+import io
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+
+from PIL import Image
 
 from model.engine import Engine
+from pipeline.errors import InputRejected
 from pipeline.judge import Judge
-from pipeline.ports import Job, Outcome, Store
+from pipeline.ports import Engine as EnginePort
+from pipeline.ports import Examination, Job, Outcome, Store
 from pipeline.settings import Settings
-from pipeline.verdict import Release
+from pipeline.verdict import ModelRef, Release
+
+_FETCHING = 4  # times the threads that decode: a bucket answers slowly, and many at a time
 
 
 class Worker:
@@ -17,14 +26,45 @@ class Worker:
         self._judge = judge
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cxr-worker")
 
+    @property
+    def model(self) -> ModelRef:
+        """The network that it holds."""
+        return self._judge.engine.model
+
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish."""
+        """One outcome for each job, as they finish; those not begun yet are dropped when nobody asks on."""
         futures = [self._pool.submit(self._judge.judge, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def make_worker(store: Store, settings: Settings, release: Release) -> Worker:
     """The worker that the settings ask for, its network loaded."""
-    engine = Engine.of(settings)
-    return Worker(Judge(store, engine, release, settings.max_bytes), settings.threads)
+    engine: EnginePort = Engine.of(settings)
+    threads = settings.threads
+    if settings.store == "s3":
+        engine, threads = _Bounded(engine, threads), threads * _FETCHING
+    return Worker(Judge(store, engine, release, settings.max_bytes), threads)
+
+
+def check(settings: Settings) -> None:
+    """See that a worker could work: decode and judge a picture. Raises whatever is wrong."""
+    picture = io.BytesIO()
+    Image.linear_gradient("L").save(picture, "JPEG")
+    with suppress(InputRejected):  # the network has judged it: no chest X-ray
+        Engine.of(settings).examine(picture.getvalue())
+
+
+class _Bounded:
+    """An engine that judges a few images at a time, whatever the number of threads that fetch them."""
+
+    def __init__(self, engine: EnginePort, limit: int) -> None:
+        self.model, self._engine, self._turns = engine.model, engine, threading.Semaphore(limit)
+
+    def examine(self, data: bytes) -> Examination:
+        with self._turns:
+            return self._engine.examine(data)

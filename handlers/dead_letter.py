@@ -4,13 +4,13 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from handlers import wiring
+from handlers import telemetry, wiring
 from pipeline.events import Event
 from pipeline.intake import dead_letter
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     """Take what `ingest` could not do."""
-    with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
+    with telemetry.invocation(context):
         outcomes = dead_letter(event, wiring.ports())
     return {"outcomes": [{"key": outcome.key, "result": outcome.result} for outcome in outcomes]}

@@ -6,7 +6,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from handlers import wiring
+from handlers import telemetry, wiring
 from pipeline.errors import IngestFailed
 from pipeline.events import Event
 from pipeline.intake import Report, ingest
@@ -18,7 +18,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     From SQS, the messages of failed images are reported, to be delivered again; any other sender is told by
     IngestFailed.
     """
-    with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
+    with telemetry.invocation(context):
         report = ingest(event, wiring.ports())
         answer = _partial_response(event, report, context)
         if answer is None and any(outcome.result == "failed" for outcome in report.outcomes):

@@ -2,7 +2,7 @@
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from handlers import wiring
+from handlers import telemetry, wiring
 from pipeline.events import Event
 from pipeline.intake import record
 
@@ -12,5 +12,5 @@ def handler(event: Event, context: LambdaContext) -> dict[str, int]:
 
     A failure is raised, and the event comes again.
     """
-    with wiring.logger().append_context_keys(correlation_id=context.aws_request_id):
+    with telemetry.invocation(context):
         return {"recorded": record(event, wiring.ports())}

@@ -1,21 +1,21 @@
-"""The one place where adapters are chosen; nothing is made before the first event."""
+"""The one place where adapters are chosen; nothing is made before the first event.
 
-import logging
-import sys
+Each is imported when it is chosen: a Lambda has no network to run, and a laptop no AWS.
+"""
 
-from aws_lambda_powertools import Logger
-from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
+from typing import TYPE_CHECKING, Any
 
+from handlers import telemetry
 from pipeline.errors import UsageError
-from pipeline.folder import PRIVATE, FolderStore
 from pipeline.intake import Ports
-from pipeline.ports import Store
+from pipeline.ports import Host, Index, Queue, Store
 from pipeline.settings import Settings, load_settings
-from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Release
 
+if TYPE_CHECKING:
+    from ec2_runner.fleet import Fleet
+
 _chosen: Ports | None = None
-_logger: Logger | None = None
 
 
 def ports() -> Ports:
@@ -34,41 +34,100 @@ def provide(chosen: Ports | None) -> None:
 
 def make_ports(settings: Settings) -> Ports:
     """The adapters that the settings ask for."""
-    from ec2_runner.worker import make_worker  # the network and its runtime, where the host is this process
-
-    store = make_store(settings)
-    release = Release()
-    host = make_worker(store, settings, release)
-    return Ports(store, make_index(settings), host, release, settings.log_key)
+    store, release = make_store(settings), Release()
+    host = make_host(store, settings, release)
+    return Ports(
+        store,
+        make_index(settings),
+        host,
+        release,
+        settings.log_key,
+        make_queue(settings),
+        telemetry.count,
+    )
 
 
 def make_store(settings: Settings) -> Store:
     """The folder, or the bucket."""
     if settings.store == "folder":
-        return FolderStore(settings.root)
-    try:
-        import boto3
+        from pipeline.folder import FolderStore
 
-        from pipeline.s3 import S3Store
-    except ImportError as error:
-        raise UsageError("a bucket needs the AWS parts: pip install 'cxr-inbox[aws]'") from error
+        return FolderStore(settings.root)
+    from pipeline.s3 import S3Store
 
     assert settings.bucket is not None  # load_settings has checked
-    return S3Store(settings.bucket, boto3.client("s3"))
+    return S3Store(settings.bucket, client("s3"))
 
 
-def make_index(settings: Settings) -> SqliteIndex:
+def make_index(settings: Settings) -> Index:
     """The worklist."""
-    return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
+    if settings.index == "sqlite":
+        from pipeline.folder import PRIVATE
+        from pipeline.sqlite import SqliteIndex
+
+        return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
+    from pipeline.dynamodb import DynamoIndex
+
+    return DynamoIndex(f"{settings.stack}-index", client("dynamodb"))
 
 
-def logger() -> Logger:
-    """JSON lines on standard error, in which a hash stands for a
-    file's name; the pipeline's loggers join in.
-    """
-    global _logger
-    if _logger is None:
-        logging.getLogger("pipeline")  # exists before it is asked to join
-        _logger = Logger(service="cxr-inbox", level=load_settings().log_level, stream=sys.stderr)
-        copy_config_to_registered_loggers(_logger, include={"pipeline"})
-    return _logger
+def make_queue(settings: Settings) -> Queue | None:
+    """The queue that brings a job again; local mode has one of its own."""
+    if settings.queue_url is None:
+        return None
+    from pipeline.sqs import SqsQueue
+
+    return SqsQueue(settings.queue_url, client("sqs"), settings.bucket or "")
+
+
+def make_host(store: Store, settings: Settings, release: Release) -> Host:
+    """What judges: this process, or a machine reached by SSH."""
+    if settings.host == "local":
+        from ec2_runner.worker import make_worker
+
+        return make_worker(store, settings, release)
+    from ec2_runner.remote import RemoteHost
+    from ec2_runner.route import Ec2Route, SshRoute
+
+    if settings.host == "ssh":
+        return RemoteHost(SshRoute(settings), settings.worker_port, release)
+    fleet = make_fleet(settings)
+    route = Ec2Route(fleet, store, settings, session(), client("ec2"))
+    return RemoteHost(route, settings.worker_port, release)
+
+
+def make_fleet(settings: Settings) -> "Fleet":
+    """The stack's EC2 instance."""
+    from ec2_runner.fleet import Fleet, Placement
+    from ec2_runner.lease import Lease
+
+    lease = Lease(f"{settings.stack}-lease", client("dynamodb"))
+    kinds, subnets = settings.instance_types, settings.subnets
+    placements = [Placement(subnet, kind) for kind in kinds for subnet in subnets]
+    return Fleet(client("ec2"), lease, settings.stack, placements)
+
+
+def session() -> Any:
+    """The boto3 session of this process, with the credentials of its environment."""
+    try:
+        import boto3
+    except ImportError as error:
+        raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
+    return boto3.Session()
+
+
+def client(service: str) -> Any:
+    """A boto3 client that gives up early enough to say so, and that many threads may use."""
+    from botocore.config import Config
+    from botocore.exceptions import NoRegionError
+
+    config = Config(
+        connect_timeout=3,
+        read_timeout=15,
+        retries={"mode": "standard", "max_attempts": 4},
+        max_pool_connections=32,
+    )
+    try:
+        return session().client(service, config=config)
+    except NoRegionError as error:
+        raise UsageError("no AWS region: set AWS_REGION, or run `aws configure`") from error

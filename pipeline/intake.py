@@ -66,6 +66,8 @@ def ingest(event: Event, ports: Ports) -> Report:
     for outcome in _judge(jobs, asked, ports):
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
+        if outcome.result in ("classified", "rejected"):
+            ports.count(outcome.result.capitalize(), 1)
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
     from_sqs = bool(records) and all(record.message_id for record in records)
     return Report(list(outcomes.values()), ignored, from_sqs, sorted(id_ for id_ in failed if id_))

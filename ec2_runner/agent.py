@@ -1,0 +1,114 @@
+"""What a worker does for its machine: serves, says how it is, and ends when it should."""
+
+import json
+import logging
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+from waitress import create_server
+from waitress.server import BaseWSGIServer
+
+from ec2_runner.identity import READY, STATUS, Identity, place_of_host
+from ec2_runner.server import create_app
+from ec2_runner.service import Service
+from pipeline.errors import ConditionFailed, StoreError, UsageError
+from pipeline.ports import Store
+
+log = logging.getLogger(__name__)
+
+HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
+_TICK_SECONDS = 1.0
+_PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
+_DRAIN_SECONDS = 50.0  # for the jobs at work when it is told to end
+_FLUSH_SECONDS = 5.0
+_CONNECTIONS = 16  # each with a batch of its own
+
+
+class Publisher:
+    """Writes what a host says of itself to its own place in the bucket."""
+
+    def __init__(self, store: Store, host_id: str) -> None:
+        self._store, self._place = store, place_of_host(host_id)
+        self._etags: dict[str, str | None] = {}
+
+    def publish(self, name: str, content: dict[str, object]) -> None:
+        """Replace an object; a bucket that does not take it is logged, and asked again later."""
+        key = self._place + name
+        try:
+            if key not in self._etags:
+                found = self._store.head(key)
+                self._etags[key] = found.etag if found else None
+            data = json.dumps(content, default=str).encode()
+            self._etags[key] = self._store.put(key, data, self._etags[key])
+        except ConditionFailed:
+            del self._etags[key]  # written by this host's life before: look again next time
+        except StoreError as error:
+            log.warning("the host could not say how it is: %s", error)
+
+
+def serve(
+    service: Service,
+    port: int,
+    publisher: Publisher | None = None,
+    idle: timedelta | None = None,
+    power_off: Callable[[], None] | None = None,
+    host_key: Path = HOST_KEY,
+) -> None:
+    """Serve a worker on the loopback until it is closed or told to end, and let it finish its jobs.
+
+    With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
+    is taken.
+    """
+    try:
+        server = create_server(
+            create_app(service), host="127.0.0.1", port=port, threads=_CONNECTIONS, ident=None
+        )
+    except OSError as error:
+        raise UsageError(f"port {port} cannot be used ({error.strerror}); set CXR_WORKER_PORT") from error
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.close())
+    threading.Thread(target=server.run, name="cxr-http", daemon=True).start()
+    if publisher:
+        key = " ".join(host_key.read_text().split()[:2])
+        publisher.publish(READY, Identity(host_key=key, release=service.release.number).model_dump())
+    _attend(service, publisher, idle)
+    service.wait_finished(_DRAIN_SECONDS)
+    _flush(server)
+    server.close()
+    if service.end == "idle" and power_off:
+        power_off()
+
+
+def _attend(service: Service, publisher: Publisher | None, idle: timedelta | None) -> None:
+    """Until the service is closed: say how it is, at each change and every so often; end it if it idles."""
+    said, due = "", 0.0
+    while True:
+        closed = service.wait_closed(_TICK_SECONDS)
+        status = service.status()
+        if publisher and (status.state != said or time.monotonic() > due):
+            publisher.publish(STATUS, asdict(status))
+            said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
+        if closed:
+            return
+        if idle:
+            service.close_if_idle(idle)
+
+
+def _flush(server: BaseWSGIServer) -> None:
+    """Until the last answers are on their way."""
+    until = time.monotonic() + _FLUSH_SECONDS
+    while any(channel.total_outbufs_len or channel.requests for channel in server.active_channels.values()):
+        if time.monotonic() > until:
+            return
+        time.sleep(0.01)
+
+
+def power_off() -> None:
+    """Switch this machine off; EC2 then has it `stopped`."""
+    subprocess.run(["systemctl", "poweroff"], check=True, timeout=30)

@@ -1,0 +1,100 @@
+"""Which instance is the host: one item of a DynamoDB table, on which all handlers agree.
+
+A *generation* is one try to have a host. It fixes everything about its launch (the token that makes it happen
+once, subnet and type), so handlers that launch the same generation launch one instance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.errors import HostNotReady
+
+_ID = {"id": {"S": "host"}}
+_NUMBERS = ("generation", "claimed_until", "launched_at", "unreachable_since", "suspect_since")
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The item. Times are seconds since 1970; zero stands for none."""
+
+    generation: int = 0
+    instance_id: str | None = None
+    claimed_until: float = 0  # a handler is launching this generation
+    launched_at: float = 0
+    unreachable_since: float = 0  # since when nobody reached it, though it runs
+    suspect_since: float = 0  # since when the reaper takes it for idle
+
+
+class Lease:
+    """The lease in the table `table`, through a low-level boto3 DynamoDB client."""
+
+    def __init__(self, table: str, client: Any) -> None:
+        self._table, self._client = table, client
+
+    def read(self) -> Holding:
+        """The item as it is now."""
+        answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
+        item = (answer or {}).get("Item", {})
+        numbers = {name: float(item[name]["N"]) for name in _NUMBERS if name in item}
+        generation = int(numbers.pop("generation", 0))
+        return Holding(generation, item.get("instance_id", {}).get("S"), **numbers)
+
+    def begin(self, generation: int) -> None:
+        """Make the item with its first generation, unless it is there."""
+        self._update("SET generation = :to", "attribute_not_exists(generation)", to=generation)
+
+    def claim(self, generation: int, now: float, until: float) -> bool:
+        """Become the one who launches this generation; False when another is at it, or it has its host."""
+        free = "attribute_not_exists(claimed_until) OR claimed_until < :now"
+        condition = f"generation = :g AND attribute_not_exists(instance_id) AND ({free})"
+        return self._update("SET claimed_until = :until", condition, g=generation, now=now, until=until)
+
+    def hold(self, generation: int, instance_id: str, now: float) -> bool:
+        """This instance is the host of this generation; False when the generation is over."""
+        change = "SET instance_id = :i, launched_at = :now REMOVE claimed_until"
+        return self._update(change, "generation = :g", g=generation, i=instance_id, now=now)
+
+    def retire(self, generation: int) -> bool:
+        """This generation is over, and the next one begins; False when another handler has said so."""
+        gone = "REMOVE instance_id, claimed_until, launched_at, unreachable_since, suspect_since"
+        change = f"SET generation = :next {gone}"
+        return self._update(change, "generation = :g", g=generation, next=generation + 1)
+
+    def note(self, name: str, instance_id: str, since: float) -> None:
+        """Set `unreachable_since` or `suspect_since` of the host, unless it is set."""
+        condition = f"instance_id = :i AND attribute_not_exists({name})"
+        self._update(f"SET {name} = :since", condition, i=instance_id, since=since)
+
+    def clear(self, name: str, instance_id: str) -> None:
+        """Remove what `note` set."""
+        self._update(f"REMOVE {name}", "instance_id = :i", i=instance_id)
+
+    def _update(self, change: str, condition: str, **values: float | str) -> bool:
+        typed = {
+            f":{name}": {"S": value} if isinstance(value, str) else {"N": repr(value)}
+            for name, value in values.items()
+        }
+        return (
+            self._ask(
+                self._client.update_item,
+                Key=_ID,
+                UpdateExpression=change,
+                ConditionExpression=condition,
+                ExpressionAttributeValues=typed,
+            )
+            is not None
+        )
+
+    def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:
+        """Ask DynamoDB; None when the condition did not hold."""
+        try:
+            return call(TableName=self._table, **request)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return None
+            raise HostNotReady(f"the lease table refused: {error.response['Error']['Code']}") from error
+        except BotoCoreError as error:
+            raise HostNotReady(f"the lease table did not answer: {type(error).__name__}") from error

@@ -1,0 +1,97 @@
+"""A host that is another machine: jobs go to its worker through SSH."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from ec2_runner.client import Stream, StreamBroken, remaining, submit
+from ec2_runner.route import Route
+from ec2_runner.ssh import ConnectFailed, Connection, NobodyListens
+from pipeline.errors import HostError, HostNotReady
+from pipeline.ports import Job, Outcome
+from pipeline.verdict import Release
+
+_BATCH_SECONDS = 90.0  # for a batch, connecting included: less than the function's time
+_RESTART_SECONDS = 30.0  # for a worker that crashed to be back
+_LOOK_SECONDS = 0.25  # between looks whether it is
+_SOON = 10.0
+
+
+class RemoteHost:
+    """The host at the end of a route; its connection is kept from batch to batch."""
+
+    def __init__(self, route: Route, port: int, release: Release) -> None:
+        """`port` is that of the worker, on the loopback of its machine."""
+        self._route, self._port, self._release = route, port, release
+        self._connection: Connection | None = None
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """One outcome for each job, as they finish.
+
+        When the worker breaks off, what it had not answered is tried one by one: of a batch with one image
+        that ends the worker, that one fails alone.
+        """
+        deadline = time.monotonic() + _BATCH_SECONDS
+        left = {job.key: job for job in jobs}
+        alone = len(left) == 1
+        try:
+            for outcome in self._submit(list(left.values()), deadline):
+                del left[outcome.key]
+                yield outcome
+        except StreamBroken:
+            if alone:
+                raise
+            yield from self._one_by_one(left.values(), deadline)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _one_by_one(self, jobs: Iterable[Job], deadline: float) -> Iterator[Outcome]:
+        for job in jobs:
+            self._wait_for_worker(deadline)
+            try:
+                yield from self._submit([job], deadline)
+            except StreamBroken as error:
+                yield Outcome(job.key, "failed", str(error))
+
+    def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
+        """Like `submit`; StreamBroken also when it ends without having answered all."""
+        unanswered = len(jobs)
+        for outcome in submit(self._stream(deadline), jobs, self._release.number, deadline):
+            unanswered -= 1
+            yield outcome
+        if unanswered:
+            raise StreamBroken("the worker did not answer every job")
+
+    def _wait_for_worker(self, deadline: float) -> None:
+        """Until it listens again; HostNotReady when it does not in time."""
+        until = min(deadline, time.monotonic() + _RESTART_SECONDS)
+        while True:
+            try:
+                self._stream(deadline).close()
+                return
+            except HostNotReady:
+                if time.monotonic() + _LOOK_SECONDS > until:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+
+    def _stream(self, deadline: float) -> Stream:
+        """A stream to the worker, through the connection of before where that still lives."""
+        try:
+            remaining(deadline)
+            if self._connection:
+                try:
+                    return self._connection.open(self._port)
+                except ConnectFailed:
+                    self.close()
+            self._connection = self._route.open(deadline)
+            return self._connection.open(self._port)
+        except NobodyListens as error:
+            raise HostNotReady(str(error), _SOON) from error
+        except ConnectFailed as error:
+            self.close()
+            raise HostNotReady(str(error), _SOON) from error
+        except TimeoutError as error:
+            raise HostError("the batch took too long") from error

@@ -1,0 +1,144 @@
+"""What a worker knows of itself: whether it takes jobs, what it did, and why it should end."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from pipeline.errors import CxrError
+from pipeline.ports import Host, Job, Outcome, Result
+from pipeline.verdict import ModelRef, Release
+
+State = Literal["ready", "busy", "stopping"]
+End = Literal["told", "update", "idle"]  # why a worker ends
+_RATE = timedelta(minutes=1)
+
+
+class JobsRefused(CxrError):
+    """This worker does not take these jobs; `reason` is `stopping` or `release`."""
+
+    def __init__(self, reason: Literal["stopping", "release"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a worker is at a moment."""
+
+    state: State
+    release: Release
+    model: ModelRef
+    started_at: datetime
+    at: datetime
+    last_job_at: datetime | None
+    active: int  # jobs taken and not yet answered
+    results: dict[Result, int]  # since it started
+    jobs_a_minute: int
+    last_error: str | None  # a sentence, never a key
+
+
+class Service:
+    """A host that counts, and that can be closed: then it takes no new jobs, and finishes those it has."""
+
+    def __init__(
+        self,
+        host: Host,
+        model: ModelRef,
+        release: Release,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.release, self._host, self._model, self._now = release, host, model, now
+        self._changed = threading.Condition()
+        self._end: End | None = None
+        self._active = 0
+        self._results: Counter[Result] = Counter()
+        self._recent: deque[datetime] = deque(maxlen=10_000)
+        self._last_error: str | None = None
+        self._last_job_at: datetime | None = None
+        self._started_at = now()
+
+    def run(self, jobs: list[Job], release: int) -> Generator[Outcome]:
+        """One outcome for each job, as they finish; JobsRefused, before the first, when it takes none.
+
+        Those who ask have to be of the same release. A newer one means that this worker is out of date: it
+        ends, to be started again as the newer.
+        """
+        with self._taken(jobs, release):
+            for outcome in self._host.run(jobs):
+                self._count(outcome)
+                yield outcome
+
+    def close(self, end: End = "told") -> None:
+        """Take no more jobs; the first reason stands."""
+        with self._changed:
+            self._end = self._end or end
+            self._changed.notify_all()
+
+    def close_if_idle(self, since: timedelta) -> None:
+        """Close if there was no job for so long."""
+        with self._changed:
+            if not self._active and self._now() - (self._last_job_at or self._started_at) >= since:
+                self.close("idle")
+
+    @property
+    def end(self) -> End | None:
+        """Why it takes no more jobs; None while it does."""
+        return self._end
+
+    def wait_closed(self, timeout: float) -> bool:
+        """Wait until it takes no more jobs; whether that was within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._end is not None, timeout)
+
+    def wait_finished(self, timeout: float) -> bool:
+        """Wait until the jobs that it took are answered; whether that was within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._active, timeout)
+
+    def status(self) -> Status:
+        """How it is now."""
+        with self._changed:
+            now = self._now()
+            state: State = "stopping" if self._end else "busy" if self._active else "ready"
+            return Status(
+                state=state,
+                release=self.release,
+                model=self._model,
+                started_at=self._started_at,
+                at=now,
+                last_job_at=self._last_job_at,
+                active=self._active,
+                results=dict(self._results),
+                jobs_a_minute=sum(moment > now - _RATE for moment in self._recent),
+                last_error=self._last_error,
+            )
+
+    @contextmanager
+    def _taken(self, jobs: list[Job], release: int) -> Iterator[None]:
+        with self._changed:
+            if release > self.release.number:
+                self.close("update")
+            if release != self.release.number:
+                raise JobsRefused("release", f"this worker is of release {self.release.number}")
+            if self._end:
+                raise JobsRefused("stopping", "this worker is stopping")
+            self._active += len(jobs)
+            self._last_job_at = self._now()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._active -= len(jobs)
+                self._last_job_at = self._now()
+                self._changed.notify_all()
+
+    def _count(self, outcome: Outcome) -> None:
+        with self._changed:
+            self._results[outcome.result] += 1
+            self._recent.append(self._now())
+            if outcome.result == "failed":
+                self._last_error = outcome.detail
