@@ -96,7 +96,7 @@ def _attend(service: Service, publisher: Publisher | None, idle: timedelta | Non
             said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
         if closed:
             return
-        if idle:
+        if idle is not None:
             service.close_if_idle(idle)
 
 

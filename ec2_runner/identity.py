@@ -18,8 +18,8 @@ class Identity(BaseModel):
 def place_of_host(host_id: str) -> str:
     """The prefix of what the host of this id writes.
 
-    The id is `<unique id of its role>:<instance id>`, which is IAM's `aws:userid` there: so a host's role lets
-    it write at its own place and at no other's.
+    The id is `<unique id of its role>:<instance id>`, which is IAM's `aws:userid` there: so a host's role
+    lets it write at its own place and at no other's.
     docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
     """
     return f"{_HOSTS}{host_id}/"

@@ -14,7 +14,6 @@ from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
 from pipeline.settings import Settings
 
-HOST_USER = "cxr"
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
 _BOOT_SECONDS = 20.0  # between looks at a host that boots
@@ -88,7 +87,7 @@ class Ec2Route:
         key, public = fresh_key()
         try:
             self._push.send_ssh_public_key(
-                InstanceId=instance.id, InstanceOSUser=HOST_USER, SSHPublicKey=public
+                InstanceId=instance.id, InstanceOSUser=self._settings.host_user, SSHPublicKey=public
             )
             url = signed_url(
                 self._endpoint(),
@@ -100,7 +99,9 @@ class Ec2Route:
             )
         except (ClientError, BotoCoreError) as error:
             raise HostNotReady(f"EC2 Instance Connect refused ({type(error).__name__})") from error
-        connection = connect(open_tunnel(url, deadline), HOST_USER, [key], identity.host_key, deadline)
+        connection = connect(
+            open_tunnel(url, deadline), self._settings.host_user, [key], identity.host_key, deadline
+        )
         connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
         return connection
 

@@ -1,7 +1,7 @@
 """The worker's face: HTTP on the loopback of its machine, reached through SSH alone.
 
 `POST /jobs` takes `{"release": 2, "jobs": ["inbox/a.jpeg", ...]}` and streams one line of JSON for each job,
-as they finish. 409 says that it is of another release, 503 that it is stopping. `GET /healthz`, `GET /metrics`.
+as they finish. 409 says: of another release; 503: stopping. `GET /healthz`, `GET /metrics`.
 """
 
 import json

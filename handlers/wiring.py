@@ -14,6 +14,7 @@ from pipeline.verdict import Release
 
 if TYPE_CHECKING:
     from ec2_runner.fleet import Fleet
+    from ec2_runner.reaper import Reaper
 
 _chosen: Ports | None = None
 
@@ -105,6 +106,15 @@ def make_fleet(settings: Settings) -> "Fleet":
     kinds, subnets = settings.instance_types, settings.subnets
     placements = [Placement(subnet, kind) for kind in kinds for subnet in subnets]
     return Fleet(client("ec2"), lease, settings.stack, placements)
+
+
+def reaper() -> "Reaper":
+    """What looks after the stack's instances."""
+    from ec2_runner.reaper import Reaper
+
+    settings = load_settings()
+    idle_seconds = settings.idle_minutes * 60
+    return Reaper(make_fleet(settings), make_store(settings), settings.host_role_id, idle_seconds)
 
 
 def session() -> Any:

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     connect_endpoint: str | None = Field(None, description="EC2: the Instance Connect Endpoint, `eice-...`")
     connect_url: str | None = Field(None, description="EC2: the endpoint's address; by default AWS is asked")
     host_role_id: str = Field("", description="EC2: the unique id of the hosts' role, `AROA...`")
+    host_user: str = Field("cxr", description="EC2: the user of the hosts' system whom SSH lets in")
     host_id: str | None = Field(
         None, description="on an EC2 host, what it is called: `<role id>:<instance id>`"
     )

@@ -1,0 +1,196 @@
+"""The worker's process: what it counts, when it takes no more jobs, and its HTTP face."""
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ec2_runner.agent import Publisher, serve
+from ec2_runner.identity import place_of_host
+from ec2_runner.server import create_app
+from ec2_runner.service import JobsRefused, Service
+from pipeline.ports import Job, Outcome
+from pipeline.verdict import Release
+from tests.fakes import FakeEngine, InlineHost, MemoryStore, make_judge
+from tests.machines import free_port, listens, wait_for
+
+RELEASE = Release(number=7, version="test")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, **time: float) -> None:
+        self.now += timedelta(**time)
+
+
+def make_service(store: MemoryStore | None = None, clock: Clock | None = None) -> Service:
+    host = InlineHost(make_judge(store or MemoryStore()))
+    return Service(host, FakeEngine.model, RELEASE, clock or Clock())
+
+
+def test_outcomes_come_one_by_one_and_are_counted() -> None:
+    store = MemoryStore()
+    store.objects.update({"inbox/a": b"P1", "inbox/b": b"boom"})
+    service = make_service(store)
+    outcomes = service.run([Job("inbox/a"), Job("inbox/b"), Job("inbox/none")], 7)
+    assert next(outcomes).result == "classified"
+    assert (service.status().state, service.status().active) == ("busy", 3)
+    assert [outcome.result for outcome in outcomes] == ["failed", "gone"]
+    status = service.status()
+    assert (status.state, status.active, status.jobs_a_minute) == ("ready", 0, 3)
+    assert status.results == {"classified": 1, "failed": 1, "gone": 1}
+    assert status.last_error == "RuntimeError: a defect"
+
+
+def test_another_release_is_refused_and_a_newer_one_ends_the_worker() -> None:
+    service = make_service()
+    with pytest.raises(JobsRefused, match="of release 7"):
+        next(service.run([Job("inbox/a")], 6))
+    assert service.end is None
+    with pytest.raises(JobsRefused):
+        next(service.run([Job("inbox/a")], 8))
+    assert service.end == "update"
+    with pytest.raises(JobsRefused, match="stopping"):
+        next(service.run([Job("inbox/a")], 7))
+
+
+def test_it_idles_only_without_jobs() -> None:
+    clock, store = Clock(), MemoryStore()
+    service = make_service(store, clock)
+    outcomes = service.run([Job("inbox/a"), Job("inbox/b")], 7)
+    next(outcomes)
+    clock.pass_(minutes=30)
+    service.close_if_idle(timedelta(minutes=20))
+    assert service.end is None
+    list(outcomes)
+    clock.pass_(minutes=19)
+    service.close_if_idle(timedelta(minutes=20))
+    assert service.end is None
+    clock.pass_(minutes=2)
+    service.close_if_idle(timedelta(minutes=20))
+    assert service.end == "idle"
+
+
+def test_its_http_face() -> None:
+    store = MemoryStore()
+    store.objects.update({"inbox/a b\udcff": b"P1", "inbox/b": b"bad"})
+    service = make_service(store)
+    client = create_app(service).test_client()
+    answer = client.post("/jobs", json={"release": 7, "jobs": ["inbox/a b\udcff", "inbox/b"]})
+    lines = [json.loads(line) for line in answer.data.splitlines()]
+    assert [(line["key"], line["result"]) for line in lines] == [
+        ("inbox/a b\udcff", "rejected"),
+        ("inbox/b", "rejected"),
+    ]
+    assert client.get("/healthz").json == {
+        "state": "ready",
+        "release": 7,
+        "model": FakeEngine.model.model_dump(),
+    }
+    assert 'cxr_jobs_total{result="rejected"} 2\n' in client.get("/metrics").text
+    assert client.post("/jobs", json={"release": 6, "jobs": []}).status_code == 409
+    service.close()
+    assert client.post("/jobs", json={"release": 7, "jobs": []}).status_code == 503
+    assert client.get("/healthz").status_code == 503
+
+
+def test_jobs_that_nobody_waits_for_are_not_counted_as_active() -> None:
+    service = make_service()
+    client = create_app(service).test_client()
+    answer = client.post("/jobs", json={"release": 7, "jobs": ["inbox/a", "inbox/b"]}, buffered=False)
+    assert next(answer.iter_encoded())
+    answer.close()
+    assert service.status().active == 0
+
+
+class Slow:
+    """A host that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            self.begun.set()
+            assert self.go.wait(20)
+            yield Outcome(job.key, "classified")
+
+
+def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import urllib.request
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # not the main thread here
+    host, store, port = Slow(), MemoryStore(), free_port()
+    service = Service(host, FakeEngine.model, RELEASE)
+    key = tmp_path / "key.pub"
+    key.write_text("ssh-ed25519 AAAA root@host\n")
+    offs: list[bool] = []
+    publisher = Publisher(store, "AROA:i-1")
+    arguments = (service, port, publisher, timedelta(hours=1), lambda: offs.append(True), key)
+    thread = threading.Thread(target=serve, args=arguments)
+    thread.start()
+    wait_for(lambda: listens(port))
+    ready = json.loads(store.objects[place_of_host("AROA:i-1") + "ready.json"])
+    assert ready == {"host_key": "ssh-ed25519 AAAA", "release": 7}
+    answers: list[bytes] = []
+
+    def ask() -> None:
+        request = json.dumps({"release": 7, "jobs": ["inbox/a"]}).encode()
+        headers = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/jobs", request, headers)
+        with urllib.request.urlopen(asked, timeout=20) as response:
+            answers.append(response.read())
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert host.begun.wait(10)
+    service.close()
+    time.sleep(0.1)
+    assert thread.is_alive()
+    host.go.set()
+    thread.join(20)
+    asking.join(20)
+    assert not thread.is_alive()
+    assert json.loads(answers[0])["result"] == "classified"
+    assert not offs  # told to end is no reason to switch the machine off
+    status = json.loads(store.objects[place_of_host("AROA:i-1") + "status.json"])
+    assert status["state"] == "stopping"
+
+
+def test_an_idle_host_switches_itself_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("ec2_runner.agent._TICK_SECONDS", 0.05)
+    (tmp_path / "key").write_text("ssh-ed25519 AAAA")
+    offs: list[bool] = []
+    store = MemoryStore()
+    serve(
+        make_service(),
+        free_port(),
+        Publisher(store, "AROA:i-1"),
+        timedelta(0),
+        lambda: offs.append(True),
+        tmp_path / "key",
+    )
+    assert offs == [True]
+
+
+def test_what_a_former_life_published_is_replaced() -> None:
+    store = MemoryStore()
+    first = Publisher(store, "h")
+    first.publish("status.json", {"n": 1})
+    second = Publisher(store, "h")
+    second.publish("status.json", {"n": 2})
+    first.publish("status.json", {"n": 3})  # refused, and looked at again
+    first.publish("status.json", {"n": 4})
+    assert json.loads(store.objects["system/hosts/h/status.json"]) == {"n": 4}
