@@ -99,9 +99,8 @@ class Ec2Route:
             )
         except (ClientError, BotoCoreError) as error:
             raise HostNotReady(f"EC2 Instance Connect refused ({type(error).__name__})") from error
-        connection = connect(
-            open_tunnel(url, deadline), self._settings.host_user, [key], identity.host_key, deadline
-        )
+        user, tunnel = self._settings.host_user, open_tunnel(url, deadline)
+        connection = connect(tunnel, user, [key], identity.host_key, deadline)
         connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
         return connection
 

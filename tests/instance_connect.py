@@ -1,4 +1,4 @@
-"""Plays what moto lacks of EC2 Instance Connect: the endpoint that tunnels, and the call that pushes a key."""
+"""Plays what moto lacks of EC2 Instance Connect: the endpoint that tunnels, the call that pushes a key."""
 
 import contextlib
 import hashlib

@@ -233,7 +233,7 @@ def stopped_at_end(*parts: Any) -> Iterator[None]:
 
 
 def aws_environment(moto: Moto, **urls: str) -> dict[str, str]:
-    """The environment of a process that takes moto for AWS, but for the services whose addresses are given."""
+    """The environment of a process that takes moto for AWS, but for services whose addresses are given."""
     return {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
