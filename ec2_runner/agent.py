@@ -4,20 +4,17 @@ import json
 import logging
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from waitress import create_server
-from waitress.server import BaseWSGIServer
-
+from ec2_runner.http import HttpServer
 from ec2_runner.identity import READY, STATUS, Identity, place_of_host
 from ec2_runner.server import create_app
 from ec2_runner.service import Service
-from pipeline.errors import ConditionFailed, StoreError, UsageError
+from pipeline.errors import ConditionFailed, StoreError
 from pipeline.ports import Store
 
 log = logging.getLogger(__name__)
@@ -26,8 +23,6 @@ HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _TICK_SECONDS = 1.0
 _PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
 _DRAIN_SECONDS = 50.0  # for the jobs at work when it is told to end
-_FLUSH_SECONDS = 5.0
-_CONNECTIONS = 16  # each with a batch of its own
 
 
 class Publisher:
@@ -65,22 +60,15 @@ def serve(
     With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
     is taken.
     """
-    try:
-        server = create_server(
-            create_app(service), host="127.0.0.1", port=port, threads=_CONNECTIONS, ident=None
-        )
-    except OSError as error:
-        raise UsageError(f"port {port} cannot be used ({error.strerror}); set CXR_WORKER_PORT") from error
+    server = HttpServer(create_app(service), port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.close())
-    threading.Thread(target=server.run, name="cxr-http", daemon=True).start()
     if publisher:
         key = " ".join(host_key.read_text().split()[:2])
         publisher.publish(READY, Identity(host_key=key, release=service.release.number).model_dump())
     _attend(service, publisher, idle)
     service.wait_finished(_DRAIN_SECONDS)
-    _flush(server)
-    server.close()
+    server.stop()
     if service.end == "idle" and power_off:
         power_off()
 
@@ -98,15 +86,6 @@ def _attend(service: Service, publisher: Publisher | None, idle: timedelta | Non
             return
         if idle is not None:
             service.close_if_idle(idle)
-
-
-def _flush(server: BaseWSGIServer) -> None:
-    """Until the last answers are on their way."""
-    until = time.monotonic() + _FLUSH_SECONDS
-    while any(channel.total_outbufs_len or channel.requests for channel in server.active_channels.values()):
-        if time.monotonic() > until:
-            return
-        time.sleep(0.01)
 
 
 def power_off() -> None:

@@ -46,6 +46,7 @@ def submit(stream: Stream, jobs: Iterable[Job], release: int, deadline: float) -
         raise StreamBroken(f"the worker broke off ({type(error).__name__})") from error
     finally:
         connection.close()
+        stream.close()
 
 
 def _refusal(status: int, body: bytes) -> HostError:
@@ -78,7 +79,7 @@ class _Socket:
         return io.BufferedReader(_Raw(self._stream, self._deadline))
 
     def close(self) -> None:
-        self._stream.close()
+        """Not yet: http.client closes its socket while it still reads from the file made of it."""
 
 
 class _Raw(io.RawIOBase):

@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -112,15 +111,20 @@ class Sshd:
 
     def stop(self) -> None:
         """End it and all its connections."""
+        sessions = _descendants(self.process.pid)  # they have left its process group
         self.process.kill()
-        for child in _children_of_sessions(self.process.output()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(child, signal.SIGKILL)
+        for session in sessions:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(session, signal.SIGKILL)
 
 
-def _children_of_sessions(log: str) -> list[int]:
-    """sshd's sessions leave its process group; its log names them."""
-    return [int(pid) for pid in re.findall(r"User child is on pid (\d+)", log)]
+def _descendants(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True, text=True).stdout
+    parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
 
 
 class Supervised:

@@ -138,10 +138,11 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
     offs: list[bool] = []
     publisher = Publisher(store, "AROA:i-1")
     arguments = (service, port, publisher, timedelta(hours=1), lambda: offs.append(True), key)
-    thread = threading.Thread(target=serve, args=arguments)
+    thread = threading.Thread(target=serve, args=arguments, daemon=True)
     thread.start()
-    wait_for(lambda: listens(port))
-    ready = json.loads(store.objects[place_of_host("AROA:i-1") + "ready.json"])
+    place = place_of_host("AROA:i-1")
+    wait_for(lambda: listens(port) and f"{place}ready.json" in store.objects)
+    ready = json.loads(store.objects[f"{place}ready.json"])
     assert ready == {"host_key": "ssh-ed25519 AAAA", "release": 7}
     answers: list[bytes] = []
 
@@ -152,7 +153,7 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
         with urllib.request.urlopen(asked, timeout=20) as response:
             answers.append(response.read())
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     assert host.begun.wait(10)
     service.close()
@@ -164,7 +165,7 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
     assert not thread.is_alive()
     assert json.loads(answers[0])["result"] == "classified"
     assert not offs  # told to end is no reason to switch the machine off
-    status = json.loads(store.objects[place_of_host("AROA:i-1") + "status.json"])
+    status = json.loads(store.objects[f"{place}status.json"])
     assert status["state"] == "stopping"
 
 

@@ -1,0 +1,281 @@
+"""A host that is another machine: over plain streams, and over a real SSH server on the loopback."""
+
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ec2_runner import remote
+from ec2_runner.client import Stream, StreamBroken
+from ec2_runner.http import HttpServer
+from ec2_runner.remote import RemoteHost
+from ec2_runner.route import SshRoute
+from ec2_runner.server import create_app
+from ec2_runner.service import Service
+from ec2_runner.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
+from pipeline.errors import HostNotReady, UsageError
+from pipeline.ports import Host, Job, Outcome
+from pipeline.settings import Settings
+from pipeline.verdict import Release
+from tests.fakes import FakeEngine
+from tests.machines import SSHD, USER, Sshd, free_port, wait_for
+
+RELEASE = Release(number=7, version="test")
+needs_sshd = pytest.mark.skipif(not Path(SSHD).exists(), reason="OpenSSH's server is not installed")
+
+
+class Echo:
+    """A host that says `classified` of every job, and breaks its connection at keys that say so."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.abort: Callable[[], None] = lambda: None
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        self.batches.append([job.key for job in jobs])
+        for job in list(jobs):
+            if "poison" in job.key:
+                self.abort()
+                time.sleep(0.2)
+            yield Outcome(job.key, "classified")
+
+
+class Served:
+    """A worker's HTTP face on a port of the loopback, in this process."""
+
+    def __init__(self, host: Host, release: Release = RELEASE, port: int = 0) -> None:
+        self.service = Service(host, FakeEngine.model, release)
+        self._server = HttpServer(create_app(self.service), port)
+        self.port, self.stop = self._server.port, self._server.stop
+
+    def break_off(self) -> None:
+        """Break all connections, as a crash does."""
+        for channel in list(self._server._server.active_channels.values()):
+            with contextlib.suppress(OSError):
+                channel.socket.shutdown(socket.SHUT_RDWR)
+
+
+class Plain:
+    """Streams to the loopback without SSH."""
+
+    def open(self, port: int) -> Stream:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
+        except ConnectionRefusedError as error:
+            raise NobodyListens("nobody listens") from error
+
+    def close(self) -> None:
+        pass
+
+
+class PlainRoute:
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def open(self, deadline: float) -> Plain:
+        self.opened += 1
+        return Plain()
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def served(echo: Echo) -> Iterator[Served]:
+    served = Served(echo)
+    echo.abort = served.break_off
+    yield served
+    served.stop()
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(f"inbox/{name}") for name in names]
+
+
+def results(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    return {outcome.key.removeprefix("inbox/"): outcome.result for outcome in outcomes}
+
+
+def test_outcomes_stream_back_and_the_connection_is_kept(served: Served) -> None:
+    route = PlainRoute()
+    host = RemoteHost(route, served.port, RELEASE)  # type: ignore[arg-type]
+    assert results(host.run(jobs("a", "b"))) == {"a": "classified", "b": "classified"}
+    assert results(host.run(jobs("c"))) == {"c": "classified"}
+    assert route.opened == 1
+
+
+def test_the_first_outcome_comes_before_the_last_is_ready() -> None:
+    release = threading.Event()
+
+    class Two:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            first, second = jobs
+            yield Outcome(first.key, "classified")
+            assert release.wait(10)
+            yield Outcome(second.key, "classified")
+
+    served = Served(Two())
+    outcomes = RemoteHost(PlainRoute(), served.port, RELEASE).run(jobs("a", "b"))  # type: ignore[arg-type]
+    assert next(outcomes).key == "inbox/a"
+    release.set()
+    assert next(outcomes).key == "inbox/b"
+    served.stop()
+
+
+def test_of_a_batch_that_breaks_off_the_rest_is_tried_one_by_one(served: Served, echo: Echo) -> None:
+    host = RemoteHost(PlainRoute(), served.port, RELEASE)  # type: ignore[arg-type]
+    names = [*(f"good{n}" for n in range(5)), "poison", *(f"more{n}" for n in range(5))]
+    found = results(host.run(jobs(*names)))
+    assert found == {name: "failed" if name == "poison" else "classified" for name in names}
+    assert [len(batch) for batch in echo.batches] == [11, *([1] * 6)]
+
+
+def test_a_single_job_that_breaks_off_is_not_tried_again_here(served: Served, echo: Echo) -> None:
+    host = RemoteHost(PlainRoute(), served.port, RELEASE)  # type: ignore[arg-type]
+    with pytest.raises(StreamBroken):
+        list(host.run(jobs("poison")))
+    assert len(echo.batches) == 1
+
+
+def test_a_worker_that_restarts_is_waited_for(served: Served, echo: Echo) -> None:
+    class Restarting(PlainRoute):
+        """Nobody listens for a while after the crash."""
+
+        def open(self, deadline: float) -> Plain:
+            self.opened += 1
+            if 1 < self.opened < 4:
+                raise HostNotReady("it starts")
+            return super().open(deadline)
+
+    route = Restarting()
+    host = RemoteHost(route, served.port, RELEASE)  # type: ignore[arg-type]
+    echo.abort = lambda: (host.close(), served.break_off())  # type: ignore[assignment,func-returns-value]
+    found = results(host.run(jobs("a", "poison", "b")))
+    assert found == {"a": "classified", "poison": "failed", "b": "classified"}
+    assert route.opened >= 4
+
+
+def test_who_takes_no_jobs_is_not_ready(served: Served) -> None:
+    other = RemoteHost(PlainRoute(), served.port, Release(number=6, version="old"))  # type: ignore[arg-type]
+    with pytest.raises(HostNotReady, match="another release"):
+        list(other.run(jobs("a")))
+    served.service.close()
+    host = RemoteHost(PlainRoute(), served.port, RELEASE)  # type: ignore[arg-type]
+    with pytest.raises(HostNotReady, match="stopping"):
+        list(host.run(jobs("a")))
+    nobody = RemoteHost(PlainRoute(), free_port(), RELEASE)  # type: ignore[arg-type]
+    with pytest.raises(HostNotReady, match="nobody listens"):
+        list(nobody.run(jobs("a")))
+
+
+def test_a_silent_worker_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_BATCH_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = RemoteHost(PlainRoute(), silent.getsockname()[1], RELEASE)  # type: ignore[arg-type]
+        clock = time.monotonic()
+        with pytest.raises(StreamBroken, match="TimeoutError"):
+            list(host.run(jobs("a")))
+        assert time.monotonic() - clock < 5
+
+
+@pytest.fixture
+def sshd(served: Served, tmp_path: Path) -> Iterator[Sshd]:
+    server = Sshd(tmp_path / "sshd", served.port)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(sshd: Sshd, tmp_path: Path) -> Settings:
+    """Those of a workstation that judges, reached by SSH with a key file."""
+    key = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=20)
+    sshd.authorized.write_text(key.with_suffix(".pub").read_text())
+    return Settings(host="ssh", ssh=f"{USER}@127.0.0.1:{sshd.port}", ssh_key=key, ssh_host_key=sshd.host_key)
+
+
+@needs_sshd
+def test_jobs_go_through_a_real_ssh_server(settings: Settings, served: Served, sshd: Sshd) -> None:
+    host = RemoteHost(SshRoute(settings), served.port, RELEASE)
+    names = [str(n) for n in range(32)]
+    assert results(host.run(jobs(*names))) == dict.fromkeys(names, "classified")
+    sshd.stop()
+    with pytest.raises(HostNotReady):
+        list(host.run(jobs("a")))
+    sshd.start()
+    assert results(host.run(jobs("a"))) == {"a": "classified"}
+    host.close()
+
+
+@needs_sshd
+def test_a_connection_cut_in_the_middle_loses_nothing(
+    settings: Settings, served: Served, sshd: Sshd, echo: Echo
+) -> None:
+    def cut() -> None:
+        if len(echo.batches) == 1:
+            sshd.stop()
+            sshd.start()
+
+    echo.abort = cut
+    host = RemoteHost(SshRoute(settings), served.port, RELEASE)
+    found = results(host.run(jobs("a", "poison", "b")))
+    assert found == {"a": "classified", "poison": "classified", "b": "classified"}
+    host.close()
+
+
+@needs_sshd
+def test_another_host_key_is_refused_before_anything_is_said(settings: Settings, sshd: Sshd) -> None:
+    for wrong in (fresh_key()[1], "ecdsa-sha2-nistp256 AAAA"):
+        route = SshRoute(settings.model_copy(update={"ssh_host_key": wrong}))
+        with pytest.raises(HostNotReady, match="key") as refusal:
+            route.open(time.monotonic() + 10)
+        assert refusal.value.is_fault
+    log = sshd.process.output()
+    assert "Connection from" in log
+    assert USER not in log.replace(str(sshd.folder), "")  # who asks was not said, nor any key shown
+    assert "Accepted" not in log
+
+
+@needs_sshd
+def test_it_reaches_the_workers_port_and_no_other(settings: Settings, served: Served) -> None:
+    connection = SshRoute(settings).open(time.monotonic() + 10)
+    with pytest.raises(NobodyListens):
+        connection.open(free_port())
+    connection.open(served.port).close()
+    connection.close()
+
+
+@needs_sshd
+def test_a_key_that_is_not_let_in(settings: Settings, sshd: Sshd) -> None:
+    sshd.authorized.write_text("")
+    with pytest.raises(HostNotReady, match="AuthenticationException"):
+        SshRoute(settings).open(time.monotonic() + 10)
+
+
+def test_no_key_at_all_is_a_wrong_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ec2_runner.ssh import own_keys
+
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with pytest.raises(UsageError, match="CXR_SSH_KEY"):
+        own_keys(None)
+    (tmp_path / "key").write_text("no key")
+    with pytest.raises(UsageError, match="CXR_SSH_KEY"):
+        own_keys(tmp_path / "key")
+
+
+def test_a_server_that_never_speaks_meets_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        deadline = time.monotonic() + 0.5
+        pipe = dial("127.0.0.1", silent.getsockname()[1], deadline)
+        clock = time.monotonic()
+        with pytest.raises(ConnectFailed):
+            connect(pipe, "a", [], fresh_key()[1], deadline)
+        assert time.monotonic() - clock < 5
+    wait_for(lambda: not any(thread.name.startswith("paramiko") for thread in threading.enumerate()))
