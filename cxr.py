@@ -235,7 +235,8 @@ def worker(
         agent.serve(service, settings.worker_port)
     else:
         publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
-        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off)
+        key = settings.host_key_file
+        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key)
 
 
 @index_app.command()
