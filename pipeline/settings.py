@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     host_key_file: Path = Field(
         Path("/etc/ssh/ssh_host_ed25519_key.pub"),
-        description="on an EC2 host, the public key that it publishes",
+        description="on an EC2 host, the key that it publishes",
     )
     max_bytes: int = Field(64_000_000, gt=0, description="larger files are refused unread")
     max_pixels: int = Field(50_000_000, gt=0, description="larger images are refused before they are decoded")

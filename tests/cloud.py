@@ -1,5 +1,5 @@
-"""The whole AWS side on the loopback: moto for S3, SQS, DynamoDB and EC2; the handlers in Lambda's own runtime; a
-real SSH server behind a stand-in for the Instance Connect Endpoint; the real worker in a process of its own.
+"""The whole AWS side on the loopback: moto for S3, SQS, DynamoDB and EC2; the handlers in Lambda's own
+runtime; a real SSH server behind a stand-in for the Instance Connect Endpoint; the real worker as a process.
 """
 
 import json
@@ -222,8 +222,8 @@ class Cloud:
 
 
 class Pump:
-    """Plays Lambda's event source mapping of one queue: takes messages, invokes, deletes what was not reported as
-    failed. With `unruly` it delivers some batches twice, and their messages in any order.
+    """Plays Lambda's event source mapping of one queue: takes messages, invokes, deletes those that were not
+    reported as failed. With `unruly` it delivers some batches twice, and their messages in any order.
     """
 
     def __init__(self, cloud: Cloud, queue: str, function: str, unruly: random.Random | None = None) -> None:
