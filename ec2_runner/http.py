@@ -29,7 +29,9 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the answers that are ready go out, then close everything."""
+        """Let the answers that are ready go out, then close everything; again is fine."""
+        if not self._thread.is_alive():
+            return
         until = time.monotonic() + _FLUSH_SECONDS
         while self._is_sending() and time.monotonic() < until:
             time.sleep(0.01)

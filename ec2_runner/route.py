@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ec2_runner.fleet import Fleet, Instance
 from ec2_runner.identity import READY, Identity, place_of_host
 from ec2_runner.ssh import ConnectFailed, Connection, WrongHostKey, connect, dial, fresh_key, own_keys
-from ec2_runner.tunnel import open_tunnel, signed_url
+from ec2_runner.tunnel import Tunnel, signed_url
 from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
 from pipeline.settings import Settings
@@ -94,12 +94,12 @@ class Ec2Route:
                 self._settings.connect_endpoint or "",
                 instance.address,
                 self._session.region_name,
-                self._session.get_credentials().get_frozen_credentials(),
+                self._session.get_credentials(),
                 _SSH_PORT,
             )
         except (ClientError, BotoCoreError) as error:
             raise HostNotReady(f"EC2 Instance Connect refused ({type(error).__name__})") from error
-        user, tunnel = self._settings.host_user, open_tunnel(url, deadline)
+        user, tunnel = self._settings.host_user, Tunnel(url, deadline)
         connection = connect(tunnel, user, [key], identity.host_key, deadline)
         connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
         return connection

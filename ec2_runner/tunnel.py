@@ -4,6 +4,7 @@ port 22 of a host that has no public address.
 docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-with-ec2-instance-connect-endpoint.html
 """
 
+from contextlib import ExitStack
 from urllib.parse import urlencode
 
 from botocore.credentials import Credentials
@@ -26,9 +27,23 @@ _CLOSE_SECONDS = 2
 class Tunnel:
     """A tunnel as Paramiko wants its socket."""
 
-    def __init__(self, websocket: ClientConnection) -> None:
-        self._websocket = websocket
+    def __init__(self, url: str, deadline: float) -> None:
+        """Connect to a signed address; ConnectFailed when the endpoint refuses or does not answer."""
+        self._open = ExitStack()
+        try:
+            websocket = open_websocket(
+                url,
+                open_timeout=remaining(deadline),
+                close_timeout=_CLOSE_SECONDS,
+                compression=None,  # SSH's bytes do not shrink
+                proxy=None,
+            )
+            self._websocket: ClientConnection = self._open.enter_context(websocket)
+        except (OSError, WebSocketException) as error:
+            reason = f"the Instance Connect Endpoint refused ({type(error).__name__})"
+            raise ConnectFailed(reason) from error
         self._timeout: float | None = None
+        self._closed = False  # Paramiko looks at this name of Python's sockets
         self._rest = b""
 
     def settimeout(self, value: float | None) -> None:
@@ -56,18 +71,8 @@ class Tunnel:
 
     def close(self) -> None:
         """End the tunnel."""
-        self._websocket.close()
-
-
-def open_tunnel(url: str, deadline: float) -> Tunnel:
-    """Connect to a signed address; ConnectFailed when the endpoint refuses or does not answer."""
-    try:
-        websocket = open_websocket(
-            url, open_timeout=remaining(deadline), close_timeout=_CLOSE_SECONDS, compression=None, proxy=None
-        )
-    except (OSError, WebSocketException) as error:
-        raise ConnectFailed(f"the Instance Connect Endpoint refused ({type(error).__name__})") from error
-    return Tunnel(websocket)
+        self._closed = True
+        self._open.close()
 
 
 def signed_url(
@@ -84,9 +89,8 @@ def signed_url(
         "remotePort": port,
     }
     scheme, _, host = base.partition("://")
-    signer = RequestSigner(
-        ServiceId("EC2 Instance Connect"), region, _SERVICE, "v4", credentials, HierarchicalEmitter()
-    )
+    events = HierarchicalEmitter()  # the signer holds it by a weak reference
+    signer = RequestSigner(ServiceId("EC2 Instance Connect"), region, _SERVICE, "v4", credentials, events)
     signed = signer.generate_presigned_url(
         {
             "method": "GET",

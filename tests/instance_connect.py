@@ -59,7 +59,11 @@ class Endpoint:
 
     def _carry(self, tunnel: ServerConnection) -> None:
         self.tunnels.append(tunnel)
-        with socket.create_connection(("127.0.0.1", self.target), timeout=10) as pipe:
+        try:
+            pipe = socket.create_connection(("127.0.0.1", self.target), timeout=10)
+        except OSError:
+            return  # and so the tunnel closes
+        with pipe:
             pipe.settimeout(None)
             threading.Thread(target=self._back, args=(tunnel, pipe), daemon=True).start()
             with contextlib.suppress(ConnectionClosed, OSError):
