@@ -20,6 +20,11 @@ def verdict_key(inbox_key: str) -> str:
     return f"{OUTBOX}{inbox_key.removeprefix(INBOX)}.json"
 
 
+def inbox_key(verdict_key: str) -> str:
+    """The inbox key of a verdict; not of one under `UNUSABLE`, whose name is a hash."""
+    return INBOX + verdict_key.removeprefix(OUTBOX).removesuffix(".json")
+
+
 def has_place(key: str, inbox_key: str) -> bool:
     """Whether the verdict of `inbox_key` belongs at the outbox key `key`."""
     return key.startswith(UNUSABLE) or key == verdict_key(inbox_key)

@@ -6,8 +6,9 @@ S3 keeps these promises itself: docs.aws.amazon.com/AmazonS3/latest/userguide/co
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 
+from pipeline.aws import Refused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
 from pipeline.ports import ObjectInfo
 
@@ -69,18 +70,15 @@ class S3Store:
 
 
 def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:
-    """Call S3; None for a missing object, our own errors for the rest."""
+    """Call S3; None for a missing object."""
     try:
-        return call(**request)
-    except ClientError as error:
-        code = str(error.response["Error"]["Code"])
-        if code in _MISSING:
+        return ask("the bucket", call, **request)
+    except Refused as error:
+        if error.code in _MISSING:
             return None
-        if code in _CONDITION:
+        if error.code in _CONDITION:
             raise ConditionFailed("the object is not in the expected state") from error
-        raise StoreError(f"the bucket refused: {code}") from error
-    except BotoCoreError as error:
-        raise StoreError(f"the bucket did not answer: {type(error).__name__}") from error
+        raise
 
 
 def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:

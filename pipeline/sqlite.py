@@ -7,12 +7,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from pipeline.names import UNUSABLE
 from pipeline.ports import Row, SourceState
+from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 
 # `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
 # live views.
@@ -36,21 +36,6 @@ CREATE TABLE changes (last INTEGER NOT NULL);
 INSERT INTO changes VALUES (0);
 PRAGMA user_version = {_VERSION}
 """
-_COLUMNS = tuple(field.name for field in fields(Row))
-_FROM_VERDICT = (
-    *(
-        "status",
-        "label",
-        "probability",
-        "reason",
-        "warnings",
-        "etag",
-        "verdict_key",
-        "verdict_etag",
-        "preview_key",
-    ),
-    *("started_at", "finished_at"),
-)
 _BUSY_SECONDS = 30
 
 
@@ -87,7 +72,7 @@ class SqliteIndex:
             database.executemany(
                 "INSERT INTO rows (key, waiting_since, change) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
                 " SET waiting_since = excluded.waiting_since, change = excluded.change",
-                [(key, _text(since), change) for key in keys],
+                [(key, text(since), change) for key in keys],
             )
 
     def settle(self, key: str, since: datetime) -> None:
@@ -95,7 +80,7 @@ class SqliteIndex:
         with self._write() as database:
             database.execute(
                 "UPDATE rows SET waiting_since = NULL, change = ? WHERE key = ? AND waiting_since <= ?",
-                (_next_change(database), key, _text(since)),
+                (_next_change(database), key, text(since)),
             )
             database.execute(
                 "DELETE FROM rows WHERE key = ? AND waiting_since IS NULL AND status IS NULL", (key,)
@@ -103,12 +88,12 @@ class SqliteIndex:
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = [_value(getattr(row, name)) for name in _FROM_VERDICT]
-        updates = ", ".join(f"{name} = excluded.{name}" for name in _FROM_VERDICT)
+        values = [stored(getattr(row, name)) for name in FROM_VERDICT]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in FROM_VERDICT)
         with self._write() as database:
             change = _next_change(database)
             database.execute(
-                f"INSERT INTO rows (key, {', '.join(_FROM_VERDICT)}, change)"
+                f"INSERT INTO rows (key, {', '.join(FROM_VERDICT)}, change)"
                 f" VALUES (?, {', '.join('?' * len(values))}, ?) ON CONFLICT (key) DO UPDATE SET {updates},"
                 " change = excluded.change, waiting_since ="
                 " CASE WHEN waiting_since > excluded.started_at THEN waiting_since END",
@@ -130,7 +115,7 @@ class SqliteIndex:
 
     def remove(self, verdict_key: str) -> None:
         """Forget the verdict; its row goes too, unless it waits for another."""
-        emptied = ", ".join(f"{name} = NULL" for name in _FROM_VERDICT)
+        emptied = ", ".join(f"{name} = NULL" for name in FROM_VERDICT)
         with self._write() as database:
             database.execute(
                 "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
@@ -144,14 +129,14 @@ class SqliteIndex:
         """The row of a key, or None."""
         found = (
             self._database()
-            .execute(f"SELECT {', '.join(_COLUMNS)} FROM rows WHERE key = ?", (key,))
+            .execute(f"SELECT {', '.join(COLUMNS)} FROM rows WHERE key = ?", (key,))
             .fetchone()
         )
         return _row(found) if found else None
 
     def newest(self, limit: int = 100) -> list[Row]:
         """The worklist's first rows, newest first."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
+        query = f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
         return [_row(found) for found in self._database().execute(query, (limit,))]
 
     def verdict_keys(self) -> list[str]:
@@ -217,21 +202,5 @@ def _next_change(database: sqlite3.Connection) -> int:
     return int(database.execute("UPDATE changes SET last = last + 1 RETURNING last").fetchone()[0])
 
 
-def _text(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds: sorts as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _value(value: object) -> object:
-    if isinstance(value, tuple):
-        return " ".join(value)
-    return _text(value) if isinstance(value, datetime) else value
-
-
 def _row(values: tuple[object, ...]) -> Row:
-    known = dict(zip(_COLUMNS, values, strict=True))
-    for name in ("started_at", "finished_at", "waiting_since"):
-        if known[name] is not None:
-            known[name] = datetime.fromisoformat(str(known[name]))
-    known["warnings"] = tuple(str(known["warnings"] or "").split())
-    return Row(**known)  # type: ignore[arg-type]
+    return row_from(dict(zip(COLUMNS, values, strict=True)))

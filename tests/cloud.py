@@ -32,6 +32,7 @@ from tests.machines import (
     free_port,
     wait_for,
 )
+from tests.tables import FEED, make_table
 
 STACK, BUCKET, ROLE_ID, ENDPOINT_ID = "cxr", "cxr-test", "AROATEST", "eice-0123456789abcdef0"
 VISIBILITY = 4  # seconds; the template's are 720
@@ -55,6 +56,7 @@ class Cloud:
         self.api = InstanceConnectApi(self.sshd)
         self.endpoint = Endpoint(self.sshd.port, ENDPOINT_ID)
         self.worker: Supervised | None = None
+        self.first: list[dict[str, Any]] = []  # what became of the upload that launched the host
         self.lambdas = {name: self.make_lambda(name) for name in HANDLERS}
 
     def client(self, service: str) -> Any:
@@ -184,16 +186,8 @@ class Cloud:
         self.s3.put_bucket_notification_configuration(
             Bucket=BUCKET, NotificationConfiguration={"QueueConfigurations": rules}
         )
-        self._table("lease", "id")
-        feed = {
-            "IndexName": "feed",
-            "KeySchema": [
-                {"AttributeName": "feed", "KeyType": "HASH"},
-                {"AttributeName": "changed_at", "KeyType": "RANGE"},
-            ],
-            "Projection": {"ProjectionType": "ALL"},
-        }
-        self._table("index", "key", feed)
+        make_table(self.dynamodb, f"{STACK}-lease", "id")
+        make_table(self.dynamodb, f"{STACK}-index", "key", FEED)
         machine = {"ImageId": "ami-12c6146b", "InstanceType": "t3.medium"}
         self.ec2.create_launch_template(LaunchTemplateName=f"{STACK}-host", LaunchTemplateData=machine)
         self.subnets = [subnet["SubnetId"] for subnet in self.ec2.describe_subnets()["Subnets"]][:2]
@@ -208,17 +202,6 @@ class Cloud:
     def _arn(self, url: str) -> str:
         found = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
         return str(found["Attributes"]["QueueArn"])
-
-    def _table(self, name: str, key: str, *indexes: dict[str, Any]) -> None:
-        names = [key, *(part["AttributeName"] for index in indexes for part in index["KeySchema"])]
-        more = {"GlobalSecondaryIndexes": list(indexes)} if indexes else {}
-        self.dynamodb.create_table(
-            TableName=f"{STACK}-{name}",
-            KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
-            BillingMode="PAY_PER_REQUEST",
-            **more,
-        )
 
 
 class Pump:

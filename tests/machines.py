@@ -70,6 +70,14 @@ class Process:
             os.killpg(self.pid, number)
         return self._process.wait(20)
 
+    def suspend(self) -> None:
+        """Make it hang."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()

@@ -14,6 +14,7 @@ from moto import mock_aws
 from ec2_runner.fleet import Fleet, Placement
 from ec2_runner.lease import Lease
 from pipeline.errors import HostNotReady
+from tests.tables import make_table
 
 START = 1_800_000_000.0
 PLACES = 2
@@ -47,12 +48,7 @@ class World:
         self.clock = Clock()
         self.ec2: Any = boto3.client("ec2", "us-east-1")
         self.dynamodb: Any = boto3.client("dynamodb", "us-east-1")
-        self.dynamodb.create_table(
-            TableName="s-lease",
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
+        make_table(self.dynamodb, "s-lease", "id")
         machine = {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro"}  # one that moto knows
         self.ec2.create_launch_template(LaunchTemplateName="s-host", LaunchTemplateData=machine)
         subnets = [subnet["SubnetId"] for subnet in self.ec2.describe_subnets()["Subnets"]][:PLACES]

@@ -23,9 +23,11 @@ ONLY = {  # a library, and the places that may import it
     "matplotlib": ("model/figures.py",),
     "paramiko": ("ec2_runner/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
-    "botocore": ("pipeline/s3.py", "ec2_runner/"),
+    "botocore": ("pipeline/aws.py", "pipeline/s3.py", "ec2_runner/", "handlers/wiring.py"),
+    "websockets": ("ec2_runner/tunnel.py",),
+    "waitress": ("cxr.py", "ec2_runner/http.py"),
     "aws_lambda_powertools": ("handlers/",),
-    "flask": ("web/", "ec2_runner/worker.py", "cxr.py"),
+    "flask": ("web/", "ec2_runner/server.py", "ec2_runner/http.py", "cxr.py"),
     "watchdog": ("pipeline/watch.py",),
 }
 

@@ -1,4 +1,4 @@
-"""The worklist in SQLite."""
+"""The worklist: one contract for SQLite and DynamoDB, and what SQLite does besides for the page."""
 
 import sqlite3
 import threading
@@ -8,10 +8,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
-from pipeline.ports import Row
+from pipeline.dynamodb import DynamoIndex
+from pipeline.errors import StoreError
+from pipeline.names import UNUSABLE
+from pipeline.ports import Index, Row
 from pipeline.sqlite import SqliteIndex
+from tests.tables import FEED, make_table
 
 KEY = "inbox/a.jpeg"
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -27,59 +33,135 @@ def index(tmp_path: Path) -> Iterator[SqliteIndex]:
     index.close()
 
 
-def row(index: SqliteIndex) -> Row:
+@pytest.fixture
+def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoIndex]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        client = boto3.client("dynamodb", "us-east-1")
+        make_table(client, "s-index", "key", FEED)
+        yield DynamoIndex("s-index", client)
+
+
+@pytest.fixture(params=["index", "dynamo"])
+def any_index(request: pytest.FixtureRequest) -> Index:
+    found: Index = request.getfixturevalue(request.param)
+    return found
+
+
+def row(index: Index) -> Row:
     found = index.get(KEY)
     assert found is not None
     return replace(found, change=0)
 
 
-def test_waiting_then_done(index: SqliteIndex) -> None:
-    index.wait([KEY], NOW)
-    assert row(index) == Row(KEY, waiting_since=NOW)
-    index.record(DONE)
-    assert row(index) == DONE
+def test_waiting_then_done(any_index: Index) -> None:
+    any_index.wait([KEY], NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    any_index.record(DONE)
+    assert row(any_index) == DONE
 
 
-def test_a_late_event_never_takes_a_finished_row_back(index: SqliteIndex) -> None:
-    index.record(DONE)
+def test_a_late_event_never_takes_a_finished_row_back(any_index: Index) -> None:
+    any_index.record(DONE)
     late = LATER + timedelta(seconds=1)
-    index.wait([KEY], late)
-    assert row(index) == replace(DONE, waiting_since=late)
-    index.settle(KEY, late)
-    assert row(index) == DONE
+    any_index.wait([KEY], late)
+    assert row(any_index) == replace(DONE, waiting_since=late)
+    any_index.settle(KEY, late)
+    assert row(any_index) == DONE
 
 
-def test_a_verdict_ends_only_the_waits_that_it_has_seen(index: SqliteIndex) -> None:
+def test_a_verdict_ends_only_the_waits_that_it_has_seen(any_index: Index) -> None:
     newer = LATER + timedelta(microseconds=1)
-    index.wait([KEY], newer)
-    index.record(DONE)
-    assert row(index).waiting_since == newer
-    index.settle(KEY, LATER)
-    assert row(index).waiting_since == newer
+    any_index.wait([KEY], newer)
+    any_index.record(DONE)
+    assert row(any_index).waiting_since == newer
+    any_index.settle(KEY, LATER)
+    assert row(any_index).waiting_since == newer
 
 
-def test_deletion_marks_a_row_and_drops_one_without_verdict(index: SqliteIndex) -> None:
-    index.mark(KEY, "deleted")
-    assert index.get(KEY) is None
-    index.wait([KEY], NOW)
-    index.mark(KEY, "deleted")
-    assert index.get(KEY) is None
+def test_deletion_marks_a_row_and_drops_one_without_verdict(any_index: Index) -> None:
+    any_index.mark(KEY, "deleted")
+    assert any_index.get(KEY) is None
+    any_index.wait([KEY], NOW)
+    any_index.mark(KEY, "deleted")
+    assert any_index.get(KEY) is None
+    any_index.record(DONE)
+    any_index.mark(KEY, "deleted")
+    assert row(any_index).source == "deleted"
+    any_index.mark(KEY, "present")
+    assert row(any_index) == DONE
+
+
+def test_which_sources_are_present(index: SqliteIndex) -> None:
     index.record(DONE)
     index.mark(KEY, "deleted")
-    assert row(index).source == "deleted"
     assert index.present() == []
     index.mark(KEY, "present")
     assert index.present() == [KEY]
 
 
-def test_a_removed_verdict_leaves_a_waiting_row(index: SqliteIndex) -> None:
-    index.record(DONE)
-    index.wait([KEY], LATER)
-    index.remove(VERDICT)
-    assert row(index) == Row(KEY, waiting_since=LATER)
-    index.settle(KEY, LATER)
-    index.remove(VERDICT)
-    assert index.get(KEY) is None
+def test_a_verdict_of_an_unusable_name_is_removed_by_its_own_key(any_index: Index) -> None:
+    verdict = f"{UNUSABLE}0123.json"
+    any_index.record(replace(DONE, verdict_key=verdict))
+    any_index.record(replace(DONE, key="inbox/b", verdict_key="outbox/b.json"))
+    assert set(any_index.verdict_keys()) == {verdict, "outbox/b.json"}
+    any_index.remove(verdict)
+    assert any_index.get(KEY) is None
+    assert any_index.verdict_keys() == ["outbox/b.json"]
+
+
+def test_what_is_not_there_stays_so(any_index: Index) -> None:
+    any_index.settle(KEY, NOW)
+    any_index.mark(KEY, "present")
+    any_index.remove(VERDICT)
+    any_index.wait([], NOW)
+    assert any_index.get(KEY) is None
+
+
+def test_a_row_that_went_can_come_again(any_index: Index) -> None:
+    any_index.record(DONE)
+    any_index.mark(KEY, "deleted")
+    any_index.remove(VERDICT)
+    assert any_index.get(KEY) is None
+    any_index.wait([KEY, "inbox/b"], NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    any_index.record(DONE)
+    assert row(any_index) == DONE
+
+
+def test_a_newer_verdict_leaves_nothing_of_the_older(any_index: Index) -> None:
+    any_index.record(DONE)
+    failed = Row(KEY, "failed", reason="internal", etag="e2", verdict_key=VERDICT, verdict_etag="v2")
+    failed = replace(failed, started_at=LATER, finished_at=LATER)
+    any_index.record(failed)
+    assert row(any_index) == failed
+
+
+def test_the_feed_says_what_changed_and_what_went(dynamo: DynamoIndex) -> None:
+    dynamo.wait(["inbox/b"], NOW)
+    dynamo.record(DONE)
+    dynamo.settle("inbox/b", NOW)
+    first, second = dynamo.changes(NOW)
+    assert (first.key, first.row) == (KEY, DONE)
+    assert (second.key, second.row) == ("inbox/b", None)
+    assert [change.key for change in dynamo.changes(first.at)] == ["inbox/b"]
+    assert list(dynamo.all()) == [DONE]
+
+
+def test_a_table_that_refuses_is_an_error_of_the_store(dynamo: DynamoIndex) -> None:
+    with pytest.raises(StoreError, match="ResourceNotFoundException"):
+        DynamoIndex("another", dynamo._client).get(KEY)
+
+
+def test_a_removed_verdict_leaves_a_waiting_row(any_index: Index) -> None:
+    any_index.record(DONE)
+    any_index.wait([KEY], LATER)
+    any_index.remove(VERDICT)
+    assert row(any_index) == Row(KEY, waiting_since=LATER)
+    any_index.settle(KEY, LATER)
+    any_index.remove(VERDICT)
+    assert any_index.get(KEY) is None
 
 
 def test_newest_first_and_counts(index: SqliteIndex) -> None:

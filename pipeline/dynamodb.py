@@ -1,0 +1,195 @@
+"""The worklist in DynamoDB: one item for each row, and a feed of what changed.
+
+Every change is one conditional write, so that handlers at work on the same key cannot undo each other. A row
+that goes leaves a tombstone for a week, for those who follow the feed.
+docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ConditionExpressions.html
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.aws import Refused, ask
+from pipeline.names import UNUSABLE, inbox_key
+from pipeline.ports import Row, SourceState
+from pipeline.rows import FROM_VERDICT, row_from, stored, text
+
+TOMBSTONE_LIFE = timedelta(days=7)
+_FEED = "rows"  # the partition of the index `feed`: at 1,000 writes a second it would have to be split
+_NAME = re.compile(r"#(\w+)")
+_AT_ONCE = 8  # requests, of a wait for many keys
+# Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
+_LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
+_NO_VERDICT = "attribute_not_exists(#status)"
+_SEEN = "#waiting_since <= :since"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An entry of the feed: the row of a key now, or None when it went."""
+
+    at: datetime
+    key: str
+    row: Row | None
+
+
+class DynamoIndex:
+    """The index in the table `table`, through a low-level boto3 client; see `ports.Index`."""
+
+    def __init__(self, table: str, client: Any) -> None:
+        self._table, self._client = table, client
+
+    def wait(self, keys: Iterable[str], since: datetime) -> None:
+        """Note that these keys have work before them; their finished verdicts stay as they are."""
+
+        def note(key: str) -> None:
+            self._update(key, {"waiting_since": text(since)})
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(note, keys))
+
+    def settle(self, key: str, since: datetime) -> None:
+        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        seen = {"since": text(since)}
+        if not self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen):
+            self._update(key, {}, ["waiting_since"], _SEEN, seen)
+
+    def record(self, row: Row) -> None:
+        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
+        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        said = {name: value for name, value in values.items() if value is not None}
+        unsaid = [name for name in FROM_VERDICT if name not in said]
+        seen = {"since": said["started_at"]}
+        condition = f"attribute_not_exists(#waiting_since) OR {_SEEN}"
+        if not self._update(row.key, said, [*unsaid, "waiting_since"], condition, seen):
+            self._update(row.key, said, unsaid)
+
+    def mark(self, key: str, source: SourceState) -> None:
+        """Note whether the source is still there; without source and verdict there is no row."""
+        if source == "deleted" and self._bury(key, f"{_LIVES} AND {_NO_VERDICT}"):
+            return
+        self._update(key, {"source": source}, [], f"{_LIVES} AND #source <> :source")
+
+    def remove(self, verdict_key: str) -> None:
+        """Forget the verdict; its row goes too, unless it waits for another."""
+        same, verdict = "#verdict_key = :verdict", {"verdict": verdict_key}
+        for key in self._keys_of(verdict_key):
+            if not self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict):
+                self._update(key, {}, FROM_VERDICT, same, verdict)
+
+    def verdict_keys(self) -> list[str]:
+        """Where the verdicts of all rows stand."""
+        return [row.verdict_key for row in self.all() if row.verdict_key]
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""
+        request = {"Key": {"key": {"S": key}}, "ConsistentRead": True}
+        item = self._ask(self._client.get_item, **request).get("Item")
+        return _changed(item).row if item else None
+
+    def all(self) -> Iterator[Row]:
+        """All rows, in no promised order."""
+        for item in self._pages(self._client.scan, ConsistentRead=True):
+            if row := _changed(item).row:
+                yield row
+
+    def changes(self, after: datetime) -> Iterator[Changed]:
+        """What changed since a time, in that order: the last state of each key that changed.
+
+        Eventually consistent, and dated by the clocks of the writers: look again at the last minute.
+        """
+        request = {
+            "IndexName": "feed",
+            "KeyConditionExpression": "feed = :feed AND changed_at > :after",
+            "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":after": {"S": text(after)}},
+        }
+        return map(_changed, self._pages(self._client.query, **request))
+
+    def _keys_of(self, verdict_key: str) -> list[str]:
+        if not verdict_key.startswith(UNUSABLE):
+            return [inbox_key(verdict_key)]
+        return [row.key for row in self.all() if row.verdict_key == verdict_key]
+
+    def _update(
+        self,
+        key: str,
+        sets: Mapping[str, object],
+        removes: Iterable[str] = (),
+        condition: str = "",
+        values: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Change a row, make it, or raise it from the dead; False when the condition does not hold."""
+        known = {**sets, "feed": _FEED, "changed_at": text(datetime.now(UTC))}
+        given = {**(values or {}), **known}
+        assignments = [f"#{name} = :{name}" for name in known]
+        if "source" not in sets:
+            assignments.append("#source = if_not_exists(#source, :present)")
+            given["present"] = "present"
+        gone = ", ".join(f"#{name}" for name in (*removes, "gone", "expires"))
+        change = f"SET {', '.join(assignments)} REMOVE {gone}"
+        request = {"Key": {"key": {"S": key}}, "UpdateExpression": change}
+        return self._write(self._client.update_item, request, change, condition, given)
+
+    def _bury(self, key: str, condition: str, values: Mapping[str, object] | None = None) -> bool:
+        """Put a tombstone in the place of a row; False when the condition does not hold."""
+        now = datetime.now(UTC)
+        item = {
+            "key": {"S": key},
+            "gone": {"BOOL": True},
+            "expires": {"N": str(int((now + TOMBSTONE_LIFE).timestamp()))},  # DynamoDB's time to live
+            "feed": {"S": _FEED},
+            "changed_at": {"S": text(now)},
+        }
+        return self._write(self._client.put_item, {"Item": item}, "", condition, values or {})
+
+    def _write(
+        self,
+        call: Callable[..., dict[str, Any]],
+        request: dict[str, Any],
+        change: str,
+        condition: str,
+        values: Mapping[str, object],
+    ) -> bool:
+        if condition:
+            request["ConditionExpression"] = condition
+        if names := set(_NAME.findall(f"{change} {condition}")):
+            request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
+        if values:
+            request["ExpressionAttributeValues"] = {
+                f":{name}": _typed(value) for name, value in values.items()
+            }
+        try:
+            self._ask(call, **request)
+        except Refused as error:
+            if error.code != "ConditionalCheckFailedException":
+                raise
+            return False
+        return True
+
+    def _pages(self, call: Callable[..., dict[str, Any]], **request: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            page = self._ask(call, **request)
+            yield from page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
+        return ask("the worklist's table", call, TableName=self._table, **request)
+
+
+def _typed(value: object) -> dict[str, object]:
+    return {"N": repr(value)} if isinstance(value, float) else {"S": str(value)}
+
+
+def _plain(value: Mapping[str, Any]) -> object:
+    return float(value["N"]) if "N" in value else value.get("S", value.get("BOOL"))
+
+
+def _changed(item: Mapping[str, Mapping[str, Any]]) -> Changed:
+    values = {name: _plain(value) for name, value in item.items()}
+    row = None if values.get("gone") else row_from(values)
+    return Changed(datetime.fromisoformat(str(values["changed_at"])), str(values["key"]), row)
