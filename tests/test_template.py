@@ -135,14 +135,10 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.subnets == settings.instance_types == ("x", "y")
 
 
-def test_the_hosts_settings_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = re.findall(r"^CXR_(\w+)=(.*)$", user_data(), re.M)
-    assert {name.lower() for name, _ in lines} <= set(Settings.model_fields)
-    for name, value in lines:
-        monkeypatch.setenv(f"CXR_{name}", "20" if name == "IDLE_MINUTES" else value)
-    settings = load_settings()
-    assert settings.store == "s3"
-    assert settings.host_id == "${HostRole.RoleId}:$instance"
+def test_the_hosts_settings_are_settings() -> None:
+    names = {name.lower() for name in re.findall(r"\bCXR_(\w+)=", user_data())}
+    assert names <= set(Settings.model_fields)
+    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # what install.sh needs
 
 
 def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
@@ -161,7 +157,14 @@ def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
 
 def test_the_network_leads_to_s3_alone() -> None:
     kinds = {resource["Type"] for resource in template()["Resources"].values()}
-    doors = {"InternetGateway", "NatGateway", "EgressOnlyInternetGateway", "Route", "EIP", "VPCPeeringConnection"}
+    doors = {
+        "InternetGateway",
+        "NatGateway",
+        "EgressOnlyInternetGateway",
+        "Route",
+        "EIP",
+        "VPCPeeringConnection",
+    }
     assert not {f"AWS::EC2::{door}" for door in doors} & kinds
     subnets = resources("AWS::EC2::Subnet").values()
     assert all(subnet["MapPublicIpOnLaunch"] is False for subnet in subnets)
@@ -169,7 +172,9 @@ def test_the_network_leads_to_s3_alone() -> None:
     (gateway,) = resources("AWS::EC2::VPCEndpoint").values()
     assert gateway["VpcEndpointType"] == "Gateway"
     assert gateway["ServiceName"] == {"Fn::Sub": "com.amazonaws.${AWS::Region}.s3"}
-    places = [place for found in statements(gateway["PolicyDocument"]) for place in as_list(found["Resource"])]
+    places = [
+        place for found in statements(gateway["PolicyDocument"]) for place in as_list(found["Resource"])
+    ]
     names = {re.sub(r".*:::|/\*$", "", place["Fn::Sub"]) for place in places}
     assert names == {"${BucketName}", "al2023-repos-${AWS::Region}-de612dc2"}
 
