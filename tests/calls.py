@@ -77,7 +77,7 @@ class _Search:
             self._reach(Place(module, method, name))
 
     def add(self, module: str, name: str) -> None:
-        """A name of a module was used: a function is called, a class is made, an imported name is followed."""
+        """A name of a module was used: call the function, make the class, or follow the import."""
         known = _modules().get(module)
         if known is None:
             return
@@ -95,9 +95,7 @@ class _Search:
 
     def _read(self, place: Place) -> None:
         nodes = list(_code(_node(place)))
-        data = {
-            part for node in nodes if isinstance(node, ast.Attribute | ast.Compare) for part in _parts(node)
-        }
+        data = {part for node in nodes for part in _parts(node)}
         for node in nodes:
             if isinstance(node, ast.Name):
                 self.add(place.module, node.id)
@@ -119,7 +117,7 @@ class _Search:
 
 def _parts(node: ast.AST) -> Iterator[ast.AST]:
     """What is compared, or has an attribute, is no method: `ports.host` in `ports.host.run`."""
-    return ast.iter_child_nodes(node)
+    return ast.iter_child_nodes(node) if isinstance(node, ast.Attribute | ast.Compare) else iter(())
 
 
 def _words(function: _Function) -> Iterator[str]:

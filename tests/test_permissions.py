@@ -38,7 +38,7 @@ ACTIONS = {  # a boto3 method, and what IAM asks for it
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 CONSUMES = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 TABLES = {"ec2_runner.lease": "LeaseTable", "pipeline.dynamodb": "IndexTable"}
-KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # `read` of S3's bodies looks like the lease's elsewhere
+KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # elsewhere `read` is that of S3's bodies
 HOST = ("ec2_runner.agent.Publisher", "pipeline.judge.Judge")
 SHELL = {
     "s3 cp": {"s3:GetObject", "s3:PutObject"},
