@@ -5,8 +5,13 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ROOT ?= data
 PORT ?= 8000
+SAM := .venv/sam/1.170.0
+LAMBDA ?= build/lambda
+LAMBDA_PYTHON ?= 3.13
+LAMBDA_PLATFORM ?= manylinux2014_x86_64
+LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: run test install-test lint types unit bench clean
+.PHONY: run test install-test lint types unit bench lambda clean
 
 run: .venv/runtime
 	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*.jpeg $(ROOT)/inbox/)
@@ -23,18 +28,24 @@ run: .venv/runtime
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
 test:
-	$(call stage,install,$(MAKE) --no-print-directory install-test)
+	$(call stage,install,$(MAKE) --no-print-directory --jobs=2 install-test)
 	$(call stage,lint,$(MAKE) --no-print-directory lint)
 	$(call stage,types,$(MAKE) --no-print-directory types)
 	$(call stage,tests,$(MAKE) --no-print-directory unit)
 
-install-test: .venv/tests
+install-test: .venv/tests $(SAM)
 	@tests/install-system-packages
 
 .venv/tests: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --editable '.[test]'
 	@touch $@ .venv/runtime
+
+# A virtual environment of its own: it asks for other versions than ours.
+$(SAM):
+	@$(PYTHON) -m venv .venv/sam
+	@.venv/sam/bin/pip install --quiet --disable-pip-version-check --no-compile aws-sam-cli==$(@F)
+	@touch $@
 
 lint:
 	@$(BIN)/ruff check --quiet .
@@ -49,6 +60,19 @@ unit:
 bench: .venv/tests
 	@$(BIN)/python -m bench.latency
 	@$(BIN)/python -m bench.inference
+
+# The Lambda functions' package, a folder: template.yaml names it, `cxr deploy` zips it.
+lambda: $(LIBRARIES)
+	@rm -rf $(addprefix $(LAMBDA)/,ec2_runner handlers pipeline)
+	@tar -cf - --exclude=__pycache__ ec2_runner handlers pipeline | tar -xf - -C $(LAMBDA)
+
+$(LIBRARIES): handlers/requirements.txt constraints.txt | .venv/runtime
+	@rm -rf $(LAMBDA) $(LAMBDA).*
+	@$(PIP) --no-compile --target $(LAMBDA) --only-binary=:all: --implementation cp --python-version $(LAMBDA_PYTHON) \
+		--platform $(LAMBDA_PLATFORM) --requirement handlers/requirements.txt
+	@find $(LAMBDA) -depth -type d -name tests -exec rm -rf {} +
+	@rm -rf $(LAMBDA)/bin
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,98 @@
+"""The Lambda package: small, without the network's libraries, and quick to start."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.aws import ROOT
+
+LIMIT = 90_000_000  # bytes unzipped; AWS takes 250
+FORBIDDEN = {"PIL", "flask", "model", "numpy", "onnxruntime", "pydicom", "torch", "web"}
+TIMES = 7
+AT_MOST = 1.3  # times the import of the libraries alone
+# Starts a function as its first event does; prints what was imported: the libraries, and ours.
+START = """
+import handlers.dead_letter, handlers.ingest, handlers.reap, handlers.reconcile, handlers.record
+from handlers import telemetry, wiring
+wiring.ports(), wiring.reaper(), telemetry.logger()
+names = [name for name, module in list(sys.modules.items()) if (getattr(module, "__file__", None) or "")
+    .startswith(sys.path[0])]
+print(json.dumps(names))
+"""
+IMPORT = """
+clock = time.perf_counter()
+for name in names:
+    importlib.import_module(name)
+print(time.perf_counter() - clock)
+"""
+
+
+FOLDER = Path("build", "lambda-here")
+MAKE = [
+    *("make", "--assume-old=.venv/runtime", "lambda"),
+    f"BIN={Path(sys.executable).parent}",
+    f"LAMBDA={FOLDER}",
+    f"LAMBDA_PYTHON={sys.version_info.major}.{sys.version_info.minor}",
+    *([f"LAMBDA_PLATFORM=manylinux2014_{platform.machine()}"] if sys.platform == "linux" else []),
+]
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """The package for this machine and its Python."""
+    subprocess.run(MAKE, cwd=ROOT, check=True, timeout=100)
+    return ROOT / FOLDER
+
+
+def run(package: Path, code: str) -> str:
+    """What Python prints that sees the package alone."""
+    start = f"import importlib, json, sys, time\nsys.path.insert(0, {str(package)!r})\n"
+    environment = {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "CXR_STORE": "s3",
+        "CXR_BUCKET": "b",
+        "CXR_INDEX": "dynamodb",
+        "CXR_HOST": "ec2",
+        "CXR_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/cxr-inbox-jobs",
+        "CXR_SUBNETS": "subnet-1",
+        "CXR_INSTANCE_TYPES": "t3.medium",
+        "PATH": os.environ["PATH"],
+    }
+    command = [sys.executable, "-S", "-s", "-P", "-c", start + code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_small_and_has_nothing_of_the_network(package: Path) -> None:
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert 40_000_000 < sum(path.stat().st_size for path in files) < LIMIT
+    tops = {path.relative_to(package).parts[0].removesuffix(".py") for path in files}
+    assert {"boto3", "paramiko", "ec2_runner", "handlers", "pipeline"} <= tops
+    assert not FORBIDDEN & tops
+
+
+def test_it_is_complete_and_imports_little_beyond_its_libraries(package: Path) -> None:
+    names = json.loads(run(package, START))
+    ours = [name for name in names if name.split(".")[0] in ("ec2_runner", "handlers", "pipeline")]
+    libraries = [name for name in names if name not in ours]
+    assert {"botocore", "paramiko", "pydantic"} <= set(libraries)
+    took: dict[str, list[float]] = {"libraries": [], "all": []}
+    for _ in range(TIMES):
+        for kind, of in (("libraries", libraries), ("all", [*ours, *libraries])):
+            took[kind].append(float(run(package, f"names = {of!r}\n{IMPORT}")))
+    assert statistics.median(took["all"]) <= AT_MOST * statistics.median(took["libraries"]), took
+
+
+def test_making_it_again_changes_what_changed(package: Path) -> None:
+    libraries, stale = (package / "boto3").stat().st_mtime_ns, package / "pipeline" / "stale.py"
+    stale.write_text("")
+    subprocess.run(MAKE, cwd=ROOT, check=True, timeout=30)
+    assert (package / "boto3").stat().st_mtime_ns == libraries
+    assert not stale.exists()
