@@ -175,8 +175,9 @@ class Cloud:
                 "Filter": {
                     "Key": {
                         "FilterRules": [
-                            {"Name": "prefix", "Value": prefix},
-                            {"Name": "suffix", "Value": suffix},
+                            {"Name": name, "Value": value}
+                            for name, value in (("prefix", prefix), ("suffix", suffix))
+                            if value
                         ]
                     }
                 },

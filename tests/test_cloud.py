@@ -188,12 +188,6 @@ def _message(name: str) -> dict[str, object]:
     return {"messageId": "m", "eventSource": "aws:sqs", "body": body, "attributes": {}}
 
 
-def drain(cloud: Cloud) -> None:
-    """Forget what is queued."""
-    for url in (cloud.jobs, cloud.told, cloud.dead):
-        cloud.sqs.purge_queue(QueueUrl=url)
-
-
 def test_ssh_that_refuses(cloud: Cloud) -> None:
     cloud.drop({"refused.jpeg": IMAGES[0]})
     cloud.sshd.stop()
@@ -201,7 +195,6 @@ def test_ssh_that_refuses(cloud: Cloud) -> None:
     assert cloud.queued()["delayed"] >= 1  # it comes again by itself
     cloud.sshd.start()
     assert ask(cloud, "refused.jpeg") == {"inbox/refused.jpeg": "classified"}
-    drain(cloud)
 
 
 def test_a_host_with_another_key_gets_no_job(cloud: Cloud) -> None:
@@ -220,7 +213,6 @@ def test_a_host_with_another_key_gets_no_job(cloud: Cloud) -> None:
     assert '"HostFault":[1.0]' in cloud.lambdas["ingest"].process.output().replace(" ", "")
     cloud.store.put(place, ready, etag)
     assert ask(cloud, "impostor.jpeg") == {"inbox/impostor.jpeg": "classified"}
-    drain(cloud)
 
 
 def test_a_stopped_host_is_started_by_the_next_upload(cloud: Cloud) -> None:
@@ -233,7 +225,6 @@ def test_a_stopped_host_is_started_by_the_next_upload(cloud: Cloud) -> None:
     assert found["Instances"][0]["State"]["Name"] == "running"
     cloud.sshd.start()
     assert ask(cloud, "stopped.jpeg") == {"inbox/stopped.jpeg": "classified"}
-    drain(cloud)
 
 
 def test_a_function_that_is_killed_by_its_time(cloud: Cloud) -> None:
@@ -266,7 +257,6 @@ def test_two_workers_write_one_verdict(cloud: Cloud) -> None:
     other.stop()
     assert all(len(answer["outcomes"]) == 8 for answer in answers)
     assert all(cloud.writes(name) == 1 for name in objects)
-    drain(cloud)
 
 
 def test_the_store_of_this_test_is_versioned(cloud: Cloud) -> None:
