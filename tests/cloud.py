@@ -14,6 +14,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from pipeline.dynamodb import DynamoIndex
+from pipeline.ports import Row
 from pipeline.s3 import S3Store
 from pipeline.verdict import Verdict
 from tests.aws import emulator
@@ -137,10 +139,13 @@ class Cloud:
         names = [key.removeprefix("outbox/").removesuffix(".json") for key in keys]
         return {name: verdict for name in names if (verdict := self.verdict(name))}
 
-    def row(self, name: str) -> dict[str, Any]:
-        """The index's row, as DynamoDB has it."""
-        answer = self.dynamodb.get_item(TableName=f"{STACK}-index", Key={"key": {"S": f"inbox/{name}"}})
-        return dict(answer.get("Item", {}))
+    def count(self, prefix: str) -> int:
+        """How many verdicts there are of one folder of the inbox."""
+        return sum(1 for _ in self.store.list(f"outbox/{prefix}"))
+
+    def rows(self) -> dict[str, Row]:
+        """The worklist, by key, as DynamoDB has it."""
+        return {row.key: row for row in DynamoIndex(f"{STACK}-index", self.dynamodb).all()}
 
     def writes(self, name: str) -> int:
         """How many times a verdict was written."""
