@@ -176,3 +176,15 @@ def test_the_reading_of_the_code_sees_the_calls() -> None:
     assert {"stop_instances", "terminate_instances", "get_object"} <= found.keys()
     assert "run_instances" not in found
     assert Place("pipeline.s3", "get", "S3Store") in found["get_object"]
+
+
+def test_the_document_explains_each_action() -> None:
+    text = (ROOT / "docs" / "aws.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([a-z0-9-]+:[A-Z]\w+)`", text))
+    actions = {
+        action
+        for role in resources("AWS::IAM::Role")
+        for statement in policy(role)
+        for action in as_list(statement["Action"])
+    }
+    assert explained == actions
