@@ -163,11 +163,11 @@ class Fleet:
 
     def _run(self, generation: int) -> dict[str, Any]:
         place = self._placements[generation % len(self._placements)]
-        tags = {"cxr:stack": self._stack, "cxr:generation": str(generation), "Name": f"{self._stack}-host"}
+        tags = {"cxr:stack": self._stack, "cxr:generation": str(generation)}
         answer: dict[str, Any] = self._ec2.run_instances(
             MinCount=1,
             MaxCount=1,
-            LaunchTemplate={"LaunchTemplateName": f"{self._stack}-host"},
+            LaunchTemplate={"LaunchTemplateName": f"{self._stack}-host", "Version": "$Latest"},
             SubnetId=place.subnet,
             InstanceType=place.instance_type,
             ClientToken=f"{self._stack}-{generation}",
