@@ -134,7 +134,7 @@ def client(service: str) -> Any:
     config = Config(
         connect_timeout=3,
         read_timeout=15,
-        retries={"mode": "standard", "max_attempts": 4},
+        retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32,
     )
     try:

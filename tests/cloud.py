@@ -49,7 +49,7 @@ class Cloud:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.moto = Moto(folder)
-        self._config = Config(retries={"mode": "standard", "max_attempts": 4})
+        self._config = Config(retries={"mode": "standard", "total_max_attempts": 4})
         self.s3, self.sqs, self.ec2, self.dynamodb = map(self.client, ("s3", "sqs", "ec2", "dynamodb"))
         self.store = S3Store(BUCKET, self.s3)
         self._make_stack()
