@@ -170,3 +170,6 @@ class Index(Protocol):
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""
+
+    def all(self) -> Iterator[Row]:
+        """All rows, in no promised order."""

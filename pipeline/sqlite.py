@@ -134,6 +134,10 @@ class SqliteIndex:
         )
         return _row(found) if found else None
 
+    def all(self) -> Iterator[Row]:
+        """All rows, in no promised order."""
+        return map(_row, self._database().execute(f"SELECT {', '.join(COLUMNS)} FROM rows"))
+
     def newest(self, limit: int = 100) -> list[Row]:
         """The worklist's first rows, newest first."""
         query = f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"

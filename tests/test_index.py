@@ -111,6 +111,15 @@ def test_a_verdict_of_an_unusable_name_is_removed_by_its_own_key(any_index: Inde
     assert any_index.verdict_keys() == ["outbox/b.json"]
 
 
+def test_all_rows(any_index: Index) -> None:
+    any_index.record(DONE)
+    any_index.wait(["inbox/b"], NOW)
+    any_index.wait(["inbox/c"], NOW)
+    any_index.settle("inbox/c", NOW)
+    found = {replace(row, change=0) for row in any_index.all()}
+    assert found == {DONE, Row("inbox/b", waiting_since=NOW)}
+
+
 def test_what_is_not_there_stays_so(any_index: Index) -> None:
     any_index.settle(KEY, NOW)
     any_index.mark(KEY, "present")

@@ -1,0 +1,22 @@
+"""On a schedule: queue what has no verdict, whatever became of its notification."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from handlers import telemetry, wiring
+from pipeline.errors import UsageError
+from pipeline.events import Event
+from pipeline.reconcile import reconcile
+
+
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Compare the inbox with the worklist; returns what was found."""
+    with telemetry.invocation(context):
+        ports = wiring.ports()
+        if ports.queue is None:
+            raise UsageError("CXR_QUEUE_URL: name the queue of the jobs")
+        found = reconcile(ports.store, ports.index, ports.queue, ports.now())
+        ports.count("OldestWaitingSeconds", found.oldest_seconds)
+        ports.count("Waiting", found.waiting)
+        return vars(found)
