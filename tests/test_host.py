@@ -193,9 +193,20 @@ def test_install_writes_the_settings_of_its_environment(host: FakeHost) -> None:
     assert "systemctl --quiet enable cxr-worker.service cxr-log.timer" in host.calls
 
 
+def test_install_takes_what_the_user_data_wrote(host: FakeHost) -> None:
+    path = host.prefix / "etc/cxr/host.env"
+    path.write_text("CXR_STORE=s3\nCXR_BUCKET=written\nCXR_HOST_ID=A:i-1\nAWS_REGION=eu-north-1\nLD_PRELOAD=x\n")
+    answer = host.run("install.sh", CXR_BUCKET="", CXR_HOST_ID="", AWS_REGION="")
+    assert answer.returncode == 0, answer.stderr
+    written = path.read_text().splitlines()
+    assert {"CXR_BUCKET=written", "CXR_HOST_ID=A:i-1", "AWS_DEFAULT_REGION=eu-north-1"} <= set(written)
+    assert "LD_PRELOAD=x" not in written
+
+
 def test_install_asks_the_metadata_who_it_is(host: FakeHost) -> None:
     answers = '*--request*) echo token ;; *": token "*/instance-id) echo i-9 ;;'
     make_command(host.prefix / "bin/curl", f"case $* in {answers} esac\n")
+    (host.prefix / "etc/cxr/host.env").unlink()
     answer = host.run("install.sh", CXR_HOST_ID="", CXR_HOST_ROLE_ID="AROAROLE")
     assert answer.returncode == 0, answer.stderr
     assert "CXR_HOST_ID=AROAROLE:i-9\n" in (host.prefix / "etc/cxr/host.env").read_text()
@@ -211,11 +222,12 @@ def test_install_asks_the_metadata_who_it_is(host: FakeHost) -> None:
     ],
 )
 def test_install_refuses_settings_in_a_sentence(host: FakeHost, changes: dict[str, str], reason: str) -> None:
-    before = (host.prefix / "etc/cxr/host.env").read_bytes()
+    path = host.prefix / "etc/cxr/host.env"
+    path.unlink()
     answer = host.run("install.sh", **changes)
     assert answer.returncode == 1
     assert answer.stderr.startswith(f"install: {reason}")
-    assert (host.prefix / "etc/cxr/host.env").read_bytes() == before
+    assert not path.exists()
 
 
 def test_the_log_goes_up_when_it_changed(host: FakeHost) -> None:

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Makes this machine (Amazon Linux 2023) an inference host. Safe to repeat; each new release runs it again.
 #
-# Needs AWS_REGION, CXR_BUCKET, and CXR_HOST_ROLE_ID (or CXR_HOST_ID). These and all other CXR_ variables
-# become the worker's settings, /etc/cxr/host.env. CXR_PREFIX has everything made below another folder.
+# Needs AWS_REGION, CXR_BUCKET, and CXR_HOST_ID or CXR_HOST_ROLE_ID, of the environment or of /etc/cxr/host.env;
+# that file then has these and all other CXR_ variables: the worker's settings. CXR_PREFIX has everything made
+# below another folder.
 set -euo pipefail
 umask 022
 
@@ -44,6 +45,12 @@ place() {
 }
 
 settings() {
+    local file="$prefix/etc/cxr/host.env" name value
+    if [[ -e $file ]]; then
+        while IFS='=' read -r name value; do
+            [[ -n ${!name:-} ]] || export "$name=$value"
+        done < <(grep -E '^(AWS_REGION|CXR_[A-Z_]+)=' "$file")
+    fi
     [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: the bucket that has the releases"
     [[ -n ${AWS_REGION:-} ]] || fail "AWS_REGION is not set: the region of the bucket"
     export AWS_DEFAULT_REGION=$AWS_REGION CXR_STORE=s3
@@ -52,7 +59,6 @@ settings() {
         CXR_HOST_ID="$CXR_HOST_ROLE_ID:$(instance_id)" || fail "the instance metadata did not answer"
         export CXR_HOST_ID
     fi
-    local file="$prefix/etc/cxr/host.env" name
     (umask 077 && : >"$file.new")
     for name in AWS_REGION AWS_DEFAULT_REGION $(compgen -e CXR_); do
         # systemd and the shell both read this file: nothing that one of them would take for syntax.
