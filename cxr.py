@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ec2_runner import cli as aws
 from pipeline.errors import CxrError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
@@ -218,6 +219,10 @@ def rebuild(root: Root = None) -> None:
     settings = _settings(root)
     count = rebuild_index(wiring.make_store(settings), wiring.make_index(settings))
     typer.echo(f"{count} verdicts in the worklist")
+
+
+for command in (aws.deploy, aws.status, aws.destroy):
+    app.command()(command)
 
 
 def main() -> None:

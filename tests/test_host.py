@@ -195,7 +195,9 @@ def test_install_writes_the_settings_of_its_environment(host: FakeHost) -> None:
 
 def test_install_takes_what_the_user_data_wrote(host: FakeHost) -> None:
     path = host.prefix / "etc/cxr/host.env"
-    path.write_text("CXR_STORE=s3\nCXR_BUCKET=written\nCXR_HOST_ID=A:i-1\nAWS_REGION=eu-north-1\nLD_PRELOAD=x\n")
+    path.write_text(
+        "CXR_STORE=s3\nCXR_BUCKET=written\nCXR_HOST_ID=A:i-1\nAWS_REGION=eu-north-1\nLD_PRELOAD=x\n"
+    )
     answer = host.run("install.sh", CXR_BUCKET="", CXR_HOST_ID="", AWS_REGION="")
     assert answer.returncode == 0, answer.stderr
     written = path.read_text().splitlines()
