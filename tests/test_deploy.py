@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ec2_runner.notifications import add_notifications, remove_notifications
-from ec2_runner.release import MANIFEST
+from ec2_runner.release import MANIFEST, Architecture, Release
 from ec2_runner.upload import CURRENT
 from pipeline.errors import StackError, UsageError
 from tests import stacks
@@ -77,20 +77,14 @@ def test_the_template_names_the_package_that_was_uploaded(cloud: Cloud) -> None:
 
 
 def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> None:
-    def broken(**_: Any) -> None:
-        raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject")
+    failed: list[str] = []
 
-    events = cloud.clients.s3.meta.events
-    events.register("before-parameter-build.s3.PutObject", broken)
-    events.unregister("before-parameter-build.s3.PutObject", broken)
-    seen: list[str] = []
+    def break_once(params: dict[str, Any], **_: Any) -> None:
+        if params["Key"] == CURRENT and not failed:
+            failed.append(CURRENT)
+            raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject")
 
-    def break_at_current(params: dict[str, Any], **_: Any) -> None:
-        if params["Key"] == CURRENT and not seen:
-            seen.append(CURRENT)
-            broken()
-
-    events.register("before-parameter-build.s3.PutObject", break_at_current)
+    cloud.clients.s3.meta.events.register("before-parameter-build.s3.PutObject", break_once)
     with pytest.raises(ClientError):
         cloud.deploy()
     state = cloud.stack.read()
@@ -150,10 +144,12 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
     cloud.deploy()
     assert _state(cloud, host) == "running"
     built: list[str] = []
-    cloud.deploy(
-        lambda architecture: built.append(architecture) or cloud.build(architecture),  # type: ignore[func-returns-value]
-        instance_type="c7g.large",
-    )
+
+    def build(architecture: Architecture) -> Release:
+        built.append(architecture)
+        return cloud.build(architecture)
+
+    cloud.deploy(build, instance_type="c7g.large")
     assert built == ["arm64"]
     assert _state(cloud, host) in ("shutting-down", "terminated")
     assert f"ended the host {host}" in cloud.output.getvalue()
