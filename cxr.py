@@ -8,12 +8,19 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ec2_runner import cli as aws
+from handlers import cli as keep
+from handlers.cli import Root
+from model import cli as learn
+from model.cli import Weights
 from pipeline.errors import CxrError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
@@ -31,12 +38,6 @@ app = typer.Typer(
 index_app = typer.Typer(help="The worklist.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 
-Root = Annotated[
-    Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
-]
-Weights = Annotated[
-    Path | None, typer.Option(help="An ONNX file that `cxr export` wrote, instead of the shipped one.")
-]
 _verbose = False
 
 
@@ -57,16 +58,28 @@ def up(
     poll: Annotated[
         bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
     ] = False,
+    bucket: Annotated[
+        str | None,
+        typer.Option(help="Serve the page of a bucket; its stack judges, nothing is watched here."),
+    ] = None,
+    stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if bucket:
+        return _serve_bucket(keep.settings_of(root, bucket, stack), port)
+    settings = load_settings(root=root)
+    if settings.store != "folder":
+        raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
+    return _serve_folder(settings, port, poll)
+
+
+def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
     from handlers import local, wiring
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
     from web.app import create_app
 
-    settings = _settings(root)
-    if settings.store != "folder":
-        raise UsageError("`cxr up` watches a folder; unset CXR_STORE")
     ports = wiring.make_ports(settings)
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
@@ -74,17 +87,46 @@ def up(
     queue = local.LocalQueue(ports)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         watcher.start(known=worklist.present())
-        typer.echo(f"Drop chest X-rays into {settings.root / INBOX}")
-        typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
-        server.run()
+        _run(server, f"Drop chest X-rays into {settings.root / INBOX}")
     finally:
-        server.close()
         watcher.stop()
         queue.stop()
         worklist.close()
+
+
+def _serve_bucket(settings: Settings, port: int) -> None:
+    from handlers import wiring
+    from pipeline.folder import PRIVATE
+    from pipeline.mirror import Mirror
+    from pipeline.sqlite import SqliteIndex
+    from web.app import create_app
+
+    worklist = SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")
+    mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
+    mirror.step()  # says at once what is wrong with the bucket's stack, or with the credentials
+    store = wiring.make_store(settings)
+    server = _server(create_app(store, worklist, settings.max_bytes, _card(settings)), port)
+    stop = threading.Event()
+    thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
+    thread.start()
+    try:
+        _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
+    finally:
+        stop.set()
+        thread.join(10)
+        worklist.close()
+
+
+def _run(server: BaseWSGIServer, where: str) -> None:
+    """Serve until Ctrl-C."""
+    typer.echo(where)
+    typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
+    try:
+        server.run()
+    finally:
+        server.close()
 
 
 @app.command()
@@ -133,83 +175,6 @@ def classify(
 
 
 @app.command()
-def explore(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
-    out: Annotated[Path, typer.Option(help="The folder for the figures; they show patients' images.")],
-) -> None:
-    """Count the data by class, fold and patient, and draw classes, samples and sizes."""
-    from rich.console import Console
-
-    from model.explore import explore as draw
-    from model.report import PRIVATE
-
-    draw(data, out, Console())
-    typer.echo(f"written: {out}. {PRIVATE}", err=True)
-
-
-@app.command()
-def train(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
-        "runs/cxr"
-    ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a trial.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-) -> None:
-    """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
-    from model.recipe import run
-
-    run(data, out, epochs=epochs, seed=seed)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished training run.")],
-    data: Annotated[
-        Path, typer.Argument(help="The data it was trained on: calibration needs its validation fold.")
-    ],
-) -> None:
-    """Calibrate a trained network and write it as ONNX."""
-    from model.recipe import calibrate_and_export
-
-    typer.echo(f"written: {calibrate_and_export(run, data)}")
-
-
-@app.command()
-def evaluate(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
-    weights: Weights = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also the patients that it may have learned from.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="A folder for figures and tables; some show patients' images.")
-    ] = None,
-) -> None:
-    """Measure a network on labelled images, with 95 % confidence intervals.
-
-    Images that it refuses count in `refused` alone: the other figures are of those that it judged.
-    """
-    from rich.console import Console
-
-    from model.evaluate import judge_folder, table
-
-    settings = _settings(weights=weights)
-    if out:
-        from model.figures import folder
-
-        folder(out)
-    evaluation = judge_folder(data, settings, everything)
-    metrics = evaluation.metrics()
-    typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
-    if out:
-        from model.report import write_report
-
-        write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
-
-
-@app.command()
 def worker(
     check: Annotated[
         bool, typer.Option("--check", help="Only judge an image drawn for it: exit code 0 when all is well.")
@@ -239,15 +204,13 @@ def worker(
         agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key)
 
 
-@index_app.command()
-def rebuild(root: Root = None) -> None:
-    """Make the worklist again from the outbox."""
-    from handlers import wiring
-    from pipeline.intake import rebuild_index
-
-    settings = _settings(root)
-    count = rebuild_index(wiring.make_store(settings), wiring.make_index(settings))
-    typer.echo(f"{count} verdicts in the worklist")
+_COMMANDS: list[Callable[..., None]] = [
+    *(learn.explore, learn.train, learn.evaluate, learn.export),
+    *(keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
+]
+for command in _COMMANDS:
+    app.command()(command)
+index_app.command()(keep.rebuild)
 
 
 def main() -> None:

@@ -3,18 +3,20 @@
 Each is imported when it is chosen: a Lambda has no network to run, and a laptop no AWS.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from handlers import telemetry
 from pipeline.errors import UsageError
 from pipeline.intake import Ports
-from pipeline.ports import Host, Index, Queue, Store
+from pipeline.ports import Host, Index, Job, Outcome, Queue, Store
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
 if TYPE_CHECKING:
     from ec2_runner.fleet import Fleet
     from ec2_runner.reaper import Reaper
+    from pipeline.dynamodb import DynamoIndex
 
 _chosen: Ports | None = None
 
@@ -67,6 +69,11 @@ def make_index(settings: Settings) -> Index:
         from pipeline.sqlite import SqliteIndex
 
         return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
+    return make_dynamo_index(settings)
+
+
+def make_dynamo_index(settings: Settings) -> "DynamoIndex":
+    """The worklist of a stack."""
     from pipeline.dynamodb import DynamoIndex
 
     return DynamoIndex(f"{settings.stack}-index", client("dynamodb"))
@@ -81,12 +88,27 @@ def make_queue(settings: Settings) -> Queue | None:
     return SqsQueue(settings.queue_url, client("sqs"), settings.bucket or "")
 
 
+def find_queue(settings: Settings) -> Queue:
+    """The stack's queue of jobs, by its name."""
+    from pipeline.aws import ask
+
+    sqs = client("sqs")
+    found = ask("the queue", sqs.get_queue_url, QueueName=f"{settings.stack}-jobs")
+    queue = make_queue(settings.model_copy(update={"queue_url": found["QueueUrl"]}))
+    assert queue is not None
+    return queue
+
+
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
     """What judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
         from ec2_runner.worker import make_worker
 
-        return make_worker(store, settings, release)
+        return make_worker(store, settings, release)  # now, so that a wrong setting is said at the start
+    return _Later(lambda: _remote_host(store, settings, release))
+
+
+def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
     from ec2_runner.remote import RemoteHost
     from ec2_runner.route import Ec2Route, SshRoute
 
@@ -95,6 +117,20 @@ def make_host(store: Store, settings: Settings, release: Release) -> Host:
     fleet = make_fleet(settings)
     route = Ec2Route(fleet, store, settings, session(), client("ec2"))
     return RemoteHost(route, settings.worker_port, release)
+
+
+class _Later:
+    """A host that is made when there is a job: of five functions one has jobs."""
+
+    def __init__(self, make: Callable[[], Host]) -> None:
+        self._make = make
+        self._host: Host | None = None
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """One outcome for each job, as they finish."""
+        if self._host is None:
+            self._host = self._make()
+        return self._host.run(jobs)
 
 
 def make_fleet(settings: Settings) -> "Fleet":

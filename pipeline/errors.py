@@ -10,6 +10,7 @@ CxrError
 │   └── KeyNotUsable        this store cannot hold an object of that name
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        there is no host to ask yet (starting, away, another release): wait, and ask again
+├── StackError              AWS did not do what `cxr deploy`, `status` or `destroy` asked of it
 └── IngestFailed            some records of an event failed: the sender delivers the event again
 """
 
@@ -101,6 +102,10 @@ class HostNotReady(HostError):
     def __init__(self, message: str, retry_after: float = 30, is_fault: bool = False) -> None:
         super().__init__(message)
         self.retry_after, self.is_fault = retry_after, is_fault
+
+
+class StackError(CxrError):
+    """AWS did not make, show or delete the stack; the message says what to do."""
 
 
 class IngestFailed(CxrError):

@@ -149,6 +149,14 @@ class FolderStore:
             with self._lock(key), suppress(FileNotFoundError):
                 path.unlink()
 
+    def purge(self, key: str) -> int:
+        """Remove a file, or those of a folder, see `ports.Store`; there are no other versions."""
+        found = [info.key for info in self.list(key)] if key.endswith("/") else [key]
+        found = [one for one in found if self.head(one)]
+        for one in found:
+            self.delete(one)
+        return len(found)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix; a file that cannot be read now is left out."""
         for path in (self.root / prefix.rpartition("/")[0]).rglob("*"):

@@ -66,6 +66,12 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; absent is fine."""
 
+    def purge(self, key: str) -> int:
+        """Remove an object for good, every version of it; all of a folder when the key ends with a slash.
+
+        Returns how much was removed.
+        """
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix, in no promised order."""
 

@@ -57,6 +57,32 @@ class S3Store:
         """Remove the object; absent is fine."""
         _ask(self._client.delete_object, Bucket=self.bucket, Key=key)
 
+    def purge(self, key: str) -> int:
+        """Remove every version and every delete marker, see `ports.Store`."""
+        removed = 0
+        request = {"Bucket": self.bucket, "Prefix": key}
+        while True:
+            page = _ask(self._client.list_object_versions, **request) or {}
+            found = [
+                {"Key": item["Key"], "VersionId": item["VersionId"]}
+                for item in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
+                if item["Key"] == key or key.endswith("/")
+            ]
+            if found:
+                self._delete_versions(found)
+                removed += len(found)
+            if not page.get("IsTruncated"):
+                return removed
+            request |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+
+    def _delete_versions(self, found: "list[dict[str, str]]") -> None:
+        answer = _ask(
+            self._client.delete_objects, Bucket=self.bucket, Delete={"Objects": found, "Quiet": True}
+        )
+        errors = (answer or {}).get("Errors")
+        if errors:
+            raise StoreError(f"the bucket kept {len(errors)} versions: {errors[0].get('Code')}")
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix."""
         request = {"Bucket": self.bucket, "Prefix": prefix}

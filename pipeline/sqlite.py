@@ -16,7 +16,7 @@ from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 
 # `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
 # live views.
-_VERSION = 1  # of the schema; a file of another one is emptied, and filled again from the outbox
+_VERSION = 2  # of the schema; a file of another one is emptied, and filled again from the outbox
 _SCHEMA = f"""
 DROP TABLE IF EXISTS rows;
 DROP TABLE IF EXISTS changes;
@@ -32,6 +32,8 @@ CREATE TABLE rows (
 CREATE INDEX rows_at ON rows (at DESC, key);
 CREATE INDEX rows_verdict ON rows (verdict_key);
 CREATE INDEX rows_state ON rows (waiting_since IS NOT NULL, status, label);
+DROP TABLE IF EXISTS mirrored;
+CREATE TABLE mirrored (until TEXT);
 CREATE TABLE changes (last INTEGER NOT NULL);
 INSERT INTO changes VALUES (0);
 PRAGMA user_version = {_VERSION}
@@ -142,6 +144,34 @@ class SqliteIndex:
         """The worklist's first rows, newest first."""
         query = f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
         return [_row(found) for found in self._database().execute(query, (limit,))]
+
+    def put(self, row: Row) -> None:
+        """Set a whole row, as it is elsewhere; see `pipeline.mirror`."""
+        values = [stored(getattr(row, name)) for name in COLUMNS if name != "change"]
+        names = [name for name in COLUMNS if name != "change"]
+        with self._write() as database:
+            database.execute(
+                f"INSERT OR REPLACE INTO rows ({', '.join(names)}, change)"
+                f" VALUES ({', '.join('?' * len(names))}, ?)",
+                [*values, _next_change(database)],
+            )
+
+    def drop(self, key: str) -> None:
+        """Remove a whole row."""
+        with self._write() as database:
+            if database.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount:
+                _next_change(database)
+
+    def mirrored_until(self) -> datetime | None:
+        """What `set_mirrored_until` was told last."""
+        found = self._database().execute("SELECT until FROM mirrored").fetchone()
+        return datetime.fromisoformat(found[0]) if found else None
+
+    def set_mirrored_until(self, moment: datetime) -> None:
+        """Note how far this file follows another index."""
+        with self._write() as database:
+            database.execute("DELETE FROM mirrored")
+            database.execute("INSERT INTO mirrored VALUES (?)", (text(moment),))
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""

@@ -47,6 +47,12 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
+    def purge(self, key: str) -> int:
+        found = [one for one in self.objects if one == key or (key.endswith("/") and one.startswith(key))]
+        for one in found:
+            del self.objects[one]
+        return len(found)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for key, data in list(self.objects.items()):
             if key.startswith(prefix):

@@ -105,7 +105,8 @@ def test_the_worklist_is_made_again_from_the_outbox(root: Path) -> None:
 
 def test_help_names_every_command() -> None:
     text = cxr("--help").stdout.decode()
-    for command in ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index"):
+    commands = ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index")
+    for command in (*commands, "deploy", "status", "destroy"):
         assert f" {command} " in text
 
 

@@ -20,7 +20,7 @@ AT_MOST = 1.3  # times the import of the libraries alone
 START = """
 import handlers.dead_letter, handlers.ingest, handlers.reap, handlers.reconcile, handlers.record
 from handlers import telemetry, wiring
-wiring.ports(), wiring.reaper(), telemetry.logger()
+wiring.ports().host.run([]), wiring.reaper(), telemetry.logger()
 names = [name for name, module in list(sys.modules.items()) if (getattr(module, "__file__", None) or "")
     .startswith(sys.path[0])]
 print(json.dumps(names))

@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, ObjectUnreadable, UsageError
 from pipeline.folder import FolderStore
 from pipeline.ports import Store
+from pipeline.s3 import S3Store
 from tests.fakes import MemoryStore
 
 KEY = "inbox/ward 3/ä + 100%.jpeg"
@@ -77,6 +78,28 @@ def test_listing_by_prefix(store: Store) -> None:
     assert sorted(info.key for info in store.list("outbox/")) == ["outbox/.previews/1/2.jpg", "outbox/a.json"]
     assert [info.key for info in store.list("outbox/.previews/1/")] == ["outbox/.previews/1/2.jpg"]
     assert not list(store.list("inbox/none/"))
+
+
+def test_purging_leaves_nothing_of_a_key(store: Store) -> None:
+    for key in ("inbox/a", "inbox/a.b", "outbox/.previews/1/2.jpg", "outbox/.previews/1/3.jpg"):
+        store.put(key, b"1", None)
+    assert store.purge("inbox/a") == 1
+    assert store.purge("inbox/a") == 0
+    assert store.purge("outbox/.previews/1/") == 2
+    assert [info.key for prefix in ("inbox/", "outbox/") for info in store.list(prefix)] == ["inbox/a.b"]
+
+
+def test_purging_a_bucket_removes_the_versions_and_the_marks_of_deletion(s3_store: S3Store) -> None:
+    client, bucket = s3_store._client, s3_store.bucket
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    etag = s3_store.put("inbox/a", b"1", None)
+    s3_store.put("inbox/a", b"2", etag)
+    s3_store.delete("inbox/a")
+    s3_store.put("inbox/ab", b"3", None)
+    assert s3_store.purge("inbox/a") == 3
+    left = client.list_object_versions(Bucket=bucket)
+    assert [item["Key"] for item in left["Versions"]] == ["inbox/ab"]
+    assert "DeleteMarkers" not in left
 
 
 def test_an_empty_object_is_an_object(store: Store) -> None:

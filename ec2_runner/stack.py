@@ -1,0 +1,205 @@
+"""A CloudFormation stack: made, changed by change sets, deleted; each waits to the end.
+
+docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-changesets.html
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from pipeline.errors import StackError
+
+Say = Callable[[str], None]
+
+_POLL_SECONDS = 4.0
+_DEADLINE_SECONDS = 45 * 60.0
+_NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was made, and nothing since
+_TO_BE_DELETED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+_FINE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
+_UNCHANGED = ("didn't contain changes", "No updates are to be performed")  # AWS has no code for it
+
+
+@dataclass(frozen=True)
+class StackState:
+    """What CloudFormation says of a stack."""
+
+    id: str
+    status: str
+    parameters: dict[str, str]
+    outputs: dict[str, str]
+
+
+class Stack:
+    """The stack `name`, through a CloudFormation client. `say` gets a line for each thing that happens."""
+
+    def __init__(
+        self,
+        name: str,
+        client: Any,
+        say: Say,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.name, self._client, self._say, self._sleep, self._now = name, client, say, sleep, now
+
+    def read(self) -> StackState | None:
+        """The stack as it is, or None where there is none."""
+        try:
+            (found,) = self._client.describe_stacks(StackName=self.name)["Stacks"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationError":
+                return None  # so says AWS of a stack that does not exist
+            raise
+        state = _state(found)
+        return None if state.status in (_NEVER_MADE, "DELETE_COMPLETE") else state
+
+    def ready(self) -> StackState | None:
+        """The stack when nothing is at work on it any more; None where there is none, or one whose creation
+        failed, which is deleted.
+        """
+        state = self.read()
+        if state and state.status.endswith("_IN_PROGRESS"):
+            self._say(f"waiting: the stack is in {state.status}")
+            state = self._settled(state.id)
+        if state is None or state.status == "DELETE_COMPLETE":
+            return None
+        if state.status in _TO_BE_DELETED:
+            self._say(f"removing the stack that is in {state.status}")
+            self.delete()
+            return None
+        if state.status not in _FINE:
+            raise StackError(
+                f"the stack {self.name} is in {state.status}: continue its rollback in the CloudFormation"
+                " console, then run this again"
+            )
+        return state
+
+    def apply(self, template_url: str, changes: Mapping[str, str]) -> StackState:
+        """Make or update the stack; parameters that are not in `changes` keep their values."""
+        before = self.ready()
+        change_set = f"cxr-{int(self._now() * 1000)}"
+        self._client.create_change_set(
+            StackName=self.name,
+            ChangeSetName=change_set,
+            ChangeSetType="UPDATE" if before else "CREATE",
+            TemplateURL=template_url,
+            Parameters=self._parameters(template_url, changes, before),
+            Capabilities=["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+        if self._has_changes(change_set):
+            seen = self._events_of(self.name)
+            self._client.execute_change_set(StackName=self.name, ChangeSetName=change_set)
+            self._wait_applied(seen)
+        else:
+            self._client.delete_change_set(StackName=self.name, ChangeSetName=change_set)
+            self._say("the stack is as it should be")
+        state = self.read()
+        if state is None:
+            raise StackError(f"the stack {self.name} went away while it was changed; run this again")
+        return state
+
+    def delete(self) -> None:
+        """Delete the stack and wait until it is gone; StackError says what is in the way."""
+        state = self.read()
+        if state is None:
+            return
+        seen = self._events_of(state.id)
+        self._client.delete_stack(StackName=state.id)
+        after = self._settled(state.id, set(seen))
+        if after and after.status != "DELETE_COMPLETE":
+            raise StackError(
+                f"the stack is in {after.status}: {self._first_failure(state.id, seen)}."
+                " Remove what is in the way, then run this again"
+            )
+
+    def _parameters(
+        self, template_url: str, changes: Mapping[str, str], before: StackState | None
+    ) -> list[dict[str, Any]]:
+        kept = set(before.parameters) - set(changes) if before else set()
+        if kept:  # those that the new template still has
+            summary = self._client.get_template_summary(TemplateURL=template_url)
+            kept &= {parameter["ParameterKey"] for parameter in summary["Parameters"]}
+        return [
+            *({"ParameterKey": name, "ParameterValue": value} for name, value in changes.items()),
+            *({"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)),
+        ]
+
+    def _has_changes(self, change_set: str) -> bool:
+        for _ in self._until_deadline():
+            found = self._client.describe_change_set(StackName=self.name, ChangeSetName=change_set)
+            reason = found.get("StatusReason", "")
+            if found["Status"] == "CREATE_COMPLETE":
+                return True
+            if found["Status"] == "FAILED":
+                if any(word in reason for word in _UNCHANGED):
+                    return False
+                raise StackError(f"CloudFormation does not take the template: {reason}")
+        raise StackError("CloudFormation did not finish the change set; run this again")
+
+    def _wait_applied(self, seen: set[str]) -> None:
+        state = self._settled(self.name, set(seen))
+        if state is None or state.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            status = state.status if state else "DELETE_COMPLETE"
+            raise StackError(
+                f"the stack is in {status}: {self._first_failure(self.name, seen)}."
+                " Mend that, then run this again; nothing has to be cleaned up"
+            )
+
+    def _settled(self, stack: str, seen: set[str] | None = None) -> StackState | None:
+        """Wait until nothing is at work on a stack, and say its events that were not seen yet."""
+        seen = self._events_of(stack) if seen is None else seen
+        for _ in self._until_deadline():
+            try:
+                (found,) = self._client.describe_stacks(StackName=stack)["Stacks"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "ValidationError":
+                    return None
+                raise
+            for event in self._new_events(stack, seen):
+                seen.add(event["EventId"])
+                self._say(f"  {event['LogicalResourceId']}: {event['ResourceStatus']}")
+            if not found["StackStatus"].endswith("_IN_PROGRESS"):
+                return _state(found)
+        raise StackError(f"the stack {self.name} is still at work; wait, then run this again")
+
+    def _until_deadline(self) -> Iterator[None]:
+        until = self._now() + _DEADLINE_SECONDS
+        while self._now() < until:
+            yield
+            self._sleep(_POLL_SECONDS)
+
+    def _events_of(self, stack: str) -> set[str]:
+        return {event["EventId"] for event in self._new_events(stack, set())}
+
+    def _new_events(self, stack: str, seen: set[str]) -> list[dict[str, Any]]:
+        """Oldest first."""
+        found: list[dict[str, Any]] = []
+        try:
+            for page in self._client.get_paginator("describe_stack_events").paginate(StackName=stack):
+                new = [event for event in page["StackEvents"] if event["EventId"] not in seen]
+                found += new
+                if len(new) < len(page["StackEvents"]):
+                    break  # what follows is older
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationError":
+                raise
+        return found[::-1]
+
+    def _first_failure(self, stack: str, seen: set[str]) -> str:
+        """What failed first; the others were cancelled for it."""
+        for event in self._new_events(stack, seen):
+            if event["ResourceStatus"].endswith("_FAILED"):
+                return f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
+        return "its events say no reason"
+
+
+def _state(found: dict[str, Any]) -> StackState:
+    return StackState(
+        found["StackId"],
+        found["StackStatus"],
+        {item["ParameterKey"]: item.get("ParameterValue", "") for item in found.get("Parameters", [])},
+        {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])},
+    )

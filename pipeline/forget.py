@@ -1,0 +1,33 @@
+"""Erasing an X-ray: every version of it, its verdict, its previews, its row."""
+
+import time
+
+from pipeline.errors import StoreError
+from pipeline.names import preview_prefix, printable, verdict_key
+from pipeline.ports import Index, Store
+
+_PAUSE_SECONDS = 2.0  # for a job at work to write what it has to write
+_LOOKS = 5
+
+
+def forget(key: str, store: Store, index: Index, pause: float = _PAUSE_SECONDS) -> bool:
+    """Erase an inbox key and all that came of it; whether there was anything.
+
+    The X-ray goes first, so that nothing new is begun; what a job at work writes meanwhile is looked for
+    again. StoreError when that does not end.
+    """
+    found = _erase(key, store, index)
+    for _ in range(_LOOKS):
+        time.sleep(pause)
+        if not _erase(key, store, index):
+            return found
+    raise StoreError("something writes it again and again: stop that, then run the command once more")
+
+
+def _erase(key: str, store: Store, index: Index) -> bool:
+    row = printable(key)
+    known = index.get(row) is not None
+    removed = sum(map(store.purge, (key, verdict_key(key), preview_prefix(key))))
+    index.remove(verdict_key(key))
+    index.mark(row, "deleted")
+    return bool(removed) or known

@@ -1,0 +1,165 @@
+"""Stacks of moto's CloudFormation, with the parts of template.yaml that the commands look at."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from moto import mock_aws
+from moto.cloudformation.models import ChangeSet as FakeChangeSet
+from rich.console import Console
+
+from ec2_runner.clients import Clients, connect
+from ec2_runner.deploy import Options, Plan, carry_out, make_plan
+from ec2_runner.display import Display
+from ec2_runner.release import Architecture, Release, write_manifest
+from ec2_runner.stack import Stack
+
+NAME, REGION, ACCOUNT = "cxr-inbox", "us-east-1", "123456789012"
+BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"
+_DEFAULTS = {
+    "BucketName": None,
+    "CreateBucket": "true",
+    "InstanceType": "t3.medium",
+    "NotificationEmail": "",
+    "IdleMinutes": "20",
+    "RetentionDays": "0",
+    "EventMapping": "true",
+}
+TEMPLATE = {
+    "Parameters": {
+        name: {"Type": "String", **({} if default is None else {"Default": default})}
+        for name, default in _DEFAULTS.items()
+    },
+    "Conditions": {"MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]}},
+    "Resources": {
+        "Bucket": {
+            "Type": "AWS::S3::Bucket",
+            "Condition": "MakesBucket",
+            "DeletionPolicy": "Retain",
+            "Properties": {"BucketName": {"Ref": "BucketName"}},
+        },
+        "LeaseTable": {
+            "Type": "AWS::DynamoDB::Table",
+            "Properties": {
+                "TableName": {"Fn::Sub": "${AWS::StackName}-lease"},
+                "BillingMode": "PAY_PER_REQUEST",
+                "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+                "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+            },
+        },
+        **{
+            f"Queue{index}": {
+                "Type": "AWS::SQS::Queue",
+                "Properties": {"QueueName": {"Fn::Sub": f"${{AWS::StackName}}-{name}"}},
+            }
+            for index, name in enumerate(("jobs", "jobs-dead", "verdicts", "verdicts-dead"))
+        },
+    },
+    "Outputs": {
+        "BucketName": {"Value": {"Ref": "BucketName"}},
+        "JobsQueueArn": {"Value": {"Fn::GetAtt": ["Queue0", "Arn"]}},
+        "VerdictsQueueArn": {"Value": {"Fn::GetAtt": ["Queue2", "Arn"]}},
+        "HostRoleId": {"Value": "AROAEXAMPLE"},
+        "EventMapping": {"Value": {"Ref": "EventMapping"}},
+        "IdleMinutes": {"Value": {"Ref": "IdleMinutes"}},
+    },
+}
+
+
+@dataclass
+class Cloud:
+    """An empty AWS account, and what was asked of it: `operation` with its most telling parameter."""
+
+    clients: Clients
+    folder: Path
+    calls: list[str] = field(default_factory=list)
+    output: StringIO = field(default_factory=StringIO)
+
+    @property
+    def display(self) -> Display:
+        """Writes into `output`."""
+        return Display(Console(file=self.output, width=100))
+
+    @property
+    def stack(self) -> Stack:
+        """The stack, without waiting between two looks at it."""
+        return Stack(NAME, self.clients.cloudformation, self.display.say, sleep=lambda _: None)
+
+    def deploy(self, build: Callable[[Architecture], Release] | None = None, **options: Any) -> Plan:
+        """As the command does."""
+        plan = make_plan(Options(NAME, **options), self.clients, self.stack)
+        carry_out(plan, self.clients, self.stack, build or self.build, self.display)
+        return plan
+
+    def build(self, architecture: Architecture, number: int = 2) -> Release:
+        """A release of a few bytes."""
+        folder = self.folder / f"release-{number}"
+        for name in ("wheelhouse/cxr_inbox-0.1-py3-none-any.whl", "host/install.sh", "lambda.zip"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"{name} {architecture} {number}")
+        template = self.folder / "source.yaml"
+        template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
+        write_manifest(folder)
+        return Release(number, folder, folder / "lambda.zip", template)
+
+    def text(self, key: str, bucket: str = BUCKET) -> str:
+        """An object's content."""
+        body: bytes = self.clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body.decode()
+
+    def names(self, bucket: str = BUCKET) -> list[str]:
+        """All objects of a bucket."""
+        return [item["Key"] for item in self.clients.s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+    def launch(self) -> str:
+        """A host of the stack; returns its id."""
+        tags = [{"Key": "cxr:stack", "Value": NAME}]
+        answer = self.clients.ec2.run_instances(
+            ImageId=self.clients.ec2.describe_images()["Images"][0]["ImageId"],
+            InstanceType="t3.medium",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
+        return str(answer["Instances"][0]["InstanceId"])
+
+
+@contextmanager
+def cloud(folder: Path) -> Iterator[Cloud]:
+    """An empty account for the time of a test."""
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": REGION}
+    with (
+        mock.patch.dict(os.environ, {**keys, "AWS_DEFAULT_REGION": REGION}),
+        mock.patch.object(FakeChangeSet, "apply", _apply),
+        mock_aws(),
+    ):
+        made = Cloud(connect(REGION), folder)
+        for client in (made.clients.s3, made.clients.cloudformation):
+            client.meta.events.register("before-parameter-build.*.*", _noter(made.calls))
+        yield made
+
+
+_applied_by_moto = FakeChangeSet.apply
+
+
+def _apply(change_set: FakeChangeSet) -> None:
+    """As moto, which forgets the outputs."""
+    _applied_by_moto(change_set)
+    change_set.stack.template = change_set.template
+    change_set.stack._parse_template()
+    change_set.stack.output_map = change_set.stack._create_output_map()
+
+
+def _noter(calls: list[str]) -> Callable[..., None]:
+    def note(params: dict[str, Any], model: Any, **_: Any) -> None:
+        changed = {item["ParameterKey"]: item.get("ParameterValue") for item in params.get("Parameters", [])}
+        telling = changed.get("EventMapping") or params.get("Key") or params.get("Bucket") or ""
+        calls.append(f"{model.name} {telling}".strip())
+
+    return note

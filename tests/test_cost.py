@@ -1,0 +1,40 @@
+"""The estimate of the cost."""
+
+import pytest
+
+from ec2_runner.cost import HOURLY, estimate
+from pipeline.errors import UsageError
+
+
+def test_at_rest_nothing_runs() -> None:
+    rest = {kind: estimate(kind).at_rest for kind in HOURLY}
+    assert len(set(rest.values())) == 1
+    assert 3 < rest["t3.medium"] < 10
+
+
+def test_images_cost_the_host_while_it_works_and_waits() -> None:
+    short, long = estimate("t3.medium", idle_minutes=10), estimate("t3.medium", idle_minutes=40)
+    assert long.images - short.images == pytest.approx(0.5 * HOURLY["t3.medium"])
+    slow = estimate("t3.medium", idle_minutes=10, images_a_second=1)
+    assert slow.images - short.images == pytest.approx(900 / 3600 * HOURLY["t3.medium"])
+    assert 0.01 < short.images < 0.2
+
+
+def test_a_host_that_never_stops_costs_its_month() -> None:
+    cost = estimate("c7i.large")
+    assert cost.always_on - cost.at_rest == pytest.approx(730 * 0.08925)
+
+
+def test_storage_follows_the_size_of_the_images() -> None:
+    assert estimate("t3.medium", megabytes=10).storage == pytest.approx(10 * estimate("t3.medium").storage)
+
+
+def test_an_unknown_type_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(UsageError, match=r"p5\.48xlarge is none of: t3\.medium"):
+        estimate("p5.48xlarge")
+
+
+def test_the_lines_say_what_the_figures_are() -> None:
+    text = "\n".join(estimate("t3.medium").lines())
+    assert "at rest: about $" in text
+    assert "check them" in text

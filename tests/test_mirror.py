@@ -1,0 +1,134 @@
+"""The page's copy of a bucket's worklist."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.dynamodb import TOMBSTONE_LIFE, DynamoIndex
+from pipeline.mirror import Mirror
+from pipeline.ports import Row
+from pipeline.sqlite import SqliteIndex
+from tests.test_index import DONE, KEY, LATER, NOW, VERDICT, dynamo
+
+__all__ = ["dynamo"]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[SqliteIndex]:
+    target = SqliteIndex(tmp_path / "index.sqlite")
+    yield target
+    target.close()
+
+
+def rows(index: SqliteIndex | DynamoIndex) -> set[Row]:
+    return {replace(row, change=0) for row in index.all()}
+
+
+def test_it_follows(dynamo: DynamoIndex, target: SqliteIndex) -> None:
+    mirror = Mirror(dynamo, target)
+    dynamo.record(DONE)
+    mirror.step()
+    assert rows(target) == {DONE}
+    dynamo.wait([KEY, "inbox/b"], LATER)
+    mirror.step()
+    assert rows(target) == rows(dynamo)
+    dynamo.settle("inbox/b", LATER)
+    mirror.step()
+    assert target.get("inbox/b") is None
+
+
+def test_what_is_the_same_moves_nothing(dynamo: DynamoIndex, target: SqliteIndex) -> None:
+    mirror = Mirror(dynamo, target)
+    dynamo.record(DONE)
+    mirror.step()
+    change = target.last_change()
+    for _ in range(3):
+        mirror.step()
+    Mirror(dynamo, target).step()  # another start of the page
+    assert target.last_change() == change
+
+
+def test_after_a_long_absence_it_reads_everything(dynamo: DynamoIndex, target: SqliteIndex) -> None:
+    dynamo.record(DONE)
+    dynamo.record(replace(DONE, key="inbox/b", verdict_key="outbox/b.json"))
+    Mirror(dynamo, target).step()
+    dynamo.remove(VERDICT)
+    dynamo._client.delete_item(TableName="s-index", Key={"key": {"S": KEY}})  # as its time to live ended
+    later = datetime.now(UTC) + TOMBSTONE_LIFE
+    Mirror(dynamo, target, lambda: later).step()
+    assert [row.key for row in target.all()] == ["inbox/b"]
+
+
+def test_a_write_with_a_late_clock_is_not_missed(dynamo: DynamoIndex, target: SqliteIndex) -> None:
+    mirror = Mirror(dynamo, target)
+    dynamo.record(DONE)
+    mirror.step()
+    dynamo.record(replace(DONE, key="inbox/b", verdict_key="outbox/b.json"))
+    early = (datetime.now(UTC) - timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    dynamo._client.update_item(
+        TableName="s-index",
+        Key={"key": {"S": "inbox/b"}},
+        UpdateExpression="SET changed_at = :early",
+        ExpressionAttributeValues={":early": {"S": early}},
+    )
+    mirror.step()
+    assert target.get("inbox/b") is not None
+
+
+def test_it_goes_on_after_an_error(
+    dynamo: DynamoIndex,
+    target: SqliteIndex,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    good, mirror, stop = dynamo._table, Mirror(dynamo, target), threading.Event()
+    dynamo.record(DONE)
+    dynamo._table = "another"
+    thread = threading.Thread(target=mirror.run, args=[stop], daemon=True)
+    with caplog.at_level(logging.WARNING):
+        thread.start()
+        while not caplog.records:
+            stop.wait(0.01)
+    dynamo._table = good
+    while not rows(target):
+        stop.wait(0.01)
+    stop.set()
+    thread.join(10)
+    assert rows(target) == {DONE}
+
+
+OPERATIONS = ["wait", "settle", "record", "mark", "back", "remove", "step"]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(OPERATIONS)), max_size=15))
+def test_whatever_happens_the_copy_is_the_same(
+    dynamo: DynamoIndex, target: SqliteIndex, steps: list[tuple[str, str]]
+) -> None:
+    mirror = Mirror(dynamo, target)
+    for number, (name, what) in enumerate(steps):
+        key, at = f"inbox/{name}", NOW + timedelta(seconds=number)
+        match what:
+            case "wait":
+                dynamo.wait([key], at)
+            case "settle":
+                dynamo.settle(key, at)
+            case "record":
+                done = replace(DONE, key=key, verdict_key=f"outbox/{name}.json")
+                dynamo.record(replace(done, started_at=at, finished_at=at, etag=str(number)))
+            case "mark" | "back":
+                dynamo.mark(key, "deleted" if what == "mark" else "present")
+            case "remove":
+                dynamo.remove(f"outbox/{name}.json")
+            case _:
+                mirror.step()
+    mirror.step()
+    assert rows(target) == rows(dynamo)
