@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
+    from pipeline.ports import Store
+
 app = typer.Typer(
     help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research, not a medical device.",
     no_args_is_help=True,
@@ -60,7 +62,7 @@ def up(
     ] = False,
     bucket: Annotated[
         str | None,
-        typer.Option(help="Serve the page of a bucket; its stack judges, nothing is watched here."),
+        typer.Option(help="Serve the page of a bucket; its stack judges, not this machine."),
     ] = None,
     stack: keep.Stack = None,
 ) -> None:
@@ -151,7 +153,10 @@ def replay(
 
 @app.command()
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="Files, whole folders, or - for standard input.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Files, folders, s3://bucket/folder/, - for standard input."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One verdict a line, and nothing else.")] = False,
     heatmaps: Annotated[
         Path | None, typer.Option(help="A folder for pictures of what moved each answer: no localisation.")
@@ -166,9 +171,10 @@ def classify(
 
     settings = _settings(weights=weights)
     engine = Engine.of(settings)
-    show = Heatmaps(heatmaps, paths).write if heatmaps else None
+    show = Heatmaps(heatmaps, map(Path, names)).write if heatmaps else None
     rejected = False
-    for verdict in verdicts(paths, engine, Release(), settings.max_bytes, settings.threads, show):
+    limits = settings.max_bytes, settings.threads
+    for verdict in verdicts(names, engine, Release(), *limits, show, _bucket):
         rejected |= verdict.status != "classified"
         typer.echo(verdict.to_json_line() if as_json else line(verdict))
     raise typer.Exit(1 if rejected else 0)
@@ -226,6 +232,12 @@ def main() -> None:
 
 def _settings(root: Path | None = None, weights: Path | None = None) -> Settings:
     return load_settings(root=root, weights=weights)
+
+
+def _bucket(name: str) -> Store:
+    from handlers import wiring
+
+    return wiring.open_bucket(name)
 
 
 def _card(settings: Settings) -> dict[str, Any] | None:

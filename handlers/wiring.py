@@ -56,10 +56,16 @@ def make_store(settings: Settings) -> Store:
         from pipeline.folder import FolderStore
 
         return FolderStore(settings.root)
+    assert settings.bucket is not None  # load_settings has checked
+    return open_bucket(settings.bucket)
+
+
+def open_bucket(name: str) -> Store:
+    """A bucket, with the credentials of the environment."""
+    s3 = client("s3")
     from pipeline.s3 import S3Store
 
-    assert settings.bucket is not None  # load_settings has checked
-    return S3Store(settings.bucket, client("s3"))
+    return S3Store(name, s3)
 
 
 def make_index(settings: Settings) -> Index:

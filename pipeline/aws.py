@@ -3,16 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from pipeline.errors import StoreError
+
+_NO_CREDENTIALS = "there are no AWS credentials: run `aws configure`, or set AWS_PROFILE"
+_ADVICE = {
+    "NoSuchBucket": "there is no such bucket; check its name and the region",
+    "ResourceNotFoundException": "name the stack that made it with --stack, and its region in AWS_REGION",
+    "AWS.SimpleQueueService.NonExistentQueue": "name the stack with --stack, and its region in AWS_REGION",
+    "QueueDoesNotExist": "name the stack with --stack, and its region in AWS_REGION",
+    "AccessDenied": "these credentials lack a permission",
+    "ExpiredToken": "log in to AWS again",
+}
 
 
 class Refused(StoreError):
     """AWS answered, and refused; `code` is its word for why."""
 
     def __init__(self, service: str, code: str) -> None:
-        super().__init__(f"{service} refused: {code}")
+        advice = f" ({_ADVICE[code]})" if code in _ADVICE else ""
+        super().__init__(f"{service} refused: {code}{advice}")
         self.code = code
 
 
@@ -22,5 +33,7 @@ def ask(service: str, call: Callable[..., dict[str, Any]], **request: Any) -> di
         return call(**request)
     except ClientError as error:
         raise Refused(service, str(error.response["Error"]["Code"])) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise StoreError(_NO_CREDENTIALS) from error
     except BotoCoreError as error:
         raise StoreError(f"{service} did not answer: {type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Files, without inbox and outbox: `cxr classify`."""
+"""Files and objects of buckets, without inbox and outbox: `cxr classify`."""
 
 import hashlib
 import sys
@@ -6,38 +6,45 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from pipeline.errors import InputRejected, UsageError
+from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import printable
-from pipeline.ports import Engine
+from pipeline.ports import Engine, ObjectInfo, Store
 from pipeline.verdict import Release, Source, Verdict
 
-STANDARD_INPUT = Path("-")
+STANDARD_INPUT = "-"
+BUCKETS = "s3://"
+OpenStore = Callable[[str], Store]
+
+
+Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the most bytes that are wanted
 
 
 def verdicts(
-    paths: Iterable[Path],
+    names: Iterable[str],
     engine: Engine,
     release: Release,
     max_bytes: int,
     threads: int,
     show: Callable[[Verdict, bytes], None] | None = None,
+    open_store: OpenStore | None = None,
 ) -> Iterator[Verdict]:
-    """The verdicts of files, of all files under folders, and of
+    """The verdicts of files, of all files under folders, of what lies under `s3://bucket/prefix`, and of
     standard input (`-`), in order; memory is bounded.
 
-    `show` is called with each classified verdict and its preview, in one of the threads. UsageError for a
-    path that is not there.
+    `show` is called with each classified verdict and its preview, in one of the threads; `open_store` opens a
+    bucket. UsageError for a name that is not there.
     """
     with ThreadPoolExecutor(threads) as pool:
-        files = _files(paths)
+        readers = _readers(names, open_store)
         running: deque[Future[Verdict]] = deque()
         while True:
-            for path in islice(files, 2 * threads - len(running)):
-                running.append(pool.submit(_verdict, path, engine, release, max_bytes, show))
+            for read in islice(readers, 2 * threads - len(running)):
+                running.append(pool.submit(_verdict, read, engine, release, max_bytes, show))
             if not running:
                 return
             yield running.popleft().result()
@@ -53,41 +60,72 @@ def line(verdict: Verdict) -> str:
     return f"{verdict.source.key}: {verdict.status}, {verdict.reason.code}: {verdict.reason.message}"
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from (
-                file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")
-            )
-        elif path == STANDARD_INPUT or path.exists():
-            yield path
+def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Reader]:
+    for name in names:
+        path = Path(name)
+        if name.startswith(BUCKETS):
+            yield from _in_bucket(name, open_store)
+        elif path.is_dir():
+            files = (file for file in sorted(path.rglob("*")) if file.is_file())
+            yield from (partial(_read_file, file) for file in files if not file.name.startswith("."))
+        elif name == STANDARD_INPUT or path.exists():
+            yield partial(_read_file, path)
         else:
-            raise UsageError(f"{path}: there is no such file")
+            raise UsageError(f"{name}: there is no such file")
+
+
+def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
+    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    if open_store is None or not bucket:
+        raise UsageError(f"{address}: name an object or a folder, as s3://bucket/folder/")
+    store, is_empty = open_store(bucket), True
+    for info in store.list(prefix):
+        if info.key == prefix or prefix.endswith("/") or not prefix:
+            is_empty = False
+            if not info.key.endswith("/"):
+                yield partial(_read_object, store, info)
+    if is_empty:
+        raise UsageError(f"{address}: there is no such object; a folder's address ends with a slash")
 
 
 def _verdict(
-    path: Path,
+    read: Reader,
     engine: Engine,
     release: Release,
     max_bytes: int,
     show: Callable[[Verdict, bytes], None] | None,
 ) -> Verdict:
     started = datetime.now(UTC)
-    data = _read(path, max_bytes)
-    if isinstance(data, bytes):
-        etag, size = hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data)
-    else:
-        etag, size = "", path.stat().st_size if path.is_file() else 0
-    source = Source(bucket="", key=printable(str(path)), etag=etag, size=size)
+    source, data = read(max_bytes)
     verdict, preview = examine(data, source, engine, release, started)
     if show and preview:
         show(verdict, preview)
     return verdict
 
 
-def _read(path: Path, max_bytes: int) -> bytes | InputRejected:
+def _read_object(store: Store, info: ObjectInfo, max_bytes: int) -> tuple[Source, bytes | InputRejected]:
+    source = Source(bucket=store.bucket, key=printable(info.key), etag=info.etag, size=info.size)
     try:
-        if path == STANDARD_INPUT:
+        found = store.get(info.key, max_bytes)
+    except ObjectTooLarge:
+        return source, too_large(max_bytes)
+    if found is None:
+        return source, InputRejected("unreadable", "The object went while the bucket was read. Try again.")
+    return source.model_copy(update={"etag": found[0].etag, "size": found[0].size}), found[1]
+
+
+def _read_file(path: Path, max_bytes: int) -> tuple[Source, bytes | InputRejected]:
+    data = _bytes_of(path, max_bytes)
+    if isinstance(data, bytes):
+        etag, size = hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data)
+    else:
+        etag, size = "", path.stat().st_size if path.is_file() else 0
+    return Source(bucket="", key=printable(str(path)), etag=etag, size=size), data
+
+
+def _bytes_of(path: Path, max_bytes: int) -> bytes | InputRejected:
+    try:
+        if str(path) == STANDARD_INPUT:
             data = sys.stdin.buffer.read(max_bytes + 1)
         else:
             with path.open("rb") as file:

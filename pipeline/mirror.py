@@ -1,4 +1,4 @@
-"""A copy of a bucket's worklist on the disk of the page, so that search and order are built once, in SQLite."""
+"""A copy of a bucket's worklist on the page's disk, so that search and order are built once, in SQLite."""
 
 import logging
 import threading
