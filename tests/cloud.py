@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,13 @@ class Cloud:
         """The worklist, by key, as DynamoDB has it."""
         return {row.key: row for row in DynamoIndex(f"{STACK}-index", self.dynamodb).all()}
 
-    def writes(self, name: str) -> int:
-        """How many times a verdict was written."""
-        listed = self.s3.list_object_versions(Bucket=BUCKET, Prefix=f"outbox/{name}.json")
-        return len(listed.get("Versions", []))
+    def writes(self, prefix: str) -> dict[str, int]:
+        """How many times each verdict of one folder of the inbox was written."""
+        pages = self.s3.get_paginator("list_object_versions").paginate(
+            Bucket=BUCKET, Prefix=f"outbox/{prefix}"
+        )
+        keys = [item["Key"] for page in pages for item in page.get("Versions", [])]
+        return dict(Counter(key.removeprefix("outbox/").removesuffix(".json") for key in keys))
 
     def queued(self) -> dict[str, int]:
         """Messages of the jobs queue: visible, in flight, delayed."""
