@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
 
@@ -38,6 +38,8 @@ def forget(
 
     settings = settings_of(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
+    if name.endswith("/"):
+        raise UsageError("name one X-ray of the inbox, not a folder")
     if not yes:
         typer.confirm(f"Erase {name} and its verdict for good?", abort=True)
     if not erase(name, wiring.make_store(settings), wiring.make_index(settings)):

@@ -130,6 +130,13 @@ def test_forget_erases_every_version(account: Account, monkeypatch: pytest.Monke
         run("forget", "inbox/b.jpeg", "--bucket", "xrays", "--yes")
 
 
+@pytest.mark.parametrize("key", ["", "inbox/", "a/"])
+def test_forget_of_an_empty_name_or_a_folder_erases_nothing(account: Account, key: str) -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        run("forget", key, "--bucket", "xrays", "--yes")
+    assert len(list(account.store.list("inbox/"))) == 5
+
+
 def test_forget_asks_first(account: Account) -> None:
     answer = CliRunner().invoke(cxr.app, ["forget", "b.jpeg", "--bucket", "xrays"], input="n\n")
     assert answer.exit_code == 1
