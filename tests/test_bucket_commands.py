@@ -111,6 +111,16 @@ def test_reconcile_queues_what_has_no_verdict(account: Account) -> None:
     assert account.queued() == ["inbox/a/1.jpeg", "inbox/a/2.jpeg", "inbox/a/none.txt"]
 
 
+def test_reconcile_of_the_bucket_that_the_settings_name(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"STORE": "s3", "BUCKET": "xrays", "INDEX": "dynamodb", "QUEUE_URL": account.queue}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CXR_{name}", value)
+    assert run("reconcile", "--stack", "cxr-inbox") == "4 queued, 4 without a verdict\n"
+    assert len(account.queued()) == 4
+
+
 def test_reconcile_without_the_stack(account: Account) -> None:
     with pytest.raises(StoreError, match="--stack"):
         run("reconcile", "--bucket", "xrays", "--stack", "another")
