@@ -1,6 +1,7 @@
 """A copy of a bucket's worklist on the page's disk, so that search and order are built once, in SQLite."""
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # The feed is eventually consistent, and dated by the clocks of several writers: this much is read again.
 _OVERLAP = timedelta(seconds=60)
+_CLOCK_ERROR = timedelta(minutes=15)  # of this machine, at most: AWS refuses requests that are further off
 _STEP_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0  # seconds, while the table does not answer
 
@@ -53,12 +55,12 @@ class Mirror:
             try:
                 self.step()
                 pause = _STEP_SECONDS
-            except StoreError as error:
+            except (StoreError, sqlite3.Error) as error:
                 log.warning("the worklist is not up to date: %s", error)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _copy(self) -> None:
-        began = self._now()
+        began = self._now() - _CLOCK_ERROR  # the feed is dated by other clocks
         rows = {row.key: row for row in self._source.all()}
         for key, row in rows.items():
             self._take(key, row)

@@ -1,7 +1,9 @@
 """The page's copy of a bucket's worklist."""
 
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -80,6 +82,41 @@ def test_a_write_with_a_late_clock_is_not_missed(dynamo: DynamoIndex, target: Sq
     )
     mirror.step()
     assert target.get("inbox/b") is not None
+
+
+@pytest.mark.parametrize("minutes", [-4, 4])
+def test_a_page_whose_clock_is_wrong_misses_nothing(
+    dynamo: DynamoIndex, target: SqliteIndex, minutes: int
+) -> None:
+    mirror = Mirror(dynamo, target, lambda: datetime.now(UTC) + timedelta(minutes=minutes))
+    mirror.step()
+    dynamo.record(DONE)
+    mirror.step()
+    assert rows(target) == {DONE}
+
+
+def test_it_goes_on_after_an_error_of_its_own_file(
+    dynamo: DynamoIndex, target: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    mirror, stop, put = Mirror(dynamo, target), threading.Event(), target.put
+    errors = [sqlite3.OperationalError("database or disk is full")]
+
+    def full(row: Row) -> None:
+        if errors:
+            raise errors.pop()
+        put(row)
+
+    monkeypatch.setattr(target, "put", full)
+    dynamo.record(DONE)
+    thread = threading.Thread(target=mirror.run, args=[stop], daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not rows(target) and time.monotonic() < deadline:
+        stop.wait(0.01)
+    stop.set()
+    thread.join(10)
+    assert rows(target) == {DONE}
 
 
 def test_it_goes_on_after_an_error(
