@@ -97,6 +97,12 @@ def test_no_credentials(account: Account, monkeypatch: pytest.MonkeyPatch) -> No
         run("classify", "s3://xrays/inbox/")
 
 
+def test_a_profile_that_is_not_there(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with pytest.raises(UsageError, match="set AWS_PROFILE"):
+        run("up", "--bucket", "xrays")
+
+
 def test_no_region(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
