@@ -31,8 +31,8 @@ class Publisher:
         self._store, self._place = store, place_of_host(host_id)
         self._etags: dict[str, str | None] = {}
 
-    def publish(self, name: str, content: dict[str, object]) -> None:
-        """Replace an object; a bucket that does not take it is logged, and asked again later."""
+    def publish(self, name: str, content: dict[str, object]) -> bool:
+        """Replace an object; whether the bucket took it. If not, that is logged, and worth another try."""
         key = self._place + name
         try:
             if key not in self._etags:
@@ -40,10 +40,12 @@ class Publisher:
                 self._etags[key] = found.etag if found else None
             data = json.dumps(content, default=str).encode()
             self._etags[key] = self._store.put(key, data, self._etags[key])
+            return True
         except ConditionFailed:
             del self._etags[key]  # written by this host's life before: look again next time
         except StoreError as error:
             log.warning("the host could not say how it is: %s", error)
+        return False
 
 
 def serve(
@@ -62,27 +64,36 @@ def serve(
     server = HttpServer(create_app(service), port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.close())
-    if publisher and host_key:
+    identity = None
+    if host_key:
         key = " ".join(host_key.read_text().split()[:2])  # without its comment
-        publisher.publish(READY, Identity(host_key=key, release=service.release.number).model_dump())
-    _attend(service, publisher, idle)
+        identity = Identity(host_key=key, release=service.release.number)
+    _attend(service, publisher, identity, idle)
     service.wait_finished(_DRAIN_SECONDS)
     server.stop()
     if service.end == "idle" and power_off:
-        power_off()
+        try:
+            power_off()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("the machine does not switch itself off: %s", type(error).__name__)
 
 
-def _attend(service: Service, publisher: Publisher | None, idle: timedelta | None) -> None:
+def _attend(
+    service: Service, publisher: Publisher | None, identity: Identity | None, idle: timedelta | None
+) -> None:
     """Until the service is closed: say how it is, at each change and every so often; end it if it idles."""
     said, due = "", 0.0
+    closed = False
     while True:
-        closed = service.wait_closed(_TICK_SECONDS)
+        if publisher and identity and publisher.publish(READY, identity.model_dump()):
+            identity = None  # said
         status = service.status()
         if publisher and (status.state != said or time.monotonic() > due):
             publisher.publish(STATUS, asdict(status))
             said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
         if closed:
             return
+        closed = service.wait_closed(_TICK_SECONDS)
         if idle is not None:
             service.close_if_idle(idle)
 

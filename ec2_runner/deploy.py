@@ -17,9 +17,11 @@ from ec2_runner.release import Architecture, Release, architecture_of
 from ec2_runner.stack import Stack, StackState
 from ec2_runner.upload import (
     artifact_bucket,
+    current_release,
     ensure_bucket,
     has_bucket,
     release_files,
+    set_current,
     total_size,
     upload_artifacts,
     upload_release,
@@ -104,12 +106,18 @@ def carry_out(
     if plan.before is None:
         with display.at_work("making the stack"):
             stack.apply(template, {**plan.parameters, "EventMapping": "false"})
+    before = current_release(clients.s3, plan.bucket)
     with display.bytes("uploading the release", total_size(release_files(release))) as advance:
         upload_release(clients.s3, plan.bucket, release, advance)
     if not plan.makes_bucket:
         _notify(plan, clients, stack)
-    with display.at_work("bringing the stack up to date"):
-        stack.apply(template, {**plan.parameters, "EventMapping": "true"})
+    try:
+        with display.at_work("bringing the stack up to date"):
+            stack.apply(template, {**plan.parameters, "EventMapping": "true"})
+    except BaseException:
+        if before:  # the functions are of that release again, and hosts have to be, too
+            set_current(clients.s3, plan.bucket, before)
+        raise
     if plan.changes_type:
         for host in terminate_hosts(clients.ec2, plan.stack):
             display.say(f"ended the host {host}: the next one has the new type")

@@ -1,5 +1,6 @@
 """Takes a stack down: its hosts first, which hold its network, then the rest; X-rays only on demand."""
 
+import time
 from typing import Any
 
 from ec2_runner.clients import Clients
@@ -13,6 +14,8 @@ from pipeline.errors import StackError
 from pipeline.names import INBOX, OUTBOX
 
 _SYSTEM = "system/"
+_MAPPING_SECONDS = 180.0  # longer than an invocation lasts
+_LOOK_SECONDS = 2.0
 
 
 def bucket_of(stack: Stack, clients: Clients) -> str | None:
@@ -69,6 +72,10 @@ def _stop_work(state: StackState, clients: Clients) -> None:
     found = clients.functions.list_event_source_mappings(FunctionName=function)
     for mapping in found["EventSourceMappings"]:
         clients.functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+        deadline = time.monotonic() + _MAPPING_SECONDS  # an invocation at work could still launch a host
+        while mapping["State"] != "Disabled" and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            mapping = clients.functions.get_event_source_mapping(UUID=mapping["UUID"])
 
 
 def _was_made(state: StackState | None) -> bool:

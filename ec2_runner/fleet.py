@@ -27,6 +27,7 @@ _SOON = 20.0  # seconds until a change of state is worth a look
 _REPLACE_SECONDS = (
     600.0  # a host that runs and that nobody reaches for so long is replaced: first boots are slow
 )
+_SPELL_SECONDS = 180.0  # failures further apart are no spell: others may have reached it meanwhile
 _IMPAIRED_SECONDS = 120.0  # the same, where EC2 itself says that something is wrong with it
 _NOT_QUITE_STOPPED = "IncorrectInstanceState"  # or another handler has just started it
 # No room for another host there or of that kind.
@@ -83,17 +84,20 @@ class Fleet:
 
     def unreachable(self, instance: Instance) -> None:
         """Note that a running host could not be reached; HostNotReady when it stays so, and is replaced."""
-        self.lease.note("unreachable_since", instance.id, self._now())
-        holding = self.lease.read()
-        since = max(holding.unreachable_since, instance.launched_at)
+        holding, now = self.lease.read(), self._now()
+        if holding.instance_id != instance.id:
+            return
+        is_new = now - holding.unreachable_at > _SPELL_SECONDS
+        since = now if is_new else holding.unreachable_since
+        self.lease.note_unreachable(instance.id, since, now)
         patience = _IMPAIRED_SECONDS if self._is_impaired(instance) else _REPLACE_SECONDS
-        if holding.instance_id == instance.id and self._now() - since > patience:
+        if now - max(since, instance.launched_at) > patience:
             self._replace(instance, holding)
 
     def reached(self, instance: Instance) -> None:
         """Forget that it could not be reached."""
         if self.lease.read().unreachable_since:
-            self.lease.clear("unreachable_since", instance.id)
+            self.lease.clear_unreachable(instance.id)
 
     def instances(self) -> list[Instance]:
         """All instances of the stack that are not gone, oldest first."""
@@ -127,7 +131,7 @@ class Fleet:
         try:
             (instance,) = _instances(self._ec2.describe_instances(InstanceIds=[holding.instance_id]))
         except (ValueError, ClientError, BotoCoreError) as error:
-            if isinstance(error, BotoCoreError) or _code(error) not in ("", "InvalidInstanceID.NotFound"):
+            if error_code(error) not in ("ValueError", "InvalidInstanceID.NotFound"):
                 raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
             fresh = self._now() - holding.launched_at < _SHOWN_SECONDS
             return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
@@ -149,9 +153,10 @@ class Fleet:
             try:
                 (instance,) = _instances({"Reservations": [self._run(generation)]})
             except ClientError as error:
-                if _code(error) not in _NO_ROOM:
-                    raise HostNotReady(f"EC2 refused to launch a host: {_code(error)}", 120, True) from error
-                log.warning("no host in this subnet, of this type: %s", _code(error))
+                if error_code(error) not in _NO_ROOM:
+                    reason = f"EC2 refused to launch a host: {error_code(error)}"
+                    raise HostNotReady(reason, 120, is_fault=True) from error
+                log.warning("no host in this subnet, of this type: %s", error_code(error))
                 self.lease.retire(generation)
                 generation += 1
             except BotoCoreError as error:
@@ -184,10 +189,10 @@ class Fleet:
         try:
             self._ec2.start_instances(InstanceIds=[instance.id])
         except ClientError as error:
-            if _code(error) in _NO_ROOM:
+            if error_code(error) in _NO_ROOM:
                 self._replace(instance, holding)
-            if _code(error) != _NOT_QUITE_STOPPED:
-                raise HostNotReady(f"EC2 refused to start the host: {_code(error)}", 60, True) from error
+            if error_code(error) != _NOT_QUITE_STOPPED:
+                raise HostNotReady(f"EC2 refused to start the host: {error_code(error)}", 60, True) from error
         except BotoCoreError as error:
             raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
 
@@ -210,7 +215,7 @@ class Fleet:
         try:
             answer: dict[str, Any] = getattr(self._ec2, call)(**request)
         except (ClientError, BotoCoreError) as error:
-            raise HostNotReady(f"EC2 refused {call}: {_code(error) or type(error).__name__}") from error
+            raise HostNotReady(f"EC2 refused {call}: {error_code(error)}") from error
         return answer
 
 
@@ -223,5 +228,6 @@ def _instances(answer: dict[str, Any]) -> Iterator[Instance]:
             )
 
 
-def _code(error: Exception) -> str:
-    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""
+def error_code(error: Exception) -> str:
+    """AWS's word for what it refused; the name of the error where it did not answer."""
+    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

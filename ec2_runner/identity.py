@@ -1,6 +1,6 @@
 """Where an EC2 host says who it is and how it is: its own place in the bucket."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 READY, STATUS = "ready.json", "status.json"
 _HOSTS = "system/hosts/"
@@ -11,7 +11,7 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    host_key: str  # `ssh-ed25519 AAAA...`
+    host_key: str = Field(pattern=r"^[a-z0-9-]+ [A-Za-z0-9+/=]+$")  # `ssh-ed25519 AAAA...`
     release: int
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline.errors import HostNotReady
 
 _ID = {"id": {"S": "host"}}
-_NUMBERS = ("generation", "claimed_until", "launched_at", "unreachable_since", "suspect_since")
+_OF_THE_HOST = ("claimed_until", "launched_at", "unreachable_since", "unreachable_at", "suspect_since")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Holding:
     claimed_until: float = 0  # a handler is launching this generation
     launched_at: float = 0
     unreachable_since: float = 0  # since when nobody reached it, though it runs
+    unreachable_at: float = 0  # the last time that nobody did
     suspect_since: float = 0  # since when the reaper takes it for idle
 
 
@@ -38,7 +39,7 @@ class Lease:
         """The item as it is now."""
         answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
         item = (answer or {}).get("Item", {})
-        numbers = {name: float(item[name]["N"]) for name in _NUMBERS if name in item}
+        numbers = {name: float(item[name]["N"]) for name in ("generation", *_OF_THE_HOST) if name in item}
         generation = int(numbers.pop("generation", 0))
         return Holding(generation, item.get("instance_id", {}).get("S"), **numbers)
 
@@ -59,18 +60,26 @@ class Lease:
 
     def retire(self, generation: int) -> bool:
         """This generation is over, and the next one begins; False when another handler has said so."""
-        gone = "REMOVE instance_id, claimed_until, launched_at, unreachable_since, suspect_since"
-        change = f"SET generation = :next {gone}"
+        change = f"SET generation = :next REMOVE instance_id, {', '.join(_OF_THE_HOST)}"
         return self._update(change, "generation = :g", g=generation, next=generation + 1)
 
-    def note(self, name: str, instance_id: str, since: float) -> None:
-        """Set `unreachable_since` or `suspect_since` of the host, unless it is set."""
-        condition = f"instance_id = :i AND attribute_not_exists({name})"
-        self._update(f"SET {name} = :since", condition, i=instance_id, since=since)
+    def note_unreachable(self, instance_id: str, since: float, now: float) -> None:
+        """The host could not be reached now, nor at any try since `since`."""
+        change = "SET unreachable_since = :since, unreachable_at = :now"
+        self._update(change, "instance_id = :i", i=instance_id, since=since, now=now)
 
-    def clear(self, name: str, instance_id: str) -> None:
-        """Remove what `note` set."""
-        self._update(f"REMOVE {name}", "instance_id = :i", i=instance_id)
+    def clear_unreachable(self, instance_id: str) -> None:
+        """The host was reached."""
+        self._update("REMOVE unreachable_since, unreachable_at", "instance_id = :i", i=instance_id)
+
+    def note_suspect(self, instance_id: str, since: float) -> None:
+        """The reaper takes the host for idle, since then if not for longer."""
+        condition = "instance_id = :i AND attribute_not_exists(suspect_since)"
+        self._update("SET suspect_since = :since", condition, i=instance_id, since=since)
+
+    def clear_suspect(self, instance_id: str) -> None:
+        """The host has work after all."""
+        self._update("REMOVE suspect_since", "instance_id = :i", i=instance_id)
 
     def _update(self, change: str, condition: str, **values: float | str) -> bool:
         typed = {

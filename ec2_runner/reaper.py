@@ -33,7 +33,6 @@ class Spoken(BaseModel):
 
     at: datetime
     active: int
-    started_at: datetime
     last_job_at: datetime | None = None
 
 
@@ -62,7 +61,7 @@ class Reaper:
                     deeds[instance.id] = "terminated"
             elif instance.state == "running" and self._is_useless(instance, holding.suspect_since):
                 self._fleet.stop(instance)
-                self._fleet.lease.clear("suspect_since", instance.id)
+                self._fleet.lease.clear_suspect(instance.id)
                 deeds[instance.id] = "stopped"
         for deed in deeds.values():
             log.warning("an idle, silent or orphaned host was %s", deed)
@@ -72,9 +71,9 @@ class Reaper:
         """Whether the host had no work now, nor at a look some minutes ago."""
         if not self._looks_idle(instance):
             if suspect_since:
-                self._fleet.lease.clear("suspect_since", instance.id)
+                self._fleet.lease.clear_suspect(instance.id)
             return False
-        self._fleet.lease.note("suspect_since", instance.id, self._now())
+        self._fleet.lease.note_suspect(instance.id, self._now())
         return bool(suspect_since) and self._now() - suspect_since >= _SURE_SECONDS
 
     def _looks_idle(self, instance: Instance) -> bool:
@@ -84,7 +83,8 @@ class Reaper:
         spoken = self._spoken(instance)
         if spoken is None or now - spoken.at.timestamp() > _SILENT_SECONDS:
             return True
-        last = (spoken.last_job_at or spoken.started_at).timestamp()
+        # Not since the worker's start: one whose power-off failed starts anew again and again.
+        last = spoken.last_job_at.timestamp() if spoken.last_job_at else instance.launched_at
         return not spoken.active and now - last > self._idle_seconds
 
     def _spoken(self, instance: Instance) -> Spoken | None:

@@ -10,7 +10,8 @@ from pipeline.errors import HostError, HostNotReady
 from pipeline.ports import Job, Outcome
 from pipeline.verdict import Release
 
-_BATCH_SECONDS = 90.0  # for a batch, connecting included: less than the function's time
+_BATCH_SECONDS = 80.0  # for a batch, connecting included: less than the function's 120
+_CONNECT_SECONDS = 20.0
 _RESTART_SECONDS = 30.0  # for a worker that crashed to be back
 _LOOK_SECONDS = 0.25  # between looks whether it is
 _SOON = 10.0
@@ -38,8 +39,8 @@ class RemoteHost:
                 del left[outcome.key]
                 yield outcome
         except StreamBroken:
-            if alone:
-                raise
+            if alone and self._connection and self._connection.is_alive:
+                raise  # so it was the worker that broke off, and at this job
             yield from self._one_by_one(left.values(), deadline)
 
     def close(self) -> None:
@@ -50,10 +51,11 @@ class RemoteHost:
 
     def _one_by_one(self, jobs: Iterable[Job], deadline: float) -> Iterator[Outcome]:
         for job in jobs:
-            self._wait_for_worker(deadline)
             try:
+                self._wait_for_worker(deadline)
                 yield from self._submit([job], deadline)
-            except StreamBroken as error:
+            except (StreamBroken, HostNotReady) as error:
+                # Not postponed: the same company would break off again, and nobody would count how often.
                 yield Outcome(job.key, "failed", str(error))
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
@@ -86,7 +88,7 @@ class RemoteHost:
                     return self._connection.open(self._port)
                 except ConnectFailed:
                     self.close()
-            self._connection = self._route.open(deadline)
+            self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
             return self._connection.open(self._port)
         except NobodyListens as error:
             raise HostNotReady(str(error), _SOON) from error

@@ -6,9 +6,18 @@ from typing import Any, Protocol
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from ec2_runner.fleet import Fleet, Instance
+from ec2_runner.fleet import Fleet, Instance, error_code
 from ec2_runner.identity import READY, Identity, place_of_host
-from ec2_runner.ssh import ConnectFailed, Connection, WrongHostKey, connect, dial, fresh_key, own_keys
+from ec2_runner.ssh import (
+    ConnectFailed,
+    Connection,
+    NobodyListens,
+    WrongHostKey,
+    connect,
+    dial,
+    fresh_key,
+    own_keys,
+)
 from ec2_runner.tunnel import Tunnel, signed_url
 from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
@@ -47,6 +56,10 @@ class SshRoute:
             raise HostNotReady(str(error), 60) from error
 
 
+class _NotPublished(HostError):
+    """The host has not said yet who it is."""
+
+
 class Ec2Route:
     """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
 
@@ -62,13 +75,12 @@ class Ec2Route:
         instance = self._fleet.host()
         try:
             connection = self._connect(instance, self._identity(instance), deadline)
-            self._fleet.reached(instance)
-            return connection
-        except HostError as error:
+        except (ConnectFailed, NobodyListens, WrongHostKey, _NotPublished) as error:
             self._fleet.unreachable(instance)
-            if isinstance(error, HostNotReady):
-                raise
-            raise HostNotReady(str(error), _BOOT_SECONDS, isinstance(error, WrongHostKey)) from error
+            is_fault = isinstance(error, WrongHostKey)
+            raise HostNotReady(str(error), _BOOT_SECONDS, is_fault) from error
+        self._fleet.reached(instance)
+        return connection
 
     def _identity(self, instance: Instance) -> Identity:
         """What the host published when it booted."""
@@ -76,7 +88,7 @@ class Ec2Route:
         try:
             found = self._store.get(f"{place_of_host(host_id)}{READY}", _READY_LIMIT)
             if found is None:
-                raise HostNotReady("the host boots, or installs its release", _BOOT_SECONDS)
+                raise _NotPublished("the host boots, or installs its release")
             return Identity.model_validate_json(found[1])
         except StoreError as error:
             raise HostNotReady(f"the host's key could not be read: {error}") from error
@@ -98,10 +110,15 @@ class Ec2Route:
                 _SSH_PORT,
             )
         except (ClientError, BotoCoreError) as error:
-            raise HostNotReady(f"EC2 Instance Connect refused ({type(error).__name__})") from error
+            code = error_code(error)
+            raise HostNotReady(f"EC2 Instance Connect refused: {code}", is_fault="Denied" in code) from error
         user, tunnel = self._settings.host_user, Tunnel(url, deadline)
         connection = connect(tunnel, user, [key], identity.host_key, deadline)
-        connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
+        try:
+            connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
+        except HostError:
+            connection.close()
+            raise
         return connection
 
     def _endpoint(self) -> str:

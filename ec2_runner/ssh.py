@@ -60,6 +60,11 @@ class Connection:
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise ConnectFailed("the connection to the host is dead") from error
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it was, as far as this end knows."""
+        return bool(self._transport.is_active())
+
     def close(self) -> None:
         """End the connection and its streams."""
         self._transport.close()
@@ -76,10 +81,11 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
     try:
         transport = paramiko.Transport(pipe)  # anything with these methods of a socket
         transport.get_security_options().key_types = (kind,)  # else it may show one of another kind
-        transport.banner_timeout = transport.auth_timeout = remaining(deadline)
+        transport.banner_timeout = remaining(deadline)
         transport.start_client(timeout=remaining(deadline))
         if transport.get_remote_server_key().get_base64() != pinned:
             raise WrongHostKey("the host has another key than the one that it published")
+        transport.auth_timeout = remaining(deadline)
         _log_in(transport, user, keys)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
         return Connection(transport)

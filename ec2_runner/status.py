@@ -33,7 +33,7 @@ def report(name: str, state: StackState, clients: Clients, verdicts: int = 5) ->
     yield f"release   {_text(clients.s3, bucket, CURRENT) or 'none is uploaded: run `cxr deploy`'}"
     yield from _host(name, state, clients, bucket)
     counts = ", ".join(f"{count} {word}" for word, count in _depth(clients.sqs, f"{name}-jobs").items())
-    yield f"jobs      {counts}; the oldest has waited for {_oldest(clients.cloudwatch)}"
+    yield f"jobs      {counts}; the oldest has waited for {_oldest(clients.cloudwatch, name)}"
     dead = {queue: sum(_depth(clients.sqs, f"{name}-{queue}").values()) for queue in _DEAD}
     yield f"dead      {', '.join(f'{count} {_DEAD[queue]}' for queue, count in dead.items())}"
     yield "verdicts"
@@ -78,13 +78,13 @@ def _depth(sqs: Any, queue: str) -> dict[str, int]:
     return {word: int(found[name]) for name, word in _COUNTS.items()}
 
 
-def _oldest(cloudwatch: Any) -> str:
+def _oldest(cloudwatch: Any, stack: str) -> str:
     """By our own metric: SQS leaves those out that wait for a host."""
     now = datetime.now(UTC)
     found = cloudwatch.get_metric_statistics(
         Namespace="CXRInbox",
         MetricName="OldestWaitingSeconds",
-        Dimensions=[{"Name": "service", "Value": "cxr-inbox"}],
+        Dimensions=[{"Name": "service", "Value": stack}],
         StartTime=now - timedelta(minutes=15),
         EndTime=now,
         Period=60,

@@ -22,7 +22,22 @@ def upload_release(s3: Any, bucket: str, release: Release, advance: Advance) -> 
     place = f"{RELEASES}{release.number}/"
     for path in (*release_files(release), release.folder / MANIFEST):
         upload(s3, bucket, f"{place}{path.relative_to(release.folder).as_posix()}", path, advance)
-    s3.put_object(Bucket=bucket, Key=CURRENT, Body=f"{release.number}\n".encode(), ContentType="text/plain")
+    set_current(s3, bucket, release.number)
+
+
+def set_current(s3: Any, bucket: str, number: int) -> None:
+    """Have hosts install this release at their next start."""
+    s3.put_object(Bucket=bucket, Key=CURRENT, Body=f"{number}\n".encode(), ContentType="text/plain")
+
+
+def current_release(s3: Any, bucket: str) -> int | None:
+    """The release that hosts install, if there is one."""
+    try:
+        return int(s3.get_object(Bucket=bucket, Key=CURRENT)["Body"].read())
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return None
+        raise
 
 
 def release_files(release: Release) -> list[Path]:

@@ -12,6 +12,8 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
 
+_LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
+_LOCAL_JOB_SECONDS = 2.0
 Root = Annotated[
     Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
 ]
@@ -44,7 +46,9 @@ def forget(
         raise UsageError("name one X-ray of the inbox, not a folder")
     if not yes:
         typer.confirm(f"Erase {name} and its verdict for good?", abort=True)
-    if not erase(name, wiring.make_store(settings), wiring.make_index(settings)):
+    quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
+    typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
+    if not erase(name, wiring.make_store(settings), wiring.make_index(settings), quiet):
         raise StoreError(f"there is nothing of {name}; see the inbox for its exact name")
     typer.echo(f"{name} is erased")
 

@@ -13,7 +13,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from pipeline.settings import load_settings
 
-_SERVICE, _NAMESPACE = "cxr-inbox", "CXRInbox"
+_NAMESPACE = "CXRInbox"
 _OURS = ("pipeline", "ec2_runner")
 _logger: Logger | None = None
 _metrics: Metrics | None = None
@@ -39,7 +39,7 @@ def count(name: str, value: float) -> None:
     if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:
         return
     if _metrics is None:
-        _metrics = Metrics(namespace=_NAMESPACE, service=_SERVICE)
+        _metrics = Metrics(namespace=_NAMESPACE, service=load_settings().stack)
     unit = MetricUnit.Seconds if name.endswith("Seconds") else MetricUnit.Count
     _metrics.add_metric(name=name, unit=unit, value=value)
 
@@ -48,8 +48,9 @@ def logger() -> Logger:
     """JSON lines on standard error, in which a hash stands for a file's name; our own loggers join in."""
     global _logger
     if _logger is None:
+        settings = load_settings()
         for name in _OURS:
             logging.getLogger(name)  # exists before it is asked to join
-        _logger = Logger(service=_SERVICE, level=load_settings().log_level, stream=sys.stderr)
+        _logger = Logger(service=settings.stack, level=settings.log_level, stream=sys.stderr)
         copy_config_to_registered_loggers(_logger, include=set(_OURS))
     return _logger

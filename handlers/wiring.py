@@ -180,10 +180,11 @@ def client(service: str) -> Any:
     from botocore.config import Config
     from botocore.exceptions import NoRegionError
 
+    seconds = 15 if service == "s3" else 5  # S3 carries images, the others words
     config = Config(
         connect_timeout=3,
-        read_timeout=15,
-        retries={"mode": "standard", "total_max_attempts": 4},
+        read_timeout=seconds,
+        retries={"mode": "standard", "total_max_attempts": 4 if service == "s3" else 3},
         max_pool_connections=32,
     )
     try:

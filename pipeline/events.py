@@ -127,12 +127,12 @@ def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
 
 
 def _since(record: Event) -> datetime | None:
-    """What `Queue.send` noted when it sent a message again, else when the message was sent first."""
+    """What `Queue.send` noted when it sent a message again: since when its key has waited for a host.
+
+    How long a message lay in the queue before its first delivery is not counted: nobody looked for a host.
+    """
     noted = record.get("messageAttributes", {}).get("since", {}).get("stringValue")
-    if noted:
-        return datetime.fromisoformat(noted)
-    sent = record.get("attributes", {}).get("SentTimestamp")  # milliseconds
-    return datetime.fromtimestamp(int(sent) / 1000, UTC) if sent else None
+    return datetime.fromisoformat(noted) if noted else None
 
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:

@@ -6,22 +6,26 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.names import preview_prefix, printable, verdict_key
 from pipeline.ports import Index, Store
 
-_PAUSE_SECONDS = 2.0  # for a job at work to write what it has to write
-_LOOKS = 5
+_PAUSE_SECONDS = 2.0  # between two looks
+_TRIES = 5  # times as long as nothing has to be written
 
 
-def forget(key: str, store: Store, index: Index, pause: float = _PAUSE_SECONDS) -> bool:
+def forget(key: str, store: Store, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
     """Erase an inbox key and all that came of it; whether there was anything.
 
-    The X-ray goes first, so that nothing new is begun; what a job at work writes meanwhile is looked for
-    again. StoreError when that does not end; UsageError for a folder, of which a store would erase all.
+    The X-ray goes first, so that nothing new is begun. What a job at work writes meanwhile is erased, too,
+    until nothing was written for `quiet` seconds. StoreError when that does not end; UsageError for a folder,
+    of which a store would erase all.
     """
     if key.endswith("/"):
         raise UsageError("name one X-ray, not a folder")
     found = _erase(key, store, index)
-    for _ in range(_LOOKS):
-        time.sleep(pause)
-        if not _erase(key, store, index):
+    since = began = time.monotonic()
+    while time.monotonic() - began <= _TRIES * quiet:
+        time.sleep(min(quiet, _PAUSE_SECONDS))
+        if _erase(key, store, index):
+            since = time.monotonic()
+        elif time.monotonic() - since >= quiet:
             return found
     raise StoreError("something writes it again and again: stop that, then run the command once more")
 

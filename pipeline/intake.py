@@ -202,6 +202,8 @@ def _postpone(
     keys: list[str], asked: dict[str, datetime], error: HostNotReady, queue: Queue, ports: Ports
 ) -> Iterator[Outcome]:
     """Have the queue bring these keys again, but those that have waited too long: their verdict says so."""
+    if not keys:
+        return
     log.log(logging.ERROR if error.is_fault else logging.INFO, "no host: %s", error)
     ports.count("HostFault", float(error.is_fault))
     now = ports.now()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from pipeline.errors import (
     ConditionFailed,
+    CxrError,
     InputRejected,
     ObjectTooLarge,
     ObjectUnreadable,
@@ -56,7 +57,9 @@ class Judge:
             return Outcome(job.key, "failed", "lost the race for the verdict too often")
         except Exception as error:  # noqa: BLE001  one image must not end the worker
             log.warning("a job failed: %s", place_of(error))
-            return Outcome(job.key, "failed", f"{type(error).__name__}: {error}"[:300])
+            # The words of others may quote what they read.
+            detail = str(error) if isinstance(error, CxrError) else place_of(error)
+            return Outcome(job.key, "failed", detail)
 
     def _attempt(self, key: str) -> Outcome:
         started = datetime.now(UTC)

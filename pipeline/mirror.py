@@ -15,7 +15,7 @@ from pipeline.sqlite import SqliteIndex
 log = logging.getLogger(__name__)
 
 # The feed is eventually consistent, and dated by the clocks of several writers: this much is read again.
-_OVERLAP = timedelta(seconds=60)
+_OVERLAP = timedelta(minutes=5)
 _CLOCK_ERROR = timedelta(minutes=15)  # of this machine, at most: AWS refuses requests that are further off
 _STEP_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0  # seconds, while the table does not answer

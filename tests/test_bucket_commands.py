@@ -133,7 +133,7 @@ def test_reconcile_without_the_stack(account: Account) -> None:
 
 
 def test_forget_erases_every_version(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.forget.time.sleep", lambda _: None)
+    monkeypatch.setattr("handlers.cli._LONGEST_JOB_SECONDS", 0)
     account.s3.put_object(Bucket="xrays", Key="inbox/b.jpeg", Body=SAMPLE)
     make_judge(account.store).judge(_job("inbox/b.jpeg"))  # type: ignore[arg-type]
     record_verdict("outbox/b.jpeg.json", account.store, account.index)

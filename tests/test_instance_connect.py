@@ -1,5 +1,6 @@
 """The way to an EC2 host: key, signed tunnel, the pinned host key. Real SSH, a stand-in before it."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import boto3
+import paramiko
 import pytest
 from botocore.credentials import Credentials
 
@@ -20,7 +22,7 @@ from pipeline.errors import HostNotReady
 from pipeline.settings import Settings
 from tests.fakes import MemoryStore
 from tests.instance_connect import Endpoint, InstanceConnectApi, signature_problem
-from tests.machines import ACCESS_KEY, REGION, SECRET, USER, Sshd
+from tests.machines import ACCESS_KEY, REGION, SECRET, USER, Sshd, wait_for
 from tests.test_remote import RELEASE, Echo, Served, jobs, needs_sshd, results
 
 ENDPOINT_ID, INSTANCE = "eice-0123", "i-0123456789abcdef0"
@@ -131,7 +133,7 @@ def test_another_host_key_is_refused_and_rings(world: World) -> None:
 
 
 @needs_sshd
-@pytest.mark.parametrize("published", [None, b"{}", b"no JSON"])
+@pytest.mark.parametrize("published", [None, b"{}", b"no JSON", b'{"host_key": "one-word", "release": 7}'])
 def test_a_host_that_has_not_said_its_key_is_not_spoken_to(world: World, published: bytes | None) -> None:
     key = place_of_host(HOST_ID) + "ready.json"
     del world.store.objects[key]
@@ -157,6 +159,7 @@ def test_the_endpoint_or_the_host_that_does_not_answer(world: World) -> None:
     with pytest.raises(HostNotReady, match="nothing listens"):
         list(world.host().run(jobs("a")))
     assert world.fleet.notes == ["unreachable"] * 3
+    wait_for(lambda: not transports(), what="every connection's end")
 
 
 @needs_sshd
@@ -183,6 +186,11 @@ def test_the_signature_is_that_of_the_documentation() -> None:
     other = Credentials(ACCESS_KEY, "another secret")
     forged = signed_url("wss://eice.example", ENDPOINT_ID, "10.0.0.7", REGION, other)
     assert signature_problem(forged.removeprefix("wss://eice.example"), "eice.example") == "wrong signature"
+
+
+def transports() -> list[threading.Thread]:
+    """The SSH connections of this process."""
+    return [thread for thread in threading.enumerate() if isinstance(thread, paramiko.Transport)]
 
 
 def test_nobody_at_the_endpoints_address() -> None:
