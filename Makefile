@@ -55,7 +55,7 @@ types:
 	@$(BIN)/mypy --no-error-summary
 
 unit:
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 bench: .venv/tests
 	@$(BIN)/python -m bench.latency

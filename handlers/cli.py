@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
 
@@ -16,12 +17,13 @@ Root = Annotated[
 ]
 Bucket = Annotated[str | None, typer.Option(help="A bucket instead of a folder.")]
 Stack = Annotated[str | None, typer.Option(help="Of the bucket.  [default: cxr-inbox, or CXR_STACK]")]
+_BATCH = 16  # X-rays that are judged together
 
 
 def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
     """The settings of a folder, or of a bucket whose worklist is its stack's."""
     if bucket is None:
-        return load_settings(root=root)
+        return load_settings(root=root, stack=stack)
     return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
 
 
@@ -38,6 +40,8 @@ def forget(
 
     settings = settings_of(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
+    if name.endswith("/"):
+        raise UsageError("name one X-ray of the inbox, not a folder")
     if not yes:
         typer.confirm(f"Erase {name} and its verdict for good?", abort=True)
     if not erase(name, wiring.make_store(settings), wiring.make_index(settings)):
@@ -54,23 +58,38 @@ def reconcile(
     ] = False,
 ) -> None:
     """Have everything judged that has no verdict of its own: here, or by the queue of the bucket's stack."""
-    from handlers import local, wiring
-    from pipeline.events import s3_event
+    from handlers import wiring
     from pipeline.reconcile import reconcile as look
 
     settings = settings_of(root, bucket, stack)
+    if settings.store == "folder":
+        return _reconcile_here(settings, failed)
+    queue = wiring.make_queue(settings) or wiring.find_queue(settings)
     store, index = wiring.make_store(settings), wiring.make_index(settings)
-    queue = wiring.find_queue(settings) if bucket else None
-    here = _Collected()
-    found = look(store, index, queue or here, datetime.now(UTC), timedelta(0), failed)
-    if queue:
-        typer.echo(f"{found.queued} queued, {found.waiting} without a verdict")
-        return
-    wiring.provide(wiring.make_ports(settings))
-    for key in here.keys:
-        for outcome in local.deliver(s3_event(store.bucket, [key])).outcomes:
+    found = look(store, index, queue, datetime.now(UTC), timedelta(0), failed)
+    typer.echo(f"{found.queued} queued, {found.waiting} without a verdict")
+    return None
+
+
+def _reconcile_here(settings: Settings, failed: bool) -> None:
+    """Judge what is found in the folder; exit code 1 when one of them could not be judged."""
+    from handlers import local, wiring
+    from pipeline.events import s3_event
+    from pipeline.names import is_unfinished
+    from pipeline.reconcile import reconcile as look
+
+    ports, queue = wiring.make_ports(settings), _Collected()
+    wiring.provide(ports)
+    # As `cxr up`, which does not take unfinished files either.
+    look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed, is_unfinished)
+    keys, results = iter(queue.keys), []
+    while batch := list(islice(keys, _BATCH)):
+        for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
             typer.echo(f"{outcome['key']}: {outcome['result']}")
-    typer.echo(f"{found.queued} judged")
+            results.append(outcome["result"])
+    bad = sum(result in ("failed", "given_up") for result in results)
+    typer.echo(f"{len(results) - bad} judged, {bad} failed" if bad else f"{len(results)} judged")
+    raise typer.Exit(1 if bad else 0)
 
 
 def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> None:

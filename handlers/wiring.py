@@ -165,7 +165,14 @@ def session() -> Any:
         import boto3
     except ImportError as error:
         raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
-    return boto3.Session()
+    from botocore.exceptions import ProfileNotFound
+
+    try:
+        return boto3.Session()
+    except ProfileNotFound as error:
+        raise UsageError(
+            f"{error}: set AWS_PROFILE to one that `aws configure list-profiles` names"
+        ) from error
 
 
 def client(service: str) -> Any:

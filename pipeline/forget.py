@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
 from pipeline.names import preview_prefix, printable, verdict_key
 from pipeline.ports import Index, Store
 
@@ -14,8 +14,10 @@ def forget(key: str, store: Store, index: Index, pause: float = _PAUSE_SECONDS) 
     """Erase an inbox key and all that came of it; whether there was anything.
 
     The X-ray goes first, so that nothing new is begun; what a job at work writes meanwhile is looked for
-    again. StoreError when that does not end.
+    again. StoreError when that does not end; UsageError for a folder, of which a store would erase all.
     """
+    if key.endswith("/"):
+        raise UsageError("name one X-ray, not a folder")
     found = _erase(key, store, index)
     for _ in range(_LOOKS):
         time.sleep(pause)

@@ -59,7 +59,7 @@ def ingest(event: Event, ports: Ports) -> Report:
     changes = [record for record in records if isinstance(record, Change)]
     outcomes = {}
     for change in changes:
-        if change.removed and _mark_if_gone(change.key, ports):
+        if change.removed and mark_source(change.key, ports.store, ports.index):
             outcomes[change.key] = Outcome(change.key, "gone")
     asked = {change.key: change.since or ports.now() for change in reversed(changes)}
     jobs = [Job(key) for key in dict.fromkeys(change.key for change in changes) if key not in outcomes]
@@ -138,6 +138,20 @@ def record_verdict(key: str, store: Store, index: Index) -> None:
         seen = read_verdict(store, key)
 
 
+def mark_source(key: str, store: Store, index: Index) -> bool:
+    """Mark in the worklist whether an inbox object is there; True when it is gone.
+
+    Looks again after writing, as `record_verdict` does, and why.
+    """
+    gone = store.head(key) is None
+    while True:
+        index.mark(printable(key), "deleted" if gone else "present")
+        again = store.head(key) is None
+        if again == gone:
+            return gone
+        gone = again
+
+
 def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
     """The worklist's row of a verdict and of where it stands."""
     finding, reason = verdict.finding, verdict.reason
@@ -208,24 +222,11 @@ def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
     key = printable(outcome.key)
     row = ports.index.get(key)
     if outcome.result == "gone" or (row and row.source == "deleted"):
-        _mark_if_gone(outcome.key, ports)
-    if outcome.result == "current":
-        record_verdict(verdict_key(outcome.key), ports.store, ports.index)  # its event may have been lost
-    if outcome.result in ("current", "gone"):
+        mark_source(outcome.key, ports.store, ports.index)
+    if outcome.result in ("current", "given_up"):  # its event may have been lost, or followed before this job
+        record_verdict(verdict_key(outcome.key), ports.store, ports.index)
+    if outcome.result in ("current", "given_up", "gone"):
         ports.index.settle(key, since)
-
-
-def _mark_if_gone(key: str, ports: Ports) -> bool:
-    """Mark the source as the store has it now; looks again after
-    writing, as `record_verdict` does, and why.
-    """
-    gone = ports.store.head(key) is None
-    while True:
-        ports.index.mark(printable(key), "deleted" if gone else "present")
-        again = ports.store.head(key) is None
-        if again == gone:
-            return gone
-        gone = again
 
 
 def _ignored(records: Iterable[Change | Ignored]) -> list[Ignored]:

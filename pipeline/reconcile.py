@@ -3,23 +3,26 @@
 It compares two lists, that of the inbox and the worklist, and reads no object.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pipeline.intake import mark_source
 from pipeline.names import INBOX, printable
 from pipeline.ports import Index, ObjectInfo, Queue, Row, Store
 
-_MINIMUM_AGE = timedelta(minutes=15)  # a younger object has an event on its way
+MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was found."""
+    """What was found: how many objects were queued, how many have no verdict of their bytes yet, and for
+    how many seconds the oldest of these has lain there.
+    """
 
     queued: int
-    waiting: int  # objects without their verdict, young ones too
-    oldest_seconds: float  # the age of the oldest of them
+    waiting: int
+    oldest_seconds: float
 
 
 def reconcile(
@@ -27,37 +30,83 @@ def reconcile(
     index: Index,
     queue: Queue,
     now: datetime,
-    minimum_age: timedelta = _MINIMUM_AGE,
+    minimum_age: timedelta = MINIMUM_AGE,
     failed: bool = False,
+    ignores: Callable[[str], bool] = lambda key: False,
 ) -> Reconciled:
-    """Queue every object of the inbox that has no verdict of its bytes and is of some age.
+    """Queue what has no finished verdict of its bytes, and correct which sources the worklist says are there.
 
-    Verdicts that say `failed` stand, or they would be tried for ever; with `failed` they are tried again.
-    Rows whose source has gone, or has come back, are marked so.
+    What is younger than `minimum_age`, or was taken up since then, is left alone; so are verdicts that say
+    `failed`, unless `failed`: they would be tried for ever. Keys that `ignores` accepts are not to be judged.
+    Raises StoreError. Needs memory for a line of each row.
     """
-    rows = {row.key: row for row in index.all()}
-    seen: set[str] = set()
-    queued, ages = 0, [0.0]
-    for info in _images(store):
-        row = rows.get(printable(info.key))
-        seen.add(printable(info.key))
-        if row and row.source == "deleted":
-            index.mark(row.key, "present")
-        is_wanting = row is None or row.etag != info.etag
-        if is_wanting:
-            ages.append((now - info.modified).total_seconds())
-        if (is_wanting or (failed and row and row.status == "failed")) and now - info.modified >= minimum_age:
-            queue.send([info.key], now)
-            queued += 1
-    for row in rows.values():
-        _mark_if_gone(row, seen, store, index)
-    return Reconciled(queued, len(ages) - 1, max(ages))
+    look = _Look(store, index, now, minimum_age, failed, ignores)
+    queue.send(look.due(), now)
+    look.mark_gone()
+    return Reconciled(look.queued, look.waiting, look.oldest_seconds)
 
 
-def _images(store: Store) -> Iterator[ObjectInfo]:
-    return (info for info in store.list(INBOX) if not info.key.endswith("/"))
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the worklist says of a key, as far as it matters here."""
+
+    etag: str | None  # that of the verdict
+    is_failed: bool
+    is_present: bool
+    waiting_since: datetime | None
+
+    @classmethod
+    def of(cls, row: Row) -> "_Known":
+        """Of a row."""
+        etag = row.etag if row.status else None
+        return cls(etag, row.status == "failed", row.source == "present", row.waiting_since)
 
 
-def _mark_if_gone(row: Row, seen: set[str], store: Store, index: Index) -> None:
-    if row.key not in seen and row.source == "present" and store.head(row.key) is None:
-        index.mark(row.key, "deleted")
+class _Look:
+    """One look at the whole inbox."""
+
+    def __init__(
+        self,
+        store: Store,
+        index: Index,
+        now: datetime,
+        minimum_age: timedelta,
+        failed: bool,
+        ignores: Callable[[str], bool],
+    ) -> None:
+        self._store, self._index, self._now = store, index, now
+        self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
+        self._rows = {row.key: _Known.of(row) for row in index.all()}
+        self.queued = self.waiting = 0
+        self.oldest_seconds = 0.0
+
+    def due(self) -> Iterator[str]:
+        """The keys to be queued, while the inbox is listed."""
+        for info in self._store.list(INBOX):
+            known = self._rows.pop(printable(info.key), None)
+            if info.key.endswith("/") or self._ignores(info.key):
+                continue
+            if known and not known.is_present:
+                mark_source(info.key, self._store, self._index)
+            if self._is_due(info, known):
+                self.queued += 1
+                yield info.key
+
+    def mark_gone(self) -> None:
+        """After `due`: of the rows whose key was not listed, say that the source is gone."""
+        for key, known in self._rows.items():
+            if (known.is_present or known.waiting_since) and mark_source(key, self._store, self._index):
+                self._index.settle(key, known.waiting_since or self._now)
+
+    def _is_due(self, info: ObjectInfo, known: _Known | None) -> bool:
+        age = max(self._now - info.modified, timedelta())  # a folder's times may lie ahead
+        if known is None or known.etag != info.etag:
+            self.waiting += 1
+            self.oldest_seconds = max(self.oldest_seconds, age.total_seconds())
+            since = known.waiting_since if known else None
+        elif known.waiting_since or (self._failed and known.is_failed):
+            since = known.waiting_since  # the job of a newer hint, which may be lost
+        else:
+            return False
+        is_at_work = since is not None and self._now - since < self._minimum_age
+        return age >= self._minimum_age and not is_at_work

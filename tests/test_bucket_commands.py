@@ -97,6 +97,12 @@ def test_no_credentials(account: Account, monkeypatch: pytest.MonkeyPatch) -> No
         run("classify", "s3://xrays/inbox/")
 
 
+def test_a_profile_that_is_not_there(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with pytest.raises(UsageError, match="set AWS_PROFILE"):
+        run("up", "--bucket", "xrays")
+
+
 def test_no_region(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
@@ -109,6 +115,16 @@ def test_reconcile_queues_what_has_no_verdict(account: Account) -> None:
     record_verdict("outbox/b.jpeg.json", account.store, account.index)
     assert run("reconcile", "--bucket", "xrays") == "3 queued, 3 without a verdict\n"
     assert account.queued() == ["inbox/a/1.jpeg", "inbox/a/2.jpeg", "inbox/a/none.txt"]
+
+
+def test_reconcile_of_the_bucket_that_the_settings_name(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"STORE": "s3", "BUCKET": "xrays", "INDEX": "dynamodb", "QUEUE_URL": account.queue}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CXR_{name}", value)
+    assert run("reconcile", "--stack", "cxr-inbox") == "4 queued, 4 without a verdict\n"
+    assert len(account.queued()) == 4
 
 
 def test_reconcile_without_the_stack(account: Account) -> None:
@@ -128,6 +144,13 @@ def test_forget_erases_every_version(account: Account, monkeypatch: pytest.Monke
     assert account.index.get("inbox/b.jpeg") is None
     with pytest.raises(StoreError, match=r"nothing of inbox/b\.jpeg"):
         run("forget", "inbox/b.jpeg", "--bucket", "xrays", "--yes")
+
+
+@pytest.mark.parametrize("key", ["", "inbox/", "a/"])
+def test_forget_of_an_empty_name_or_a_folder_erases_nothing(account: Account, key: str) -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        run("forget", key, "--bucket", "xrays", "--yes")
+    assert len(list(account.store.list("inbox/"))) == 5
 
 
 def test_forget_asks_first(account: Account) -> None:

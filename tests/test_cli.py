@@ -103,6 +103,17 @@ def test_the_worklist_is_made_again_from_the_outbox(root: Path) -> None:
     assert (answer.returncode, answer.stdout) == (0, b"8 verdicts in the worklist\n")
 
 
+def test_reconcile_judges_what_has_no_verdict(root: Path) -> None:
+    cxr("replay", EVENTS / "s3_put.json", "--root", root)
+    (root / "inbox/scan.jpeg.part").write_bytes(pictures.SAMPLE.read_bytes()[:1000])
+    answer = cxr("reconcile", "--root", root)
+    lines = answer.stdout.decode().splitlines()
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert lines[-1] == f"{len(lines) - 1} judged"
+    assert len(list((root / "outbox").rglob("*.json"))) == len(list(SAMPLES.rglob("*.jpeg")))
+    assert cxr("reconcile", "--root", root).stdout == b"0 judged\n"
+
+
 def test_help_names_every_command() -> None:
     text = cxr("--help").stdout.decode()
     commands = ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index")

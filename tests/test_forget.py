@@ -7,7 +7,7 @@ import pytest
 
 from handlers import local, wiring
 from pipeline import forget as module
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
 from pipeline.forget import forget
 from pipeline.intake import Ports
@@ -41,6 +41,15 @@ def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
     assert ports.index.get(KEY) is None
     assert ports.index.get("inbox/a.jpeg.png") is not None
     assert forget(KEY, ports.store, ports.index, 0) is False
+
+
+@pytest.mark.parametrize("key", ["inbox/", "inbox/ward/"])
+def test_a_folder_is_never_erased(ports: Ports, key: str) -> None:
+    store_of(ports).objects["inbox/ward/b.jpeg"] = b"P2"
+    before = dict(store_of(ports).objects)
+    with pytest.raises(UsageError, match="not a folder"):
+        forget(key, ports.store, ports.index, 0)
+    assert store_of(ports).objects == before
 
 
 def test_one_that_still_waits(ports: Ports) -> None:

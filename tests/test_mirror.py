@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -149,6 +150,41 @@ def test_no_error_ends_it_nor_names_a_file(
     mirror.run(stop)
     assert len(caplog.records) == 2
     assert "inbox/name" not in caplog.text
+
+
+@pytest.mark.parametrize("minutes", [-4, 4])
+def test_a_page_whose_clock_is_wrong_misses_nothing(
+    dynamo: DynamoIndex, target: SqliteIndex, minutes: int
+) -> None:
+    mirror = Mirror(dynamo, target, lambda: datetime.now(UTC) + timedelta(minutes=minutes))
+    mirror.step()
+    dynamo.record(DONE)
+    mirror.step()
+    assert rows(target) == {DONE}
+
+
+def test_it_goes_on_after_an_error_of_its_own_file(
+    dynamo: DynamoIndex, target: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    mirror, stop, put = Mirror(dynamo, target), threading.Event(), target.put
+    errors = [sqlite3.OperationalError("database or disk is full")]
+
+    def full(row: Row) -> None:
+        if errors:
+            raise errors.pop()
+        put(row)
+
+    monkeypatch.setattr(target, "put", full)
+    dynamo.record(DONE)
+    thread = threading.Thread(target=mirror.run, args=[stop], daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not rows(target) and time.monotonic() < deadline:
+        stop.wait(0.01)
+    stop.set()
+    thread.join(10)
+    assert rows(target) == {DONE}
 
 
 def test_it_goes_on_after_an_error(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from handlers.local import LocalContext
 from pipeline.errors import UsageError
 from pipeline.events import s3_event, sqs_event
 from pipeline.intake import Ports, dead_letter, ingest
-from pipeline.names import verdict_key
+from pipeline.names import is_unfinished, verdict_key
 from pipeline.reconcile import reconcile as look
 from tests.fakes import MemoryStore, make_ports
 
@@ -46,8 +47,7 @@ def queue() -> Sent:
 
 @pytest.fixture
 def ports(tmp_path: Path, queue: Sent) -> Iterator[Ports]:
-    """As they are an hour after everything was dropped."""
-    ports = replace(make_ports(tmp_path), queue=queue, now=lambda: datetime.now(UTC) + HOUR)
+    ports = replace(make_ports(tmp_path), queue=queue)
     wiring.provide(ports)
     yield ports
     ports.index.close()  # type: ignore[attr-defined]
@@ -58,14 +58,27 @@ def drop(ports: Ports, **objects: bytes) -> None:
     ports.store.objects.update({f"inbox/{name}": data for name, data in objects.items()})
 
 
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + HOUR
+
+
+def reconciled(ports: Ports) -> dict[str, Any]:
+    """What the handler finds an hour later; nothing else is told of that clock."""
+    wiring.provide(replace(ports, now=in_an_hour))
+    try:
+        return reconcile.handler({}, CONTEXT)
+    finally:
+        wiring.provide(ports)
+
+
 def test_a_lost_notification_is_made_good(ports: Ports, queue: Sent) -> None:
     drop(ports, a=b"P1", b=b"N1")
     local.deliver(s3_event("b", ["inbox/a"]))
-    found = reconcile.handler({}, CONTEXT)
+    found = reconciled(ports)
     assert (found["queued"], found["waiting"]) == (1, 1)
     assert found["oldest_seconds"] == pytest.approx(3600, abs=60)
     assert queue.deliver(ports) == ["inbox/b"]
-    assert reconcile.handler({}, CONTEXT) == {"queued": 0, "waiting": 0, "oldest_seconds": 0}
+    assert reconciled(ports) == {"queued": 0, "waiting": 0, "oldest_seconds": 0}
 
 
 def test_a_young_object_has_an_event_on_its_way(ports: Ports, queue: Sent) -> None:
@@ -78,7 +91,7 @@ def test_a_verdict_of_other_bytes_is_none(ports: Ports, queue: Sent) -> None:
     drop(ports, a=b"P1")
     local.deliver(s3_event("b", ["inbox/a"]))
     drop(ports, a=b"N2")
-    reconcile.handler({}, CONTEXT)
+    reconciled(ports)
     assert queue.keys == ["inbox/a"]
 
 
@@ -86,8 +99,8 @@ def test_a_failed_verdict_stands_until_somebody_asks(ports: Ports, queue: Sent) 
     drop(ports, a=b"boom")
     dead_letter(s3_event("b", ["inbox/a"]), ports)
     record.handler(s3_event("b", ["outbox/a.json"]), CONTEXT)
-    assert reconcile.handler({}, CONTEXT)["queued"] == 0
-    found = look(ports.store, ports.index, queue, ports.now(), failed=True)
+    assert reconciled(ports)["queued"] == 0
+    found = look(ports.store, ports.index, queue, in_an_hour(), failed=True)
     assert (found.queued, found.waiting) == (1, 0)
     assert queue.keys == ["inbox/a"]
 
@@ -97,21 +110,85 @@ def test_what_has_gone_and_what_came_back_is_marked(ports: Ports) -> None:
     local.deliver(s3_event("b", ["inbox/a", "inbox/b"]))
     ports.store.delete("inbox/a")
     ports.index.mark("inbox/b", "deleted")
-    reconcile.handler({}, CONTEXT)
+    reconciled(ports)
     rows = {row.key: row.source for row in ports.index.all()}
     assert rows == {"inbox/a": "deleted", "inbox/b": "present"}
 
 
+def test_a_job_at_work_is_left_alone_and_a_lost_one_is_not(ports: Ports, queue: Sent) -> None:
+    """Else each look would put one more message beside that of a job which waits for a host."""
+    drop(ports, a=b"P1")
+    taken_up = datetime.now(UTC) + HOUR
+    ports.index.wait(["inbox/a"], taken_up)
+    found = look(ports.store, ports.index, queue, taken_up + timedelta(minutes=14))
+    assert (found.queued, found.waiting) == (0, 1)
+    assert look(ports.store, ports.index, queue, taken_up + timedelta(minutes=15)).queued == 1
+
+
+def test_a_newer_hint_that_was_lost_does_not_wait_for_ever(ports: Ports, queue: Sent) -> None:
+    drop(ports, a=b"P1")
+    local.deliver(s3_event("b", ["inbox/a"]))
+    ports.index.wait(["inbox/a"], datetime.now(UTC))
+    found = look(ports.store, ports.index, queue, in_an_hour())
+    assert (found.queued, found.waiting) == (1, 0)
+    queue.deliver(ports)
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert row.waiting_since is None
+
+
+def test_one_that_fails_again_does_not_wait_for_ever(ports: Ports, queue: Sent) -> None:
+    drop(ports, a=b"boom")
+    event = s3_event("b", ["inbox/a"])
+    for _ in range(2):
+        ingest(event, ports)
+        dead_letter(event, ports)
+        row = ports.index.get("inbox/a")
+        assert row is not None
+        assert (row.status, row.waiting_since) == ("failed", None)
+    assert look(ports.store, ports.index, queue, in_an_hour()).queued == 0
+
+
+def test_one_that_waited_and_went_does_not_wait_for_ever(ports: Ports) -> None:
+    drop(ports, a=b"P1")
+    local.deliver(s3_event("b", ["inbox/a"]))
+    ports.index.wait(["inbox/a", "inbox/never-judged"], datetime.now(UTC))
+    ports.store.delete("inbox/a")
+    reconciled(ports)
+    assert [(row.key, row.source, row.waiting_since) for row in ports.index.all()] == [
+        ("inbox/a", "deleted", None)
+    ]
+
+
+def test_names_that_are_not_to_be_judged(ports: Ports, queue: Sent) -> None:
+    drop(ports, **{"a": b"P1", "b.part": b"P2"})
+    found = look(ports.store, ports.index, queue, in_an_hour(), ignores=is_unfinished)
+    assert found.waiting == 1
+    assert queue.keys == ["inbox/a"]
+
+
+def test_all_are_sent_in_one_go(ports: Ports) -> None:
+    """So that SQS can take ten with each request."""
+    calls = []
+
+    class Counting(Sent):
+        def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+            calls.append(list(keys))
+
+    drop(ports, a=b"P1", b=b"P2")
+    look(ports.store, ports.index, Counting(), in_an_hour())
+    assert [sorted(keys) for keys in calls] == [["inbox/a", "inbox/b"]]
+
+
 def test_a_folders_marker_is_no_image(ports: Ports, queue: Sent) -> None:
     drop(ports, **{"ward/": b""})
-    assert reconcile.handler({}, CONTEXT)["waiting"] == 0
+    assert reconciled(ports)["waiting"] == 0
     assert queue.keys == []
 
 
 def test_without_a_queue_it_says_what_is_missing(ports: Ports) -> None:
-    wiring.provide(replace(ports, queue=None))
     with pytest.raises(UsageError, match="CXR_QUEUE_URL"):
-        reconcile.handler({}, CONTEXT)
+        reconciled(replace(ports, queue=None))
 
 
 @settings(deadline=None, max_examples=40)
@@ -126,8 +203,7 @@ def test_whatever_was_lost_a_look_makes_good(
 ) -> None:
     """Drops and deletions whose notifications may be lost; then one look, and all is as it should be."""
     queue = Sent()
-    later = {"queue": queue, "now": lambda: datetime.now(UTC) + HOUR}
-    ports = replace(make_ports(tmp_path_factory.mktemp("world")), **later)  # type: ignore[arg-type]
+    ports = replace(make_ports(tmp_path_factory.mktemp("world")), queue=queue)
     wiring.provide(ports)
     for number, (name, what, told) in enumerate(steps):
         key = f"inbox/{name}"
@@ -137,9 +213,9 @@ def test_whatever_was_lost_a_look_makes_good(
             ports.store.delete(key)
         if told:
             local.deliver(s3_event("b", [key], removed=what == "delete"))
-    reconcile.handler({}, CONTEXT)
+    reconciled(ports)
     queue.deliver(ports)
-    assert reconcile.handler({}, CONTEXT) == {"queued": 0, "waiting": 0, "oldest_seconds": 0}
+    assert reconciled(ports) == {"queued": 0, "waiting": 0, "oldest_seconds": 0}
     inbox = {info.key: info.etag for info in ports.store.list("inbox/")}
     rows = {row.key: row.etag for row in ports.index.all() if row.source == "present"}
     assert rows == inbox
