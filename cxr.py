@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,20 +106,19 @@ def _serve_bucket(settings: Settings, port: int) -> None:
     from pipeline.sqlite import SqliteIndex
     from web.app import create_app
 
-    worklist = SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")
-    mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
-    mirror.step()  # says at once what is wrong with the bucket's stack, or with the credentials
-    store = wiring.make_store(settings)
-    server = _server(create_app(store, worklist, settings.max_bytes, _card(settings)), port)
-    stop = threading.Event()
-    thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
-    thread.start()
-    try:
-        _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
-    finally:
-        stop.set()
-        thread.join(10)
-        worklist.close()
+    store, stop = wiring.make_store(settings), threading.Event()
+    next(store.list(INBOX), None)  # says at once that there is no such bucket: the stack's table would not
+    with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
+        mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
+        mirror.step()  # and what is wrong with the bucket's stack
+        server = _server(create_app(store, worklist, settings.max_bytes, _card(settings)), port)
+        thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
+        thread.start()
+        try:
+            _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
+        finally:
+            stop.set()
+            thread.join(10)
 
 
 def _run(server: BaseWSGIServer, where: str) -> None:

@@ -1,7 +1,8 @@
 """The worklist in DynamoDB: one item for each row, and a feed of what changed.
 
-Every change is one conditional write, so that handlers at work on the same key cannot undo each other. A row
-that goes leaves a tombstone for a week, for those who follow the feed.
+Every change is one conditional write, so that handlers at work on the same key cannot undo each other; where
+what is to be done depends on the row, it is read, and read again when the write meets another. A row that
+goes leaves a tombstone for a week, for those who follow the feed.
 docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ConditionExpressions.html
 """
 
@@ -23,7 +24,7 @@ _NAME = re.compile(r"#(\w+)")
 _AT_ONCE = 8  # requests, of a wait for many keys
 # Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
-_NO_VERDICT = "attribute_not_exists(#status)"
+_VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
 _SEEN = "#waiting_since <= :since"
 
 
@@ -53,9 +54,12 @@ class DynamoIndex:
 
     def settle(self, key: str, since: datetime) -> None:
         """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
-        seen = {"since": text(since)}
-        if not self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen):
-            self._update(key, {}, ["waiting_since"], _SEEN, seen)
+        seen, done = {"since": text(since)}, False
+        while not done and (row := self.get(key)) and row.waiting_since and row.waiting_since <= since:
+            if row.status:
+                done = self._update(key, {}, ["waiting_since"], f"{_SEEN} AND {_VERDICT}", seen)
+            else:
+                done = self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen)
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
@@ -69,16 +73,27 @@ class DynamoIndex:
 
     def mark(self, key: str, source: SourceState) -> None:
         """Note whether the source is still there; without source and verdict there is no row."""
-        if source == "deleted" and self._bury(key, f"{_LIVES} AND {_NO_VERDICT}"):
-            return
-        self._update(key, {"source": source}, [], f"{_LIVES} AND #source <> :source")
+        done = False
+        while not done and (row := self.get(key)):
+            if source == "deleted" and not row.status:
+                done = self._bury(key, f"{_LIVES} AND {_NO_VERDICT}")
+            elif row.source != source:
+                same = _VERDICT if row.status else _NO_VERDICT
+                done = self._update(key, {"source": source}, [], f"{_LIVES} AND {same}")
+            else:
+                return
 
     def remove(self, verdict_key: str) -> None:
         """Forget the verdict; its row goes too, unless it waits for another."""
         same, verdict = "#verdict_key = :verdict", {"verdict": verdict_key}
         for key in self._keys_of(verdict_key):
-            if not self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict):
-                self._update(key, {}, FROM_VERDICT, same, verdict)
+            done = False
+            while not done and (row := self.get(key)) and row.verdict_key == verdict_key:
+                if row.waiting_since:
+                    waits = f"{same} AND attribute_exists(#waiting_since)"
+                    done = self._update(key, {}, FROM_VERDICT, waits, verdict)
+                else:
+                    done = self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict)
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""
@@ -107,6 +122,18 @@ class DynamoIndex:
             "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":after": {"S": text(after)}},
         }
         return map(_changed, self._pages(self._client.query, **request))
+
+    def latest_change(self, before: datetime) -> datetime | None:
+        """When the last change was made, of those that are dated before a time; None where there is none."""
+        request = {
+            "IndexName": "feed",
+            "KeyConditionExpression": "feed = :feed AND changed_at < :before",
+            "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":before": {"S": text(before)}},
+            "ScanIndexForward": False,
+            "Limit": 1,
+        }
+        found = self._ask(self._client.query, **request)["Items"]
+        return _changed(found[0]).at if found else None
 
     def _keys_of(self, verdict_key: str) -> list[str]:
         if not verdict_key.startswith(UNUSABLE):

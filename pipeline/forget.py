@@ -7,7 +7,7 @@ from pipeline.names import preview_prefix, printable, verdict_key
 from pipeline.ports import Index, Store
 
 _PAUSE_SECONDS = 2.0  # between two looks
-_TRIES = 5  # times as long as nothing has to be written
+_TRIES = 5  # times so many looks, before it is given up
 
 
 def forget(key: str, store: Store, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
@@ -20,12 +20,12 @@ def forget(key: str, store: Store, index: Index, quiet: float = _PAUSE_SECONDS) 
     if key.endswith("/"):
         raise UsageError("name one X-ray, not a folder")
     found = _erase(key, store, index)
-    since = began = time.monotonic()
-    while time.monotonic() - began <= _TRIES * quiet:
+    needed = max(1, round(quiet / _PAUSE_SECONDS))  # looks in a row that find nothing
+    clean = 0
+    for _ in range(_TRIES * needed):
         time.sleep(min(quiet, _PAUSE_SECONDS))
-        if _erase(key, store, index):
-            since = time.monotonic()
-        elif time.monotonic() - since >= quiet:
+        clean = 0 if _erase(key, store, index) else clean + 1
+        if clean == needed:
             return found
     raise StoreError("something writes it again and again: stop that, then run the command once more")
 

@@ -1,22 +1,23 @@
 """A copy of a bucket's worklist on the page's disk, so that search and order are built once, in SQLite."""
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pipeline.dynamodb import TOMBSTONE_LIFE, DynamoIndex
-from pipeline.errors import StoreError
+from pipeline.dynamodb import DynamoIndex
+from pipeline.errors import StoreError, place_of
 from pipeline.ports import Row
 from pipeline.sqlite import SqliteIndex
 
 log = logging.getLogger(__name__)
 
 # The feed is eventually consistent, and dated by the clocks of several writers: this much is read again.
-_OVERLAP = timedelta(minutes=5)
-_CLOCK_ERROR = timedelta(minutes=15)  # of this machine, at most: AWS refuses requests that are further off
+_OVERLAP = timedelta(seconds=60)
+# For what the feed does not say: writes by a clock that was wrong by more than that, and another table of the
+# same name. Well within the life of a tombstone.
+_COPY_EVERY = timedelta(days=1)
 _STEP_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0  # seconds, while the table does not answer
 
@@ -33,19 +34,21 @@ class Mirror:
         self._source, self._target, self._now = source, target, now
 
     def step(self) -> None:
-        """Take over what changed since the last step; everything, at first and after a long absence.
+        """Take over what changed since the last step; everything, at first and once a day.
 
         StoreError when the source does not answer.
         """
-        until = self._target.mirrored_until()
-        if until is None or self._now() - until > TOMBSTONE_LIFE - _OVERLAP:
-            return self._copy()
+        now, noted = self._now(), self._target.mirrored()
+        if noted is None or not timedelta(0) <= now - noted[1] < _COPY_EVERY:
+            return self._copy(now)
+        until, copied = noted
         latest = until
         for change in self._source.changes(until - _OVERLAP):
             self._take(change.key, change.row)
-            latest = max(latest, change.at)
+            if change.at <= now:  # a writer whose clock is ahead must not make the mirror skip the others
+                latest = max(latest, change.at)
         if latest > until:
-            self._target.set_mirrored_until(latest)
+            self._target.set_mirrored(latest, copied)
         return None
 
     def run(self, stop: threading.Event) -> None:
@@ -55,19 +58,21 @@ class Mirror:
             try:
                 self.step()
                 pause = _STEP_SECONDS
-            except (StoreError, sqlite3.Error) as error:
-                log.warning("the worklist is not up to date: %s", error)
+            except Exception as error:  # noqa: BLE001  the page must not show an old worklist for ever
+                said = error if isinstance(error, StoreError) else place_of(error)
+                log.warning("the worklist is not up to date: %s", said)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _copy(self) -> None:
-        began = self._now() - _CLOCK_ERROR  # the feed is dated by other clocks
+    def _copy(self, now: datetime) -> None:
+        # The feed's own last time, for this machine's clock may be ahead of those of the writers.
+        until = self._source.latest_change(now) or now - _COPY_EVERY
         rows = {row.key: row for row in self._source.all()}
         for key, row in rows.items():
             self._take(key, row)
         for row in list(self._target.all()):
             if row.key not in rows:
                 self._target.drop(row.key)
-        self._target.set_mirrored_until(began)
+        self._target.set_mirrored(until, now)
 
     def _take(self, key: str, row: Row | None) -> None:
         known = self._target.get(key)

@@ -16,7 +16,7 @@ from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 
 # `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
 # live views.
-_VERSION = 2  # of the schema; a file of another one is emptied, and filled again from the outbox
+_VERSION = 3  # of the schema; a file of another one is emptied, and filled again from the outbox
 _SCHEMA = f"""
 DROP TABLE IF EXISTS rows;
 DROP TABLE IF EXISTS changes;
@@ -33,7 +33,7 @@ CREATE INDEX rows_at ON rows (at DESC, key);
 CREATE INDEX rows_verdict ON rows (verdict_key);
 CREATE INDEX rows_state ON rows (waiting_since IS NOT NULL, status, label);
 DROP TABLE IF EXISTS mirrored;
-CREATE TABLE mirrored (until TEXT);
+CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL);
 INSERT INTO changes VALUES (0);
 PRAGMA user_version = {_VERSION}
@@ -162,16 +162,16 @@ class SqliteIndex:
             if database.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount:
                 _next_change(database)
 
-    def mirrored_until(self) -> datetime | None:
-        """What `set_mirrored_until` was told last."""
-        found = self._database().execute("SELECT until FROM mirrored").fetchone()
-        return datetime.fromisoformat(found[0]) if found else None
+    def mirrored(self) -> tuple[datetime, datetime] | None:
+        """What `set_mirrored` was told last."""
+        found = self._database().execute("SELECT until, copied FROM mirrored").fetchone()
+        return (datetime.fromisoformat(found[0]), datetime.fromisoformat(found[1])) if found else None
 
-    def set_mirrored_until(self, moment: datetime) -> None:
-        """Note how far this file follows another index."""
+    def set_mirrored(self, until: datetime, copied: datetime) -> None:
+        """Note how far this file follows another index, and when it was last copied as a whole."""
         with self._write() as database:
             database.execute("DELETE FROM mirrored")
-            database.execute("INSERT INTO mirrored VALUES (?)", (text(moment),))
+            database.execute("INSERT INTO mirrored VALUES (?, ?)", (text(until), text(copied)))
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""

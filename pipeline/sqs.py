@@ -4,6 +4,7 @@ docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBat
 """
 
 import json
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import islice
@@ -15,6 +16,7 @@ from pipeline.events import s3_event
 
 _BATCH = 10  # messages in a request, at most
 _LONGEST_DELAY = 900  # seconds that SQS holds a message back, at most
+_PAUSES = (0.2, 1.0)  # seconds before what SQS did not take of a request is sent again
 
 
 class SqsQueue:
@@ -36,6 +38,20 @@ class SqsQueue:
                 }
                 for number, key in enumerate(batch)
             ]
-            answer = ask("the queue", self._client.send_message_batch, QueueUrl=self._url, Entries=entries)
-            if answer.get("Failed"):
-                raise StoreError(f"the queue refused {len(answer['Failed'])} of {len(batch)} messages")
+            self._send(entries)
+
+    def _send(self, entries: list[dict[str, Any]]) -> None:
+        """SQS may take some messages of a request and refuse others."""
+        left = self._refused(entries)
+        for pause in _PAUSES:
+            if not left:
+                return
+            time.sleep(pause)
+            left = self._refused(left)
+        if left:
+            raise StoreError(f"the queue refused {len(left)} of {len(entries)} messages")
+
+    def _refused(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answer = ask("the queue", self._client.send_message_batch, QueueUrl=self._url, Entries=entries)
+        numbers = {failure["Id"] for failure in answer.get("Failed", [])}
+        return [entry for entry in entries if entry["Id"] in numbers]

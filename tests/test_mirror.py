@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dynamodb import TOMBSTONE_LIFE, DynamoIndex
+from pipeline.errors import StoreError
 from pipeline.mirror import Mirror
 from pipeline.ports import Row
 from pipeline.sqlite import SqliteIndex
+from tests.tables import FEED, make_table
 from tests.test_index import DONE, KEY, LATER, NOW, VERDICT, dynamo
 
 __all__ = ["dynamo"]
@@ -82,6 +84,72 @@ def test_a_write_with_a_late_clock_is_not_missed(dynamo: DynamoIndex, target: Sq
     )
     mirror.step()
     assert target.get("inbox/b") is not None
+
+
+class Ahead(datetime):
+    """A clock that is five minutes ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(minutes=5)
+
+
+def test_a_writer_whose_clock_is_ahead_hides_nothing(
+    dynamo: DynamoIndex, target: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror(dynamo, target)
+    mirror.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.dynamodb.datetime", Ahead)
+        dynamo.wait(["inbox/ahead"], NOW)
+    mirror.step()
+    dynamo.record(DONE)
+    mirror.step()
+    assert rows(target) == rows(dynamo)
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_page_whose_clock_is_ahead_misses_nothing(
+    dynamo: DynamoIndex, target: SqliteIndex, is_empty: bool
+) -> None:
+    if not is_empty:
+        dynamo.wait(["inbox/b"], NOW)
+    mirror = Mirror(dynamo, target, lambda: Ahead.now(UTC))
+    mirror.step()
+    dynamo.record(DONE)
+    mirror.step()
+    assert rows(target) == rows(dynamo)
+
+
+def test_a_table_that_was_made_anew_is_noticed_in_a_day(dynamo: DynamoIndex, target: SqliteIndex) -> None:
+    dynamo.record(DONE)
+    Mirror(dynamo, target).step()
+    dynamo._client.delete_table(TableName="s-index")
+    make_table(dynamo._client, "s-index", "key", FEED)
+    Mirror(dynamo, target, lambda: datetime.now(UTC) + timedelta(days=1)).step()
+    assert not rows(target)
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full: inbox/name"), StoreError("none")])
+def test_no_error_ends_it_nor_names_a_file(
+    target: SqliteIndex,
+    dynamo: DynamoIndex,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    mirror, stop, steps = Mirror(dynamo, target), threading.Event(), iter([error, error, None])
+
+    def step() -> None:
+        if fault := next(steps):
+            raise fault
+        stop.set()
+
+    monkeypatch.setattr(mirror, "step", step)
+    mirror.run(stop)
+    assert len(caplog.records) == 2
+    assert "inbox/name" not in caplog.text
 
 
 @pytest.mark.parametrize("minutes", [-4, 4])
