@@ -171,7 +171,7 @@ def test_objects_that_change_while_they_are_judged(cloud: Cloud, unruly: Pumps) 
     wait_until_all_are_told(cloud, dict.fromkeys(names, b""))
 
     until(lambda: sum(cloud.queued().values()) == 0)
-    # A deletion that was told before the verdict of what was deleted is noted at the next look over the inbox.
+    # A deletion told before the verdict of what was deleted is noted at the next look over the inbox.
     reconciler = cloud.make_lambda("reconcile")
     reconciler.invoke({})
     reconciler.stop()
