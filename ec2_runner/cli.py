@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import StackError
+from pipeline.errors import StackError, UsageError
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def deploy(
     retention_days: Annotated[
         int | None, typer.Option(min=0, help="Until X-rays and verdicts are deleted.  [default: 0, never]")
     ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: another parameter of template.yaml, such as Ami. Again for more."),
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat."""
@@ -45,7 +49,8 @@ def deploy(
     from ec2_runner.stack import Stack
 
     root, name, display = source_tree(), _name(stack), _display()
-    options = Options(name, bucket, existing_bucket, instance_type, email, idle_minutes, retention_days)
+    more = _pairs(parameter or [])
+    options = Options(name, bucket, existing_bucket, instance_type, email, idle_minutes, retention_days, more)
     with _clients(region) as clients:
         target = Stack(name, clients.cloudformation, display.say)
         plan = make_plan(options, clients, target)
@@ -100,6 +105,13 @@ def destroy(
         if not yes:
             typer.confirm("Go on?", abort=True)
         take_down(target, clients, everything, display)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    for word in words:
+        if "=" not in word:
+            raise UsageError(f"--parameter {word}: write it as NAME=VALUE")
+    return dict(word.split("=", 1) for word in words)
 
 
 def _name(stack: str | None) -> str:

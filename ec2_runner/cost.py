@@ -32,7 +32,7 @@ _MESSAGE = 0.40e-6  # an SQS request: aws.amazon.com/sqs/pricing
 _WRITE = 0.625e-6  # a DynamoDB write on demand: aws.amazon.com/dynamodb/pricing/on-demand
 _INVOCATION, _GIGABYTE_SECOND = 0.20e-6, 16.6667e-6  # aws.amazon.com/lambda/pricing
 
-_DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 11, 6, 3
+_DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 10, 6, 3
 _POLLS = 650_000  # a month: Lambda asks an idle queue with five connections, each for 20 seconds
 _BATCH, _BATCH_SECONDS, _MEMORY_GB = 32, 5.0, 0.5
 _PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 4  # of an image

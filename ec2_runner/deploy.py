@@ -43,6 +43,7 @@ class Options:
     email: str | None = None
     idle_minutes: int | None = None
     retention_days: int | None = None
+    more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
         "NotificationEmail": options.email,
         "IdleMinutes": options.idle_minutes,
         "RetentionDays": options.retention_days,
+        **options.more,
         "BucketName": bucket,
         "CreateBucket": str(makes_bucket).lower(),
     }

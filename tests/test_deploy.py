@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 
 from ec2_runner.notifications import add_notifications, remove_notifications
 from ec2_runner.release import MANIFEST, Architecture, Release
+from ec2_runner.stack import Stack
 from ec2_runner.upload import CURRENT
 from pipeline.errors import StackError, UsageError
 from tests import stacks
@@ -45,6 +46,20 @@ def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> 
     assert state.parameters["BucketName"] == BUCKET
     assert cloud.text(CURRENT) == "2\n"
     assert "uploading the release" in cloud.output.getvalue()
+
+
+def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.deploy()
+
+    def refuse(*_: object) -> None:
+        raise StackError("the stack did not take it")
+
+    monkeypatch.setattr(Stack, "apply", refuse)
+    with pytest.raises(StackError):
+        cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
+    assert cloud.text(CURRENT) == "2\n"
 
 
 def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -> None:
