@@ -164,6 +164,25 @@ def test_a_worker_that_restarts_is_waited_for(served: Served, echo: Echo) -> Non
     assert route.opened >= 4
 
 
+def test_a_worker_that_does_not_come_back_fails_the_rest(
+    served: Served, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that SQS counts, and the image that ends every worker is not postponed for ever with its company."""
+    monkeypatch.setattr(remote, "_RESTART_SECONDS", 0.1)
+
+    class Gone(PlainRoute):
+        def open(self, deadline: float) -> Plain:
+            self.opened += 1
+            if self.opened > 1:
+                raise HostNotReady("it starts")
+            return super().open(deadline)
+
+    host = RemoteHost(Gone(), served.port, RELEASE)  # type: ignore[arg-type]
+    echo.abort = lambda: (host.close(), served.break_off())  # type: ignore[assignment,func-returns-value]
+    found = results(host.run(jobs("poison", "b")))
+    assert found == {"poison": "failed", "b": "failed"}
+
+
 def test_who_takes_no_jobs_is_not_ready(served: Served) -> None:
     other = RemoteHost(PlainRoute(), served.port, Release(number=6, version="old"))  # type: ignore[arg-type]
     with pytest.raises(HostNotReady, match="another release"):

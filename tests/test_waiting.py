@@ -91,6 +91,19 @@ def test_no_host_for_two_hours(tmp_path: Path) -> None:
     assert world.play(world.ports(tmp_path)) == ["classified"]
 
 
+def test_hours_in_the_queue_before_the_first_try_are_no_wait_for_a_host(tmp_path: Path) -> None:
+    world = World(timedelta(minutes=1))
+    world.store.objects["inbox/a"] = b"P1"
+    event = sqs_event("b", {"inbox/a": NOON})
+    (message,) = event["Records"]
+    del message["messageAttributes"]
+    sent = NOON - timedelta(hours=3)
+    message["attributes"] = {"SentTimestamp": str(int(sent.timestamp() * 1000))}
+    report = ingest(event, world.ports(tmp_path))
+    assert [outcome.result for outcome in report.outcomes] == ["waiting"]
+    assert world.play(world.ports(tmp_path))[-1] == "classified"
+
+
 def test_a_host_that_goes_away_after_some_answers(tmp_path: Path) -> None:
     world = World(timedelta(0))
     world.store.objects.update({"inbox/a": b"P1", "inbox/b": b"N1"})
