@@ -60,6 +60,7 @@ unit:
 bench: .venv/tests
 	@$(BIN)/python -m bench.latency
 	@$(BIN)/python -m bench.inference
+	@$(BIN)/python -m bench.ssh
 
 # The Lambda functions' package, a folder: template.yaml names it, `cxr deploy` zips it.
 lambda: $(LIBRARIES)

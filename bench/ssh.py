@@ -23,7 +23,7 @@ from pipeline.verdict import Release
 from tests.machines import USER, Sshd, Supervised, free_port
 
 SAMPLES = Path(__file__).parents[1] / "events" / "samples"
-BATCH, ROUNDS = 32, 15
+BATCH, ROUNDS = 32, 40
 
 
 def main() -> None:
