@@ -50,8 +50,8 @@ def create_app(service: Service) -> Flask:
 
 
 def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
-    """Lines that follow one another within a moment go out together: through SSH, a packet costs more than the
-    line in it. What a crash takes along with them is judged already, and found so.
+    """Lines that follow one another within a moment go out together: through SSH, a packet costs more than
+    the line in it. What a crash takes along with them is judged already, and found so.
     """
     ready, due = b"", 0.0
     try:

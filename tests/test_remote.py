@@ -136,7 +136,10 @@ def test_of_a_batch_that_breaks_off_the_rest_is_tried_one_by_one(served: Served,
     names = [*(f"good{n}" for n in range(5)), "poison", *(f"more{n}" for n in range(5))]
     found = results(host.run(jobs(*names)))
     assert found == {name: "failed" if name == "poison" else "classified" for name in names}
-    assert [len(batch) for batch in echo.batches] == [11, *([1] * 6)]
+    first, *others = echo.batches
+    assert len(first) == 11
+    assert {len(batch) for batch in others} == {1}
+    assert 6 <= len(others) <= 10  # what was answered within the moment before the crash is asked again
 
 
 def test_a_single_job_that_breaks_off_is_not_tried_again_here(served: Served, echo: Echo) -> None:
