@@ -25,6 +25,7 @@ _AT_ONCE = 8  # requests, of a wait for many keys
 # Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
+_WAIT = ("waiting_since", "at_work")
 _SEEN = "#waiting_since <= :since"
 
 
@@ -43,11 +44,11 @@ class DynamoIndex:
     def __init__(self, table: str, client: Any) -> None:
         self._table, self._client = table, client
 
-    def wait(self, keys: Iterable[str], since: datetime) -> None:
-        """Note that these keys have work before them; their finished verdicts stay as they are."""
+    def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        """Note that these keys have work before them, or that a host is at it."""
 
         def note(key: str) -> None:
-            self._update(key, {"waiting_since": text(since)})
+            self._update(key, {"waiting_since": text(since), "at_work": at_work})
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(note, keys))
@@ -57,7 +58,7 @@ class DynamoIndex:
         seen, done = {"since": text(since)}, False
         while not done and (row := self.get(key)) and row.waiting_since and row.waiting_since <= since:
             if row.status:
-                done = self._update(key, {}, ["waiting_since"], f"{_SEEN} AND {_VERDICT}", seen)
+                done = self._update(key, {}, _WAIT, f"{_SEEN} AND {_VERDICT}", seen)
             else:
                 done = self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen)
 
@@ -68,7 +69,7 @@ class DynamoIndex:
         unsaid = [name for name in FROM_VERDICT if name not in said]
         seen = {"since": said["started_at"]}
         condition = f"attribute_not_exists(#waiting_since) OR {_SEEN}"
-        if not self._update(row.key, said, [*unsaid, "waiting_since"], condition, seen):
+        if not self._update(row.key, said, [*unsaid, *_WAIT], condition, seen):
             self._update(row.key, said, unsaid)
 
     def mark(self, key: str, source: SourceState) -> None:
@@ -209,6 +210,8 @@ class DynamoIndex:
 
 
 def _typed(value: object) -> dict[str, object]:
+    if isinstance(value, bool):
+        return {"BOOL": value}
     return {"N": repr(value)} if isinstance(value, float) else {"S": str(value)}
 
 

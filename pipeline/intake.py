@@ -68,6 +68,9 @@ def ingest(event: Event, ports: Ports) -> Report:
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
         if outcome.result in ("classified", "rejected"):
             ports.count(outcome.result.capitalize(), 1)
+    again = [printable(key) for key, outcome in outcomes.items() if outcome.result in ("failed", "waiting")]
+    if again:
+        ports.index.wait(again, ports.now())  # and no host is at work on them
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
     from_sqs = bool(records) and all(record.message_id for record in records)
     return Report(list(outcomes.values()), ignored, from_sqs, sorted(id_ for id_ in failed if id_))
@@ -160,6 +163,8 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
         status=verdict.status,
         label=finding.label if finding else None,
         probability=finding.probability if finding else None,
+        normal_below=finding.thresholds.normal_below if finding else None,
+        pneumonia_above=finding.thresholds.pneumonia_above if finding else None,
         reason=reason.code if reason else None,
         warnings=tuple(verdict.warnings),
         etag=verdict.source.etag,
@@ -172,14 +177,14 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
 
 
 def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterator[Outcome]:
-    """Run the jobs on the host; the worklist shows them waiting meanwhile.
+    """Run the jobs on the host; the worklist shows that meanwhile.
 
     Where there is no host yet, the queue brings what it did not answer again; else that has failed.
     """
     if not jobs:
         return
     since = ports.now()
-    ports.index.wait([printable(job.key) for job in jobs], since)
+    ports.index.wait([printable(job.key) for job in jobs], since, at_work=True)
     unanswered = dict.fromkeys(job.key for job in jobs)
     try:
         for outcome in ports.host.run(jobs):

@@ -13,6 +13,9 @@ from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Status, Warni
 
 Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
+State = Literal[
+    "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
+]  # of a row, in one word
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Row:
     status: Status | None = None  # None: no verdict yet
     label: Label | None = None
     probability: float | None = None
+    normal_below: float | None = None  # the verdict's two thresholds
+    pneumonia_above: float | None = None
     reason: ReasonCode | None = None
     warnings: tuple[Warning, ...] = ()
     etag: str | None = None  # of the source that the verdict judged
@@ -144,8 +149,16 @@ class Row:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
+    at_work: bool = False  # while it waits: a host has it
     source: SourceState = "present"
     change: int = 0  # grows with every change of any row
+
+    @property
+    def state(self) -> State:
+        """The row in one word: one that waits for a newer verdict waits, whatever the last one said."""
+        if self.waiting_since:
+            return "working" if self.at_work else "waiting"
+        return self.label or (self.status if self.status and self.status != "classified" else "unknown")
 
 
 class Index(Protocol):
@@ -153,8 +166,11 @@ class Index(Protocol):
     outbox is the truth, and can make it again.
     """
 
-    def wait(self, keys: Iterable[str], since: datetime) -> None:
-        """Note that these keys have work before them; their finished verdicts stay as they are."""
+    def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        """Note that these keys have work before them, or that a host is at it.
+
+        Their finished verdicts stay as they are.
+        """
 
     def settle(self, key: str, since: datetime) -> None:
         """The work noted at `since` is over, and left the verdict as it was; a later note stays."""

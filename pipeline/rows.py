@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pipeline.ports import Row
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_APART = ("key", "waiting_since", "source", "change")
+_APART = ("key", "waiting_since", "at_work", "source", "change")
 FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # what a verdict says
 _TIMES = ("started_at", "finished_at", "waiting_since")
 
@@ -30,5 +30,6 @@ def row_from(values: Mapping[str, object]) -> Row:
     for name in _TIMES:
         if name in known:
             known[name] = datetime.fromisoformat(str(known[name]))
+    known["at_work"] = bool(known.get("at_work"))
     known["warnings"] = tuple(str(known.get("warnings", "")).split())
     return Row(**known)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The worklist in SQLite: one file, read by the page while handlers of several processes write to it (WAL).
 
 It holds nothing that the outbox does not: `rebuild` makes it again.
+`pipeline.worklist` reads it as people do.
 """
 
 import sqlite3
@@ -10,29 +11,56 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.names import UNUSABLE
+from pipeline.names import INBOX, UNUSABLE
 from pipeline.ports import Row, SourceState
 from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 
-# `at` orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of
-# live views.
-_VERSION = 3  # of the schema; a file of another one is emptied, and filled again from the outbox
+# `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
+# its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
+# state, by the hour of `at` and, with an empty hour, all of them.
+# The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
+_VERSION = 4  # of the schema; a file of another one is emptied, and filled again from the outbox
 _SCHEMA = f"""
 DROP TABLE IF EXISTS rows;
+DROP TABLE IF EXISTS names;
+DROP TABLE IF EXISTS tally;
 DROP TABLE IF EXISTS changes;
+DROP TABLE IF EXISTS mirrored;
 CREATE TABLE rows (
-    key TEXT PRIMARY KEY,
-    status TEXT, label TEXT, probability REAL, reason TEXT, warnings TEXT,
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    status TEXT, label TEXT, probability REAL, normal_below REAL, pneumonia_above REAL,
+    reason TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
-    started_at TEXT, finished_at TEXT, waiting_since TEXT,
+    started_at TEXT, finished_at TEXT, waiting_since TEXT, at_work INTEGER NOT NULL DEFAULT 0,
     source TEXT NOT NULL DEFAULT 'present',
     change INTEGER NOT NULL DEFAULT 0,
-    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since)) STORED
-) WITHOUT ROWID;
-CREATE INDEX rows_at ON rows (at DESC, key);
+    state TEXT GENERATED ALWAYS AS (CASE
+        WHEN waiting_since IS NULL THEN coalesce(label, nullif(status, 'classified'), 'unknown')
+        WHEN at_work THEN 'working' ELSE 'waiting' END) STORED,
+    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since, '')) STORED
+);
+CREATE INDEX rows_state ON rows (state, at, id, name);
 CREATE INDEX rows_verdict ON rows (verdict_key);
-CREATE INDEX rows_state ON rows (waiting_since IS NOT NULL, status, label);
-DROP TABLE IF EXISTS mirrored;
+CREATE VIRTUAL TABLE names USING fts5 (name, content = '', tokenize = 'trigram');
+CREATE TABLE tally (
+    hour TEXT NOT NULL, state TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (hour, state)
+) WITHOUT ROWID;
+CREATE TRIGGER row_made AFTER INSERT ON rows BEGIN
+    INSERT INTO names (rowid, name) VALUES (new.id, new.name);
+    INSERT INTO tally VALUES ('', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+        ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER row_gone AFTER DELETE ON rows BEGIN
+    INSERT INTO names (names, rowid, name) VALUES ('delete', old.id, old.name);
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('', substr(old.at, 1, 13));
+END;
+CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR old.at <> new.at BEGIN
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('', substr(old.at, 1, 13));
+    INSERT INTO tally VALUES ('', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+        ON CONFLICT DO UPDATE SET count = count + 1;
+END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL);
 INSERT INTO changes VALUES (0);
@@ -64,24 +92,23 @@ class SqliteIndex:
         self._database().execute("PRAGMA journal_mode = WAL")
         with self._write() as database:  # one transaction: another process may be making the same file
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            for statement in _SCHEMA.split(";") if version != _VERSION else ():
+            for statement in _statements(_SCHEMA) if version != _VERSION else ():
                 database.execute(statement)
 
-    def wait(self, keys: Iterable[str], since: datetime) -> None:
-        """Note that these keys have work before them; their finished verdicts stay as they are."""
+    def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        """Note that these keys have work before them, or that a host is at it."""
         with self._write() as database:
             change = _next_change(database)
-            database.executemany(
-                "INSERT INTO rows (key, waiting_since, change) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
-                " SET waiting_since = excluded.waiting_since, change = excluded.change",
-                [(key, text(since), change) for key in keys],
-            )
+            for key in keys:
+                values = {"waiting_since": text(since), "at_work": at_work, "change": change}
+                _upsert(database, key, values)
 
     def settle(self, key: str, since: datetime) -> None:
         """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
         with self._write() as database:
             database.execute(
-                "UPDATE rows SET waiting_since = NULL, change = ? WHERE key = ? AND waiting_since <= ?",
+                "UPDATE rows SET waiting_since = NULL, at_work = 0, change = ?"
+                " WHERE key = ? AND waiting_since <= ?",
                 (_next_change(database), key, text(since)),
             )
             database.execute(
@@ -90,16 +117,15 @@ class SqliteIndex:
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = [stored(getattr(row, name)) for name in FROM_VERDICT]
-        updates = ", ".join(f"{name} = excluded.{name}" for name in FROM_VERDICT)
+        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
         with self._write() as database:
-            change = _next_change(database)
-            database.execute(
-                f"INSERT INTO rows (key, {', '.join(FROM_VERDICT)}, change)"
-                f" VALUES (?, {', '.join('?' * len(values))}, ?) ON CONFLICT (key) DO UPDATE SET {updates},"
-                " change = excluded.change, waiting_since ="
-                " CASE WHEN waiting_since > excluded.started_at THEN waiting_since END",
-                [row.key, *values, change],
+            _upsert(
+                database,
+                row.key,
+                {**values, "change": _next_change(database)},
+                f"waiting_since = CASE WHEN {newer} THEN waiting_since END",
+                f"at_work = CASE WHEN {newer} THEN at_work ELSE 0 END",
             )
 
     def mark(self, key: str, source: SourceState) -> None:
@@ -140,21 +166,11 @@ class SqliteIndex:
         """All rows, in no promised order."""
         return map(_row, self._database().execute(f"SELECT {', '.join(COLUMNS)} FROM rows"))
 
-    def newest(self, limit: int = 100) -> list[Row]:
-        """The worklist's first rows, newest first."""
-        query = f"SELECT {', '.join(COLUMNS)} FROM rows ORDER BY at DESC, key LIMIT ?"
-        return [_row(found) for found in self._database().execute(query, (limit,))]
-
     def put(self, row: Row) -> None:
         """Set a whole row, as it is elsewhere; see `pipeline.mirror`."""
-        values = [stored(getattr(row, name)) for name in COLUMNS if name != "change"]
-        names = [name for name in COLUMNS if name != "change"]
+        values = {name: stored(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
         with self._write() as database:
-            database.execute(
-                f"INSERT OR REPLACE INTO rows ({', '.join(names)}, change)"
-                f" VALUES ({', '.join('?' * len(names))}, ?)",
-                [*values, _next_change(database)],
-            )
+            _upsert(database, row.key, {**values, "change": _next_change(database)})
 
     def drop(self, key: str) -> None:
         """Remove a whole row."""
@@ -187,17 +203,13 @@ class SqliteIndex:
         query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
         return [key for (key,) in self._database().execute(query, (f"{UNUSABLE}%",))]
 
-    def counts(self) -> dict[str, int]:
-        """How many rows wait (`waiting`), and of the others how many have each label or status."""
-        query = (
-            "SELECT CASE WHEN waiting_since IS NOT NULL THEN 'waiting' ELSE coalesce(label, status) END"
-            " AS state, count(*) FROM rows GROUP BY state"
-        )
-        return dict(self._database().execute(query).fetchall())
-
     def last_change(self) -> int:
         """A number that grows with every change: a view of the same number is up to date."""
         return int(self._database().execute("SELECT last FROM changes").fetchone()[0])
+
+    def select(self, query: str, *values: object) -> sqlite3.Cursor:
+        """Ask the file, as this thread; for `pipeline.worklist`."""
+        return self._database().execute(query, values)
 
     def close(self) -> None:
         """Close the connections of all threads; the index is not to be used any more."""
@@ -234,6 +246,32 @@ class SqliteIndex:
 
 def _next_change(database: sqlite3.Connection) -> int:
     return int(database.execute("UPDATE changes SET last = last + 1 RETURNING last").fetchone()[0])
+
+
+def folded(name: str) -> str:
+    """A name, or what is looked for in one, without regard to case."""
+    return name.casefold()
+
+
+def _upsert(database: sqlite3.Connection, key: str, values: dict[str, object], *more: str) -> None:
+    """Make or change a row; `more` are assignments that look at the row as it was."""
+    columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values}
+    changes = (*(f"{name} = excluded.{name}" for name in values), *more)
+    database.execute(
+        f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        f" ON CONFLICT (key) DO UPDATE SET {', '.join(changes)}",
+        list(columns.values()),
+    )
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script: those of a trigger are one."""
+    statement = ""
+    for piece in script.split(";"):
+        statement += f"{piece};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _row(values: tuple[object, ...]) -> Row:

@@ -20,13 +20,25 @@ from pipeline.errors import StoreError
 from pipeline.names import UNUSABLE
 from pipeline.ports import Index, Row
 from pipeline.sqlite import SqliteIndex
+from pipeline.worklist import Worklist
 from tests.tables import FEED, make_table
 
 KEY = "inbox/a.jpeg"
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
 VERDICT = "outbox/a.jpeg.json"
-DONE = Row(KEY, "classified", "normal", 0.1, None, ("atypical",), "e1", VERDICT, "v1", None, LATER, LATER)
+DONE = Row(
+    KEY,
+    "classified",
+    "normal",
+    *(0.1, 0.2, 0.8),
+    warnings=("atypical",),
+    etag="e1",
+    verdict_key=VERDICT,
+    verdict_etag="v1",
+    started_at=LATER,
+    finished_at=LATER,
+)
 
 
 @pytest.fixture
@@ -176,17 +188,19 @@ def test_a_removed_verdict_leaves_a_waiting_row(any_index: Index) -> None:
     assert any_index.get(KEY) is None
 
 
-def test_newest_first_and_counts(index: SqliteIndex) -> None:
-    for number in range(5):
-        at = NOW + timedelta(seconds=number)
-        index.record(
-            replace(DONE, key=f"inbox/{number}", finished_at=at, label=("normal", "pneumonia")[number % 2])
-        )
-    index.record(replace(DONE, key="inbox/r", status="rejected", label=None, finished_at=NOW))
-    index.wait(["inbox/w"], NOW + timedelta(minutes=1))
-    index.wait(["inbox/2"], NOW + timedelta(minutes=2))
-    assert [row.key for row in index.newest(4)] == ["inbox/w", "inbox/4", "inbox/3", "inbox/2"]
-    assert index.counts() == {"waiting": 2, "normal": 2, "pneumonia": 2, "rejected": 1}
+def test_a_host_at_work_is_said_until_the_work_is_over(any_index: Index) -> None:
+    any_index.wait([KEY], NOW)
+    assert row(any_index).state == "waiting"
+    any_index.wait([KEY], NOW, at_work=True)
+    assert row(any_index).state == "working"
+    any_index.wait([KEY], NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    any_index.wait([KEY], NOW, at_work=True)
+    any_index.record(DONE)
+    assert row(any_index) == DONE
+    any_index.wait([KEY], LATER, at_work=True)
+    any_index.settle(KEY, LATER)
+    assert row(any_index) == DONE
 
 
 def test_every_change_has_a_number(index: SqliteIndex) -> None:
@@ -209,7 +223,7 @@ def test_many_threads_and_two_indexes_on_one_file(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert indexes[0].counts() == {"normal": 120}
+    assert Worklist(indexes[0]).counts()["normal"] == 120
     assert indexes[1].last_change() == 120
     for index in indexes:
         index.close()
@@ -220,7 +234,7 @@ def test_a_file_of_another_schema_is_begun_anew(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.executescript("CREATE TABLE rows (key TEXT); INSERT INTO rows VALUES ('old')")
     index = SqliteIndex(path)
-    assert index.newest() == []
+    assert list(index.all()) == []
     index.record(DONE)
     index.close()
     again = SqliteIndex(path)
