@@ -8,7 +8,7 @@ a deep page costs what the first one does.
 import heapq
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, get_args
@@ -46,6 +46,14 @@ class View:
     def words(self) -> list[str]:
         """The words of the search."""
         return folded(self.search).replace("\0", " ").split()
+
+    def any_state(self) -> "View":
+        """The same without regard to the state."""
+        return replace(self, states=frozenset())
+
+    def in_order(self, order: Order) -> "View":
+        """The same in another order."""
+        return replace(self, order=order)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response, abort, render_template, request
@@ -12,8 +13,10 @@ from pipeline.judge import Seen, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
 from pipeline.ports import Row, Store
 from pipeline.sqlite import SqliteIndex
+from pipeline.worklist import Worklist
+from web.views import asked
 
-_ROWS = 200  # of the worklist, on its page
+_ROWS = 50  # of the worklist, on a page
 _PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
 _ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")
 _YEAR = 365 * 24 * 3600
@@ -31,6 +34,7 @@ def blueprint(
 ) -> Blueprint:
     """The pages over this store and this worklist, and of the network's card."""
     pages = Blueprint("pages", __name__)
+    listed = Worklist(index)
 
     def row_of(name: str) -> Row:
         row = index.get(INBOX + name)
@@ -40,22 +44,38 @@ def blueprint(
 
     @pages.get("/")
     def worklist() -> str:
+        query, now = asked(), datetime.now(UTC)
         change = index.last_change()  # before the rows: what changes in between is then fetched again
+        page = listed.page(query.view, _ROWS, query.after, query.before)
+        if query.before and not page.newer:  # the first page has its rows in full
+            page = listed.page(query.view, _ROWS)
         return render_template(
             "worklist.html",
             change=change,
-            rows=index.newest(_ROWS),
-            counts=index.counts(),
+            view=query.view,
+            page=page,
+            counts=listed.counts(),
+            hours=listed.hours(now),
             inbox=f"{store.bucket}/{INBOX}",
             max_upload_bytes=max_upload_bytes,
         )
 
     @pages.get("/xray/<name:name>")
     def xray(name: str) -> str:
-        row = row_of(name)
+        row, view = row_of(name), asked().view
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
         damaged = bool(seen.etag and not seen.verdict)
-        return render_template("xray.html", row=row, verdict=seen.verdict, damaged=damaged, card=card)
+        newer, older = listed.neighbours(view, row.key)
+        return render_template(
+            "xray.html",
+            row=row,
+            verdict=seen.verdict,
+            damaged=damaged,
+            card=card,
+            view=view,
+            newer=newer,
+            older=older,
+        )
 
     @pages.get("/model")
     def model() -> str:

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
 
 from flask import Flask
 
 from pipeline.names import INBOX
-from pipeline.ports import Row
+from pipeline.ports import Row, State
 from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Warning
-
-State = Literal["waiting", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
+from web.views import parameters, toggled
 
 STATES: dict[State, str] = {
     "waiting": "Waiting",
+    "working": "In progress",
     "pneumonia": "Pneumonia",
     "uncertain": "Uncertain",
     "normal": "Normal",
@@ -54,15 +53,13 @@ WARNINGS: dict[Warning, str] = {
     "not_frontal": "The file says that this is no frontal view. The network knows frontal views only.",
     "burned_in_text": "Text may be burned into the image. It may name the patient.",
 }
-
-
-def state_of(row: Row) -> State:
-    """The one word for a row, as the index counts it: a row that waits for a newer verdict waits."""
-    if row.waiting_since:
-        return "waiting"
-    if row.label:
-        return row.label
-    return row.status if row.status and row.status != "classified" else "unknown"
+TAGS: dict[Warning, str] = {
+    "atypical": "atypical",
+    "age_outside_training": "age outside training",
+    "age_unknown": "age unknown",
+    "not_frontal": "not frontal",
+    "burned_in_text": "text in the image",
+}
 
 
 def name_of(row: Row) -> str:
@@ -93,6 +90,16 @@ def file_size(size: int) -> str:
     return f"{size} bytes"
 
 
+def duration(row: Row) -> str | None:
+    """How long it took to judge, where there is a verdict."""
+    if row.started_at is None or row.finished_at is None:
+        return None
+    seconds = (row.finished_at - row.started_at).total_seconds()
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+
+
 def utc(moment: datetime) -> str:
     """A time for those who have no script to put it into their own zone."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -100,8 +107,8 @@ def utc(moment: datetime) -> str:
 
 def install(app: Flask) -> None:
     """Make the words known to the templates."""
-    for function in (state_of, name_of, doubt_of, percent, file_size, utc):
+    for function in (duration, name_of, doubt_of, percent, file_size, utc):
         app.add_template_filter(function)
-    app.jinja_env.globals.update(
-        NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, UNDECIDED=UNDECIDED, REASONS=REASONS, WARNINGS=WARNINGS
-    )
+    app.jinja_env.globals.update(NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, UNDECIDED=UNDECIDED)
+    app.jinja_env.globals.update(REASONS=REASONS, WARNINGS=WARNINGS, TAGS=TAGS)
+    app.jinja_env.globals.update(parameters=parameters, toggled=toggled)

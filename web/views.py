@@ -1,0 +1,55 @@
+"""What a request asks to see of the worklist, and the addresses that ask for it."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from flask import abort, request
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from pipeline.ports import State
+from pipeline.worklist import STATES, Order, Place, View
+
+Cursor = Annotated[Place, BeforeValidator(Place.parse)]
+LONGEST_SEARCH = 200  # characters
+
+
+class Query(BaseModel):
+    """The parameters of an address: the view, and the place in it."""
+
+    state: list[State] = []
+    search: str = Field("", max_length=LONGEST_SEARCH)
+    order: Order = "newest"
+    after: Cursor | None = None
+    before: Cursor | None = None
+    limit: int = Field(50, ge=1, le=500)
+
+    @property
+    def view(self) -> View:
+        """The view alone."""
+        return View(frozenset(self.state), self.search.strip(), self.order)
+
+
+def asked() -> Query:
+    """The query of this request; a wrong one is answered with 400 and the parameter's name."""
+    values: dict[str, Any] = {name: request.args[name] for name in request.args if request.args[name]}
+    values["state"] = request.args.getlist("state")
+    try:
+        return Query.model_validate(values)
+    except ValidationError as error:
+        name = error.errors()[0]["loc"][0]
+        abort(400, f"The address has a wrong `{name}`. Go back to the worklist.")
+
+
+def parameters(view: View) -> dict[str, Any]:
+    """The parameters that ask for a view; none for the usual one."""
+    states = [state for state in STATES if state in view.states]
+    return {
+        **({"state": states} if states else {}),
+        **({"search": view.search} if view.search else {}),
+        **({"order": view.order} if view.order != "newest" else {}),
+    }
+
+
+def toggled(view: View, state: State) -> dict[str, Any]:
+    """The parameters that ask for a view with this state too, or without it."""
+    return parameters(replace(view, states=view.states ^ {state}))
