@@ -3,14 +3,16 @@ const PAUSE = 1000; // milliseconds
 const LONGEST_PAUSE = 15000; // after failures in a row
 
 let failures = 0;
+let changed = () => {}; // what there is to do for a page with new content
 
-export function keepUpToDate(changed) {
+export function keepUpToDate(then) {
+  changed = then;
   const view = () => document.getElementById("view");
   if (!view()) return;
   let timer;
   async function round() {
     clearTimeout(timer);
-    if (!document.hidden && !busy()) await look(view(), changed);
+    if (!document.hidden && !busy()) await look(view());
     clearTimeout(timer); // another round may have begun meanwhile
     timer = setTimeout(round, Math.min(PAUSE * 2 ** failures, LONGEST_PAUSE));
   }
@@ -24,9 +26,9 @@ function busy() {
   return !selection.isCollapsed && document.getElementById("main").contains(selection.anchorNode);
 }
 
-async function look(view, changed) {
+async function look(view) {
   const answer = await get(view.dataset.watch, "application/json");
-  const fine = answer?.status === 204 || (answer?.ok && (await refresh(view, changed)));
+  const fine = answer?.status === 204 || (answer?.ok && (await refresh(view)));
   failures = fine ? 0 : failures + 1;
   const lost = failures > 2 ? "No connection. This may be out of date." : "";
   const place = document.getElementById("lost");
@@ -38,12 +40,19 @@ function get(address, type) {
   return fetch(address, { headers: { Accept: type }, cache: "no-store" }).catch(() => null);
 }
 
-async function refresh(view, changed) {
-  const answer = await get(location.href, "text/html");
+// Shows another view of the worklist, without leaving the page.
+export async function show(address) {
+  history.replaceState(null, "", address);
+  return refresh(document.getElementById("view"));
+}
+
+async function refresh(view) {
+  const address = location.href;
+  const answer = await get(address, "text/html");
   if (answer?.status === 404) location.reload(); // the X-ray was forgotten
   const text = answer?.ok && (await answer.text().catch(() => null));
   if (!text) return false;
-  if (busy()) return true; // the next round does it
+  if (busy() || address !== location.href) return true; // the next round does it
   const next = new DOMParser().parseFromString(text, "text/html");
   keepingPlace(() => {
     for (const fresh of next.querySelectorAll("[data-live]")) {
@@ -70,7 +79,10 @@ function replace(old, fresh) {
 // Rows that did not change stay the same elements: images, focus and animations go on.
 function mergeRows(old, fresh) {
   const [list, newList] = [old.querySelector("ol"), fresh.querySelector("ol")];
-  if (!list || !newList) return old.replaceChildren(...fresh.childNodes);
+  if (!list || !newList || old.dataset.view !== fresh.dataset.view) {
+    old.dataset.view = fresh.dataset.view;
+    return old.replaceChildren(...fresh.childNodes);
+  }
   const known = new Map([...list.children].map((row) => [row.dataset.key, row]));
   let place = list.firstElementChild;
   for (const row of [...newList.children]) {
@@ -92,11 +104,11 @@ function mergeRows(old, fresh) {
   return undefined;
 }
 
-// Keeps the row that is at the top of the window where it is, and the focus where it was.
+// Keeps the row under the pointer, or else that at the top of the window, where it is; and the focus.
 function keepingPlace(change) {
   const focus = document.activeElement;
   const [id, key] = [focus?.id, focus?.closest("[data-key]")?.dataset.key];
-  const anchor = scrollY > 0 ? [...document.querySelectorAll(".row")].find(visible) : undefined;
+  const anchor = document.querySelector(".row:hover") ?? (scrollY > 0 ? [...document.querySelectorAll(".row")].find(visible) : undefined);
   const top = anchor?.getBoundingClientRect().top;
   change();
   if (focus && !focus.isConnected) {

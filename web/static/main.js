@@ -1,5 +1,6 @@
 // The page's script: everything works to read without it.
 import { keepUpToDate } from "./live.js";
+import { startSearch } from "./search.js";
 import { showTimes } from "./time.js";
 import { startUploads, uploadsSeen } from "./upload.js";
 import { startViewer, toggleMap } from "./viewer.js";
@@ -31,12 +32,15 @@ function nameTheme() {
 }
 
 document.getElementById("theme").addEventListener("click", switchTheme);
+const LINKS = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" };
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest?.("textarea, select, input:not([type=range])");
-  if (event.key === "h" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) toggleMap();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.target.closest?.("textarea, select, input")) return;
+  if (event.key === "h") toggleMap();
+  document.getElementById(LINKS[event.key])?.click();
 });
 nameTheme();
 start();
+startSearch();
 startUploads();
 setInterval(showTimes, 5000);
 keepUpToDate(start);
