@@ -60,6 +60,75 @@ def test_the_worklist_has_every_state_newest_first(page: Page) -> None:
     assert 'loading="lazy"' in rows(html)[1]
 
 
+def test_the_bar_has_the_thresholds_of_its_verdict(page: Page) -> None:
+    page.judged("a.jpeg", b"P")
+    (row,) = rows(page.get("/"))
+    assert re.findall(r'class="(\w+)" (?:x="|y="4" width=")([\d.]+)%', row) == [
+        ("track", "100"),
+        ("fill", "100.00"),
+        ("cut", "40.00"),
+        ("cut", "60.00"),
+    ]
+
+
+def test_the_address_holds_the_view(page: Page) -> None:
+    for name, data in (("sick.jpeg", b"P"), ("healthy.jpeg", b"N"), ("bad.jpeg", b"bad")):
+        page.judged(f"ward/{name}", data)
+    html = page.get("/?state=pneumonia&state=rejected&search=ward&order=triage")
+    assert keys(html) == ["inbox/ward/sick.jpeg", "inbox/ward/bad.jpeg"]
+    links = [unescape(link) for link in re.findall(r'class="chip[^"]*" href="(.*?)"', html)]
+    assert links[0] == "/?search=ward&order=triage"
+    assert links[3] == "/?state=rejected&search=ward&order=triage"  # pneumonia is on, and goes off
+    assert links[5] == "/?state=pneumonia&state=normal&state=rejected&search=ward&order=triage"
+    assert html.count('aria-current="true"') == 3
+    opened = unescape(html.split('class="name" href="')[1].split('"')[0])
+    assert opened == "/xray/ward/sick.jpeg?state=pneumonia&state=rejected&search=ward&order=triage"
+    xray = page.get(opened)
+    assert 'id="previous"' not in xray
+    following = re.search(r'id="next" href="(.*?)"', xray)
+    assert following
+    assert unescape(following[1]) == opened.replace("sick", "bad")
+
+
+def test_nothing_found_is_said_with_what_was_asked(page: Page) -> None:
+    page.judged("a.jpeg", b"P")
+    html = page.get("/?search=<b>&state=failed&state=waiting")
+    assert "Of 1, none has “<bdi>&lt;b&gt;</bdi>” in its name and is waiting or failed." in html
+
+
+def test_pages_lead_on_and_back(page: Page) -> None:
+    for number in range(120):
+        page.index.wait([f"inbox/{number}.jpeg"], NOW - timedelta(seconds=number))
+    seen, address = [], "/"
+    for _ in range(3):
+        html = page.get(address)
+        seen += keys(html)
+        following = re.search(r'rel="next" href="(.*?)"', html)
+        address = unescape(following[1]) if following else ""
+    assert seen == [f"inbox/{number}.jpeg" for number in range(120)]
+    assert not address
+    back = re.search(r'rel="prev" href="(.*?)"', html)
+    assert back
+    middle = page.get(unescape(back[1]))
+    assert keys(middle) == seen[50:100]
+    first = re.search(r'rel="prev" href="(.*?)"', middle)
+    assert first
+    page.index.wait(["inbox/new.jpeg"], NOW + timedelta(seconds=1))
+    assert keys(page.get(unescape(first[1]))) == seen[:50]  # new ones do not push the others about
+    page.index.remove("nothing")
+    page.index.settle("inbox/new.jpeg", NOW + timedelta(seconds=1))
+    assert keys(page.get(unescape(first[1]))) == seen[:50]
+    assert 'rel="prev"' not in page.get(unescape(first[1]))
+
+
+def test_the_chart_of_a_day(page: Page) -> None:
+    page.judged("a.jpeg", b"P")
+    page.judged("b.jpeg", b"N")
+    html = page.get("/")
+    assert "Verdicts of the last 24 hours, by hour: 2 in all" in html
+    assert html.count('<rect class="is-pneumonia"') == html.count('<rect class="is-normal"') == 1
+
+
 def test_a_deleted_source_and_a_newer_file_are_said(page: Page) -> None:
     for name in ("gone.jpeg", "again.jpeg"):
         page.judged(name, b"P")
@@ -137,18 +206,18 @@ def test_a_doubt_is_said_in_the_worklist_too(page: Page, doubt: Warning) -> None
     page.judged("a.dcm", f"P {doubt}".encode())
     (row,) = rows(page.get("/"))
     assert wording.WARNINGS[doubt] in unescape(row)
-    assert 'class="bar' not in row
+    assert 'class="bar is-uncertain is-doubtful"' in row
     html = unescape(page.xray("a.dcm"))
     assert wording.WARNINGS[doubt] in html
     assert wording.UNDECIDED in html
     assert wording.LABELS["uncertain"] not in html
 
 
-def test_an_unknown_age_is_said_on_its_own_page_alone(page: Page) -> None:
+def test_an_unknown_age_is_a_word_in_the_worklist_and_a_sentence_on_its_page(page: Page) -> None:
     page.judged("a.jpeg", b"P age_unknown")
     assert wording.WARNINGS["age_unknown"] in unescape(page.xray("a.jpeg"))
     (row,) = rows(page.get("/"))
-    assert 'class="more"' not in row
+    assert '<span class="tag">age unknown</span>' in row
 
 
 def test_a_rejected_xray_shows_the_sentence(page: Page) -> None:

@@ -8,7 +8,7 @@ from flask import Flask, request
 
 from pipeline.ports import Store
 from pipeline.sqlite import SqliteIndex
-from web import errors, pages, security, upload, wording
+from web import api, errors, pages, security, upload, wording
 
 _FILES = 20  # of the largest size, in one request
 
@@ -42,5 +42,6 @@ def create_app(
     security.protect(app)
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
+    app.register_blueprint(api.blueprint(store, index))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes))
     return app

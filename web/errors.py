@@ -24,7 +24,9 @@ def explain(app: Flask) -> None:
 
 
 def wants_json() -> bool:
-    """Whether the client prefers JSON to a page."""
+    """Whether the client is a program, or prefers JSON to a page."""
+    if request.path.startswith("/api/"):
+        return True
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
 
 

@@ -31,7 +31,7 @@ class Query(BaseModel):
 
 def asked() -> Query:
     """The query of this request; a wrong one is answered with 400 and the parameter's name."""
-    values: dict[str, Any] = {name: request.args[name] for name in request.args if request.args[name]}
+    values: dict[str, Any] = dict(request.args)
     values["state"] = request.args.getlist("state")
     try:
         return Query.model_validate(values)

@@ -1,0 +1,160 @@
+"""The page for programs: worklist as JSON and CSV, one verdict, figures; `/api/openapi.json` describes it."""
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Response, abort, jsonify, url_for
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, Field
+
+from pipeline.judge import read_verdict
+from pipeline.names import INBOX
+from pipeline.ports import Row, SourceState, State, Store
+from pipeline.sqlite import SqliteIndex
+from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
+from pipeline.worklist import Worklist
+from web.views import asked, parameters
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/CSV_Injection
+
+
+class Item(BaseModel):
+    """One X-ray in the worklist."""
+
+    key: str
+    state: State = Field(description="the row in one word: what it waits for, or what its verdict says")
+    status: Status | None = Field(None, description="of the last verdict; null before the first")
+    label: Label | None = None
+    probability: float | None = Field(None, description="calibrated P(pneumonia)")
+    normal_below: float | None = None
+    pneumonia_above: float | None = None
+    reason: ReasonCode | None = None
+    warnings: list[Warning] = []
+    etag: str | None = Field(None, description="of the file that the verdict judged")
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    waiting_since: datetime | None = Field(None, description="set while a newer file has not been judged")
+    source: SourceState = Field("present", description="whether the file is still in the inbox")
+    url: str = Field(description="of this X-ray, with its whole verdict, for programs")
+    page: str = Field(description="of this X-ray, for people")
+    preview: str | None = None
+
+
+class Items(BaseModel):
+    """A page of the worklist."""
+
+    items: list[Item]
+    before: str | None = Field(None, description="cursor of the page before; null on the first page")
+    after: str | None = Field(None, description="cursor of the next page; null on the last one")
+
+
+class Whole(BaseModel):
+    """One X-ray, and its verdict as it stands in the outbox."""
+
+    item: Item
+    verdict: Verdict | None = Field(None, description="null before the first, or where it cannot be read")
+
+
+class Figures(BaseModel):
+    """How much there is of what."""
+
+    total: int
+    states: dict[State, int]
+
+
+class Problem(BaseModel):
+    """Why there is no answer, and what to do."""
+
+    error: str
+
+
+def blueprint(store: Store, index: SqliteIndex) -> Blueprint:
+    """The interface for programs, over this store and this worklist."""
+    api = Blueprint("api", __name__)
+    listed = Worklist(index)
+
+    @api.get("/api/verdicts")
+    def verdicts() -> ResponseReturnValue:
+        query = asked()
+        page = listed.page(query.view, query.limit, query.after, query.before)
+        before, after = (str(place) if place else None for place in (page.newer, page.older))
+        answer = _json(Items(items=[_item(row) for row in page.rows], before=before, after=after))
+        if after:
+            again = {**parameters(query.view), "limit": query.limit, "after": after}
+            answer.headers["Link"] = f'<{url_for("api.verdicts", **again)}>; rel="next"'
+        return answer
+
+    @api.get("/api/verdicts.csv")
+    def export() -> ResponseReturnValue:
+        rows = listed.rows(asked().view)
+        answer = Response(_lines(rows), mimetype="text/csv")
+        answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
+        return answer
+
+    @api.get("/api/verdicts/<name:name>")
+    def verdict(name: str) -> ResponseReturnValue:
+        row = index.get(INBOX + name)
+        if row is None:
+            abort(404, "No X-ray of this name is in the worklist.")
+        found = read_verdict(store, row.verdict_key).verdict if row.verdict_key else None
+        return _json(Whole(item=_item(row), verdict=found))
+
+    @api.get("/api/status")
+    def status() -> ResponseReturnValue:
+        counts = listed.counts()
+        return _json(Figures(total=sum(counts.values()), states=counts))
+
+    @api.get("/metrics")
+    def metrics() -> ResponseReturnValue:
+        lines = ["# HELP cxr_xrays X-rays of the worklist, by state.", "# TYPE cxr_xrays gauge"]
+        lines += [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
+        return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")
+
+    @api.get("/api/openapi.json")
+    def openapi() -> ResponseReturnValue:
+        from web.openapi import document  # not before somebody asks for it
+
+        return jsonify(document())
+
+    return api
+
+
+def _json(model: BaseModel) -> Response:
+    return Response(model.model_dump_json(by_alias=True), mimetype="application/json")
+
+
+def _item(row: Row) -> Item:
+    name = row.key.removeprefix(INBOX)
+    preview = row.preview_key and row.etag and url_for("pages.preview", name=name, v=row.etag)
+    return Item.model_validate(
+        {
+            **vars(row),
+            "state": row.state,
+            "url": url_for("api.verdict", name=name),
+            "page": url_for("pages.xray", name=name),
+            "preview": preview,
+        }
+    )
+
+
+_CSV = [name for name in Item.model_fields if name not in ("url", "page", "preview")]
+
+
+def _lines(rows: Iterator[Row]) -> Iterator[str]:
+    """CSV by RFC 4180, a few rows at a time; what a spreadsheet would take for a formula is made a text."""
+    yield ",".join(_CSV) + "\r\n"
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line).writerow([_cell(getattr(row, name)) for name in _CSV])
+        yield line.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
