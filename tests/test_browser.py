@@ -3,42 +3,64 @@
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
+from tests.fakes import SAMPLES
 from tests.pictures import SAMPLE
 from tests.test_up import Up
+from tests.test_watch import wait_for
+from tests.webpage import HOSTILE, UNICODE
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+FILES = {
+    "ward 3/pneumonia-2.jpeg": "pneumonia-2.jpeg",
+    "ward 3/normal-1.jpeg": "normal-1.jpeg",
+    HOSTILE: "normal-2.jpeg",
+    UNICODE: "pneumonia-3.jpeg",
+}
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     root = tmp_path_factory.mktemp("root")
-    (root / "inbox").mkdir()
+    (root / "inbox" / "ward 3").mkdir(parents=True)
+    for name, sample in FILES.items():
+        shutil.copy(SAMPLES / sample, root / "inbox" / name)
+    (root / "inbox" / "letter.jpeg").write_bytes(b"Dear colleague")
     process = Up(root)
+    wait_for(lambda: len(list((root / "outbox").rglob("*.json"))) == len(FILES) + 1, 60)
     yield process
     process.end()
 
 
-@pytest.fixture
-def page(up: Up) -> Iterator[Page]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        page = browser.new_page()
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
-        )
-        page.goto(up.url)
-        yield page
-        assert complaints == []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(up: Up, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(base_url=up.url)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
+    page.goto("/")
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def names(page: Page) -> list[str]:
+    return page.locator(".row .name").all_inner_texts()
 
 
 def test_an_upload_becomes_a_verdict_without_a_reload(page: Page) -> None:
@@ -49,8 +71,58 @@ def test_an_upload_becomes_a_verdict_without_a_reload(page: Page) -> None:
     assert page.evaluate("window.sameDocument") is True
 
 
-def test_the_map_is_drawn_over_the_preview_and_can_be_hidden(page: Page, up: Up) -> None:
-    page.goto(up.url + "/xray/pneumonia-1.jpeg")
+def test_the_row_under_the_pointer_stays_there_when_others_come(page: Page, up: Up) -> None:
+    row = page.locator(".row", has_text="normal-1.jpeg")
+    row.hover()
+    before = row.bounding_box()
+    data = (SAMPLES / "normal-3.jpeg").read_bytes()
+    page.request.post(
+        "/upload", multipart={"files": FilePayload(name="new.jpeg", mimeType="image/jpeg", buffer=data)}
+    )
+    expect(page.locator(".row", has_text="new.jpeg")).to_have_count(1, timeout=20_000)
+    assert before is not None
+    assert row.bounding_box() == pytest.approx(before, abs=1) or page.evaluate("scrollY") == 0
+
+
+def test_filters_and_search_are_in_the_address(page: Page) -> None:
+    page.get_by_role("link", name="rejected").click()
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"\?state=rejected$"))
+    page.get_by_role("link", name="All").click()
+    page.get_by_label("Search by name").press_sequentially("WARD norm")
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"\?search=WARD\+norm$"))
+    page.reload()
+    assert names(page) == ["ward 3/normal-1.jpeg"]
+    page.get_by_label("Search by name").fill("nothing like it")
+    expect(page.get_by_text("No X-ray matches")).to_be_visible()
+    page.get_by_label("Search by name").fill("")
+    expect(page.locator(".row")).not_to_have_count(0)
+    page.get_by_role("link", name="Triage").click()
+    expect(page).to_have_url(re.compile(r"\?order=triage$"))
+
+
+def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("ward")
+    expect(page.locator(".row")).to_have_count(2)
+    first, second = names(page)
+    row = page.locator(".row .name").first
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if row.evaluate("link => link === document.activeElement"):
+            break
+    heading = page.get_by_role("heading", level=1)
+    for key, name in (("Enter", first), ("ArrowRight", second), ("ArrowLeft", first)):
+        with page.expect_navigation():  # until its script has run
+            page.keyboard.press(key)
+        expect(heading).to_have_text(name)
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/\?search=ward$"))
+
+
+def test_the_map_is_drawn_over_the_preview_and_can_be_hidden(page: Page) -> None:
+    page.goto("/xray/ward 3/pneumonia-2.jpeg")
     canvas = page.locator("canvas").first
     expect(canvas).to_be_visible()
     painted = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(value => value > 0)"
@@ -60,11 +132,60 @@ def test_the_map_is_drawn_over_the_preview_and_can_be_hidden(page: Page, up: Up)
         expect(canvas).to_have_css("opacity", opacity)
 
 
-def test_a_rejected_file_says_what_to_do(page: Page, tmp_path: Path) -> None:
-    path = tmp_path / "<img src=x onerror=alert(1)>.jpeg"
-    path.write_bytes(b"Dear colleague")
-    page.locator("input[type=file]").first.set_input_files(path)
-    row = page.locator("[data-state=rejected]", has_text="<img src=x onerror=alert(1)>.jpeg")
-    expect(row).to_be_visible(timeout=20_000)
-    row.get_by_role("link").first.click()
+def test_a_rejected_file_says_what_to_do(page: Page) -> None:
+    page.locator("[data-state=rejected]", has_text="letter.jpeg").get_by_role("link").first.click()
     expect(page.locator(".reason")).to_contain_text("Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image")
+
+
+@pytest.mark.parametrize("name", [HOSTILE, UNICODE], ids=["script", "unicode"])
+def test_hostile_names_are_text(page: Page, name: str) -> None:
+    page.locator(".name", has_text=name).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    expect(page.locator("#preview")).to_have_js_property("complete", True)
+    assert page.locator("#preview").evaluate("image => image.naturalWidth") > 0
+    assert page.locator("img[src=x]").count() == 0
+
+
+PATHS = ["/", "/?state=failed", "/xray/ward 3/normal-1.jpeg", "/xray/letter.jpeg", "/model"]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("path", PATHS)
+def test_axe_finds_nothing(page: Page, path: str, theme: str) -> None:
+    page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+    page.goto(path)
+    assert page.locator("html").get_attribute("data-theme") == theme
+    found = Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(page.locator("footer.notice")).to_be_in_viewport()
+
+
+def test_without_script_the_page_can_be_read(up: Up, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, base_url=up.url)
+    page = context.new_page()
+    page.goto("/")
+    page.get_by_label("Search by name").fill("letter")
+    page.get_by_role("button", name="Search").click()
+    assert names(page) == ["letter.jpeg"]
+    expect(page.locator(".row time")).to_contain_text("UTC")
+    page.locator(".row .name").click()
+    expect(page.locator(".reason")).to_be_visible()
+    context.close()
+
+
+def test_times_are_those_of_the_viewer(up: Up, browser: Browser) -> None:
+    said = []
+    for zone in ("Asia/Tokyo", "America/Lima"):
+        context = browser.new_context(timezone_id=zone, base_url=up.url, locale="en-GB")
+        page = context.new_page()
+        page.goto("/xray/letter.jpeg")
+        said.append(page.locator("time[data-style=both]").inner_text().split(" (")[0])
+        context.close()
+    assert len(set(said)) == 2

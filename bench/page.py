@@ -1,0 +1,142 @@
+"""The page over 100,000 X-rays: `python -m bench.page [ROWS]`.
+
+A `cxr up` serves a worklist of that many rows; one client asks for each address in turn, on one connection.
+The time is that to the first byte of the answer, measured by the client.
+"""
+
+import http.client
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
+
+from pipeline.ports import Row
+from pipeline.sqlite import SqliteIndex
+from pipeline.worklist import Page, View, Worklist
+
+_ASKED = 200  # times each
+_DAYS = 30.0  # that the verdicts are spread over, more of them lately
+_SHARES = {"pneumonia": 0.45, "normal": 0.4, "uncertain": 0.08, "rejected": 0.05, "failed": 0.02}
+
+
+def main(count: int) -> None:
+    """Fill a worklist, serve it and ask."""
+    with TemporaryDirectory() as root:
+        path = Path(root) / ".cxr" / "index.sqlite"
+        with closing(SqliteIndex(path)) as index:
+            began = time.perf_counter()
+            fill(index, count)
+            filled = time.perf_counter() - began
+            addresses = _addresses(Worklist(index), count)
+        say = [f"{count} rows ({path.stat().st_size / 1e6:.0f} MB, written in {filled:.0f} s)"]
+        with _served(Path(root)) as port, closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+            for name, address in addresses.items():
+                times = sorted(_first_byte(client, address) for _ in range(_ASKED))
+                median, p95 = statistics.median(times), times[int(0.95 * len(times))]
+                say.append(f"{name:34} median {median:5.1f}   p95 {p95:5.1f}   worst {times[-1]:5.1f}")
+    sys.stdout.write("\n".join(say) + "\n")
+
+
+def fill(index: SqliteIndex, count: int) -> None:
+    """Rows as a department's would be; the same at each run, but for their dates."""
+    chance, now = random.Random(7), datetime.now(UTC)
+    for number in range(count):
+        state = chance.choices(list(_SHARES), list(_SHARES.values()))[0]
+        label = state if state in ("pneumonia", "normal", "uncertain") else None
+        moment = now - timedelta(days=_DAYS * chance.random() ** 2)
+        name = f"ward {chance.randrange(40)}/CXR-{number:06}-{chance.choice(('PA', 'AP'))}.jpeg"
+        index.record(
+            Row(
+                f"inbox/{name}",
+                status="classified" if label else state,  # type: ignore[arg-type]
+                label=label,  # type: ignore[arg-type]
+                probability={"pneumonia": 0.97, "normal": 0.03, "uncertain": 0.5}.get(state),
+                normal_below=0.124 if label else None,
+                pneumonia_above=0.863 if label else None,
+                reason=None if label else "unreadable",
+                warnings=("age_unknown",) if label else (),
+                etag=f"{number:032x}",
+                verdict_key=f"outbox/{name}.json",
+                verdict_etag=f"{number:032x}",
+                preview_key=f"outbox/.previews/{number:032x}/{number:032x}.jpg" if label else None,
+                started_at=moment - timedelta(milliseconds=40),
+                finished_at=moment,
+            )
+        )
+
+
+def _addresses(listed: Worklist, count: int) -> dict[str, str]:
+    deep = next(page for number, page in enumerate(_pages(listed)) if number == count // 50 * 4 // 5).older
+    rare = f"{count // 2:06}"
+    return {
+        "worklist": "/",
+        "triage": "/?order=triage",
+        "one state": "/?state=rejected",
+        f"deep page ({count * 4 // 5:,} rows down)": f"/?after={deep}",
+        "search, one match": f"/?search={rare}",
+        "search, every row matches": "/?search=cxr",
+        "search, one ward of 40": f"/?search={quote('ward 17/')}",
+        "search, triage": "/?search=-pa.jpeg&order=triage",
+        "search, two characters": "/?search=pa",
+        "search, two characters, no match": "/?search=zz",
+        "search, nothing matches": "/?search=nothing",
+        "is anything new": "/changes?since=0",
+        "API, 50 rows": "/api/verdicts",
+    }
+
+
+def _pages(listed: Worklist) -> Iterator[Page]:
+    page = listed.page(View(), 50)
+    while True:
+        yield page
+        page = listed.page(View(), 50, after=page.older)
+
+
+@contextmanager
+def _served(root: Path) -> Iterator[int]:
+    (root / "inbox").mkdir(exist_ok=True)
+    command = [sys.executable, "-c", _SERVE, str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+# The page alone, as `cxr up` serves it: the watcher would mark what has no file as deleted.
+_SERVE = """
+import sys
+from pathlib import Path
+from waitress import create_server
+from pipeline.folder import FolderStore
+from pipeline.sqlite import SqliteIndex
+from web.app import create_app
+root = Path(sys.argv[1])
+page = create_app(FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), 10**6)
+server = create_server(page, host="127.0.0.1", port=0, threads=8, ident=None)
+print(server.effective_port, flush=True)
+server.run()
+"""
+
+
+def _first_byte(client: http.client.HTTPConnection, address: str) -> float:
+    """Milliseconds from the request to the answer's first byte."""
+    began = time.perf_counter()
+    client.request("GET", address)
+    answer = client.getresponse()
+    taken = (time.perf_counter() - began) * 1000
+    answer.read()
+    assert answer.status in (200, 204), answer.status
+    return taken
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
