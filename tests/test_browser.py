@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.pictures import SAMPLE
+from tests.pictures import BAD, SAMPLE
 from tests.test_up import Up
 
 CHROMIUM = shutil.which("chromium")
@@ -62,7 +62,7 @@ def test_the_map_is_drawn_over_the_preview_and_can_be_hidden(page: Page, up: Up)
 
 def test_a_rejected_file_says_what_to_do(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "<img src=x onerror=alert(1)>.jpeg"
-    path.write_bytes(b"Dear colleague")
+    path.write_bytes(BAD["noise of bytes"][1]())
     page.locator("input[type=file]").first.set_input_files(path)
     row = page.locator("[data-state=rejected]", has_text="<img src=x onerror=alert(1)>.jpeg")
     expect(row).to_be_visible(timeout=20_000)

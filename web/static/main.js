@@ -1,7 +1,7 @@
 // The page's script: everything works to read without it.
 import { keepUpToDate } from "./live.js";
 import { showTimes } from "./time.js";
-import { startUploads, uploadsSeen } from "./upload.js";
+import { startUploads } from "./upload.js";
 import { startViewer, toggleMap } from "./viewer.js";
 import { startVerdict } from "./verdict.js";
 
@@ -9,7 +9,6 @@ function start() {
   showTimes();
   startViewer();
   startVerdict();
-  uploadsSeen();
 }
 
 function switchTheme() {
