@@ -26,11 +26,14 @@ from web.app import create_app
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 JUDGED = re.compile("normal|pneumonia|uncertain|rejected")
-LINES = """
+WATCH = """
   window.most = 0;
+  window.shares = [];
+  const uploads = document.getElementById("uploads");
   new MutationObserver(() => {
-    window.most = Math.max(window.most, document.querySelectorAll("#uploads li").length);
-  }).observe(document.getElementById("uploads"), { childList: true, subtree: true });
+    window.most = Math.max(window.most, uploads.querySelectorAll("li").length);
+    window.shares.push(uploads.querySelector(".overall progress").value);
+  }).observe(uploads, { childList: true, subtree: true, attributes: true });
 """
 PDF = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"}
 
@@ -79,12 +82,7 @@ def test_thirty_files_at_once_become_thirty_verdicts(
     for number in range(30):
         (tmp_path / f"many-{number}.jpeg").write_bytes(varied(number))
     with opened(browser, up[0]) as (page, posts):
-        most = (
-            "() => window.most = Math.max(window.most ?? 0, document.querySelectorAll('.at-work li').length)"
-        )
-        page.evaluate(
-            f"new MutationObserver({most}).observe(document.body, {{ childList: true, subtree: true }})"
-        )
+        page.evaluate(WATCH)
         choose(page, *sorted(tmp_path.iterdir()))
         expect(page.locator("#uploads .count")).to_have_text("30 of 30 uploaded", timeout=30_000)
         expect(page.locator("#uploads [role=status]")).to_have_text("30 of 30 uploaded")
@@ -97,6 +95,9 @@ def test_thirty_files_at_once_become_thirty_verdicts(
             expect(found).to_have_attribute("data-state", JUDGED, timeout=30_000)
         assert len(posts) == 30
         assert 1 < page.evaluate("window.most") <= 3
+        shares = page.evaluate("window.shares")
+        assert shares == sorted(shares)  # the bar only grows
+        assert len(set(shares)) > 10
 
 
 def test_what_is_no_image_is_refused_without_a_request(browser: Browser, up: tuple[str, Path]) -> None:
@@ -207,6 +208,7 @@ def test_progress_is_shown_and_can_be_cancelled_and_leaving_warns(
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator("#uploads .count")).to_have_text("0 of 5 uploaded, 5 cancelled")
         expect(page.locator("#uploads .at-work li")).to_have_count(0)
+        assert page.locator("#uploads .overall progress").evaluate("bar => bar.value") < 1
         assert page.evaluate(leaving) is False
         assert len(posts) == 3
         page.unroute("**/upload")

@@ -40,7 +40,7 @@ export function showOverall({ all, sent, refused, cancelled }, share) {
   const more = [[refused, "refused"], [cancelled, "cancelled"]].filter(([count]) => count);
   const words = [`${sent} of ${all} uploaded`, ...more.map(([count, word]) => `${count} ${word}`)].join(", ");
   const over = sent + refused + cancelled === all;
-  part(".overall progress").value = over ? 1 : share;
+  part(".overall progress").value = over && !cancelled ? 1 : share;
   part(".count").textContent = words;
   announce(over ? words : `Uploading ${all} file${all === 1 ? "" : "s"}`);
   part("#uploads-cancel").hidden = over;
