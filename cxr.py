@@ -106,12 +106,14 @@ def _serve_bucket(settings: Settings, port: int) -> None:
     from pipeline.sqlite import SqliteIndex
     from web.app import create_app
 
-    store, stop = wiring.make_store(settings), threading.Event()
+    assert settings.bucket is not None  # `up` has it from its option
+    store, stop = wiring.open_bucket(settings.bucket), threading.Event()
     next(store.list(INBOX), None)  # says at once that there is no such bucket: the stack's table would not
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
-        server = _server(create_app(store, worklist, settings.max_bytes, _card(settings)), port)
+        page = create_app(store, worklist, settings.max_bytes, _card(settings), tickets=store)
+        server = _server(page, port)
         thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
         thread.start()
         try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ec2_runner.fleet import Fleet
     from ec2_runner.reaper import Reaper
     from pipeline.dynamodb import DynamoIndex
+    from pipeline.s3 import S3Store
 
 _chosen: Ports | None = None
 
@@ -60,7 +61,7 @@ def make_store(settings: Settings) -> Store:
     return open_bucket(settings.bucket)
 
 
-def open_bucket(name: str) -> Store:
+def open_bucket(name: str) -> "S3Store":
     """A bucket, with the credentials of the environment."""
     s3 = client("s3")
     from pipeline.s3 import S3Store
@@ -186,6 +187,8 @@ def client(service: str) -> Any:
         read_timeout=seconds,
         retries={"mode": "standard", "total_max_attempts": 4 if service == "s3" else 3},
         max_pool_connections=32,
+        # What a browser posts has to go to the bucket's own region, signed as S3 asks for since 2020.
+        **({"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}),
     )
     try:
         return session().client(service, config=config)

@@ -80,6 +80,25 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
+class Ticket:
+    """Leave to write one object: a browser posts these fields, and the file after them, to `url`."""
+
+    url: str
+    fields: dict[str, str]
+
+
+class Tickets(Protocol):
+    """A store that takes files straight from a browser. Raises StoreError."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of every ticket's address."""
+
+    def presign_post(self, key: str, max_bytes: int) -> Ticket:
+        """Leave for a few minutes to write this object, of at most `max_bytes` bytes."""
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """What an image file is, whatever becomes of it."""
 

@@ -5,14 +5,16 @@ S3 keeps these promises itself: docs.aws.amazon.com/AmazonS3/latest/userguide/co
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
 from pipeline.aws import Refused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
-from pipeline.ports import ObjectInfo
+from pipeline.ports import ObjectInfo, Ticket
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
+_TICKET_SECONDS = 300
 _CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
@@ -52,6 +54,22 @@ class S3Store:
         if answer is None:
             raise ConditionFailed("the object to be replaced is gone")
         return str(answer["ETag"]).strip('"')
+
+    @property
+    def origin(self) -> str:
+        """The bucket's own, to which browsers post."""
+        url = urlsplit(self.presign_post("inbox/", 1).url)
+        return f"{url.scheme}://{url.netloc}"
+
+    def presign_post(self, key: str, max_bytes: int) -> Ticket:
+        """Leave to write this one object, see `ports.Tickets`. S3 holds a post against no condition: whoever
+        hands the ticket out looks first whether the object is there.
+
+        docs.aws.amazon.com/AmazonS3/latest/API/sigv4-HTTPPOSTConstructPolicy.html
+        """
+        sizes = ["content-length-range", 1, max_bytes]
+        request = {"Bucket": self.bucket, "Key": key, "Conditions": [sizes], "ExpiresIn": _TICKET_SECONDS}
+        return Ticket(**ask("the bucket", self._client.generate_presigned_post, **request))
 
     def delete(self, key: str) -> None:
         """Remove the object; absent is fine."""

@@ -1,15 +1,20 @@
 """What comes into the page: uploads, and requests of other sites and hosts."""
 
 import re
+from datetime import timedelta
 
 import pytest
 
 from pipeline.errors import StoreError
 from pipeline.folder import FolderStore
-from pipeline.ports import ObjectInfo
+from pipeline.intake import record_verdict
+from pipeline.judge import Judge, give_up
+from pipeline.names import verdict_key
+from pipeline.ports import Job, ObjectInfo
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import NOTICE
-from tests.webpage import MAX_UPLOAD, Page
+from tests.fakes import LIMIT, FakeEngine
+from tests.webpage import MAX_UPLOAD, NOW, RELEASE, Page
 from web.upload import Refused, inbox_key
 
 # Upload
@@ -116,6 +121,86 @@ def test_a_store_that_does_not_answer_is_said(page: Page, monkeypatch: pytest.Mo
         503,
         {"error": "The inbox and outbox cannot be reached now. Try again in a moment."},
     )
+
+
+# Judged again
+
+
+def failed(page: Page, name: str, data: bytes = b"P1") -> str:
+    """An X-ray whose verdict says `failed`; returns its key."""
+    key = f"inbox/{name}"
+    page.store.put(key, data, None)
+    give_up(page.store, RELEASE, Job(key), "internal", "It could not be judged.")
+    record_verdict(verdict_key(key), page.store, page.index)
+    return key
+
+
+def inode(page: Page, key: str) -> int:
+    return (page.store.root / key).stat().st_ino
+
+
+def test_a_failed_one_is_judged_again(page: Page) -> None:
+    key = failed(page, "Röntgen & co.jpeg")
+    before = inode(page, key)
+    answer = page.client.post("/resubmit", data={"key": key}, headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json) == (202, {"key": key})
+    assert inode(page, key) != before  # the same bytes anew: an event follows
+    assert page.inbox() == {"Röntgen & co.jpeg": b"P1"}
+    Judge(page.store, FakeEngine(), RELEASE, LIMIT).judge(Job(key))  # what the event comes to
+    record_verdict(verdict_key(key), page.store, page.index)
+    row = page.index.get(key)
+    assert row is not None
+    assert row.label == "pneumonia"
+
+
+def test_its_page_has_a_button_for_that(page: Page) -> None:
+    key = failed(page, "ward 3/a\nb.jpeg")
+    html = page.xray("ward 3/a\nb.jpeg")
+    (address,) = re.findall(r'action="(/resubmit[^"]*)" method="post"', html)
+    before = inode(page, key)
+    own = "http://localhost/?show=failed"
+    answer = page.client.post(address, headers={"Accept": "text/html", "Referer": own})
+    assert (answer.status_code, answer.location) == (303, own)
+    assert inode(page, key) != before
+    page.judged("fine.jpeg", b"P")
+    page.judged("bad.jpeg", b"bad")
+    assert "/resubmit" not in page.xray("fine.jpeg") + page.xray("bad.jpeg")
+
+
+@pytest.mark.parametrize("referrer", ["http://evil.example/", "http://[broken", None])
+def test_it_never_leads_to_another_site(page: Page, referrer: str | None) -> None:
+    key = failed(page, "a.jpeg")
+    headers = {"Accept": "text/html"} | ({"Referer": referrer} if referrer else {})
+    assert page.client.post("/resubmit", data={"key": key}, headers=headers).location == "/"
+
+
+def test_what_did_not_fail_is_left_alone(page: Page) -> None:
+    page.judged("fine.jpeg", b"P")
+    key = failed(page, "again.jpeg")
+    page.index.wait([key], NOW + timedelta(days=9000))
+    gone = failed(page, "gone.jpeg")
+    page.store.delete(gone)
+    said = {
+        "inbox/fine.jpeg": (409, "did not fail"),
+        key: (409, "being judged already"),
+        gone: (409, "not in the inbox any more"),
+        "inbox/unknown.jpeg": (404, "No X-ray of this name"),
+        "outbox/fine.jpeg.json": (404, "No X-ray of this name"),
+        "": (404, "No X-ray of this name"),
+    }
+    before = {name: inode(page, f"inbox/{name}") for name in page.inbox()}
+    for asked, (code, words) in said.items():
+        answer = page.client.post("/resubmit", data={"key": asked})
+        assert answer.status_code == code
+        assert words in answer.text
+    assert {name: inode(page, f"inbox/{name}") for name in page.inbox()} == before
+    other = page.client.post("/resubmit", data={"key": key}, headers={"Sec-Fetch-Site": "cross-site"})
+    assert other.status_code == 403
+
+
+def test_without_a_bucket_there_are_no_tickets(page: Page) -> None:
+    assert page.client.post("/upload/ticket", json={"name": "a.jpeg", "size": 1}).status_code == 404
+    assert "data-ticket" not in page.get("/")
 
 
 # Other sites, other hosts

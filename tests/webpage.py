@@ -24,7 +24,7 @@ RELEASE = Release(number=1, version="test")
 MAX_UPLOAD = 1000
 NOW = datetime(2025, 11, 23, 2, 0, tzinfo=UTC)
 HOSTILE = "<img src=x onerror=alert(1)>\"'&.jpeg"
-UNICODE = "Röntgen 正面像 गोपनीय صورة " * 4 + "é́" * 7 + "x\u202egpj.jpeg"  # 230 bytes
+UNICODE = "Röntgen 正面像 गोपनीय صورة " * 4 + "é́" * 7 + "xyz\u202egpj.jpeg"  # 230 bytes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Flask, request
 
-from pipeline.ports import Store
+from pipeline.ports import Store, Tickets
 from pipeline.sqlite import SqliteIndex
-from web import api, errors, pages, security, upload, wording
+from web import api, errors, pages, resubmit, security, upload, wording
 
 _FILES = 20  # of the largest size, in one request
 
@@ -24,17 +24,23 @@ class StatusPage(Flask):
 
 
 def create_app(
-    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None = None
+    store: Store,
+    index: SqliteIndex,
+    max_upload_bytes: int,
+    card: Mapping[str, Any] | None = None,
+    tickets: Tickets | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
+    With `tickets`, the store's, uploads go straight to it and not through the page.
 
     It answers to this machine's own names only. To serve it under others, put them, without a port, into
     `app.config["ALLOWED_HOSTS"]`.
     """
     app = StatusPage(__name__)
     app.config.from_mapping(ALLOWED_HOSTS=(), MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
+    app.config["CONNECT_ORIGINS"] = (tickets.origin,) if tickets else ()
     app.url_map.merge_slashes = False  # a key may hold two in a row
     app.url_map.converters["name"] = pages.NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
@@ -43,5 +49,6 @@ def create_app(
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
     app.register_blueprint(api.blueprint(store, index))
-    app.register_blueprint(upload.blueprint(store, max_upload_bytes))
+    app.register_blueprint(upload.blueprint(store, max_upload_bytes, tickets))
+    app.register_blueprint(resubmit.blueprint(store, index, max_upload_bytes))
     return app

@@ -12,13 +12,12 @@ _POLICY = {
     "img-src": "'self' data: blob:",
     "style-src": "'self'",
     "script-src": "'self'",
-    "connect-src": "'self'",
+    "connect-src": "'self'",  # and app.config["CONNECT_ORIGINS"]
     "form-action": "'self'",
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
 }
 _HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -45,20 +44,23 @@ def _check_origin() -> None:
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = site in ("same-origin", "none") if site else origin is None or _host_of(origin) == request.host
+    own = site in ("same-origin", "none") if site else origin is None or host_of(origin) == request.host
     if not own:
         abort(403, "This was sent from another site. Upload the files on this page instead.")
 
 
-def _host_of(origin: str) -> str | None:
+def host_of(address: str) -> str | None:
+    """The host of an address, with its port; None where it is none."""
     try:
-        return urlsplit(origin).netloc
+        return urlsplit(address).netloc
     except ValueError:
         return None
 
 
 def _harden(response: Response) -> Response:
-    response.headers.update(_HEADERS)
+    connect = " ".join((_POLICY["connect-src"], *current_app.config["CONNECT_ORIGINS"]))
+    policy = "; ".join(f"{name} {value}" for name, value in (_POLICY | {"connect-src": connect}).items())
+    response.headers.update(_HEADERS | {"Content-Security-Policy": policy})
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "private, no-cache"
     return response

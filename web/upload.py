@@ -11,7 +11,7 @@ from werkzeug.datastructures import FileStorage
 
 from pipeline.errors import ConditionFailed, CxrError, KeyNotUsable
 from pipeline.names import INBOX, is_unfinished, name_problem
-from pipeline.ports import Store
+from pipeline.ports import Store, Ticket, Tickets
 from web.errors import error_answer, wants_json
 
 _NOT_TAKEN = "Not taken"
@@ -26,8 +26,11 @@ class Refused(CxrError):
         self.code = code
 
 
-def blueprint(store: Store, max_bytes: int) -> Blueprint:
-    """The upload into this store's inbox; `max_bytes` is the limit of one file."""
+def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprint:
+    """The upload into this store's inbox; `max_bytes` is the limit of one file.
+
+    With `tickets`, a script may ask for one, and send the file there instead of here.
+    """
     upload = Blueprint("upload", __name__)
 
     @upload.post("/upload")
@@ -43,6 +46,18 @@ def blueprint(store: Store, max_bytes: int) -> Blueprint:
             return _refusal(len(taken), refused)
         return jsonify(key=taken[0]) if wants_json() else redirect(url_for("pages.worklist"), 303)
 
+    if tickets:
+
+        @upload.post("/upload/ticket")
+        def ticket() -> ResponseReturnValue:
+            """Where the file of this name and size may be sent instead. 409: nowhere but to `/upload`."""
+            asked = request.get_json(silent=True)
+            try:
+                key, given = issue(store, tickets, asked, max_bytes)
+            except Refused as error:
+                return error_answer(error.code, str(error), _NOT_TAKEN)
+            return jsonify(key=key, url=given.url, fields=given.fields)
+
     return upload
 
 
@@ -54,8 +69,7 @@ def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[li
             key = inbox_key(file.filename or "")
             data = file.stream.read(max_bytes + 1)
             if len(data) > max_bytes:
-                message = f"The file is larger than {max_bytes / 1e6:.0f} MB. Export it as a JPEG or PNG."
-                raise Refused(message, 413)
+                raise _too_large(max_bytes)
             taken.append(place(store, key, data))
         except Refused as error:
             refused.append(Refused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code))
@@ -73,6 +87,28 @@ def inbox_key(filename: str) -> str:
     if is_unfinished(INBOX + name):
         raise Refused("Hidden and unfinished files (.name, name.tmp, name.part) are not taken. Rename it.")
     return INBOX + name
+
+
+def issue(store: Store, tickets: Tickets, asked: object, max_bytes: int) -> tuple[str, Ticket]:
+    """The key of a new file, `{"name": ..., "size": ...}`, and leave to write it. Raises Refused.
+
+    A name that is taken is left to `place`: who sees the bytes can tell the same file from another. The
+    bucket asks nothing: of two browsers that bring a new name in the same moment the later wins, and the
+    bucket's versions keep the other.
+    """
+    match asked:
+        case {"name": str(name), "size": int(size)}:
+            key = inbox_key(name)
+        case _:
+            raise Refused("A ticket is asked for with the name and the size of one file.")
+    if size > max_bytes:
+        raise _too_large(max_bytes)
+    if problem := name_problem(key):
+        raise Refused(f"{problem} Rename the file and upload it again.")
+    # A dollar sign means something to S3: `${filename}`.
+    if size < 1 or "$" in key or store.head(key):
+        raise Refused("This file has to go through the page: send it to /upload.", 409)
+    return key, tickets.presign_post(key, max_bytes)
 
 
 def place(store: Store, key: str, data: bytes) -> str:
@@ -93,15 +129,20 @@ def place(store: Store, key: str, data: bytes) -> str:
         except ConditionFailed:
             there = store.head(candidate)
             if there and there.etag == etag:
-                _touch(store, candidate, data, etag)
+                touch(store, candidate, data, etag)
                 return candidate
     raise Refused("There are too many other files of this name. Rename it and upload it again.", 409)
 
 
-def _touch(store: Store, key: str, data: bytes, etag: str) -> None:
+def touch(store: Store, key: str, data: bytes, etag: str) -> None:
     """Write the same bytes again: the event that follows has a failed one tried again."""
     with suppress(ConditionFailed):
         store.put(key, data, etag)
+
+
+def _too_large(max_bytes: int) -> Refused:
+    message = f"The file is larger than {max_bytes / 1e6:.0f} MB. Export it as a JPEG or PNG."
+    return Refused(message, 413)
 
 
 def _candidates(key: str) -> Iterator[str]:

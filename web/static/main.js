@@ -2,7 +2,7 @@
 import { keepUpToDate } from "./live.js";
 import { startSearch } from "./search.js";
 import { showTimes } from "./time.js";
-import { startUploads, uploadsSeen } from "./upload.js";
+import { startUploads } from "./upload.js";
 import { startViewer, toggleMap } from "./viewer.js";
 import { startVerdict } from "./verdict.js";
 
@@ -10,7 +10,6 @@ function start() {
   showTimes();
   startViewer();
   startVerdict();
-  uploadsSeen();
 }
 
 function switchTheme() {

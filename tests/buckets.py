@@ -1,0 +1,41 @@
+"""A bucket that a browser can reach: moto's server, in this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+
+from handlers.wiring import client, open_bucket
+from pipeline.s3 import S3Store
+
+REGION = "eu-central-1"
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """The server's address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@contextmanager
+def bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """An empty bucket, with the clients that the product makes."""
+    credentials(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    place = {"LocationConstraint": REGION}
+    client("s3").create_bucket(Bucket="xrays", CreateBucketConfiguration=place)
+    yield open_bucket("xrays")
+    requests.post(f"{url}/moto-api/reset", timeout=20)
+
+
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an account that is none."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, REGION)
