@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Flask, request
 
-from pipeline.ports import Store
+from pipeline.ports import Monitor, Store
 from pipeline.sqlite import SqliteIndex
-from web import errors, pages, security, upload, wording
+from web import errors, host, pages, security, upload, wording
 
 _FILES = 20  # of the largest size, in one request
 
@@ -24,11 +24,16 @@ class StatusPage(Flask):
 
 
 def create_app(
-    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None = None
+    store: Store,
+    index: SqliteIndex,
+    max_upload_bytes: int,
+    card: Mapping[str, Any] | None = None,
+    operations: Monitor | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
+    `operations` tells of host and queue; without it, the page has no panel of theirs.
 
     It answers to this machine's own names only. To serve it under others, put them, without a port, into
     `app.config["ALLOWED_HOSTS"]`.
@@ -43,4 +48,6 @@ def create_app(
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes))
+    if operations:
+        app.register_blueprint(host.blueprint(operations, card))
     return app
