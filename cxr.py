@@ -78,16 +78,22 @@ def up(
 
 
 def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
+    from ec2_runner.service import Service
+    from ec2_runner.worker import Worker
     from handlers import local, wiring
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
     from web.app import create_app
 
-    ports = wiring.make_ports(settings)
+    ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
-    server = _server(create_app(ports.store, worklist, settings.max_bytes, _card(settings)), port)
     queue = local.LocalQueue(ports)
+    if isinstance(ports.host, Worker):
+        service = Service(ports.host, ports.host.model, ports.release)
+        ports, monitor = replace(ports, host=service), local.LocalMonitor(service, queue)
+    page = create_app(ports.store, worklist, settings.max_bytes, _card(settings), operations=monitor)
+    server = _server(page, port)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
     try:
@@ -112,15 +118,23 @@ def _serve_bucket(settings: Settings, port: int) -> None:
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
-        page = create_app(store, worklist, settings.max_bytes, _card(settings), tickets=store)
+        monitor = wiring.make_monitor(settings, store)
+        page = create_app(
+            store, worklist, settings.max_bytes, _card(settings), tickets=store, operations=monitor
+        )
         server = _server(page, port)
-        thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
-        thread.start()
+        threads = [
+            threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True),
+            threading.Thread(target=monitor.run, args=[stop], name="cxr-monitor", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
         finally:
             stop.set()
-            thread.join(10)
+            for thread in threads:
+                thread.join(10)
 
 
 def _run(server: BaseWSGIServer, where: str) -> None:

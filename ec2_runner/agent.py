@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class Publisher:
             if key not in self._etags:
                 found = self._store.head(key)
                 self._etags[key] = found.etag if found else None
-            data = json.dumps(content, default=str).encode()
+            data = json.dumps(content).encode()
             self._etags[key] = self._store.put(key, data, self._etags[key])
             return True
         except ConditionFailed:
@@ -89,7 +88,7 @@ def _attend(
             identity = None  # said
         status = service.status()
         if publisher and (status.state != said or time.monotonic() > due):
-            publisher.publish(STATUS, asdict(status))
+            publisher.publish(STATUS, status.model_dump(mode="json"))
             said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
         if closed:
             return

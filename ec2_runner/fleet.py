@@ -47,6 +47,7 @@ class Instance:
     state: State
     address: str  # private; empty while there is none
     launched_at: float  # seconds since 1970, of the last start
+    type: str = ""  # such as t3.medium
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class Fleet:
         if instance.state in _GONE:
             self.lease.retire(holding.generation)
         raise HostNotReady(f"the host is {instance.state}", _SOON)
+
+    def seen(self) -> Instance | None:
+        """The host in whatever state, gone too; None where there is none. Changes nothing."""
+        return self._of(self.lease.read())
 
     def unreachable(self, instance: Instance) -> None:
         """Note that a running host could not be reached; HostNotReady when it stays so, and is replaced."""
@@ -132,7 +137,7 @@ class Fleet:
             (instance,) = _instances(self._ec2.describe_instances(InstanceIds=[holding.instance_id]))
         except (ValueError, ClientError, BotoCoreError) as error:
             if error_code(error) not in ("ValueError", "InvalidInstanceID.NotFound"):
-                raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
+                raise HostNotReady(f"EC2 refused describe_instances: {error_code(error)}") from error
             fresh = self._now() - holding.launched_at < _SHOWN_SECONDS
             return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
         return instance
@@ -224,7 +229,11 @@ def _instances(answer: dict[str, Any]) -> Iterator[Instance]:
         for found in reservation["Instances"]:
             launched = found["LaunchTime"].timestamp()
             yield Instance(
-                found["InstanceId"], found["State"]["Name"], found.get("PrivateIpAddress", ""), launched
+                found["InstanceId"],
+                found["State"]["Name"],
+                found.get("PrivateIpAddress", ""),
+                launched,
+                found.get("InstanceType", ""),
             )
 
 

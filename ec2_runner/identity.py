@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 READY, STATUS = "ready.json", "status.json"
-_HOSTS = "system/hosts/"
+HOSTS = "system/hosts/"
 
 
 class Identity(BaseModel):
@@ -22,4 +22,4 @@ def place_of_host(host_id: str) -> str:
     lets it write at its own place and at no other's.
     docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
     """
-    return f"{_HOSTS}{host_id}/"
+    return f"{HOSTS}{host_id}/"

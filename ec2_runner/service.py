@@ -2,14 +2,15 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from pipeline.errors import CxrError
-from pipeline.ports import Host, Job, Outcome, Result
+from pipeline.ports import Host, HostStatus, Job, Outcome, Result
 from pipeline.verdict import ModelRef, Release
 
 State = Literal["ready", "busy", "stopping"]
@@ -25,11 +26,13 @@ class JobsRefused(CxrError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Status:
-    """How a worker is at a moment."""
+class Status(BaseModel):
+    """How a worker is at a moment. A host publishes it as `status.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     state: State
+    since: datetime  # when the state last changed
     release: Release
     model: ModelRef
     started_at: datetime
@@ -39,6 +42,20 @@ class Status:
     results: dict[Result, int]  # since it started
     jobs_a_minute: int
     last_error: str | None  # a sentence, never a key
+    last_error_at: datetime | None
+
+    def host(self) -> HostStatus:
+        """What of it people are shown."""
+        return HostStatus(
+            state=self.state,
+            since=self.since,
+            active=self.active,
+            jobs_a_minute=self.jobs_a_minute,
+            model=self.model,
+            release=self.release,
+            last_error=self.last_error,
+            last_error_at=self.last_error_at,
+        )
 
 
 class Service:
@@ -58,25 +75,26 @@ class Service:
         self._results: Counter[Result] = Counter()
         self._recent: deque[datetime] = deque(maxlen=10_000)
         self._last_error: str | None = None
+        self._last_error_at: datetime | None = None
         self._last_job_at: datetime | None = None
-        self._started_at = now()
+        self._started_at = self._since = now()
 
-    def run(self, jobs: list[Job], release: int) -> Generator[Outcome]:
+    def run(self, jobs: Iterable[Job], release: int | None = None) -> Generator[Outcome]:
         """One outcome for each job, as they finish; JobsRefused, before the first, when it takes none.
 
-        Those who ask have to be of the same release. A newer one means that this worker is out of date: it
-        ends, to be started again as the newer.
+        Those who ask have to be of the same release; who asks within this process is. A newer one means that
+        this worker is out of date: it ends, to be started again as the newer.
         """
-        with self._taken(jobs, release):
-            for outcome in self._host.run(jobs):
+        taken = list(jobs)
+        with self._taken(taken, self.release.number if release is None else release):
+            for outcome in self._host.run(taken):
                 self._count(outcome)
                 yield outcome
 
     def close(self, end: End = "told") -> None:
         """Take no more jobs; the first reason stands."""
-        with self._changed:
+        with self._changing():
             self._end = self._end or end
-            self._changed.notify_all()
 
     def close_if_idle(self, since: timedelta) -> None:
         """Close if there was no job for so long."""
@@ -103,9 +121,9 @@ class Service:
         """How it is now."""
         with self._changed:
             now = self._now()
-            state: State = "stopping" if self._end else "busy" if self._active else "ready"
             return Status(
-                state=state,
+                state=self._state(),
+                since=self._since,
                 release=self.release,
                 model=self._model,
                 started_at=self._started_at,
@@ -115,11 +133,25 @@ class Service:
                 results=dict(self._results),
                 jobs_a_minute=sum(moment > now - _RATE for moment in self._recent),
                 last_error=self._last_error,
+                last_error_at=self._last_error_at,
             )
+
+    def _state(self) -> State:
+        return "stopping" if self._end else "busy" if self._active else "ready"
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock, and tell those who wait; a change of state is dated."""
+        with self._changed:
+            before = self._state()
+            yield
+            if self._state() != before:
+                self._since = self._now()
+            self._changed.notify_all()
 
     @contextmanager
     def _taken(self, jobs: list[Job], release: int) -> Iterator[None]:
-        with self._changed:
+        with self._changing():
             if release > self.release.number:
                 self.close("update")
             if release != self.release.number:
@@ -131,14 +163,13 @@ class Service:
         try:
             yield
         finally:
-            with self._changed:
+            with self._changing():
                 self._active -= len(jobs)
                 self._last_job_at = self._now()
-                self._changed.notify_all()
 
     def _count(self, outcome: Outcome) -> None:
         with self._changed:
             self._results[outcome.result] += 1
             self._recent.append(self._now())
             if outcome.result == "failed":
-                self._last_error = outcome.detail
+                self._last_error, self._last_error_at = outcome.detail, self._now()

@@ -1,97 +1,70 @@
 """How a stack is, in lines for a person: `cxr status`."""
 
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from ec2_runner.clients import Clients
+from ec2_runner.fleet import Fleet
+from ec2_runner.lease import Lease
+from ec2_runner.observe import Observer
 from ec2_runner.stack import StackState
 from ec2_runner.upload import CURRENT
 from pipeline.classify import line as verdict_line
 from pipeline.names import INBOX, OUTBOX, is_verdict
+from pipeline.s3 import S3Store
 from pipeline.verdict import Verdict
 
-_HOSTS = "system/hosts/"
 _AFTER_PREVIEWS = OUTBOX + ".previews0"  # "0" follows "/"
 _PAGES = 10  # of 1,000 names each, that are looked through for the last verdicts
-_COUNTS = {
-    "ApproximateNumberOfMessages": "waiting",
-    "ApproximateNumberOfMessagesNotVisible": "at work",
-    "ApproximateNumberOfMessagesDelayed": "to come again",
-}
 _DEAD = {"jobs-dead": "jobs", "verdicts-dead": "verdicts that the worklist could not take"}
 
 
 def report(name: str, state: StackState, clients: Clients, verdicts: int = 5) -> Iterator[str]:
     """The lines. They show names of files."""
     bucket = state.parameters["BucketName"]
+    fleet = Fleet(clients.ec2, Lease(f"{name}-lease", clients.dynamodb), name, [])
+    seen = Observer(name, fleet, S3Store(bucket, clients.s3), clients.sqs, clients.cloudwatch)
     yield f"stack     {name} in {clients.region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
     yield f"release   {_text(clients.s3, bucket, CURRENT) or 'none is uploaded: run `cxr deploy`'}"
-    yield from _host(name, state, clients, bucket)
-    counts = ", ".join(f"{count} {word}" for word, count in _depth(clients.sqs, f"{name}-jobs").items())
-    yield f"jobs      {counts}; the oldest has waited for {_oldest(clients.cloudwatch, name)}"
-    dead = {queue: sum(_depth(clients.sqs, f"{name}-{queue}").values()) for queue in _DEAD}
+    yield from _host(seen, clients.s3, bucket)
+    counts = ", ".join(f"{count} {word}" for word, count in seen.depth("jobs").items())
+    wait = seen.wait(datetime.now(UTC))
+    oldest = f"{wait.seconds:.0f} s" if wait else "no time that was measured lately"
+    yield f"jobs      {counts}; the oldest has waited for {oldest}"
+    dead = {queue: sum(seen.depth(queue).values()) for queue in _DEAD}
     yield f"dead      {', '.join(f'{count} {_DEAD[queue]}' for queue, count in dead.items())}"
     yield "verdicts"
     yield from (f"  {line}" for line in _last_verdicts(clients.s3, bucket, verdicts))
 
 
-def _host(name: str, state: StackState, clients: Clients, bucket: str) -> Iterator[str]:
-    item = clients.dynamodb.get_item(TableName=f"{name}-lease", Key={"id": {"S": "host"}}).get("Item", {})
-    instance = item.get("instance_id", {}).get("S")
+def _host(seen: Observer, s3: Any, bucket: str) -> Iterator[str]:
+    instance = seen.instance()
     if instance is None:
         yield "host      none; the next job launches one"
         return
-    yield f"host      {instance}: {_instance(clients.ec2, instance)}"
-    place = f"{_HOSTS}{state.outputs['HostRoleId']}:{instance}/"
-    status = _json(_text(clients.s3, bucket, f"{place}status.json"))
+    if instance.state == "terminated":
+        yield f"host      {instance.id}: gone; the next job launches another"
+        return
+    started = _short(datetime.fromtimestamp(instance.launched_at, UTC))
+    yield f"host      {instance.id}: {instance.state}, {instance.type}, started {started}"
+    status, place = seen.status(instance), seen.place(instance)
     if status:
-        release = status.get("release", {}).get("number")
         yield (
-            f"worker    {status.get('state')} at {_short(status.get('at'))}, release {release},"
-            f" {status.get('active')} at work, {status.get('jobs_a_minute')} in the last minute,"
-            f" last job {_short(status.get('last_job_at'))}"
+            f"worker    {status.state} at {_short(status.at)}, release {status.release.number},"
+            f" {status.active} at work, {status.jobs_a_minute} in the last minute,"
+            f" last job {_short(status.last_job_at)}"
         )
-        if status.get("last_error"):
-            yield f"          last error: {status['last_error']}"
-    failed = _text(clients.s3, bucket, f"{place}update-failed.txt")
-    if failed:
-        yield f"          its update failed: {failed}"
-    yield f"          log: s3://{bucket}/{place}log.txt"
-
-
-def _instance(ec2: Any, instance: str) -> str:
-    try:
-        found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
-    except (ClientError, IndexError):
-        return "gone; the next job launches another"
-    return f"{found['State']['Name']}, {found['InstanceType']}, started {_short(str(found['LaunchTime']))}"
-
-
-def _depth(sqs: Any, queue: str) -> dict[str, int]:
-    url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
-    return {word: int(found[name]) for name, word in _COUNTS.items()}
-
-
-def _oldest(cloudwatch: Any, stack: str) -> str:
-    """By our own metric: SQS leaves those out that wait for a host."""
-    now = datetime.now(UTC)
-    found = cloudwatch.get_metric_statistics(
-        Namespace="CXRInbox",
-        MetricName="OldestWaitingSeconds",
-        Dimensions=[{"Name": "service", "Value": stack}],
-        StartTime=now - timedelta(minutes=15),
-        EndTime=now,
-        Period=60,
-        Statistics=["Maximum"],
-    )
-    points = sorted(found["Datapoints"], key=lambda point: point["Timestamp"])
-    return f"{points[-1]['Maximum']:.0f} s" if points else "no time that was measured lately"
+        if status.last_error:
+            yield f"          last error: {status.last_error}"
+    if place:
+        failed = _text(s3, bucket, f"{place}update-failed.txt")
+        if failed:
+            yield f"          its update failed: {failed}"
+        yield f"          log: s3://{bucket}/{place}log.txt"
 
 
 def _last_verdicts(s3: Any, bucket: str, count: int) -> Iterator[str]:
@@ -109,7 +82,7 @@ def _last_verdicts(s3: Any, bucket: str, count: int) -> Iterator[str]:
             if is_verdict(item["Key"])
         ]
     for modified, key in sorted(names, reverse=True)[:count]:
-        yield f"{_short(modified.isoformat())}  {_verdict(_text(s3, bucket, key) or '', key)}"
+        yield f"{_short(modified)}  {_verdict(_text(s3, bucket, key) or '', key)}"
     if not names:
         yield "none yet"
     elif pages.resume_token:
@@ -133,13 +106,5 @@ def _text(s3: Any, bucket: str, key: str) -> str | None:
     return body.decode(errors="replace").strip()
 
 
-def _json(text: str | None) -> dict[str, Any]:
-    try:
-        content = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _short(time: object) -> str:
-    return str(time or "never")[:19].replace("T", " ")
+def _short(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}" if time else "never"

@@ -11,11 +11,13 @@ from itertools import islice
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from ec2_runner.service import Service
 from handlers import dead_letter, ingest, record
 from pipeline.errors import IngestFailed, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
+from pipeline.ports import Operations, QueueStatus
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class LocalQueue:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._hints: dict[str, _Hint] = {}
+        self._at_work: dict[str, _Hint] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._pump, name="cxr-queue", daemon=True)
@@ -106,6 +109,12 @@ class LocalQueue:
         """Have these keys looked at after `delay` seconds, see `ports.Queue`."""
         for key in keys:
             self._queue(key, _Hint(False, time.monotonic() + delay, since))
+
+    def status(self) -> QueueStatus:
+        """How much is still to be done."""
+        with self._changed:
+            left = (self._at_work | self._hints).values()
+            return QueueStatus(len(left), min((hint.since for hint in left), default=None))
 
     def stop(self) -> None:
         """Finish the batch at work and end; what is still queued is found again at the next start."""
@@ -126,6 +135,8 @@ class LocalQueue:
                 hints = {key: hint for key, hint in batch.items() if hint.removed is removed}
                 if hints:
                     self._deliver(hints, removed)
+            with self._changed:
+                self._at_work = {}
 
     def _deliver(self, hints: dict[str, _Hint], removed: bool) -> None:
         bucket = self._ports.store.bucket
@@ -149,6 +160,18 @@ class LocalQueue:
                 if batch:
                     for key in batch:
                         del self._hints[key]
+                    self._at_work = batch
                     return batch
                 self._changed.wait(min((hint.due - now for hint in self._hints.values()), default=None))
         return {}
+
+
+class LocalMonitor:
+    """How the worker and the queue of this process are: `ports.Monitor` for local mode."""
+
+    def __init__(self, service: Service, queue: LocalQueue) -> None:
+        self._service, self._queue = service, queue
+
+    def look(self) -> Operations:
+        """How they are now."""
+        return Operations(self._service.status().host(), self._queue.status(), datetime.now(UTC))

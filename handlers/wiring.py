@@ -15,6 +15,7 @@ from pipeline.verdict import Release
 
 if TYPE_CHECKING:
     from ec2_runner.fleet import Fleet
+    from ec2_runner.monitor import StackMonitor
     from ec2_runner.reaper import Reaper
     from pipeline.dynamodb import DynamoIndex
     from pipeline.s3 import S3Store
@@ -158,6 +159,15 @@ def reaper() -> "Reaper":
     settings = load_settings()
     idle_seconds = settings.idle_minutes * 60
     return Reaper(make_fleet(settings), make_store(settings), settings.host_role_id, idle_seconds)
+
+
+def make_monitor(settings: Settings, store: Store) -> "StackMonitor":
+    """What tells the page how the stack's host and queue are."""
+    from ec2_runner.monitor import StackMonitor
+    from ec2_runner.observe import Observer
+
+    clients = client("sqs"), client("cloudwatch")
+    return StackMonitor(Observer(settings.stack, make_fleet(settings), store, *clients))
 
 
 def session() -> Any:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Status, Warning
+from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Release, Status, Warning
 
 Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
 State = Literal[
     "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
 ]  # of a row, in one word
+HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,46 @@ class Host(Protocol):
         HostError when the host breaks off, HostNotReady when there is none to ask yet; what was not
         answered by then has not been done.
         """
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """How the host is. No key is in its sentences."""
+
+    state: HostState
+    since: datetime | None = None  # when it got into that state, where that is known
+    active: int = 0  # jobs taken and not yet answered
+    jobs_a_minute: int = 0
+    model: ModelRef | None = None
+    release: Release | None = None
+    last_error: str | None = None  # of a job that failed
+    last_error_at: datetime | None = None
+    detail: str = ""  # why the state is unknown
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """How much is still to be done."""
+
+    depth: int | None  # jobs not done yet, those at work among them; None: unknown
+    oldest: datetime | None = None  # when the job that waits longest was first asked for, where that is known
+    detail: str = ""  # why the depth is unknown
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Host and queue as they were at a moment."""
+
+    host: HostStatus
+    queue: QueueStatus
+    at: datetime
+
+
+class Monitor(Protocol):
+    """Who can tell how host and queue are."""
+
+    def look(self) -> Operations:
+        """How they were when last looked at; never waits, never raises."""
 
 
 class Queue(Protocol):

@@ -69,6 +69,7 @@ def test_the_page_shows_the_stacks_worklist(
     assert "Drop chest X-rays into s3://xrays/inbox/" in up("--bucket", "xrays", "--root", str(tmp_path))
     assert pages[2:] == ["closed"]
     assert "a.jpeg" in pages[0]
+    assert 'class="host is-' in pages[0]
     assert "Pneumonia" in pages[1]
     assert {info.key for info in store.list("inbox/")} == {"inbox/a.jpeg", "inbox/b.jpeg"}
     assert store.head("outbox/b.jpeg.json") is None  # nothing is judged here

@@ -1,6 +1,5 @@
 """`cxr status`, `cxr destroy`, and the commands as they are typed."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,11 +9,15 @@ from typer.testing import CliRunner
 
 import cxr
 from ec2_runner import release
+from ec2_runner.agent import Publisher
 from ec2_runner.destroy import destroy
+from ec2_runner.service import Status
 from ec2_runner.status import report
 from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests import stacks
+from tests.fakes import FakeEngine
 from tests.stacks import BUCKET, NAME, Cloud
 
 HOST = "AROAEXAMPLE:"
@@ -70,16 +73,23 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
 def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     instance = deployed.launch()
     hold(deployed, instance)
-    status = {
-        "state": "busy",
-        "release": {"number": 2},
-        "at": "2026-01-01T10:00:00.123+00:00",
-        "active": 3,
-        "jobs_a_minute": 40,
-        "last_job_at": None,
-        "last_error": "a defect of ours",
-    }
-    put(deployed, f"system/hosts/{HOST}{instance}/status.json", json.dumps(status))
+    moment = datetime(2026, 1, 1, 10, 0, 0, 123, UTC)
+    status = Status(
+        state="busy",
+        since=moment,
+        release=Release(number=2),
+        model=FakeEngine.model,
+        started_at=moment,
+        at=moment,
+        last_job_at=None,
+        active=3,
+        results={"failed": 1},
+        jobs_a_minute=40,
+        last_error="a defect of ours",
+        last_error_at=moment,
+    )
+    publisher = Publisher(S3Store(BUCKET, deployed.clients.s3), f"{HOST}{instance}")
+    assert publisher.publish("status.json", status.model_dump(mode="json"))
     put(
         deployed,
         f"system/hosts/{HOST}{instance}/update-failed.txt",
@@ -231,7 +241,7 @@ def test_what_is_missing_is_said_in_a_sentence(
 
 def test_what_aws_refuses_is_one_sentence(deployed: Cloud) -> None:
     deployed.clients.dynamodb.delete_table(TableName=f"{NAME}-lease")
-    with pytest.raises(CxrError, match="AWS refused GetItem: ResourceNotFoundException"):
+    with pytest.raises(CxrError, match="the lease table refused: ResourceNotFoundException"):
         invoke("status")
 
 

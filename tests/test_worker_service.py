@@ -12,7 +12,7 @@ import pytest
 from ec2_runner.agent import Publisher, serve
 from ec2_runner.identity import place_of_host
 from ec2_runner.server import create_app
-from ec2_runner.service import JobsRefused, Service
+from ec2_runner.service import JobsRefused, Service, Status
 from pipeline.ports import Job, Outcome
 from pipeline.verdict import Release
 from tests.fakes import FakeEngine, InlineHost, MemoryStore, make_judge
@@ -78,6 +78,34 @@ def test_it_idles_only_without_jobs() -> None:
     clock.pass_(minutes=2)
     service.close_if_idle(timedelta(minutes=20))
     assert service.end == "idle"
+
+
+def test_it_knows_since_when_it_is_how_it_is() -> None:
+    clock = Clock()
+    service = make_service(clock=clock)
+    begun = clock()
+
+    def since() -> tuple[str, timedelta]:
+        status = service.status()
+        return status.state, status.since - begun
+
+    clock.pass_(minutes=1)
+    assert since() == ("ready", timedelta(0))
+    first, second = (service.run([Job("inbox/a"), Job("inbox/b")]) for _ in range(2))
+    next(first)
+    clock.pass_(minutes=1)
+    next(second)
+    assert since() == ("busy", timedelta(minutes=1))
+    list(first)
+    assert since() == ("busy", timedelta(minutes=1))  # the other jobs are still at work
+    clock.pass_(minutes=1)
+    list(second)
+    assert since() == ("ready", timedelta(minutes=3))
+    clock.pass_(minutes=1)
+    for _ in range(2):
+        service.close()
+        assert since() == ("stopping", timedelta(minutes=4))
+        clock.pass_(minutes=1)
 
 
 def test_its_http_face() -> None:
@@ -165,8 +193,8 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
     assert not thread.is_alive()
     assert json.loads(answers[0])["result"] == "classified"
     assert not offs  # told to end is no reason to switch the machine off
-    status = json.loads(store.objects[f"{place}status.json"])
-    assert status["state"] == "stopping"
+    status = Status.model_validate_json(store.objects[f"{place}status.json"])
+    assert (status.state, status.release, status.model) == ("stopping", RELEASE, FakeEngine.model)
 
 
 def test_an_idle_host_switches_itself_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, jsonify, url_for
 from flask.typing import ResponseReturnValue
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
-from pipeline.ports import Row, SourceState, State, Store
+from pipeline.ports import HostState, Monitor, Operations, Row, SourceState, State, Store
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
 from pipeline.worklist import Worklist
@@ -59,10 +59,11 @@ class Whole(BaseModel):
 
 
 class Figures(BaseModel):
-    """How much there is of what."""
+    """How much there is of what, and how the host and its queue are."""
 
     total: int
     states: dict[State, int]
+    operations: Operations | None = Field(None, description="null where the page knows no host")
 
 
 class Problem(BaseModel):
@@ -71,8 +72,8 @@ class Problem(BaseModel):
     error: str
 
 
-def blueprint(store: Store, index: SqliteIndex) -> Blueprint:
-    """The interface for programs, over this store and this worklist."""
+def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) -> Blueprint:
+    """The interface for programs, over this store and this worklist, and of what the monitor tells."""
     api = Blueprint("api", __name__)
     listed = Worklist(index)
 
@@ -104,13 +105,14 @@ def blueprint(store: Store, index: SqliteIndex) -> Blueprint:
 
     @api.get("/api/status")
     def status() -> ResponseReturnValue:
-        counts = listed.counts()
-        return _json(Figures(total=sum(counts.values()), states=counts))
+        counts, operations = listed.counts(), monitor.look() if monitor else None
+        return _json(Figures(total=sum(counts.values()), states=counts, operations=operations))
 
     @api.get("/metrics")
     def metrics() -> ResponseReturnValue:
-        lines = ["# HELP cxr_xrays X-rays of the worklist, by state.", "# TYPE cxr_xrays gauge"]
-        lines += [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
+        lines = [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
+        lines[:0] = ["# HELP cxr_xrays X-rays of the worklist, by state.", "# TYPE cxr_xrays gauge"]
+        lines += _exposition(monitor.look()) if monitor else []
         return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")
 
     @api.get("/api/openapi.json")
@@ -124,6 +126,24 @@ def blueprint(store: Store, index: SqliteIndex) -> Blueprint:
 
 def _json(model: BaseModel) -> Response:
     return Response(model.model_dump_json(by_alias=True), mimetype="application/json")
+
+
+def _exposition(operations: Operations) -> Iterator[str]:
+    """Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
+    host, queue = operations.host, operations.queue
+    yield "# HELP cxr_host_state 1 for the state that the inference host is in."
+    yield "# TYPE cxr_host_state gauge"
+    yield from (
+        f'cxr_host_state{{state="{state}"}} {int(host.state == state)}' for state in get_args(HostState)
+    )
+    waited = (operations.at - queue.oldest).total_seconds() if queue.oldest else 0
+    for name, what, value in (
+        ("cxr_queue_jobs", "Jobs that wait or are at work.", queue.depth),
+        ("cxr_queue_oldest_seconds", "How long the oldest of them has waited.", waited),
+        ("cxr_jobs_a_minute", "Jobs that the host answered in the last minute.", host.jobs_a_minute),
+    ):
+        if value is not None:
+            yield from (f"# HELP {name} {what}", f"# TYPE {name} gauge", f"{name} {value:.0f}")
 
 
 def _item(row: Row) -> Item:

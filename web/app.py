@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Flask, request
 
-from pipeline.ports import Store, Tickets
+from pipeline.ports import Monitor, Store, Tickets
 from pipeline.sqlite import SqliteIndex
-from web import api, errors, pages, resubmit, security, upload, wording
+from web import api, errors, host, pages, resubmit, security, upload, wording
 
 _FILES = 20  # of the largest size, in one request
 
@@ -29,11 +29,13 @@ def create_app(
     max_upload_bytes: int,
     card: Mapping[str, Any] | None = None,
     tickets: Tickets | None = None,
+    operations: Monitor | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
     With `tickets`, the store's, uploads go straight to it and not through the page.
+    `operations` tells of host and queue; without it, the page has no panel of theirs.
 
     It answers to this machine's own names only. To serve it under others, put them, without a port, into
     `app.config["ALLOWED_HOSTS"]`.
@@ -48,7 +50,9 @@ def create_app(
     security.protect(app)
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
-    app.register_blueprint(api.blueprint(store, index))
+    app.register_blueprint(api.blueprint(store, index, operations))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes, tickets))
     app.register_blueprint(resubmit.blueprint(store, index, max_upload_bytes))
+    if operations:
+        app.register_blueprint(host.blueprint(operations, card))
     return app

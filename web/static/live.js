@@ -1,9 +1,11 @@
 // Asks once a second whether anything changed, and puts what did into the page, without a jump.
 const PAUSE = 1000; // milliseconds
 const LONGEST_PAUSE = 15000; // after failures in a row
+const HOST_PAUSE = 5000; // host and queue change though no row does
 
 let failures = 0;
 let changed = () => {}; // what there is to do for a page with new content
+let hostTag = ""; // the ETag of the panel that is shown
 
 export function keepUpToDate(then) {
   changed = then;
@@ -18,6 +20,26 @@ export function keepUpToDate(then) {
   }
   document.addEventListener("visibilitychange", () => document.hidden || round());
   timer = setTimeout(round, PAUSE);
+  keepHostUpToDate(changed);
+}
+
+function keepHostUpToDate(changed) {
+  if (!document.getElementById("host")) return;
+  setTimeout(async () => {
+    if (!document.hidden && !busy()) await lookAtHost(changed);
+    keepHostUpToDate(changed);
+  }, HOST_PAUSE);
+}
+
+async function lookAtHost(changed) {
+  const place = document.getElementById("host");
+  const answer = await get(place.dataset.watch, "text/html", hostTag ? { "If-None-Match": hostTag } : {});
+  const text = answer?.ok && (await answer.text().catch(() => null)); // 304: as it is shown
+  const fresh = text && new DOMParser().parseFromString(text, "text/html").getElementById("host");
+  if (!fresh || busy()) return;
+  keepingPlace(() => replace(place, fresh));
+  hostTag = answer.headers.get("ETag");
+  changed();
 }
 
 // A person who selects text keeps it.
@@ -36,8 +58,8 @@ async function look(view) {
 }
 
 // The answer, or null when the server cannot be reached.
-function get(address, type) {
-  return fetch(address, { headers: { Accept: type }, cache: "no-store" }).catch(() => null);
+function get(address, type, headers = {}) {
+  return fetch(address, { headers: { Accept: type, ...headers }, cache: "no-store" }).catch(() => null);
 }
 
 // Shows another view of the worklist, without leaving the page.
@@ -62,6 +84,7 @@ async function refresh(view) {
     }
   });
   view.dataset.watch = next.getElementById("view").dataset.watch;
+  hostTag = ""; // the panel came along, and may be another one
   changed();
   return true;
 }

@@ -1,0 +1,38 @@
+"""The panel of the host and its queue: a part of the worklist, which the script keeps up to date."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, Response, render_template, request
+from flask.typing import ResponseReturnValue
+
+from pipeline.ports import HostState, Monitor
+
+HOST_STATES: dict[HostState, str] = {
+    "off": "Off",
+    "starting": "Starting",
+    "ready": "Ready",
+    "busy": "Busy",
+    "stopping": "Stopping",
+    "unknown": "Unknown",
+}
+
+
+def blueprint(monitor: Monitor, card: Mapping[str, Any] | None) -> Blueprint:
+    """The panel of this host; its network links to its card where that is the one at hand."""
+    host = Blueprint("host", __name__)
+    shown = {
+        "operations": monitor.look,
+        "HOST_STATES": HOST_STATES,
+        "card_of": card["sha256"] if card else None,
+    }
+    host.app_context_processor(lambda: shown)
+
+    @host.get("/host")
+    def panel() -> ResponseReturnValue:
+        """The panel alone; its ETag changes with what it says."""
+        response = Response(render_template("host.html"))
+        response.add_etag()
+        return response.make_conditional(request)
+
+    return host
