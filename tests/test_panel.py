@@ -44,7 +44,7 @@ def monitor() -> Fixed:
 def app(tmp_path: Path, monitor: Fixed) -> Iterator[Flask]:
     index = SqliteIndex(tmp_path / "index.sqlite")
     card = {"sha256": MODEL.sha256}
-    yield create_app(FolderStore(tmp_path / "data"), index, LIMIT, card, monitor)
+    yield create_app(FolderStore(tmp_path / "data"), index, LIMIT, card, operations=monitor)
     index.close()
 
 
