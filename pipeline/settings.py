@@ -10,7 +10,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import UsageError
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(lambda text: tuple(str(text).split(",")))]
+
+def _split(words: object) -> object:
+    return tuple(word.strip() for word in words.split(",")) if isinstance(words, str) else words
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):

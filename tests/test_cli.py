@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UsageError
+from pipeline.settings import load_settings
 from pipeline.verdict import Verdict
 from tests import pictures
 from tests.fakes import SAMPLES
@@ -83,6 +85,17 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.returncode == 2
     assert answer.stderr.startswith(b"cxr: CXR_MAX_BYTES: ")
     assert b"Traceback" not in answer.stderr
+
+
+def test_a_list_that_an_ec2_host_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_HOST", "ec2")
+    with pytest.raises(UsageError, match="CXR_SUBNETS"):
+        load_settings(bucket="b")
+    monkeypatch.setenv("CXR_SUBNETS", "subnet-1, subnet-2")
+    with pytest.raises(UsageError, match="CXR_INSTANCE_TYPES"):
+        load_settings(bucket="b")
+    monkeypatch.setenv("CXR_INSTANCE_TYPES", "t3.micro")
+    assert load_settings(bucket="b").subnets == ("subnet-1", "subnet-2")
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
