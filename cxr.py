@@ -25,12 +25,15 @@ from model.cli import Weights
 from pipeline.errors import CxrError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
+from web import cli as who
 
 if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
     from pipeline.ports import Store
+    from pipeline.sqlite import SqliteIndex
+    from web.access import Access
 
 app = typer.Typer(
     help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research, not a medical device.",
@@ -55,9 +58,10 @@ def _options(
 @app.command()
 def up(
     root: Root = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page, on this machine alone; 0 takes a free one.")
-    ] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Of the page; for a network, set CXR_USERS first.")
+    ] = "127.0.0.1",
     poll: Annotated[
         bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
     ] = False,
@@ -68,25 +72,27 @@ def up(
     stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
+    from web.access import access_of
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
+    access = access_of(settings, host)
     if bucket:
-        return _serve_bucket(keep.settings_of(root, bucket, stack), port)
-    settings = load_settings(root=root)
+        return _serve_bucket(settings, access, port)
     if settings.store != "folder":
         raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
-    return _serve_folder(settings, port, poll)
+    return _serve_folder(settings, access, port, poll)
 
 
-def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
+def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> None:
     from handlers import local, wiring
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
-    from web.app import create_app
 
     ports = wiring.make_ports(settings)
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
-    server = _server(create_app(ports.store, worklist, settings.max_bytes, _card(settings)), port)
+    server = _server(_page(settings, access, ports.store, worklist), access.address, port)
     queue = local.LocalQueue(ports)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
@@ -99,19 +105,18 @@ def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
         worklist.close()
 
 
-def _serve_bucket(settings: Settings, port: int) -> None:
+def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
     from handlers import wiring
     from pipeline.folder import PRIVATE
     from pipeline.mirror import Mirror
     from pipeline.sqlite import SqliteIndex
-    from web.app import create_app
 
     store, stop = wiring.make_store(settings), threading.Event()
     next(store.list(INBOX), None)  # says at once that there is no such bucket: the stack's table would not
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
-        server = _server(create_app(store, worklist, settings.max_bytes, _card(settings)), port)
+        server = _server(_page(settings, access, store, worklist), access.address, port)
         thread = threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True)
         thread.start()
         try:
@@ -121,10 +126,21 @@ def _serve_bucket(settings: Settings, port: int) -> None:
             thread.join(10)
 
 
+def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex) -> Flask:
+    from pipeline.folder import PRIVATE
+    from web.app import create_app
+    from web.audit import Audit
+
+    audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
+    return create_app(store, worklist, settings.max_bytes, _card(settings), access, audit)
+
+
 def _run(server: BaseWSGIServer, where: str) -> None:
     """Serve until Ctrl-C."""
+    from web.access import url_of
+
     typer.echo(where)
-    typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
+    typer.echo(f"and see them at {url_of(server.effective_host, server.effective_port)}  (Ctrl-C ends it)")
     try:
         server.run()
     finally:
@@ -212,6 +228,7 @@ def worker(
 
 _COMMANDS: list[Callable[..., None]] = [
     *(learn.explore, learn.train, learn.evaluate, learn.export),
+    who.password,
     *(keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
 ]
 for command in _COMMANDS:
@@ -260,17 +277,16 @@ def _load_event(path: Path) -> dict[str, Any]:
     return event
 
 
-def _server(page: Flask, port: int) -> BaseWSGIServer:
+def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
     from waitress import create_server
 
+    options = {"threads": 8, "ident": None, "max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
+    options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe
     try:
-        limit = page.config["MAX_CONTENT_LENGTH"]
-        return create_server(
-            page, host="127.0.0.1", port=port, threads=8, ident=None, max_request_body_size=limit
-        )
+        return create_server(page, host=address, port=port, **options)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be used ({error.strerror}); name another with --port"
+            f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"
         ) from error
 
 

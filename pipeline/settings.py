@@ -74,6 +74,19 @@ class Settings(BaseSettings):
     burned_in_previews: bool = Field(
         False, description="previews also of DICOM images that may have text burned in, such as a name"
     )
+    users: Path | None = Field(
+        None, description="the page's users: the file that `cxr password` writes; it then asks who they are"
+    )
+    proxy_header: str | None = Field(
+        None, description="instead of them: the header in which a reverse proxy names the page's user"
+    )
+    proxy_addresses: Words = Field(
+        ("127.0.0.1", "::1"),
+        description="the reverse proxies, or their networks, that are believed that and `X-Forwarded-For`",
+    )
+    page_hosts: Words = Field(
+        (), description="host names of the page besides `localhost`: `cxr.hospital.example`"
+    )
     log_key: str = Field(
         default_factory=lambda: secrets.token_hex(16),
         description="secret of the hash that stands for file names in logs; random at each start if not set",

@@ -151,6 +151,8 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
     [
         (["up", "--root", "FILE"], "name another --root"),
         (["up", "--port", "99999"], "65535"),
+        (["up", "--host", "0.0.0.0"], "set CXR_USERS=FILE"),
+        (["up", "--bucket", "b", "--host", "::"], "set CXR_USERS=FILE"),
         (["replay", "FILE", "--root", "ROOT"], "holds no JSON event"),
         (["classify", "--weights", "FILE", "FILE"], "cxr export"),
         (["train", "ROOT"], "NORMAL"),

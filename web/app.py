@@ -9,6 +9,8 @@ from flask import Flask, request
 from pipeline.ports import Store
 from pipeline.sqlite import SqliteIndex
 from web import errors, pages, security, upload, wording
+from web.access import Access, protect
+from web.audit import Audit, keep
 
 _FILES = 20  # of the largest size, in one request
 
@@ -24,22 +26,30 @@ class StatusPage(Flask):
 
 
 def create_app(
-    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None = None
+    store: Store,
+    index: SqliteIndex,
+    max_upload_bytes: int,
+    card: Mapping[str, Any] | None = None,
+    access: Access | None = None,
+    audit: Audit | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
 
-    It answers to this machine's own names only. To serve it under others, put them, without a port, into
-    `app.config["ALLOWED_HOSTS"]`.
+    It answers to this machine's own names, and everybody, unless `access` says otherwise. What people do
+    is noted in `audit`.
     """
+    access = access or Access()
     app = StatusPage(__name__)
-    app.config.from_mapping(ALLOWED_HOSTS=(), MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
+    app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
     app.url_map.merge_slashes = False  # a key may hold two in a row
     app.url_map.converters["name"] = pages.NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     wording.install(app)
     security.protect(app)
+    protect(app, access)
+    keep(app, audit)
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes))

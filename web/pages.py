@@ -12,6 +12,7 @@ from pipeline.judge import Seen, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
 from pipeline.ports import Row, Store
 from pipeline.sqlite import SqliteIndex
+from web.audit import note
 
 _ROWS = 200  # of the worklist, on its page
 _PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
@@ -55,6 +56,7 @@ def blueprint(
         row = row_of(name)
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
         damaged = bool(seen.etag and not seen.verdict)
+        note("view", row.key)
         return render_template("xray.html", row=row, verdict=seen.verdict, damaged=damaged, card=card)
 
     @pages.get("/model")

@@ -12,6 +12,7 @@ from werkzeug.datastructures import FileStorage
 from pipeline.errors import ConditionFailed, CxrError, KeyNotUsable
 from pipeline.names import INBOX, is_unfinished, name_problem
 from pipeline.ports import Store
+from web.audit import note
 from web.errors import error_answer, wants_json
 
 _NOT_TAKEN = "Not taken"
@@ -57,6 +58,7 @@ def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[li
                 message = f"The file is larger than {max_bytes / 1e6:.0f} MB. Export it as a JPEG or PNG."
                 raise Refused(message, 413)
             taken.append(place(store, key, data))
+            note("upload", taken[-1])
         except Refused as error:
             refused.append(Refused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code))
     return taken, refused
