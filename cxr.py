@@ -25,12 +25,15 @@ from model.cli import Weights
 from pipeline.errors import CxrError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
+from web import cli as who
 
 if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
     from pipeline.ports import Store
+    from pipeline.sqlite import SqliteIndex
+    from web.access import Access
 
 app = typer.Typer(
     help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research, not a medical device.",
@@ -55,9 +58,10 @@ def _options(
 @app.command()
 def up(
     root: Root = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page, on this machine alone; 0 takes a free one.")
-    ] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Of the page; for a network, set CXR_USERS first.")
+    ] = "127.0.0.1",
     poll: Annotated[
         bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
     ] = False,
@@ -68,22 +72,24 @@ def up(
     stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
+    from web.access import access_of
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
+    access = access_of(settings, host)
     if bucket:
-        return _serve_bucket(keep.settings_of(root, bucket, stack), port)
-    settings = load_settings(root=root)
+        return _serve_bucket(settings, access, port)
     if settings.store != "folder":
         raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
-    return _serve_folder(settings, port, poll)
+    return _serve_folder(settings, access, port, poll)
 
 
-def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
+def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> None:
     from ec2_runner.service import Service
     from ec2_runner.worker import Worker
     from handlers import local, wiring
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
-    from web.app import create_app
 
     ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
@@ -92,8 +98,8 @@ def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
     if isinstance(ports.host, Worker):
         service = Service(ports.host, ports.host.model, ports.release)
         ports, monitor = replace(ports, host=service), local.LocalMonitor(service, queue)
-    page = create_app(ports.store, worklist, settings.max_bytes, _card(settings), operations=monitor)
-    server = _server(page, port)
+    page = _page(settings, access, ports.store, worklist, operations=monitor)
+    server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
     try:
@@ -105,12 +111,11 @@ def _serve_folder(settings: Settings, port: int, poll: bool) -> None:
         worklist.close()
 
 
-def _serve_bucket(settings: Settings, port: int) -> None:
+def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
     from handlers import wiring
     from pipeline.folder import PRIVATE
     from pipeline.mirror import Mirror
     from pipeline.sqlite import SqliteIndex
-    from web.app import create_app
 
     assert settings.bucket is not None  # `up` has it from its option
     store, stop = wiring.open_bucket(settings.bucket), threading.Event()
@@ -119,10 +124,8 @@ def _serve_bucket(settings: Settings, port: int) -> None:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
-        page = create_app(
-            store, worklist, settings.max_bytes, _card(settings), tickets=store, operations=monitor
-        )
-        server = _server(page, port)
+        page = _page(settings, access, store, worklist, tickets=store, operations=monitor)
+        server = _server(page, access.address, port)
         threads = [
             threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True),
             threading.Thread(target=monitor.run, args=[stop], name="cxr-monitor", daemon=True),
@@ -137,34 +140,26 @@ def _serve_bucket(settings: Settings, port: int) -> None:
                 thread.join(10)
 
 
+def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
+    from pipeline.folder import PRIVATE
+    from web.app import create_app
+    from web.audit import Audit
+
+    audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
+    card = _card(settings)
+    return create_app(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
+
+
 def _run(server: BaseWSGIServer, where: str) -> None:
     """Serve until Ctrl-C."""
+    from web.access import url_of
+
     typer.echo(where)
-    typer.echo(f"and see them at http://127.0.0.1:{server.effective_port}  (Ctrl-C ends it)")
+    typer.echo(f"and see them at {url_of(server.effective_host, server.effective_port)}  (Ctrl-C ends it)")
     try:
         server.run()
     finally:
         server.close()
-
-
-@app.command()
-def replay(
-    events: Annotated[list[Path], typer.Argument(help="Saved events: S3, SQS or EventBridge JSON.")],
-    root: Root = None,
-) -> None:
-    """Feed saved events through the handlers over the folder: a line for each record."""
-    from handlers import local, wiring
-
-    wiring.provide(wiring.make_ports(_settings(root)))
-    failed = False
-    for path in events:
-        answer = local.deliver(_load_event(path))
-        for outcome in answer.outcomes:
-            typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
-            failed |= outcome["result"] in ("failed", "given_up")
-        for reason in answer.ignored:
-            typer.echo(f"{path.name}: ignored: {reason}")
-    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
@@ -228,7 +223,8 @@ def worker(
 
 _COMMANDS: list[Callable[..., None]] = [
     *(learn.explore, learn.train, learn.evaluate, learn.export),
-    *(keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
+    who.password,
+    *(keep.replay, keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
 ]
 for command in _COMMANDS:
     app.command()(command)
@@ -266,27 +262,16 @@ def _card(settings: Settings) -> dict[str, Any] | None:
     return found
 
 
-def _load_event(path: Path) -> dict[str, Any]:
-    try:
-        event = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} holds no JSON event: {error}") from error
-    if not isinstance(event, dict):
-        raise UsageError(f"{path} holds no event: an event is a JSON object")
-    return event
-
-
-def _server(page: Flask, port: int) -> BaseWSGIServer:
+def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
     from waitress import create_server
 
+    options = {"threads": 8, "ident": None, "max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
+    options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe
     try:
-        limit = page.config["MAX_CONTENT_LENGTH"]
-        return create_server(
-            page, host="127.0.0.1", port=port, threads=8, ident=None, max_request_body_size=limit
-        )
+        return create_server(page, host=address, port=port, **options)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be used ({error.strerror}); name another with --port"
+            f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"
         ) from error
 
 

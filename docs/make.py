@@ -75,9 +75,14 @@ def settings_table() -> str:
     """Every setting, its default and what it is for."""
     lines = ["| variable | default | |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default_factory or field.default is None else f"`{field.default}`"
+        default = "" if field.default_factory or field.default is None else f"`{_written(field.default)}`"
         lines.append(f"| `CXR_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+def _written(default: object) -> object:
+    """A default as the variable would have it."""
+    return ",".join(default) if isinstance(default, tuple) and default else default
 
 
 def card() -> str:

@@ -1,10 +1,11 @@
-"""`cxr forget`, `cxr reconcile`, `cxr index rebuild`: over the folder, or over a bucket and its stack."""
+"""`cxr replay`, `forget`, `reconcile` and `index rebuild`: over the folder, or over a bucket and its stack."""
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,25 @@ def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Set
     if bucket is None:
         return load_settings(root=root, stack=stack)
     return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
+
+
+def replay(
+    events: Annotated[list[Path], typer.Argument(help="Saved events: S3, SQS or EventBridge JSON.")],
+    root: Root = None,
+) -> None:
+    """Feed saved events through the handlers over the folder: a line for each record."""
+    from handlers import local, wiring
+
+    wiring.provide(wiring.make_ports(load_settings(root=root)))
+    failed = False
+    for path in events:
+        answer = local.deliver(_load_event(path))
+        for outcome in answer.outcomes:
+            typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
+            failed |= outcome["result"] in ("failed", "given_up")
+        for reason in answer.ignored:
+            typer.echo(f"{path.name}: ignored: {reason}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def forget(
@@ -114,3 +134,13 @@ class _Collected:
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
         self.keys += keys
+
+
+def _load_event(path: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} holds no JSON event: {error}") from error
+    if not isinstance(event, dict):
+        raise UsageError(f"{path} holds no event: an event is a JSON object")
+    return event

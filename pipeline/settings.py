@@ -10,7 +10,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import UsageError
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(lambda text: tuple(str(text).split(",")))]
+
+def _split(words: object) -> object:
+    return tuple(word.strip() for word in words.split(",")) if isinstance(words, str) else words
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -68,6 +73,19 @@ class Settings(BaseSettings):
     keep_uid: bool = Field(False, description="a DICOM file's SOP Instance UID goes into its verdict")
     burned_in_previews: bool = Field(
         False, description="previews also of DICOM images that may have text burned in, such as a name"
+    )
+    users: Path | None = Field(
+        None, description="the page's users: the file that `cxr password` writes; it then asks who they are"
+    )
+    proxy_header: str | None = Field(
+        None, description="instead of them: the header in which a reverse proxy names the page's user"
+    )
+    proxy_addresses: Words = Field(
+        ("127.0.0.1", "::1"),
+        description="the reverse proxies, or their networks, that are believed that and `X-Forwarded-For`",
+    )
+    page_hosts: Words = Field(
+        (), description="host names of the page besides `localhost`: `cxr.hospital.example`"
     )
     log_key: str = Field(
         default_factory=lambda: secrets.token_hex(16),

@@ -53,9 +53,9 @@ def test_the_page_shows_the_stacks_worklist(
     class Visit:
         """Instead of a server: a visitor who looks at two pages and uploads a file."""
 
-        effective_port = 1
+        effective_host, effective_port = "127.0.0.1", 1
 
-        def __init__(self, page: Flask, port: int) -> None:
+        def __init__(self, page: Flask, address: str, port: int) -> None:
             self.client = page.test_client()
 
         def run(self) -> None:

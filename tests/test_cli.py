@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UsageError
+from pipeline.settings import load_settings
 from pipeline.verdict import Verdict
 from tests import pictures
 from tests.fakes import SAMPLES
@@ -85,6 +87,17 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"Traceback" not in answer.stderr
 
 
+def test_a_list_that_an_ec2_host_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_HOST", "ec2")
+    with pytest.raises(UsageError, match="CXR_SUBNETS"):
+        load_settings(bucket="b")
+    monkeypatch.setenv("CXR_SUBNETS", "subnet-1, subnet-2")
+    with pytest.raises(UsageError, match="CXR_INSTANCE_TYPES"):
+        load_settings(bucket="b")
+    monkeypatch.setenv("CXR_INSTANCE_TYPES", "t3.micro")
+    assert load_settings(bucket="b").subnets == ("subnet-1", "subnet-2")
+
+
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "large.jpeg"
     with path.open("wb") as file:
@@ -138,6 +151,8 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
     [
         (["up", "--root", "FILE"], "name another --root"),
         (["up", "--port", "99999"], "65535"),
+        (["up", "--host", "0.0.0.0"], "set CXR_USERS=FILE"),
+        (["up", "--bucket", "b", "--host", "::"], "set CXR_USERS=FILE"),
         (["replay", "FILE", "--root", "ROOT"], "holds no JSON event"),
         (["classify", "--weights", "FILE", "FILE"], "cxr export"),
         (["train", "ROOT"], "NORMAL"),

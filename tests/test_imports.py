@@ -28,6 +28,8 @@ ONLY = {  # a library, and the places that may import it
     "waitress": ("cxr.py", "ec2_runner/http.py"),
     "aws_lambda_powertools": ("handlers/",),
     "flask": ("web/", "ec2_runner/server.py", "ec2_runner/http.py", "cxr.py"),
+    "flask_httpauth": ("web/",),
+    "limits": ("web/",),
     "watchdog": ("pipeline/watch.py",),
 }
 

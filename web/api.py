@@ -16,6 +16,7 @@ from pipeline.ports import HostState, Monitor, Operations, Row, SourceState, Sta
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
 from pipeline.worklist import Worklist
+from web.audit import note
 from web.views import asked, parameters
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/CSV_Injection
@@ -91,6 +92,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     @api.get("/api/verdicts.csv")
     def export() -> ResponseReturnValue:
         rows = listed.rows(asked().view)
+        note("export")
         answer = Response(_lines(rows), mimetype="text/csv")
         answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
         return answer
@@ -100,6 +102,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
         row = index.get(INBOX + name)
         if row is None:
             abort(404, "No X-ray of this name is in the worklist.")
+        note("view", row.key)
         found = read_verdict(store, row.verdict_key).verdict if row.verdict_key else None
         return _json(Whole(item=_item(row), verdict=found))
 

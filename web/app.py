@@ -9,6 +9,8 @@ from flask import Flask, request
 from pipeline.ports import Monitor, Store, Tickets
 from pipeline.sqlite import SqliteIndex
 from web import api, errors, host, pages, resubmit, security, upload, wording
+from web.access import Access, protect
+from web.audit import Audit, keep
 
 _FILES = 20  # of the largest size, in one request
 
@@ -30,6 +32,8 @@ def create_app(
     card: Mapping[str, Any] | None = None,
     tickets: Tickets | None = None,
     operations: Monitor | None = None,
+    access: Access | None = None,
+    audit: Audit | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
@@ -37,17 +41,20 @@ def create_app(
     With `tickets`, the store's, uploads go straight to it and not through the page.
     `operations` tells of host and queue; without it, the page has no panel of theirs.
 
-    It answers to this machine's own names only. To serve it under others, put them, without a port, into
-    `app.config["ALLOWED_HOSTS"]`.
+    It answers to this machine's own names, and everybody, unless `access` says otherwise. What people do
+    is noted in `audit`.
     """
+    access = access or Access()
     app = StatusPage(__name__)
-    app.config.from_mapping(ALLOWED_HOSTS=(), MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
+    app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
     app.config["CONNECT_ORIGINS"] = (tickets.origin,) if tickets else ()
     app.url_map.merge_slashes = False  # a key may hold two in a row
     app.url_map.converters["name"] = pages.NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     wording.install(app)
     security.protect(app)
+    protect(app, access)
+    keep(app, audit)
     errors.explain(app)
     app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
     app.register_blueprint(api.blueprint(store, index, operations))

@@ -8,10 +8,12 @@ from pipeline.errors import StoreError
 
 _WORDS = {
     400: ("Not understood", "This page makes no such request. Go back to the worklist and try again."),
+    401: ("Log in", "This page asks for your name and password. Load it again to log in."),
     403: ("Refused", "This is not allowed."),
     404: ("Nothing here", "There is no page at this address. Go back to the worklist."),
     405: ("Not understood", "This address does not take such a request. Go back to the worklist."),
     413: ("Too much at once", "These files are too large for one upload. Send fewer at a time."),
+    429: ("Not now", "There were too many wrong passwords. Wait some minutes, then try again."),
     503: ("The store does not answer", "The inbox and outbox cannot be reached now. Try again in a moment."),
 }
 _FAILED = ("Something went wrong", "The page failed, by no fault of yours. Try again; the log says why.")
@@ -44,7 +46,9 @@ def error_answer(
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:
     ours = error.description if error.description != type(error).description else None
-    return error_answer(error.code or 500, ours)
+    answer = make_response(error_answer(error.code or 500, ours))
+    answer.headers.extend([header for header in error.get_headers() if header[0] != "Content-Type"])
+    return answer
 
 
 def _store_error(error: StoreError) -> ResponseReturnValue:

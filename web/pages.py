@@ -14,6 +14,7 @@ from pipeline.names import INBOX, preview_key, preview_prefix
 from pipeline.ports import Row, Store
 from pipeline.sqlite import SqliteIndex
 from pipeline.worklist import Worklist
+from web.audit import note
 from web.views import asked
 
 _ROWS = 50  # of the worklist, on a page
@@ -66,6 +67,7 @@ def blueprint(
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
         damaged = bool(seen.etag and not seen.verdict)
         newer, older = listed.neighbours(view, row.key)
+        note("view", row.key)
         return render_template(
             "xray.html",
             row=row,

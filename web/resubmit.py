@@ -7,6 +7,7 @@ from pipeline.errors import ObjectTooLarge, ObjectUnreadable
 from pipeline.names import INBOX
 from pipeline.ports import Store
 from pipeline.sqlite import SqliteIndex
+from web.audit import note
 from web.errors import error_answer, wants_json
 from web.security import host_of
 from web.upload import Refused, touch
@@ -22,6 +23,7 @@ def blueprint(store: Store, index: SqliteIndex, max_bytes: int) -> Blueprint:
         key = request.values.get("key", "")
         try:
             resubmit(store, index, key, max_bytes)
+            note("resubmit", key)
         except Refused as error:
             return error_answer(error.code, str(error), "Not judged again")
         return (jsonify(key=key), 202) if wants_json() else redirect(_back(), 303)

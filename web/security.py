@@ -22,6 +22,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 
 
@@ -36,7 +37,11 @@ def _check_host() -> None:
     """Refuse names that are not ours: another site's name may point at this machine (DNS rebinding)."""
     match = _HOST.fullmatch(request.host.lower())
     if not match or match[1] not in (*_OWN_HOSTS, *current_app.config["ALLOWED_HOSTS"]):
-        abort(400, "This page does not answer to that host name. Open it as http://localhost with its port.")
+        abort(
+            400,
+            "This page does not answer to that host name. Open it as http://localhost with its port, or have "
+            "the name added to CXR_PAGE_HOSTS.",
+        )
 
 
 def _check_origin() -> None:

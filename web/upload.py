@@ -12,6 +12,7 @@ from werkzeug.datastructures import FileStorage
 from pipeline.errors import ConditionFailed, CxrError, KeyNotUsable
 from pipeline.names import INBOX, is_unfinished, name_problem
 from pipeline.ports import Store, Ticket, Tickets
+from web.audit import note
 from web.errors import error_answer, wants_json
 
 _NOT_TAKEN = "Not taken"
@@ -56,6 +57,7 @@ def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprin
                 key, given = issue(store, tickets, asked, max_bytes)
             except Refused as error:
                 return error_answer(error.code, str(error), _NOT_TAKEN)
+            note("upload", key)
             return jsonify(key=key, url=given.url, fields=given.fields)
 
     return upload
@@ -71,6 +73,7 @@ def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[li
             if len(data) > max_bytes:
                 raise _too_large(max_bytes)
             taken.append(place(store, key, data))
+            note("upload", taken[-1])
         except Refused as error:
             refused.append(Refused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code))
     return taken, refused
