@@ -1,4 +1,4 @@
-"""`cxr replay`, `forget`, `reconcile` and `index rebuild`: over the folder, or over a bucket and its stack."""
+"""`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
 
 import json
 from collections.abc import Iterable

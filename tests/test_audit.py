@@ -32,7 +32,7 @@ def audit(path: Path) -> Audit:
 
 def serve(folder: Path, audit: Audit, access: Access) -> Page:
     store, index = FolderStore(folder / "data"), SqliteIndex(folder / "index.sqlite")
-    return Page(create_app(store, index, MAX_UPLOAD, None, access, audit).test_client(), store, index)
+    return Page(create_app(store, index, MAX_UPLOAD, access=access, audit=audit).test_client(), store, index)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

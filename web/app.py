@@ -30,6 +30,7 @@ def create_app(
     index: SqliteIndex,
     max_upload_bytes: int,
     card: Mapping[str, Any] | None = None,
+    *,
     tickets: Tickets | None = None,
     operations: Monitor | None = None,
     access: Access | None = None,
