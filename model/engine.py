@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from model.decode import decode
-from model.preprocess import Array, network_input
+from model.preprocess import Array, network_input, squash
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
 from pipeline.settings import Settings
@@ -146,10 +146,11 @@ class Engine:
 
 def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
     """The network's input, [1, 1, size, size]; InputRejected for a blank image."""
-    if float(np.asarray(gray.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
+    small = squash(gray, size)
+    if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
         message = "The image is blank. Check the export, and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return network_input(gray, size)
+    return network_input(small, size)
 
 
 def interpret(
@@ -195,9 +196,12 @@ def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
 def encode_preview(gray: Image.Image) -> bytes:
     """A JPEG of at most 1024 pixels a side: pixels alone, no metadata of the source."""
     small = gray.copy() if max(gray.size) > _PREVIEW_SIDE else gray
-    small.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(small)).save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    # The mean over the area: half the cost of a bilinear filter, and no further from the ideal (44 dB) than
+    # what JPEG loses after it (43 dB).
+    small.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    plain, buffer = Image.new("L", small.size), io.BytesIO()
+    plain.paste(small)
+    plain.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
     return buffer.getvalue()
 
 
