@@ -148,9 +148,14 @@ def test_keys_set_the_window_but_not_while_typing(page: Page) -> None:
     expect(page.locator("#preview")).to_have_css("filter", "none")
     page.keyboard.press("?")
     expect(page.get_by_role("heading", name="Keys and gestures")).to_be_visible()
+    page.evaluate("window.sameDocument = true")
     page.keyboard.press("Escape")
     expect(page.locator("#keys")).to_be_hidden()
-    assert page.url.endswith(NAME)
+    page.keyboard.press("?")  # the page is still the same one
+    assert page.evaluate("window.sameDocument") is True
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/")
 
 
 def test_the_wheel_zooms_to_the_pointer_and_the_map_stays_on_the_picture(page: Page) -> None:
@@ -224,7 +229,12 @@ def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Pa
         page.keyboard.press(key)
     now = page.locator("#reading").inner_text()
     page.locator("#preview").evaluate("element => element.dataset.old = 1")
+    page.locator("#stage").hover()
+    page.mouse.down()
     (root / "inbox" / NAME).unlink()
+    page.wait_for_timeout(2000)
+    expect(page.locator("#preview")).to_have_attribute("data-old", "1")  # not under a hand that holds it
+    page.mouse.up()
     expect(page.get_by_text("The source was deleted.")).to_be_visible(timeout=10_000)
     expect(page.locator("#preview")).not_to_have_attribute("data-old", "1")
     expect(page.locator("#reading")).to_have_text(now)
@@ -242,6 +252,11 @@ def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:
         page.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == f"{NAME}.json"
     verdict = json.loads(download.value.path().read_bytes())
+    typicality = verdict["finding"]["typicality"]
+    gauge = page.get_by_role("img", name=f"Typicality {typicality['score']:.0f}")
+    expect(gauge.locator(".tick")).to_have_text(
+        [f"{typicality['atypical_above']:.0f}", f"{typicality['refused_above']:.0f}"]
+    )
     for name, expected in (
         ("Copy the SHA-256 of the image", verdict["source"]["sha256"]),
         ("Copy the SHA-256 of the model", verdict["model"]["sha256"]),
