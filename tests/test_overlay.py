@@ -91,7 +91,7 @@ def test_the_colours_are_those_of_the_page() -> None:
     quiet, full = float(constants["QUIET"]), float(constants["FULL"])
     cover = overlay.colours(np.array([quiet, (quiet + full) / 2, full, -full], np.float32))[1]
     assert np.allclose(cover, [0, 0.5, 1, 1], atol=1e-5)
-    scale = re.search(r"LEAST_SCALE = (\d+)", (PAGE / "viewer.js").read_text(encoding="utf-8"))
+    scale = re.search(r"LEAST_SCALE = (\d+)", (PAGE / "map.js").read_text(encoding="utf-8"))
     assert scale is not None
     assert float(scale[1]) == overlay.LEAST_SCALE
 

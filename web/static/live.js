@@ -42,8 +42,9 @@ async function lookAtHost(changed) {
   changed();
 }
 
-// A person who selects text keeps it.
+// A person who selects text keeps it, and so does one who holds a slider or the picture.
 function busy() {
+  if (document.querySelector("#xray :active, .is-held")) return true;
   const selection = document.getSelection();
   return !selection.isCollapsed && document.getElementById("main").contains(selection.anchorNode);
 }

@@ -1,10 +1,13 @@
 // The page's script: everything works to read without it.
+import { startKeys } from "./keys.js";
 import { keepUpToDate } from "./live.js";
 import { startSearch } from "./search.js";
 import { showTimes } from "./time.js";
 import { startUploads } from "./upload.js";
-import { startViewer, toggleMap } from "./viewer.js";
+import { KEYS, startViewer } from "./viewer.js";
 import { startVerdict } from "./verdict.js";
+
+const LINKS = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" };
 
 function start() {
   showTimes();
@@ -31,15 +34,10 @@ function nameTheme() {
 }
 
 document.getElementById("theme").addEventListener("click", switchTheme);
-const LINKS = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" };
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.target.closest?.("textarea, select, input")) return;
-  if (event.key === "h") toggleMap();
-  document.getElementById(LINKS[event.key])?.click();
-});
 nameTheme();
 start();
 startSearch();
 startUploads();
+startKeys(KEYS, LINKS);
 setInterval(showTimes, 5000);
 keepUpToDate(start);

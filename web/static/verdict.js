@@ -1,20 +1,21 @@
-// Copy and download of the whole verdict.
+// Copies the verdict and its hashes, downloads the verdict.
 export function startVerdict() {
-  const text = document.getElementById("json-text");
-  if (!text) return;
-  document.getElementById("json-copy").onclick = ({ target }) => copy(text, target);
-  document.getElementById("json-download").onclick = ({ target }) => download(text.textContent, target.dataset.name);
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    button.onclick = () => copy(document.getElementById(button.dataset.copies), button.firstElementChild);
+  }
+  const button = document.getElementById("json-download");
+  if (button) button.onclick = () => download(document.getElementById("json-text").textContent, button.dataset.name);
 }
 
-async function copy(text, button) {
+async function copy(text, word) {
   try {
     await navigator.clipboard.writeText(text.textContent);
-    button.textContent = "Copied";
+    word.textContent = "Copied";
   } catch {
     getSelection().selectAllChildren(text); // no clipboard outside a secure context: ready for Ctrl-C
-    button.textContent = "Selected";
+    word.textContent = "Selected";
   }
-  setTimeout(() => (button.textContent = "Copy"), 2000);
+  setTimeout(() => (word.textContent = "Copy"), 2000);
 }
 
 function download(text, name) {

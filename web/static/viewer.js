@@ -1,90 +1,114 @@
-// Draws the activation map over the preview, on the area of the image that it covers.
-import { colour } from "./colours.js";
-import { sampler } from "./grid.js";
+// One X-ray: what a person has set of its picture, and the controls and keys that set it.
+import { followPointers } from "./gestures.js";
+import { startMap } from "./map.js";
+import { filterOf, windowOf } from "./window.js";
+import { WHOLE, inSight, moved, zoomed } from "./zoom.js";
 
-const DRAWN = 256; // pixels of the longer side of the coloured map, before it is fitted to the image
-const LEAST_SCALE = 4; // logits: a map with less than this is drawn faint, not stretched to full colour
+const LOOK = { brightness: 0, contrast: 0, inverted: false };
+const FRESH = { ...LOOK, ...WHOLE, opacity: 60, before: 60, dragging: "window" };
+const STEP = 5; // of brightness and contrast, for one press of a key
+const ACROSS = 200; // of brightness and contrast: a drag from edge to edge
+const MIDDLE = { x: 0.5, y: 0.5 };
 
-let shown = true; // kept while the page refreshes itself
-let opacity = 60;
+let state = FRESH; // kept while the page refreshes itself
+let pictured; // the preview that it is of
+
+// What a key does. A button with `data-press` does the same.
+export const KEYS = {
+  h: () => set(state.opacity ? { opacity: 0, before: state.opacity } : { opacity: state.before }),
+  b: () => adjust(STEP, 0),
+  B: () => adjust(-STEP, 0),
+  c: () => adjust(0, STEP),
+  C: () => adjust(0, -STEP),
+  i: () => set({ inverted: !state.inverted }),
+  r: () => set({ ...LOOK, ...WHOLE }),
+  "+": () => zoom(1.25, MIDDLE),
+  "=": () => zoom(1.25, MIDDLE), // plus without the shift key
+  "-": () => zoom(0.8, MIDDLE),
+  0: () => set(WHOLE),
+  w: () => set(moved(state, { x: 0, y: 0.1 })),
+  a: () => set(moved(state, { x: 0.1, y: 0 })),
+  s: () => set(moved(state, { x: 0, y: -0.1 })),
+  d: () => set(moved(state, { x: -0.1, y: 0 })),
+  p: () => set({ dragging: state.dragging === "pan" ? "window" : "pan" }),
+  "?": () => byId("keys")?.togglePopover(),
+};
 
 export function startViewer() {
-  const data = document.getElementById("map-data");
-  if (!data) return;
-  const map = JSON.parse(data.textContent);
-  const preview = document.getElementById("preview");
-  const scale = Math.max(LEAST_SCALE, ...map.grid.flat().map(Math.abs));
-  drawScale(scale);
-  const draw = () => drawMap(document.getElementById("map"), preview, map, scale);
-  if (preview.complete && preview.naturalWidth) draw();
-  else preview.addEventListener("load", draw, { once: true });
-  const slider = document.getElementById("map-opacity");
-  slider.value = opacity;
-  slider.oninput = () => {
-    opacity = Number(slider.value);
-    shown = true;
-    showMap();
-  };
-  document.getElementById("map-toggle").onclick = toggleMap;
-  showMap();
+  const preview = byId("preview");
+  if (!preview) return;
+  if (preview.src !== pictured) [pictured, state] = [preview.src, FRESH];
+  startMap(preview);
+  for (const button of document.querySelectorAll("[data-press]")) button.onclick = KEYS[button.dataset.press];
+  onSlide("brightness", (brightness) => set({ brightness }));
+  onSlide("contrast", (contrast) => set({ contrast }));
+  onSlide("map-opacity", (opacity) => set({ opacity, before: FRESH.opacity }));
+  followPointers(byId("stage"), { drag, zoom, reset: KEYS.r });
+  new ResizeObserver(show).observe(byId("stage")); // shows it for the first time too
+  show();
 }
 
-export function toggleMap() {
-  shown = !shown;
-  showMap();
+// As in other viewers of X-rays: to the right the window grows wider, upwards the picture brighter.
+function drag(way, pans) {
+  if (pans || state.dragging === "pan") set(moved(state, way));
+  else adjust(-way.y * ACROSS, -way.x * ACROSS);
 }
 
-function showMap() {
-  const map = document.getElementById("map");
-  if (!map) return;
-  map.style.opacity = shown ? opacity / 100 : 0;
-  document.getElementById("map-toggle").setAttribute("aria-pressed", String(shown));
+function zoom(factor, at) {
+  const before = state.zoom;
+  set(zoomed(state, factor, at));
+  return state.zoom !== before;
 }
 
-function drawMap(canvas, preview, { grid, box }, scale) {
-  const [left, top, right, bottom] = box;
-  canvas.width = preview.naturalWidth;
-  canvas.height = preview.naturalHeight;
-  const area = [left * canvas.width, top * canvas.height, (right - left) * canvas.width, (bottom - top) * canvas.height];
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(coloured(grid, scale, area[2] / area[3]), ...area);
-  if (left > 0.005 || top > 0.005 || right < 0.995 || bottom < 0.995) outline(context, area);
+function adjust(brightness, contrast) {
+  const held = (value) => Math.min(Math.max(value, -100), 100);
+  set({ brightness: held(state.brightness + brightness), contrast: held(state.contrast + contrast) });
 }
 
-// What lies outside the frame was not looked at.
-function outline(context, area) {
-  const unit = context.canvas.width / 500;
-  context.strokeStyle = "rgba(255, 255, 255, 0.55)";
-  context.lineWidth = unit;
-  context.setLineDash([4 * unit, 4 * unit]);
-  context.strokeRect(...area);
+function set(part) {
+  state = { ...state, ...part };
+  show();
 }
 
-function coloured(grid, scale, ratio) {
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.max(2, Math.round(ratio >= 1 ? DRAWN : DRAWN * ratio));
-  canvas.height = Math.max(2, Math.round(ratio >= 1 ? DRAWN / ratio : DRAWN));
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(canvas.width, canvas.height);
-  const at = sampler(grid);
-  for (let y = 0, i = 0; y < canvas.height; y += 1) {
-    for (let x = 0; x < canvas.width; x += 1, i += 4) {
-      pixels.data.set(colour(at((x + 0.5) / canvas.width, (y + 0.5) / canvas.height) / scale), i);
-    }
-  }
-  context.putImageData(pixels, 0, 0);
-  return canvas;
+function show() {
+  const [stage, preview] = [byId("stage"), byId("preview")];
+  if (!preview) return;
+  state = { ...state, ...inSight(state, stage, preview) };
+  const { x, y, zoom, opacity, brightness, contrast, inverted, dragging } = state;
+  stage.dataset.dragging = dragging;
+  stage.classList.toggle("is-zoomed", zoom > 1);
+  byId("sheet").style.transform = `translate(${x * 100}%, ${y * 100}%) scale(${zoom})`;
+  preview.style.filter = filterOf(state);
+  byId("zoom-now").textContent = times(zoom);
+  byId("reading").textContent = reading();
+  slide("brightness", brightness);
+  slide("contrast", contrast);
+  press("invert", inverted);
+  press("drag-window", dragging === "window");
+  press("drag-pan", dragging === "pan");
+  if (!byId("map")) return;
+  byId("map").style.opacity = opacity / 100;
+  slide("map-opacity", opacity);
+  press("map-toggle", opacity > 0);
 }
 
-function drawScale(scale) {
-  const canvas = document.getElementById("map-scale");
-  const context = canvas.getContext("2d");
-  for (let x = 0; x < canvas.width; x += 1) {
-    const [red, green, blue, cover] = colour((2 * (x + 0.5)) / canvas.width - 1);
-    context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${cover / 255})`;
-    context.fillRect(x, 0, 1, canvas.height);
-  }
-  document.getElementById("map-low").textContent = `−${scale.toFixed(1)}`;
-  document.getElementById("map-high").textContent = `+${scale.toFixed(1)} logits`;
+// What differs from the picture as it came.
+function reading() {
+  const { width, level } = windowOf(state);
+  const parts = [
+    (state.brightness || state.contrast) && `W ${Math.round(width)} L ${Math.round(level)}`,
+    state.inverted && "inverted",
+    state.zoom > 1 && times(state.zoom),
+  ];
+  return parts.filter(Boolean).join(" · ");
+}
+
+const times = (zoom) => `${zoom.toFixed(1).replace(".0", "")}×`;
+const byId = (id) => document.getElementById(id);
+const press = (id, pressed) => byId(id).setAttribute("aria-pressed", String(pressed));
+const slide = (id, value) => (byId(id).value = value);
+
+function onSlide(id, act) {
+  const slider = byId(id);
+  if (slider) slider.oninput = () => act(Number(slider.value));
 }
