@@ -88,7 +88,8 @@ def test_filters_and_search_are_in_the_address(page: Page) -> None:
     page.get_by_role("link", name="rejected").click()
     expect(page.locator(".row")).to_have_count(1)
     expect(page).to_have_url(re.compile(r"\?state=rejected$"))
-    page.get_by_role("link", name="All").click()
+    with page.expect_navigation():
+        page.get_by_role("link", name="All").click()
     page.get_by_label("Search by name").press_sequentially("WARD norm")
     expect(page.locator(".row")).to_have_count(1)
     expect(page).to_have_url(re.compile(r"\?search=WARD\+norm$"))
