@@ -168,11 +168,13 @@ def screenshots() -> None:
     with _page() as url, sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        page = browser.new_page(viewport={"width": 1180, "height": 760}, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1280, "height": 820}, device_scale_factor=1.25)
         for name, path in (("worklist", "/"), ("xray", "/xray/pneumonia-1.jpeg")):
             page.goto(url + path)
-            page.wait_for_load_state("networkidle")
-            page.screenshot(path=ROOT / "docs" / f"{name}.png")
+            for theme in ("", "-light"):
+                page.wait_for_load_state("networkidle")
+                page.screenshot(path=ROOT / "docs" / f"{name}{theme}.png")
+                page.click("#theme")
         browser.close()
 
 
@@ -186,6 +188,7 @@ def _page() -> Iterator[str]:
             assert process.stdout is not None
             process.stdout.readline()
             url = process.stdout.readline().split()[4]
+            (Path(root) / "inbox" / "letter.jpeg").write_text("Dear colleague")
             for path in sorted(SAMPLES.glob("*.jpeg")):
                 shutil.copy(path, Path(root) / "inbox")
                 time.sleep(0.3)

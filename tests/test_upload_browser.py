@@ -232,7 +232,7 @@ def test_a_failed_one_is_judged_again_by_its_button(browser: Browser, up: tuple[
         expect(page.locator(".answer.is-failed")).to_be_visible()
         page.get_by_role("button", name="Judge it again").click()
         expect(page).to_have_url(f"{url}/xray/{name}")
-        expect(page.locator(".gauge")).to_be_visible(timeout=20_000)
+        expect(page.locator(".gauge").first).to_be_visible(timeout=20_000)
 
 
 # Straight to a bucket
