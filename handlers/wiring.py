@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from handlers import telemetry
 from pipeline.errors import UsageError
 from pipeline.intake import Ports
-from pipeline.ports import Host, Index, Job, Outcome, Queue, Store
+from pipeline.ports import Host, Index, Job, Outcome, Queue, Source, Store
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
@@ -60,7 +60,7 @@ def make_store(settings: Settings) -> Store:
     return open_bucket(settings.bucket)
 
 
-def open_bucket(name: str) -> Store:
+def open_bucket(name: str) -> Source:
     """A bucket, with the credentials of the environment."""
     s3 = client("s3")
     from pipeline.s3 import S3Store
