@@ -25,7 +25,7 @@ from pipeline.errors import HostError, UsageError
 from pipeline.ports import Job
 from pipeline.settings import Settings
 
-_BATCH = 16  # images that a worker takes at a time
+_BATCH = 32  # images that a worker takes at a time
 _OBJECTS = 80_000_000  # bytes of Ray's store of objects on this machine: names and answers are small
 _OTHERS = ("key", "probability")
 _TEXTS = [(field.name, pyarrow.string()) for field in fields(Done) if field.name not in _OTHERS]
@@ -45,7 +45,7 @@ def run(
     """
     source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
     with _cluster(workers, address):
-        size = workers or int(ray.cluster_resources().get("CPU", 1))
+        size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:
             for table in _answers(source, outbox, settings, size):
                 yield from map(_done, _rows(table))

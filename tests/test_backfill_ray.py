@@ -12,13 +12,14 @@ import pytest
 from handlers import backfill
 from handlers.archive import open_archive
 from pipeline.settings import load_settings
-from tests.test_backfill import results, said, verdicts
+from tests.test_backfill import results
+from tests.test_backfill_command import said, verdicts
 from tests.test_up import varied
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 # Ray uses what it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
-COUNT = 96
+COUNT = 128
 WORKER = "ray::MapWorker(MapBatches(_Worker))"
 
 
