@@ -19,10 +19,10 @@ def backfill(
         Literal["local", "ray"], typer.Option(help="This process, or the workers of Ray.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: processes, each on one core.  [default: all cores]")
+        int | None, typer.Option(min=1, help="Ray: processes, each on one core; if not said, on all.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray: of a cluster, `auto` on its head.  [default: this machine]")
+        str | None, typer.Option(help="Ray: of a cluster, `auto` on its head; if not said, this machine.")
     ] = None,
 ) -> None:
     """Judge an archive at once. Run it again to go on after a break, or with a later release or network:
