@@ -19,6 +19,7 @@ import typer
 
 from ec2_runner import cli as aws
 from handlers import cli as keep
+from handlers.backfill import backfill
 from handlers.cli import Root
 from model import cli as learn
 from model.cli import Weights
@@ -224,7 +225,7 @@ def worker(
 _COMMANDS: list[Callable[..., None]] = [
     *(learn.explore, learn.train, learn.evaluate, learn.export),
     who.password,
-    *(keep.replay, keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
+    *(keep.replay, backfill, keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
 ]
 for command in _COMMANDS:
     app.command()(command)

@@ -3,7 +3,7 @@
 import io
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from PIL import Image
@@ -11,11 +11,13 @@ from PIL import Image
 from model.engine import Engine
 from pipeline.errors import InputRejected
 from pipeline.judge import Judge
+from pipeline.parallel import unordered
 from pipeline.ports import Engine as EnginePort
 from pipeline.ports import Examination, Job, Outcome, Store
 from pipeline.settings import Settings
 from pipeline.verdict import ModelRef, Release
 
+_AHEAD = 4  # times the threads: jobs that are taken before they can be begun
 _FETCHING = 4  # times the threads that decode: a bucket answers slowly, and many at a time
 
 
@@ -23,7 +25,7 @@ class Worker:
     """A host in this process. Decoding and inference leave Python's lock, so threads use all the cores."""
 
     def __init__(self, judge: Judge, threads: int) -> None:
-        self._judge = judge
+        self._judge, self._limit = judge, _AHEAD * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cxr-worker")
 
     @property
@@ -33,22 +35,23 @@ class Worker:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """One outcome for each job, as they finish; those not begun yet are dropped when nobody asks on."""
-        futures = [self._pool.submit(self._judge.judge, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+        yield from unordered(self._pool, self._judge.judge, jobs, self._limit)
 
 
 def make_worker(store: Store, settings: Settings, release: Release) -> Worker:
     """The worker that the settings ask for, its network loaded."""
+    return Worker(*make_judge(store, settings, release, settings.store == "s3"))
+
+
+def make_judge(
+    store: Store, settings: Settings, release: Release, is_remote: bool, upgrades: bool = False
+) -> tuple[Judge, int]:
+    """The judge that the settings ask for, its network loaded, and how many threads it is to have."""
     engine: EnginePort = Engine.of(settings)
     threads = settings.threads
-    if settings.store == "s3":
+    if is_remote:
         engine, threads = _Bounded(engine, threads), threads * _FETCHING
-    return Worker(Judge(store, engine, release, settings.max_bytes), threads)
+    return Judge(store, engine, release, settings.max_bytes, upgrades), threads
 
 
 def check(settings: Settings) -> None:

@@ -30,8 +30,9 @@ from pipeline.errors import (
     StoreError,
     UsageError,
 )
-from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
-from pipeline.ports import ObjectInfo
+from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX, is_unfinished
+from pipeline.ports import Job, ObjectInfo
+from pipeline.walk import keys
 
 PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
 _LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
@@ -47,18 +48,24 @@ _CACHE = 65_536  # ETags kept, about 20 MB
 
 
 class FolderStore:
-    """The store of local mode, in the folder `root`; made if it is missing."""
+    """The store of local mode, in the folder `root`; made if it is missing.
 
-    def __init__(self, root: Path) -> None:
+    Keys begin with one of `folders`; those of another archive than ours may be anything. A store that is not
+    `writable` makes nothing in its folder, and takes no `put`.
+    """
+
+    def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
         self.root = root.resolve()
         self.bucket = self.root.name
-        self._make_folders()
+        self._folders, self._writable = folders, writable
         self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._guard = Lock()
-        self._sweep()
+        if writable:
+            self._make_folders()
+            self._sweep()
 
     def _make_folders(self) -> None:
-        for name in (INBOX, OUTBOX, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+        for name in (*self._folders, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
             try:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -125,7 +132,7 @@ class FolderStore:
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
         """Write on condition, see `ports.Store`; returns the new ETag."""
-        path = self._path(key)
+        path = self._path(key) if self._writable else None
         if path is None or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
             raise KeyNotUsable("this name cannot be a file of the folder")
         temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
@@ -159,12 +166,18 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix; a file that cannot be read now is left out."""
-        for path in (self.root / prefix.rpartition("/")[0]).rglob("*"):
-            key = path.relative_to(self.root).as_posix()
+        for key in keys(self.root, prefix):
             with suppress(StoreError):
-                info = self.head(key) if key.startswith(prefix) else None
+                info = self.head(key)
                 if info:
                     yield info
+
+    def jobs(self, prefix: str) -> Iterator[Job]:
+        """All that is to be judged under a prefix, see `ports.Source`: not what is hidden or unfinished.
+
+        Reads no file, so there are no ETags; links are listed, and found to be no objects.
+        """
+        return (Job(key) for key in keys(self.root, prefix, strict=True) if not is_unfinished(key))
 
     def _place(self, temporary: Path, path: Path, key: str, expected: str | None) -> None:
         if expected is None:
@@ -187,7 +200,9 @@ class FolderStore:
 
     def _path(self, key: str) -> Path | None:
         parts = key.split("/")
-        if key.startswith((INBOX, OUTBOX)) and not any(
+        if parts[0] == PRIVATE:
+            return None
+        if key.startswith(self._folders) and not any(
             part in ("", ".", "..") or "\0" in part for part in parts
         ):
             path = self.root.joinpath(*parts)

@@ -41,44 +41,60 @@ class Seen:
 
 
 class Judge:
-    """Judges the objects of one store with one engine, as one release."""
+    """Judges the objects of one store with one engine, as one release.
 
-    def __init__(self, store: Store, engine: Engine, release: Release, max_bytes: int) -> None:
+    Where it `upgrades`, what another network judged, as the same release, is judged again.
+    """
+
+    def __init__(
+        self, store: Store, engine: Engine, release: Release, max_bytes: int, upgrades: bool = False
+    ) -> None:
         self.store, self.engine, self.release, self.max_bytes = store, engine, release, max_bytes
+        self._network = engine.model.sha256 if upgrades else None
 
     def judge(self, job: Job) -> Outcome:
         """See to it that the object's verdict is current. Never raises for the sake of one image."""
+        return self.look(job)[0]
+
+    def look(self, job: Job) -> tuple[Outcome, Verdict | None]:
+        """As `judge`; also the verdict that stands now, where there is one that is current."""
         try:
             for _ in range(_ATTEMPTS):
                 try:
-                    return self._attempt(job.key)
+                    return self._attempt(job)
                 except ConditionFailed:
                     continue  # somebody else wrote a verdict: look again
-            return Outcome(job.key, "failed", "lost the race for the verdict too often")
+            return Outcome(job.key, "failed", "lost the race for the verdict too often"), None
         except Exception as error:  # noqa: BLE001  one image must not end the worker
             log.warning("a job failed: %s", place_of(error))
             # The words of others may quote what they read.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
-            return Outcome(job.key, "failed", detail)
+            return Outcome(job.key, "failed", detail), None
 
-    def _attempt(self, key: str) -> Outcome:
-        started = datetime.now(UTC)
+    def _attempt(self, job: Job) -> tuple[Outcome, Verdict | None]:
+        key, started = job.key, datetime.now(UTC)
         seen = read_verdict(self.store, verdict_key(key))  # (a)
-        if self._is_current(seen, self.store.head(key) if seen.verdict else None):
-            return Outcome(key, "current")  # without reading the image
+        if seen.verdict and self._is_current(seen, job.etag or self._etag(key)):
+            return Outcome(key, "current"), seen.verdict  # without reading the image
         clock = time.perf_counter()
         found = self._read(key)  # (b)
         if found is None:
-            return Outcome(key, "gone")
+            return Outcome(key, "gone"), None
         info, data = found
-        if self._is_current(seen, info):
-            return Outcome(key, "current")
+        if self._is_current(seen, info.etag):
+            return Outcome(key, "current"), seen.verdict
         verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
         self.store.put(verdict_key(key), verdict.to_json(), seen.etag)  # (d)
-        return Outcome(key, "classified" if verdict.status == "classified" else "rejected")
+        return Outcome(key, "classified" if verdict.status == "classified" else "rejected"), verdict
 
-    def _is_current(self, seen: Seen, info: ObjectInfo | None) -> bool:
-        return bool(seen.verdict and info and seen.verdict.is_current(info.etag, self.release.number))
+    def _etag(self, key: str) -> str | None:
+        info = self.store.head(key)
+        return info.etag if info else None
+
+    def _is_current(self, seen: Seen, etag: str | None) -> bool:
+        if seen.verdict is None or etag is None:
+            return False
+        return seen.verdict.is_current(etag, self.release.number, self._network)
 
     def _read(self, key: str) -> tuple[ObjectInfo, bytes | InputRejected] | None:
         try:

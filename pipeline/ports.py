@@ -24,6 +24,7 @@ class Job:
     """Look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
 
     key: str
+    etag: str | None = None  # as a listing had it: saves asking for it where that object has its verdict
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix, in no promised order."""
+
+
+class Source(Store, Protocol):
+    """A store that can be an archive of X-rays, too large to be read twice."""
+
+    def jobs(self, prefix: str) -> Iterator[Job]:
+        """All that is to be judged under a prefix; with ETags where the listing itself has them."""
 
 
 @dataclass(frozen=True)

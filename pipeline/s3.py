@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError
 
 from pipeline.aws import Refused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
-from pipeline.ports import ObjectInfo, Ticket
+from pipeline.ports import Job, ObjectInfo, Ticket
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _TICKET_SECONDS = 300
@@ -111,6 +111,10 @@ class S3Store:
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def jobs(self, prefix: str) -> Iterator[Job]:
+        """All that is to be judged under a prefix, see `ports.Source`, with the ETags of the listing."""
+        return (Job(info.key, info.etag) for info in self.list(prefix) if not info.key.endswith("/"))
 
 
 def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:

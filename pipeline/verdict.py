@@ -185,9 +185,14 @@ class Verdict(Part):
     timing_ms: TimingMs = TimingMs()
     notice: str = NOTICE
 
-    def is_current(self, etag: str, release: int) -> bool:
-        """Whether an object of this ETag needs no work of this release."""
-        return self.status != "failed" and self.source.etag == etag and self.release.number >= release
+    def is_current(self, etag: str, release: int, network: str | None = None) -> bool:
+        """Whether an object of this ETag needs no work of this release; nor of the network with this sha256,
+        where one is named.
+        """
+        if self.status == "failed" or self.source.etag != etag or self.release.number < release:
+            return False
+        is_later = self.release.number > release  # what a later release chose is never undone
+        return network is None or is_later or (self.model is not None and self.model.sha256 == network)
 
     def to_json(self) -> bytes:
         """UTF-8 JSON, as it stands in the outbox."""

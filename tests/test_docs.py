@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 import cxr
 from model.card import REFERENCE, shipped_card
@@ -60,6 +61,15 @@ def test_the_card_is_that_of_the_weights_beside_it(make: ModuleType) -> None:
     assert card.parameters < 5_000_000
     assert card.calibration == Engine().calibration
     assert make.CARD_TEXT.read_text(encoding="utf-8") == make.card()
+
+
+def test_the_cluster_of_the_documents_has_no_key_and_no_address() -> None:
+    cluster = yaml.safe_load((ROOT / "docs/ray.yaml").read_text(encoding="utf-8"))
+    assert set(cluster["auth"]) == {"ssh_user"}
+    assert cluster["provider"]["use_internal_ips"] is True
+    nodes = [kind["node_config"] for kind in cluster["available_node_types"].values()]
+    assert all(node["MetadataOptions"]["HttpTokens"] == "required" for node in nodes)
+    assert not any("KeyName" in node or "NetworkInterfaces" in node for node in nodes)
 
 
 def test_no_key_and_no_open_door_in_the_repository() -> None:

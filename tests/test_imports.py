@@ -21,6 +21,8 @@ ONLY = {  # a library, and the places that may import it
     "onnxruntime": ("model/engine.py",),
     "pydicom": ("model/dicom.py",),
     "matplotlib": ("model/figures.py",),
+    "ray": ("handlers/backfill_ray.py",),
+    "pyarrow": ("handlers/backfill_ray.py",),
     "paramiko": ("ec2_runner/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
     "botocore": ("pipeline/aws.py", "pipeline/s3.py", "ec2_runner/", "handlers/wiring.py"),

@@ -1,0 +1,68 @@
+"""Opens the archive of `cxr backfill`: two addresses, each a folder or `s3://bucket/folder`."""
+
+from pathlib import Path
+
+from handlers import wiring
+from pipeline.archive import ArchiveStore, Place
+from pipeline.errors import UsageError
+from pipeline.folder import FolderStore
+from pipeline.names import INBOX, OUTBOX
+from pipeline.ports import Source, Store
+
+BUCKETS = "s3://"
+
+
+def open_archive(source: str, outbox: str) -> ArchiveStore:
+    """The images at one address and the verdicts at another; UsageError where that cannot be.
+
+    A folder called `inbox` or `outbox` is that of a root: its verdicts, and its locks, are those of `cxr up`.
+    """
+    of_source, of_outbox = _parts(source), _parts(outbox)
+    inside = of_source[1].startswith(of_outbox[1]) or of_outbox[1].startswith(of_source[1])
+    if of_source[0] == of_outbox[0] and inside:
+        raise UsageError("one of the two lies in the other: name an OUTBOX beside SOURCE")
+    return ArchiveStore(_source(*of_source), _outbox(*of_outbox))
+
+
+def is_bucket(address: str) -> bool:
+    """Whether an address is one of S3."""
+    return address.startswith(BUCKETS)
+
+
+def absolute(address: str) -> str:
+    """The same address, from wherever it is read."""
+    return address if is_bucket(address) else str(Path(address).resolve())
+
+
+def _parts(address: str) -> tuple[str, str]:
+    """The bucket, empty for a folder, and the folder with its slash at the end."""
+    if not is_bucket(address):
+        return "", f"{absolute(address)}/".replace("//", "/")
+    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    if not bucket:
+        raise UsageError(f"{address}: name a folder of a bucket, as s3://bucket/folder")
+    return bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+def _source(bucket: str, folder: str) -> Place[Source]:
+    if bucket:
+        return Place(wiring.open_bucket(bucket), folder)
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"{path}: there is no such folder")
+    if path.name == INBOX.rstrip("/"):
+        return Place(FolderStore(path.parent, (INBOX,), writable=False), INBOX)
+    return Place(FolderStore(path, ("",), writable=False), "")
+
+
+def _outbox(bucket: str, folder: str) -> Place[Store]:
+    if bucket:
+        return Place(wiring.open_bucket(bucket), folder)
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}; name another OUTBOX") from error
+    if path.name == OUTBOX.rstrip("/"):
+        return Place(FolderStore(path.parent, (OUTBOX,)), OUTBOX)
+    return Place(FolderStore(path, ("",)), "")

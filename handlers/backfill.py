@@ -1,0 +1,66 @@
+"""`cxr backfill`: an archive judged at once, on this machine or on a cluster."""
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline.backfill import Backfill, Done
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, load_settings
+from pipeline.verdict import Release
+
+
+def backfill(
+    source: Annotated[str, typer.Argument(help="The archive: a folder, or s3://bucket/folder.")],
+    outbox: Annotated[str, typer.Argument(help="Where its verdicts go: a folder, or s3://bucket/folder.")],
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="This process, or the workers of Ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray: processes, each on one core; if not said, on all.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray: of a cluster, `auto` on its head; if not said, this machine.")
+    ] = None,
+) -> None:
+    """Judge an archive at once. Run it again to go on after a break, or with a later release or network:
+    what has its verdict is left alone. Exit code 1 when an image got none.
+    """
+    from rich.console import Console
+
+    from handlers import progress
+    from handlers.archive import open_archive
+
+    if engine == "local" and (workers or address):
+        raise UsageError("--workers and --address are of Ray: add --engine ray, or set CXR_THREADS")
+    settings, store = load_settings(), open_archive(source, outbox)
+    start = time.monotonic()
+    if engine == "ray":
+        answers = _with_ray(source, outbox, settings, workers, address)
+    else:
+        answers = make(source, outbox, settings).run(store.jobs())
+    tally = progress.follow(answers, lambda: sum(1 for _ in store.jobs()), Console(stderr=True))
+    progress.summary(tally, time.monotonic() - start, Console())
+    raise typer.Exit(1 if tally.bad else 0)
+
+
+def make(source: str, outbox: str, settings: Settings) -> Backfill:
+    """What judges the images of an archive in this process, its network loaded."""
+    from ec2_runner.worker import make_judge
+    from handlers.archive import is_bucket, open_archive
+
+    is_remote = is_bucket(source) or is_bucket(outbox)
+    store, release = open_archive(source, outbox), Release()
+    return Backfill(*make_judge(store, settings, release, is_remote, upgrades=True))
+
+
+def _with_ray(
+    source: str, outbox: str, settings: Settings, workers: int | None, address: str | None
+) -> Iterator[Done]:
+    try:
+        from handlers.backfill_ray import run
+    except ImportError as error:
+        raise UsageError("Ray is not installed: pip install 'cxr-inbox[ray]'") from error
+    return run(source, outbox, settings, workers, address)

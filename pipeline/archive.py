@@ -1,0 +1,75 @@
+"""An archive: images in one place and verdicts in another, which to a Judge are one store as any other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from pipeline.errors import ObjectTooLarge, ObjectUnreadable
+from pipeline.names import INBOX, OUTBOX
+from pipeline.ports import Job, ObjectInfo, Source, Store
+
+Kind = TypeVar("Kind", bound=Store, covariant=True)
+
+
+@dataclass(frozen=True)
+class Place(Generic[Kind]):
+    """Where an inbox or an outbox really is: under a prefix of a store."""
+
+    store: Kind
+    prefix: str  # empty, or it ends with a slash
+
+
+class ArchiveStore:
+    """The store whose `inbox/` is one place and whose `outbox/` is another; fulfils `ports.Source`."""
+
+    def __init__(self, source: Place[Source], outbox: Place[Store]) -> None:
+        self._source, self._outbox = source, outbox
+        self.bucket = source.store.bucket
+
+    def jobs(self, prefix: str = INBOX) -> Iterator[Job]:
+        """All that is to be judged, see `ports.Source`."""
+        where, key = self._source, prefix.removeprefix(INBOX)
+        for job in where.store.jobs(where.prefix + key):
+            yield replace(job, key=INBOX + job.key.removeprefix(where.prefix))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's description, or None."""
+        store, name = self._of(key)
+        info = store.head(name)
+        return replace(info, key=key) if info else None
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The object with its bytes, see `ports.Store`."""
+        store, name = self._of(key)
+        try:
+            found = store.get(name, limit)
+        except (ObjectTooLarge, ObjectUnreadable) as error:
+            error.info = replace(error.info, key=key)
+            raise
+        return (replace(found[0], key=key), found[1]) if found else None
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        """Write on condition, see `ports.Store`."""
+        store, name = self._of(key)
+        return store.put(name, data, expected)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+        store, name = self._of(key)
+        store.delete(name)
+
+    def purge(self, key: str) -> int:
+        """Remove an object for good, see `ports.Store`."""
+        store, name = self._of(key)
+        return store.purge(name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a prefix."""
+        store, name = self._of(prefix)
+        for info in store.list(name):
+            yield replace(info, key=prefix + info.key.removeprefix(name))
+
+    def _of(self, key: str) -> tuple[Store, str]:
+        if key.startswith(OUTBOX):
+            return self._outbox.store, self._outbox.prefix + key.removeprefix(OUTBOX)
+        return self._source.store, self._source.prefix + key.removeprefix(INBOX)
