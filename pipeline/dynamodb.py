@@ -25,7 +25,7 @@ _AT_ONCE = 8  # requests, of a wait for many keys
 # Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
-_WAIT = ("waiting_since", "at_work")
+_WAIT = ("waiting_since", "asked_since", "at_work")
 _SEEN = "#waiting_since <= :since"
 
 
@@ -48,7 +48,8 @@ class DynamoIndex:
         """Note that these keys have work before them, or that a host is at it."""
 
         def note(key: str) -> None:
-            self._update(key, {"waiting_since": text(since), "at_work": at_work})
+            now = {"waiting_since": text(since), "at_work": at_work}
+            self._update(key, now, first={"asked_since": text(since)})
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(note, keys))
@@ -148,14 +149,17 @@ class DynamoIndex:
         removes: Iterable[str] = (),
         condition: str = "",
         values: Mapping[str, object] | None = None,
+        first: Mapping[str, object] | None = None,
     ) -> bool:
-        """Change a row, make it, or raise it from the dead; False when the condition does not hold."""
+        """Change a row, make it, or raise it from the dead; False when the condition does not hold.
+
+        What is in `first` is set where it is not yet.
+        """
         known = {**sets, "feed": _FEED, "changed_at": text(datetime.now(UTC))}
-        given = {**(values or {}), **known}
+        unset = {**(first or {}), **({} if "source" in sets else {"source": "present"})}
+        given = {**(values or {}), **known, **unset}
         assignments = [f"#{name} = :{name}" for name in known]
-        if "source" not in sets:
-            assignments.append("#source = if_not_exists(#source, :present)")
-            given["present"] = "present"
+        assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in unset]
         gone = ", ".join(f"#{name}" for name in (*removes, "gone", "expires"))
         change = f"SET {', '.join(assignments)} REMOVE {gone}"
         request = {"Key": {"key": {"S": key}}, "UpdateExpression": change}

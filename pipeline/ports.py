@@ -217,6 +217,7 @@ class Row:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
+    asked_since: datetime | None = None  # while it waits: when it began to, through all later hints
     at_work: bool = False  # while it waits: a host has it
     source: SourceState = "present"
     change: int = 0  # grows with every change of any row

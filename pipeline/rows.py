@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pipeline.ports import Row
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_APART = ("key", "waiting_since", "at_work", "source", "change")
+_APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change")
 FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # what a verdict says
-_TIMES = ("started_at", "finished_at", "waiting_since")
+_TIMES = ("started_at", "finished_at", "waiting_since", "asked_since")
 
 
 def text(moment: datetime) -> str:

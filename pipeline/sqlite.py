@@ -6,10 +6,12 @@ It holds nothing that the outbox does not: `rebuild` makes it again.
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.names import INBOX, UNUSABLE
 from pipeline.ports import Row, SourceState
@@ -17,9 +19,10 @@ from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 
 # `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
 # its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
-# state, by the hour of `at` and, with an empty hour, all of them.
+# state, by the hour of `at` and, under `all`, without regard to it. `shelf` is where the walks of
+# `pipeline.worklist` find a row: its state, and a + while it waits though the last verdict was pneumonia.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
-_VERSION = 4  # of the schema; a file of another one is emptied, and filled again from the outbox
+_VERSION = 5  # of the schema; a file of another one is emptied, and filled again from the outbox
 _SCHEMA = f"""
 DROP TABLE IF EXISTS rows;
 DROP TABLE IF EXISTS names;
@@ -33,15 +36,18 @@ CREATE TABLE rows (
     status TEXT, label TEXT, probability REAL, normal_below REAL, pneumonia_above REAL,
     reason TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
-    started_at TEXT, finished_at TEXT, waiting_since TEXT, at_work INTEGER NOT NULL DEFAULT 0,
+    started_at TEXT, finished_at TEXT, waiting_since TEXT, asked_since TEXT,
+    at_work INTEGER NOT NULL DEFAULT 0,
     source TEXT NOT NULL DEFAULT 'present',
     change INTEGER NOT NULL DEFAULT 0,
     state TEXT GENERATED ALWAYS AS (CASE
         WHEN waiting_since IS NULL THEN coalesce(label, nullif(status, 'classified'), 'unknown')
         WHEN at_work THEN 'working' ELSE 'waiting' END) STORED,
-    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, waiting_since, '')) STORED
+    shelf TEXT GENERATED ALWAYS AS (
+        state || CASE WHEN waiting_since IS NOT NULL AND label = 'pneumonia' THEN '+' ELSE '' END) STORED,
+    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, asked_since, waiting_since, '')) STORED
 );
-CREATE INDEX rows_state ON rows (state, at, id, name);
+CREATE INDEX rows_shelf ON rows (shelf, at, id, name);
 CREATE INDEX rows_verdict ON rows (verdict_key);
 CREATE VIRTUAL TABLE names USING fts5 (name, content = '', tokenize = 'trigram');
 CREATE TABLE tally (
@@ -49,16 +55,16 @@ CREATE TABLE tally (
 ) WITHOUT ROWID;
 CREATE TRIGGER row_made AFTER INSERT ON rows BEGIN
     INSERT INTO names (rowid, name) VALUES (new.id, new.name);
-    INSERT INTO tally VALUES ('', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 CREATE TRIGGER row_gone AFTER DELETE ON rows BEGIN
     INSERT INTO names (names, rowid, name) VALUES ('delete', old.id, old.name);
-    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('', substr(old.at, 1, 13));
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
 END;
 CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR old.at <> new.at BEGIN
-    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('', substr(old.at, 1, 13));
-    INSERT INTO tally VALUES ('', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
+    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
@@ -101,18 +107,18 @@ class SqliteIndex:
             change = _next_change(database)
             for key in keys:
                 values = {"waiting_since": text(since), "at_work": at_work, "change": change}
-                _upsert(database, key, values)
+                kept = "asked_since = coalesce(asked_since, excluded.asked_since)"
+                _upsert(database, key, values, kept, first={"asked_since": text(since)})
 
     def settle(self, key: str, since: datetime) -> None:
         """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
         with self._write() as database:
+            seen = "key = ? AND waiting_since <= ?"
+            database.execute(f"DELETE FROM rows WHERE {seen} AND status IS NULL", (key, text(since)))
             database.execute(
-                "UPDATE rows SET waiting_since = NULL, at_work = 0, change = ?"
-                " WHERE key = ? AND waiting_since <= ?",
+                "UPDATE rows SET waiting_since = NULL, asked_since = NULL, at_work = 0, change = ?"
+                f" WHERE {seen}",
                 (_next_change(database), key, text(since)),
-            )
-            database.execute(
-                "DELETE FROM rows WHERE key = ? AND waiting_since IS NULL AND status IS NULL", (key,)
             )
 
     def record(self, row: Row) -> None:
@@ -125,6 +131,7 @@ class SqliteIndex:
                 row.key,
                 {**values, "change": _next_change(database)},
                 f"waiting_since = CASE WHEN {newer} THEN waiting_since END",
+                f"asked_since = CASE WHEN {newer} THEN asked_since END",
                 f"at_work = CASE WHEN {newer} THEN at_work ELSE 0 END",
             )
 
@@ -249,13 +256,19 @@ def _next_change(database: sqlite3.Connection) -> int:
 
 
 def folded(name: str) -> str:
-    """A name, or what is looked for in one, without regard to case."""
-    return name.casefold()
+    """A name, or what is looked for in one, without regard to case and to how accents are written."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
-def _upsert(database: sqlite3.Connection, key: str, values: dict[str, object], *more: str) -> None:
-    """Make or change a row; `more` are assignments that look at the row as it was."""
-    columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values}
+def _upsert(
+    database: sqlite3.Connection,
+    key: str,
+    values: Mapping[str, object],
+    *more: str,
+    first: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Make or change a row; `first` is for a new one, `more` are assignments that look at an old one."""
+    columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values, **first}
     changes = (*(f"{name} = excluded.{name}" for name in values), *more)
     database.execute(
         f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"

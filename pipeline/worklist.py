@@ -1,8 +1,8 @@
 """The worklist as people look at it: filtered, searched, in an order, a page at a time.
 
 An order is a row of groups, one after the other; in each the newest come first. So every view is a merge of
-the same walk through one index, `rows_state`, for each of its states: no order needs an index of its own, and
-a deep page costs what the first one does.
+the same walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own,
+and a deep page costs what the first one does.
 """
 
 import heapq
@@ -19,10 +19,11 @@ from pipeline.sqlite import SqliteIndex, folded
 
 Order = Literal["newest", "triage"]
 STATES: tuple[State, ...] = get_args(State)
-_ORDERS: dict[Order, tuple[tuple[State, ...], ...]] = {
-    "newest": (STATES,),
+_AGAIN = ("waiting+", "working+")  # what was pneumonia, and is looked at again
+_ORDERS: dict[Order, tuple[tuple[str, ...], ...]] = {  # groups of shelves
+    "newest": ((*STATES, *_AGAIN),),
     "triage": (
-        ("pneumonia",),
+        ("pneumonia", *_AGAIN),
         ("failed", "rejected", "uncertain", "waiting", "working", "unknown"),
         ("normal",),
     ),
@@ -122,18 +123,18 @@ class Worklist:
 
     def neighbours(self, view: View, key: str) -> tuple[Row | None, Row | None]:
         """The rows before and after that of a key, in a view; its own need not be in it."""
-        found = self._index.select("SELECT state, at, id FROM rows WHERE key = ?", key).fetchone()
+        found = self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key).fetchone()
         if found is None:
             return None, None
-        state, at, id_ = found
-        group = next(number for number, states in enumerate(_ORDERS[view.order]) if state in states)
+        shelf, at, id_ = found
+        group = next(number for number, shelves in enumerate(_ORDERS[view.order]) if shelf in shelves)
         here = Place(group, at, id_)
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
 
     def counts(self) -> dict[State, int]:
         """How many rows there are of each state."""
-        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = ''").fetchall())
+        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'").fetchall())
         return {state: counted.get(state, 0) for state in STATES}
 
     def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[State, int]]]:
@@ -151,30 +152,30 @@ class Worklist:
         """The places of a view behind another one, in its order or backward."""
         groups = list(enumerate(_ORDERS[view.order]))
         rare = self._rare(view.words)
-        for number, states in reversed(groups) if backward else groups:
+        for number, shelves in reversed(groups) if backward else groups:
             if start and (number > start.group if backward else number < start.group):
                 continue
             bound = (start.at, start.id) if start and start.group == number else None
-            asked = [state for state in states if not view.states or state in view.states]
+            asked = [shelf for shelf in shelves if not view.states or shelf.rstrip("+") in view.states]
             if rare is None:
-                walks = [self._of_state(state, view.words, bound, backward) for state in asked]
+                walks = [self._of_shelf(shelf, view.words, bound, backward) for shelf in asked]
             else:
                 walks = [_picked(rare, asked, bound, backward)]
             for at, id_ in heapq.merge(*walks, reverse=not backward):
                 yield Place(number, at, id_)
 
-    def _of_state(
-        self, state: State, words: list[str], bound: _Found | None, backward: bool
+    def _of_shelf(
+        self, shelf: str, words: list[str], bound: _Found | None, backward: bool
     ) -> Iterator[_Found]:
         direction, sign = ("ASC", ">") if backward else ("DESC", "<")
         named = " AND instr(name, ?)" * len(words)
         return self._index.select(
-            f"SELECT at, id FROM rows INDEXED BY rows_state WHERE state = ? AND (at, id) {sign} (?, ?){named}"
+            f"SELECT at, id FROM rows INDEXED BY rows_shelf WHERE shelf = ? AND (at, id) {sign} (?, ?){named}"
             f" ORDER BY at {direction}, id {direction}",
-            *(state, *(bound or (("", 0) if backward else (_LAST, 0))), *words),
+            *(shelf, *(bound or (("", 0) if backward else (_LAST, 0))), *words),
         )
 
-    def _rare(self, words: list[str]) -> list[tuple[State, _Found]] | None:
+    def _rare(self, words: list[str]) -> list[tuple[str, _Found]] | None:
         """The rows whose name holds all of the words, if the index of substrings says that they are few."""
         known = [word for word in words if len(word) >= _TRIGRAM]
         if not known:
@@ -184,9 +185,9 @@ class Worklist:
         if len(found) == _RARE:
             return None
         named = " AND instr(name, ?)" * len(words)
-        query = f"SELECT state, at, id FROM rows WHERE id IN ({_marks(found)}){named}"
+        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}"
         ids = [id_ for (id_,) in found]
-        return [(state, (at, id_)) for state, at, id_ in self._index.select(query, *ids, *words)]
+        return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *ids, *words)]
 
     def _rows(self, ids: list[int]) -> list[Row]:
         query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE id IN ({_marks(ids)})"
@@ -195,10 +196,10 @@ class Worklist:
 
 
 def _picked(
-    rare: list[tuple[State, _Found]], states: list[State], bound: _Found | None, backward: bool
+    rare: list[tuple[str, _Found]], shelves: list[str], bound: _Found | None, backward: bool
 ) -> Iterator[_Found]:
-    """Those of the states, behind a bound, in the order of the walk."""
-    found = sorted((found for state, found in rare if state in states), reverse=not backward)
+    """Those of the shelves, behind a bound, in the order of the walk."""
+    found = sorted((found for shelf, found in rare if shelf in shelves), reverse=not backward)
     if bound is None:
         return iter(found)
     return (one for one in found if (one > bound if backward else one < bound))

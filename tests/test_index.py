@@ -72,7 +72,7 @@ def row(index: Index) -> Row:
 
 def test_waiting_then_done(any_index: Index) -> None:
     any_index.wait([KEY], NOW)
-    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW, asked_since=NOW)
     any_index.record(DONE)
     assert row(any_index) == DONE
 
@@ -81,7 +81,7 @@ def test_a_late_event_never_takes_a_finished_row_back(any_index: Index) -> None:
     any_index.record(DONE)
     late = LATER + timedelta(seconds=1)
     any_index.wait([KEY], late)
-    assert row(any_index) == replace(DONE, waiting_since=late)
+    assert row(any_index) == replace(DONE, waiting_since=late, asked_since=late)
     any_index.settle(KEY, late)
     assert row(any_index) == DONE
 
@@ -132,7 +132,7 @@ def test_all_rows(any_index: Index) -> None:
     any_index.wait(["inbox/c"], NOW)
     any_index.settle("inbox/c", NOW)
     found = {replace(row, change=0) for row in any_index.all()}
-    assert found == {DONE, Row("inbox/b", waiting_since=NOW)}
+    assert found == {DONE, Row("inbox/b", waiting_since=NOW, asked_since=NOW)}
 
 
 def test_what_is_not_there_stays_so(any_index: Index) -> None:
@@ -149,7 +149,7 @@ def test_a_row_that_went_can_come_again(any_index: Index) -> None:
     any_index.remove(VERDICT)
     assert any_index.get(KEY) is None
     any_index.wait([KEY, "inbox/b"], NOW)
-    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW, asked_since=NOW)
     any_index.record(DONE)
     assert row(any_index) == DONE
 
@@ -182,10 +182,19 @@ def test_a_removed_verdict_leaves_a_waiting_row(any_index: Index) -> None:
     any_index.record(DONE)
     any_index.wait([KEY], LATER)
     any_index.remove(VERDICT)
-    assert row(any_index) == Row(KEY, waiting_since=LATER)
+    assert row(any_index) == Row(KEY, waiting_since=LATER, asked_since=LATER)
     any_index.settle(KEY, LATER)
     any_index.remove(VERDICT)
     assert any_index.get(KEY) is None
+
+
+def test_a_wait_is_as_old_as_its_first_note(any_index: Index) -> None:
+    for since in (NOW, LATER):
+        any_index.wait([KEY], since)
+    assert row(any_index) == Row(KEY, waiting_since=LATER, asked_since=NOW)
+    any_index.record(DONE)
+    any_index.wait([KEY], LATER + timedelta(seconds=9))
+    assert row(any_index).asked_since == LATER + timedelta(seconds=9)
 
 
 def test_a_host_at_work_is_said_until_the_work_is_over(any_index: Index) -> None:
@@ -194,7 +203,7 @@ def test_a_host_at_work_is_said_until_the_work_is_over(any_index: Index) -> None
     any_index.wait([KEY], NOW, at_work=True)
     assert row(any_index).state == "working"
     any_index.wait([KEY], NOW)
-    assert row(any_index) == Row(KEY, waiting_since=NOW)
+    assert row(any_index) == Row(KEY, waiting_since=NOW, asked_since=NOW)
     any_index.wait([KEY], NOW, at_work=True)
     any_index.record(DONE)
     assert row(any_index) == DONE

@@ -111,6 +111,53 @@ def test_the_rows_before_and_after_one(index: SqliteIndex) -> None:
     assert around("nothing", View()) == [None, None]
 
 
+def test_pneumonia_that_is_looked_at_again_stays_first_in_triage(index: SqliteIndex) -> None:
+    worklist = fill(index)
+    index.wait(["inbox/5.jpeg"], NOON)
+    index.wait(["inbox/6.jpeg"], NOON)
+    triage = worklist.page(View(order="triage"), 10)
+    assert names(triage)[:2] == ["0.jpeg", "5.jpeg"]
+    assert names(worklist.page(View(frozenset({"waiting"})), 10)) == ["w.jpeg", "5.jpeg", "6.jpeg"]
+    assert worklist.counts()["waiting"] == 3
+
+
+def test_a_name_is_found_however_its_accents_are_written(index: SqliteIndex) -> None:
+    index.record(done("Mu\u0308ller.jpeg", 0, 0))
+    for search in ("m\u00fcller", "MU\u0308LLER", "\u00fc"):
+        assert len(Worklist(index).page(View(search=search), 9).rows) == 1
+
+
+def happen(index: SqliteIndex, what: int, name: str, minutes: int) -> None:
+    """One of all the changes that an index knows."""
+    key, moment = f"inbox/{name}", NOON - timedelta(minutes=minutes)
+    verdict = replace(done(name, minutes % 5, minutes), verdict_key=f"outbox/{name}.json")
+    (
+        lambda: index.wait([key], moment, at_work=minutes > 2),
+        lambda: index.settle(key, moment),
+        lambda: index.record(verdict),
+        lambda: index.mark(key, "deleted"),
+        lambda: index.remove(f"outbox/{name}.json"),
+        lambda: index.put(Row(key)),
+        lambda: index.put(verdict),
+        lambda: index.drop(key),
+    )[what]()
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 7), st.sampled_from("abc"), st.integers(0, 5)), max_size=25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CHANGES)
+def test_the_counts_are_those_of_the_rows_whatever_happened(changes: list[tuple[int, str, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        index = SqliteIndex(Path(folder) / "index.sqlite")
+        for change in changes:
+            happen(index, *change)
+        states = [row.state for row in index.all()]
+        assert Worklist(index).counts() == {state: states.count(state) for state in STATES}
+        index.close()
+
+
 def test_a_cursor_that_is_none() -> None:
     place = Place(2, "2026-11-24T11:43:00.123456Z", 77)
     assert Place.parse(str(place)) == place
@@ -140,7 +187,7 @@ def test_the_walks_use_their_index(index: SqliteIndex) -> None:
     for plan in plans:
         assert plan.startswith(("SEARCH", "SCAN names VIRTUAL TABLE INDEX")) or "SUBQUERY" in plan, plan
         assert "TEMP B-TREE" not in plan
-    assert any("rows_state (state=? AND at<?)" in plan for plan in plans)
+    assert any("rows_shelf (shelf=? AND at<?)" in plan for plan in plans)
 
 
 ROWS = st.lists(
