@@ -71,17 +71,65 @@ def test_an_upload_becomes_a_verdict_without_a_reload(page: Page) -> None:
     assert page.evaluate("window.sameDocument") is True
 
 
-def test_the_row_under_the_pointer_stays_there_when_others_come(page: Page, up: Up) -> None:
-    row = page.locator(".row", has_text="normal-1.jpeg")
-    row.hover()
-    before = row.bounding_box()
-    data = (SAMPLES / "normal-3.jpeg").read_bytes()
-    page.request.post(
-        "/upload", multipart={"files": FilePayload(name="new.jpeg", mimeType="image/jpeg", buffer=data)}
+def arrives(page: Page, name: str, sample: str = "normal-3.jpeg") -> None:
+    """A new X-ray, as from elsewhere; returns when its row is there."""
+    data = (SAMPLES / sample).read_bytes()
+    file = FilePayload(name=name, mimeType="image/jpeg", buffer=data)
+    page.request.post("/upload", multipart={"files": file})
+    expect(page.locator(".row", has_text=name)).to_have_count(1, timeout=20_000)
+
+
+@pytest.mark.parametrize("is_hovered", [True, False], ids=["pointer", "focus"])
+def test_the_row_at_hand_stays_there_when_others_come(page: Page, is_hovered: bool) -> None:
+    link = page.locator(".row .name", has_text="normal-1.jpeg")
+    link.hover() if is_hovered else link.focus()
+    before = link.bounding_box()
+    arrives(page, f"come-{is_hovered}.jpeg")
+    assert link.bounding_box() == pytest.approx(before, abs=1)
+
+
+def test_the_focus_stays_through_a_refresh(page: Page) -> None:
+    focused = "document.activeElement.textContent.trim()"
+    for number, locator in enumerate((page.get_by_role("link", name="Triage"), page.locator(".chip").nth(2))):
+        locator.focus()
+        before = page.evaluate(focused)
+        arrives(page, f"focus-{number}.jpeg")
+        assert page.evaluate(focused).split()[-1] == before.split()[-1]
+
+
+def test_selected_text_holds_its_part_and_that_is_said(page: Page) -> None:
+    page.locator(".row .name", has_text="normal-1.jpeg").select_text()
+    data = FilePayload(
+        name="held.jpeg", mimeType="image/jpeg", buffer=(SAMPLES / "normal-3.jpeg").read_bytes()
     )
-    expect(page.locator(".row", has_text="new.jpeg")).to_have_count(1, timeout=20_000)
-    assert before is not None
-    assert row.bounding_box() == pytest.approx(before, abs=1) or page.evaluate("scrollY") == 0
+    page.request.post("/upload", multipart={"files": data})
+    expect(page.get_by_text("Held while text is selected.")).to_be_visible(timeout=20_000)
+    assert page.locator(".row", has_text="held.jpeg").count() == 0
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(page.locator(".row", has_text="held.jpeg")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#lost")).to_be_empty()
+
+
+def test_a_foreign_answer_or_none_ends_nothing(page: Page) -> None:
+    page.route("**/changes?*", lambda route: route.fulfill(json={"change": 0}))
+    page.route("**/", lambda route: route.fulfill(body="<p>Log in</p>", content_type="text/html"))
+    expect(page.get_by_text("No connection")).to_be_visible(timeout=20_000)
+    page.unroute_all()
+    expect(page.locator("#lost")).to_be_empty(timeout=20_000)
+    arrives(page, "later.jpeg")
+
+
+def test_a_search_that_broke_off_is_made_good(page: Page) -> None:
+    page.route(
+        "**/?search=letter", lambda route: route.fulfill(body="<p>Log in</p>", content_type="text/html")
+    )
+    page.get_by_label("Search by name").fill("letter")
+    page.wait_for_url("**/?search=letter")
+    assert page.locator(".row").count() > 1
+    page.unroute_all()
+    expect(page.locator(".row")).to_have_count(1, timeout=20_000)
+    page.go_back()
+    expect(page.locator(".row")).not_to_have_count(1)
 
 
 def test_filters_and_search_are_in_the_address(page: Page) -> None:
@@ -183,10 +231,13 @@ def test_without_script_the_page_can_be_read(up: Up, browser: Browser) -> None:
 
 def test_times_are_those_of_the_viewer(up: Up, browser: Browser) -> None:
     said = []
-    for zone in ("Asia/Tokyo", "America/Lima"):
+    for zone in ("Asia/Kolkata", "America/Lima"):
         context = browser.new_context(timezone_id=zone, base_url=up.url, locale="en-GB")
         page = context.new_page()
         page.goto("/xray/letter.jpeg")
         said.append(page.locator("time[data-style=both]").inner_text().split(" (")[0])
+        page.goto("/")
+        said.append(page.locator(".day g:last-of-type title").text_content() or "")
         context.close()
-    assert len(set(said)) == 2
+    assert len(set(said)) == 4
+    assert ":30:00:" in said[1]  # the hour begins at half past there

@@ -111,6 +111,10 @@ def test_pages_lead_on_and_back(page: Page) -> None:
     assert back
     middle = page.get(unescape(back[1]))
     assert keys(middle) == seen[50:100]
+    opened = page.get(unescape(middle.split('class="name" href="')[1].split('"')[0]))
+    to_list = re.search(r'id="back" href="(.*?)"', opened)
+    assert to_list
+    assert keys(page.get(unescape(to_list[1]))) == seen[50:100]
     first = re.search(r'rel="prev" href="(.*?)"', middle)
     assert first
     page.index.wait(["inbox/new.jpeg"], NOW + timedelta(seconds=1))
@@ -119,6 +123,13 @@ def test_pages_lead_on_and_back(page: Page) -> None:
     page.index.settle("inbox/new.jpeg", NOW + timedelta(seconds=1))
     assert keys(page.get(unescape(first[1]))) == seen[:50]
     assert 'rel="prev"' not in page.get(unescape(first[1]))
+
+
+def test_a_name_that_an_address_cannot_hold_is_text_alone(page: Page) -> None:
+    page.index.wait(["inbox/a/../b.jpeg"], NOW)
+    html = page.get("/")
+    assert "<bdi>a/../b.jpeg</bdi>" in html
+    assert "/xray/" not in html
 
 
 def test_the_chart_of_a_day(page: Page) -> None:

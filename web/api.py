@@ -37,7 +37,7 @@ class Item(BaseModel):
     etag: str | None = Field(None, description="of the file that the verdict judged")
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    waiting_since: datetime | None = Field(None, description="set while a newer file has not been judged")
+    asked_since: datetime | None = Field(None, description="set while it waits to be judged")
     source: SourceState = Field("present", description="whether the file is still in the inbox")
     url: str = Field(description="of this X-ray, with its whole verdict, for programs")
     page: str = Field(description="of this X-ray, for people")

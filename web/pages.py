@@ -54,6 +54,7 @@ def blueprint(
             "worklist.html",
             change=change,
             view=query.view,
+            at=query.place,
             page=page,
             counts=listed.counts(),
             hours=listed.hours(now),
@@ -63,10 +64,10 @@ def blueprint(
 
     @pages.get("/xray/<name:name>")
     def xray(name: str) -> str:
-        row, view = row_of(name), asked().view
+        row, query = row_of(name), asked()
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
         damaged = bool(seen.etag and not seen.verdict)
-        newer, older = listed.neighbours(view, row.key)
+        newer, older = listed.neighbours(query.view, row.key)
         note("view", row.key)
         return render_template(
             "xray.html",
@@ -74,7 +75,8 @@ def blueprint(
             verdict=seen.verdict,
             damaged=damaged,
             card=card,
-            view=view,
+            view=query.view,
+            at=query.place,
             newer=newer,
             older=older,
         )

@@ -28,6 +28,12 @@ class Query(BaseModel):
         """The view alone."""
         return View(frozenset(self.state), self.search.strip(), self.order)
 
+    @property
+    def place(self) -> dict[str, Place]:
+        """The parameters that ask for the same place in it."""
+        asked = {"after": self.after, "before": self.before}
+        return {name: place for name, place in asked.items() if place}
+
 
 def asked() -> Query:
     """The query of this request; a wrong one is answered with 400 and the parameter's name."""

@@ -67,6 +67,11 @@ def name_of(row: Row) -> str:
     return row.key.removeprefix(INBOX)
 
 
+def is_addressable(name: str) -> bool:
+    """Whether an address can hold the name: a browser follows the parts `.` and `..` elsewhere."""
+    return not {".", ".."} & set(name.split("/"))
+
+
 def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
     """The first of the warnings for which the network does not decide."""
     return next((warning for warning in warnings if warning in DOUBTS), None)
@@ -107,7 +112,7 @@ def utc(moment: datetime) -> str:
 
 def install(app: Flask) -> None:
     """Make the words known to the templates."""
-    for function in (duration, name_of, doubt_of, percent, file_size, utc):
+    for function in (duration, name_of, is_addressable, doubt_of, percent, file_size, utc):
         app.add_template_filter(function)
     app.jinja_env.globals.update(NOTICE=NOTICE, STATES=STATES, LABELS=LABELS, UNDECIDED=UNDECIDED)
     app.jinja_env.globals.update(REASONS=REASONS, WARNINGS=WARNINGS, TAGS=TAGS)

@@ -7,8 +7,13 @@ export function startSearch() {
   const form = document.getElementById("search");
   if (!form) return;
   const field = form.elements.search;
-  const send = () => show(address(form));
-  let timer;
+  let timer, before = ""; // the view that was asked for last
+  const send = () => {
+    const asked = address(form);
+    show(asked, !before); // Back leads to the view before the first key
+    before = asked;
+  };
+  addEventListener("popstate", () => location.reload());
   field.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(send, PAUSE);

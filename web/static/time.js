@@ -9,6 +9,9 @@ export function showTimes() {
     if (element.textContent !== text) element.textContent = text;
     element.title = exact(moment);
   }
+  for (const hour of document.querySelectorAll("[data-hour]")) {
+    hour.querySelector("title").textContent = `${exact(new Date(hour.dataset.hour))}: ${hour.dataset.found}`;
+  }
 }
 
 const STYLES = {
