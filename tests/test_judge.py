@@ -139,6 +139,8 @@ def test_what_is_no_verdict_is_replaced(store: MemoryStore, damaged: bytes) -> N
         "inbox/" + "d/" * 600 + "a",
         "inbox/a.json/b.jpeg",
         "inbox/name-not-usable/0.json",
+        "inbox/a/../b.jpeg",
+        "inbox/./b.jpeg",
         "inbox/\udcff",
     ],
 )
