@@ -9,11 +9,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.events import s3_event
+from pipeline.settings import Settings
 from pipeline.verdict import Verdict
 from tests import dicoms, pictures
 from tests.fakes import SAMPLES
@@ -147,6 +151,17 @@ def test_a_taken_port_is_said_in_one_line(up: Up, tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"cxr: port {port} cannot be used")
     assert answer.stderr.count("\n") == 1
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_comes(up: Up) -> None:
+    """One file of the largest size and the form around it are as much as is taken."""
+    address = urlsplit(up.url)
+    with closing(HTTPConnection(str(address.hostname), address.port, timeout=10)) as connection:
+        connection.putrequest("POST", "/upload")
+        connection.putheader("Content-Length", str(Settings().max_bytes + 1_000_000))
+        connection.endheaders()  # and nothing after them
+        with connection.getresponse() as answer:
+            assert answer.status == 413
 
 
 def page(up: Up) -> str:

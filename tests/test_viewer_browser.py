@@ -257,12 +257,9 @@ def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:
     expect(gauge.locator(".tick")).to_have_text(
         [f"{typicality['atypical_above']:.0f}", f"{typicality['refused_above']:.0f}"]
     )
-    for name, expected in (
-        ("Copy the SHA-256 of the image", verdict["source"]["sha256"]),
-        ("Copy the SHA-256 of the model", verdict["model"]["sha256"]),
-    ):
-        page.get_by_role("button", name=name).click()
-        assert page.evaluate("navigator.clipboard.readText()") == expected
+    for of, part in (("image", "source"), ("model", "model")):
+        page.get_by_role("button", name=f"Copy the SHA-256 of the {of}").click()
+        assert page.evaluate("navigator.clipboard.readText()") == verdict[part]["sha256"]
     page.get_by_role("button", name="Copy the whole verdict").click()
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == verdict
 

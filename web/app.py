@@ -12,7 +12,7 @@ from web import api, errors, host, pages, resubmit, security, upload, wording
 from web.access import Access, protect
 from web.audit import Audit, keep
 
-_FILES = 20  # of the largest size, in one request
+_FORM_BYTES = 1_000_000  # of a request, around its file
 
 
 class StatusPage(Flask):
@@ -38,6 +38,9 @@ def create_app(
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
+    Script sends one file with each request, and so no request may be much larger; the form without script may
+    hold several that fit in as much.
+
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
     With `tickets`, the store's, uploads go straight to it and not through the page.
     `operations` tells of host and queue; without it, the page has no panel of theirs.
@@ -47,7 +50,7 @@ def create_app(
     """
     access = access or Access()
     app = StatusPage(__name__)
-    app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes * _FILES)
+    app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes + _FORM_BYTES)
     app.config["CONNECT_ORIGINS"] = (tickets.origin,) if tickets else ()
     app.url_map.merge_slashes = False  # a key may hold two in a row
     app.url_map.converters["name"] = pages.NameConverter

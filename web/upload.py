@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from flask import Blueprint, jsonify, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, Field, ValidationError
 from werkzeug.datastructures import FileStorage
 
 from pipeline.errors import ConditionFailed, CxrError, KeyNotUsable
@@ -25,6 +26,13 @@ class Refused(CxrError):
     def __init__(self, message: str, code: int = 400) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Asked(BaseModel, strict=True):
+    """The file that a ticket is asked for."""
+
+    name: str
+    size: int = Field(ge=1, description="in bytes")
 
 
 def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprint:
@@ -99,17 +107,18 @@ def issue(store: Store, tickets: Tickets, asked: object, max_bytes: int) -> tupl
     bucket asks nothing: of two browsers that bring a new name in the same moment the later wins, and the
     bucket's versions keep the other.
     """
-    match asked:
-        case {"name": str(name), "size": int(size)}:
-            key = inbox_key(name)
-        case _:
-            raise Refused("A ticket is asked for with the name and the size of one file.")
-    if size > max_bytes:
+    try:
+        file = Asked.model_validate(asked)
+    except ValidationError as error:
+        sentence = "A ticket is asked for with the name and the size of one file, of 1 byte or more."
+        raise Refused(sentence) from error
+    key = inbox_key(file.name)
+    if file.size > max_bytes:
         raise _too_large(max_bytes)
     if problem := name_problem(key):
         raise Refused(f"{problem} Rename the file and upload it again.")
     # A dollar sign means something to S3: `${filename}`.
-    if size < 1 or "$" in key or store.head(key):
+    if "$" in key or store.head(key):
         raise Refused("This file has to go through the page: send it to /upload.", 409)
     return key, tickets.presign_post(key, max_bytes)
 
