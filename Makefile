@@ -5,6 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ROOT ?= data
 PORT ?= 8000
+IMAGES ?= events/samples
 SAM := .venv/sam/1.170.0
 LAMBDA ?= build/lambda
 LAMBDA_PYTHON ?= 3.13
@@ -57,10 +58,16 @@ types:
 unit:
 	@$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-bench: .venv/tests
-	@$(BIN)/python -m bench.latency
-	@$(BIN)/python -m bench.inference
-	@$(BIN)/python -m bench.ssh
+# Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
+bench: .venv/tests .venv/bench/installed
+	@tests/install-system-packages
+	@$(BIN)/python -m bench.report $(IMAGES) $(QUICK)
+
+# A virtual environment of its own: the peers bring some 150 libraries.
+.venv/bench/installed: bench/requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -m venv .venv/bench
+	@.venv/bench/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement $<
+	@touch $@
 
 # The Lambda functions' package, a folder: template.yaml names it, `cxr deploy` zips it.
 lambda: $(LIBRARIES)

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +21,16 @@ from model.vision import models
 _ROUNDS = 200
 
 
-def main() -> None:
-    """Measure and print."""
+@dataclass(frozen=True)
+class Inference:
+    """Medians, in milliseconds, and their ratio."""
+
+    medians_ms: dict[str, float]
+    ratio: float
+
+
+def measure() -> Inference:
+    """Both networks, turn by turn."""
     with TemporaryDirectory() as folder:
         sessions = {"cxr": _session(SHIPPED), "mobilenet_v3_large": _session(_mobilenet(Path(folder)))}
     size = Engine().calibration.size
@@ -36,9 +45,14 @@ def main() -> None:
             session.run(None, {session.get_inputs()[0].name: inputs[name]})
             seconds[name].append(time.perf_counter() - clock)
     medians = {name: statistics.median(values) * 1000 for name, values in seconds.items()}
-    lines = [f"{name:20} {median:5.1f} ms" for name, median in medians.items()]
-    ratio = medians["cxr"] / medians["mobilenet_v3_large"]
-    sys.stdout.write("\n".join([*lines, f"ratio {ratio:.2f}"]) + "\n")
+    return Inference(medians, medians["cxr"] / medians["mobilenet_v3_large"])
+
+
+def main() -> None:
+    """Measure and print."""
+    seen = measure()
+    lines = [f"{name:20} {median:5.1f} ms" for name, median in seen.medians_ms.items()]
+    sys.stdout.write("\n".join([*lines, f"ratio {seen.ratio:.2f}"]) + "\n")
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

@@ -11,31 +11,48 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.images import SAMPLES, paths_of
 from model.engine import Engine
 
-SAMPLES = Path(__file__).parents[1] / "events" / "samples"
+_MOST = 200  # images
 _WARM_UP = 5
 _DEADLINE = 30.0  # seconds for one verdict
 
 
-def main(folder: Path) -> None:
-    """Measure over the images of `folder`, at most 200."""
-    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpeg", ".jpg", ".png")][
-        :200
-    ]
+@dataclass(frozen=True)
+class Drops:
+    """Milliseconds: median and 95th percentile."""
+
+    images: int
+    drop: tuple[float, float]  # from file drop to verdict on disk
+    alone: tuple[float, float]  # judged in this process
+    ratio: float  # of the medians
+
+
+def measure(images: list[Path]) -> Drops:
+    """Measure over images, at most 200."""
+    images = images[:_MOST]
     with TemporaryDirectory() as root:
         drops = sorted(_drops(Path(root), [*images[:_WARM_UP], *images])[_WARM_UP:])
     engine = Engine()
     alone = sorted(_seconds(partial(_judge, engine, path)) for path in images)
+    ratio = statistics.median(drops) / statistics.median(alone)
+    return Drops(len(images), _ms(drops), _ms(alone), ratio)
+
+
+def main(folder: Path) -> None:
+    """Measure and print."""
+    seen = measure(paths_of(folder))
     lines = [
-        f"{len(images)} images, one after the other, on {os.cpu_count()} cores",
-        f"drop to verdict   median {_ms(drops, 0.5)}   p95 {_ms(drops, 0.95)}",
-        f"judged alone      median {_ms(alone, 0.5)}   p95 {_ms(alone, 0.95)}",
-        f"ratio of medians  {statistics.median(drops) / statistics.median(alone):.2f}",
+        f"{seen.images} images, one after the other, on {os.cpu_count()} cores",
+        "drop to verdict   median {:6.1f} ms   p95 {:6.1f} ms".format(*seen.drop),
+        "judged alone      median {:6.1f} ms   p95 {:6.1f} ms".format(*seen.alone),
+        f"ratio of medians  {seen.ratio:.2f}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 
@@ -76,8 +93,10 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _ms(values: list[float], share: float) -> str:
-    return f"{values[min(int(share * len(values)), len(values) - 1)] * 1000:6.1f} ms"
+def _ms(values: list[float]) -> tuple[float, float]:
+    """Median and 95th percentile of seconds in order, in milliseconds."""
+    median, p95 = (values[min(int(share * len(values)), len(values) - 1)] * 1000 for share in (0.5, 0.95))
+    return median, p95
 
 
 if __name__ == "__main__":

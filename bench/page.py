@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,27 @@ _DAYS = 30.0  # that the verdicts are spread over, more of them lately
 _SHARES = {"pneumonia": 0.45, "normal": 0.4, "uncertain": 0.08, "rejected": 0.05, "failed": 0.02}
 
 
-def main(count: int) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """One kind of address: milliseconds to the first byte."""
+
+    name: str
+    median: float
+    p95: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A page over so many rows."""
+
+    rows: int
+    megabytes: float
+    seconds: float  # to write them
+    asked: list[Asked]
+
+
+def measure(count: int) -> Pages:
     """Fill a worklist, serve it and ask."""
     with TemporaryDirectory() as root:
         path = Path(root) / ".cxr" / "index.sqlite"
@@ -35,12 +56,23 @@ def main(count: int) -> None:
             fill(index, count)
             filled = time.perf_counter() - began
             addresses = _addresses(Worklist(index), count)
-        say = [f"{count} rows ({path.stat().st_size / 1e6:.0f} MB, written in {filled:.0f} s)"]
+        size, asked = path.stat().st_size / 1e6, []
         with _served(Path(root)) as port, closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
             for name, address in addresses.items():
                 times = sorted(_first_byte(client, address) for _ in range(_ASKED))
-                median, p95 = statistics.median(times), times[int(0.95 * len(times))]
-                say.append(f"{name:34} median {median:5.1f}   p95 {p95:5.1f}   worst {times[-1]:5.1f}")
+                p95 = times[int(0.95 * len(times))]
+                asked.append(Asked(name, statistics.median(times), p95, times[-1]))
+    return Pages(count, size, filled, asked)
+
+
+def main(count: int) -> None:
+    """Measure and print."""
+    seen = measure(count)
+    say = [f"{seen.rows} rows ({seen.megabytes:.0f} MB, written in {seen.seconds:.0f} s)"]
+    say += [
+        f"{one.name:34} median {one.median:5.1f}   p95 {one.p95:5.1f}   worst {one.worst:5.1f}"
+        for one in seen.asked
+    ]
     sys.stdout.write("\n".join(say) + "\n")
 
 

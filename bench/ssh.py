@@ -9,10 +9,12 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.images import SAMPLES
 from ec2_runner.remote import RemoteHost
 from ec2_runner.route import SshRoute
 from ec2_runner.worker import make_worker
@@ -22,17 +24,35 @@ from pipeline.settings import Settings
 from pipeline.verdict import Release
 from tests.machines import USER, Sshd, Supervised, free_port
 
-SAMPLES = Path(__file__).parents[1] / "events" / "samples"
 BATCH, ROUNDS = 32, 40
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """Milliseconds for a batch."""
+
+    medians_ms: dict[str, float]
+    cost_ms: float  # of SSH: the median of the differences
+
+
+def measure(rounds: int = ROUNDS) -> Ssh:
+    """Both ways, in turn."""
+    with TemporaryDirectory() as folder:
+        times = _times(Path(folder), rounds)
+    pairs = zip(times["through SSH"], times["in this process"], strict=True)
+    more = statistics.median(far - near for far, near in pairs)
+    return Ssh({name: statistics.median(taken) for name, taken in times.items()}, more)
 
 
 def main() -> None:
     """Print the median of each way, and the difference."""
-    with TemporaryDirectory() as folder:
-        measure(Path(folder))
+    seen = measure()
+    for name, median in seen.medians_ms.items():
+        print(f"{BATCH} X-rays {name}: median {median:.1f} ms")  # noqa: T201
+    print(f"SSH costs {seen.cost_ms:.1f} ms a batch (median of {ROUNDS} pairs)")  # noqa: T201
 
 
-def measure(folder: Path) -> None:
+def _times(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Set both up in a folder, and time them."""
     root, port = folder / "data", free_port()
     settings = Settings(root=root, worker_port=port, ssh_key=folder / "id")
@@ -51,7 +71,7 @@ def measure(folder: Path) -> None:
             "through SSH": RemoteHost(SshRoute(far), port, Release()),
         }
         times: dict[str, list[float]] = {name: [] for name in hosts}
-        for number in range(ROUNDS + 1):
+        for number in range(rounds + 1):
             for name, host in hosts.items():
                 taken = run(host, root)
                 if number:  # the first warms
@@ -59,11 +79,7 @@ def measure(folder: Path) -> None:
     finally:
         worker.stop()
         sshd.stop()
-    for name, taken_all in times.items():
-        print(f"{BATCH} X-rays {name}: median {statistics.median(taken_all):.1f} ms")  # noqa: T201
-    pairs = zip(times["through SSH"], times["in this process"], strict=True)
-    more = statistics.median(far - near for far, near in pairs)
-    print(f"SSH costs {more:.1f} ms a batch (median of {ROUNDS} pairs)")  # noqa: T201
+    return times
 
 
 def run(host: Host, root: Path) -> float:

@@ -41,8 +41,10 @@ COLOURS = {
 }
 NAMES = ("normal", "pneumonia")  # of the labels 0 and 1
 _DPI = 150
+_UNSAID = {".png": {"Software": None}, ".svg": {"Date": None}}  # the same figure is the same file
 _STYLE = {
     "figure.facecolor": "white",
+    "svg.hashsalt": "cxr",
     "font.family": "DejaVu Sans",  # it travels with matplotlib: a figure looks the same everywhere
     "font.size": 10,
     "text.color": TEXT,
@@ -73,7 +75,7 @@ _STYLE = {
 def canvas(
     path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1, ratios: Sequence[float] = ()
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `size` inches with a grid of axes, written to `path` as PNG when the block ends.
+    """A figure of `size` inches with a grid of axes, written to `path`, PNG or SVG, when the block ends.
 
     `ratios` are the heights of the rows. No state of matplotlib is changed.
     """
@@ -81,7 +83,7 @@ def canvas(
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios or None)
         yield figure, list(axes.ravel())
-        figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+        figure.savefig(path, dpi=_DPI, metadata=_UNSAID[path.suffix])
 
 
 def headline(figure: Figure, title: str, under: str = "") -> None:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from model.engine import SHIPPED, Engine
+from model.decode import decode
+from model.engine import SHIPPED, Engine, prepare
 from model.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError
 from tests import pictures
@@ -161,6 +163,23 @@ def test_a_batch_changes_no_answer(engine: Engine) -> None:
     together = engine.outputs(inputs)[0]
     alone = np.concatenate([engine.outputs(single[None])[0] for single in inputs])
     assert np.abs(together - alone).max() < 1e-3
+
+
+def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(engine: Engine) -> None:
+    """P to four decimals: alone, among others on more threads than cores, and in batches of eight."""
+    files = [path.read_bytes() for path in _samples()] * 3
+    alone = [engine.examine(data).finding.probability for data in files]
+    with ThreadPoolExecutor(6) as pool:
+        beside = [seen.finding.probability for seen in pool.map(engine.examine, files)]
+    assert beside == alone
+    pixels = np.concatenate(
+        [prepare(*decode(data, 50_000_000)[:2], engine.calibration.size) for data in files]
+    )
+    for batch in range(0, len(files), 8):
+        logits = engine.outputs(pixels[batch : batch + 8])[0]
+        assert len(logits) == 8
+        together = [round(engine.calibration.probability(float(logit)), 4) for logit in logits[:, 0]]
+        assert together == alone[batch : batch + 8]
 
 
 def test_the_torch_reference_agrees(engine: Engine) -> None:

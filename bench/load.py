@@ -1,0 +1,104 @@
+"""From upload to verdict at the worker, at several rates of arrival: `python -m bench.load [FOLDER]`.
+
+An open loop: images arrive at random (Poisson), whether or not those before them are done, and the time
+counts from when an image was to arrive. `cxr worker` is asked for each image by itself, as an event asks it.
+"""
+
+import random
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.images import SAMPLES, Images, paths_of
+from bench.running import BATCH, Worker, worker
+
+RATES = (1.0, 10.0, 50.0)  # images a second
+_CLIENTS = 64  # that wait at the same time, at most
+_ALONE = 30  # images, one after the other
+_FEWEST = 20  # images at a rate
+
+
+@dataclass(frozen=True)
+class Latency:
+    """At one rate of arrival, in milliseconds."""
+
+    rate: float
+    images: int
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was seen of a worker."""
+
+    capacity: float  # images a second, in batches
+    service_ms: float  # one image alone, mean
+    at: list[Latency]  # the last is at half the capacity
+    ratio: float  # p99 at half the capacity / service_ms
+
+
+def measure(paths: list[Path], seconds: float) -> Load:
+    """Each rate for so many seconds."""
+    images = Images(paths)
+    with worker() as running:
+        _alone(running, images, BATCH)  # it is warm
+        service = _alone(running, images, _ALONE)
+        number = max(int(10 * seconds), 3 * BATCH)
+        capacity = number / running.seconds_for(list(images.drop(running.root, number)))
+        seen = [_at(running, images, rate, seconds) for rate in (*RATES, capacity / 2)]
+    return Load(capacity, service, seen, seen[-1].p99 / service)
+
+
+def _alone(running: Worker, images: Images, number: int) -> float:
+    """Milliseconds for an image, nothing beside it."""
+    return statistics.mean(
+        _judged(running, key, time.perf_counter()) for key in images.drop(running.root, number)
+    )
+
+
+def _at(running: Worker, images: Images, rate: float, seconds: float) -> Latency:
+    """Arrivals at one rate."""
+    number, chance, futures = max(int(rate * seconds), _FEWEST), random.Random(7), []
+    keys = list(images.drop(running.root, number))
+    due = time.perf_counter() + 0.1
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        for key in keys:
+            due += chance.expovariate(rate)
+            time.sleep(max(due - time.perf_counter(), 0))
+            futures.append(pool.submit(_judged, running, key, due))
+    times = sorted(future.result() for future in futures)
+    p50, p95, p99 = (times[min(int(share * number), number - 1)] for share in (0.5, 0.95, 0.99))
+    return Latency(rate, number, p50, p95, p99)
+
+
+def _judged(running: Worker, key: str, since: float) -> float:
+    """Milliseconds until an image has its verdict."""
+    running.judge([key])
+    return (time.perf_counter() - since) * 1000
+
+
+def lines(seen: Load) -> list[str]:
+    """What is printed."""
+    return [
+        f"one image alone {seen.service_ms:.1f} ms; capacity {seen.capacity:.1f} images a second",
+        *(
+            f"{at.rate:6.1f} a second ({at.images} images)  median {at.p50:7.1f}   p95 {at.p95:7.1f}"
+            f"   p99 {at.p99:7.1f} ms"
+            for at in seen.at
+        ),
+        f"p99 at half the capacity is {seen.ratio:.1f} times one image alone",
+    ]
+
+
+def main(folder: Path, seconds: float = 60) -> None:
+    """Measure and print."""
+    sys.stdout.write("\n".join(lines(measure(paths_of(folder), seconds))) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES, *map(float, sys.argv[2:]))

@@ -1,0 +1,125 @@
+"""A real `cxr worker` over a temporary folder, and those who ask it."""
+
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.verdict import RELEASE
+from tests.machines import Process, free_port
+
+BATCH = 32
+CORES = os.cpu_count() or 1
+_CONNECTIONS = 3
+_START_SECONDS = 60.0
+_ANSWER_SECONDS = 120.0
+_END_SECONDS = 20.0
+
+
+class Connection:
+    """An HTTP connection on the loopback that stays open, as a client of a service has it."""
+
+    def __init__(self, port: int) -> None:
+        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+
+    def post(self, path: str, body: bytes, media_type: str = "application/json") -> bytes:
+        """The answer; RuntimeError when it is not 200."""
+        self._http.request("POST", path, body, {"Content-Type": media_type})
+        answer = self._http.getresponse()
+        data = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{path} answered {answer.status}: {data[:300].decode(errors='replace')}")
+        return data
+
+    def close(self) -> None:
+        """Close it."""
+        self._http.close()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that is up, and the folder that it works on."""
+
+    root: Path
+    port: int
+    pid: int
+
+    def judge(self, keys: Sequence[str]) -> None:
+        """Have keys judged, as one batch on a connection of its own; RuntimeError unless each of them was."""
+        body = json.dumps({"release": RELEASE, "jobs": keys}).encode()
+        with closing(Connection(self.port)) as connection:
+            lines = connection.post("/jobs", body).splitlines()
+        done = sum(json.loads(line)["result"] in ("classified", "rejected") for line in lines)
+        if done != len(keys):
+            raise RuntimeError(f"the worker judged {done} of {len(keys)} images: {lines[:3]!r}")
+
+    def seconds_for(self, keys: Sequence[str]) -> float:
+        """To judge them all, in batches of 32, three batches in flight."""
+        batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            began = time.perf_counter()
+            list(pool.map(self.judge, batches))
+            return time.perf_counter() - began
+
+
+@contextmanager
+def worker() -> Iterator[Worker]:
+    """A `cxr worker` of this checkout, its network loaded; it ends with the block."""
+    port = free_port()
+    with TemporaryDirectory(prefix="cxr-bench-") as folder:
+        env = {**os.environ, "CXR_STORE": "folder", "CXR_ROOT": folder, "CXR_WORKER_PORT": str(port)}
+        env["CXR_THREADS"] = str(CORES)
+        with served([sys.executable, "-m", "cxr", "worker"], port, "/healthz", env) as pid:
+            yield Worker(Path(folder), port, pid)
+
+
+@contextmanager
+def served(
+    command: list[str], port: int, path: str, env: dict[str, str], seconds: float = _START_SECONDS
+) -> Iterator[int]:
+    """The id of a process that answers HTTP, until the block ends: then it and all its children are ended.
+
+    RuntimeError with its last words when it does not come up in time.
+    """
+    with TemporaryDirectory(prefix="cxr-bench-log-") as folder:
+        process = Process(command, Path(folder) / "log", env)
+        try:
+            deadline = time.monotonic() + seconds
+            while not answers(port, path):
+                if process.exit_code() is not None or time.monotonic() > deadline:
+                    words = " ".join(process.output().strip().splitlines()[-1:])
+                    raise RuntimeError(f"it did not come up in {seconds:.0f} s: {words}")
+                time.sleep(0.005)
+            yield process.pid
+        finally:
+            _end(process)
+
+
+def _end(process: Process) -> None:
+    """In order, if it can; what is left of its children is killed."""
+    deadline = time.monotonic() + _END_SECONDS
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
+    while process.exit_code() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether an address of the loopback says 200 now."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

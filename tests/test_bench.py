@@ -1,0 +1,76 @@
+"""The benchmarks' document, from figures made up for it; what the peers are compared by."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from bench import document
+from bench.images import Images, paths_of
+from bench.peers import plain
+from model.engine import Engine
+from tests.fakes import SAMPLES
+
+SEEN = json.loads("""{
+ "facts": {"date": "2026-11-24", "processor": "Abacus, 2 cores"},
+ "compare": [
+  {"name": "a warm loop in torch", "rate": 7.25, "times": 8.5, "note": ""},
+  {"name": "A peer", "rate": null, "times": null, "note": "did not run: no such module"},
+  {"name": "cxr worker", "rate": 61.5, "times": null, "note": ""}],
+ "worker": {"decode": 200, "infer": 180, "write": 250, "bound": 68.8, "worker": 61.5, "share": 0.894,
+  "timing_ms": {"fetch": 1, "decode": 12, "infer": 11, "write": 2}, "thread_ms": 32.5,
+  "images": 256, "rounds": 7},
+ "load": {"capacity": 60, "service_ms": 25, "ratio": 2.4, "at": [
+  {"rate": 30, "images": 1800, "p50": 30, "p95": 45, "p99": 60}]},
+ "memory": {"images": [1000, 10000], "resident_mb": [180, 186], "growth": 0.0333}
+}""")
+
+
+def test_the_document_has_the_figures_and_its_charts(tmp_path: Path) -> None:
+    document.write(SEEN, tmp_path)
+    text = (tmp_path / document.NAME).read_text(encoding="utf-8")
+    for line in (
+        "| processor | Abacus, 2 cores |",
+        "| a warm loop in torch | 7.2 | 8.50 |",
+        "| A peer | did not run: no such module |  |",
+        "| share of the bound | 89% |",
+        "| 30.0 | 1800 | 30 ms | 45 ms | 60 ms |",
+        "| memory of the worker after 10,000 images | 186 MB |",
+        "| its growth in between | +3.3% |",
+    ):
+        assert line in text.splitlines()
+    assert "rest 6.5." in text  # of the thread's 32.5 ms
+    charts = sorted(tmp_path.glob("*.svg"))
+    assert len(charts) == 2
+    for chart in charts:
+        assert f"]({chart.name})" in text
+        assert ElementTree.parse(chart).getroot().tag.endswith("svg")
+
+
+def test_it_says_nothing_of_what_was_not_measured() -> None:
+    text = document.render({"facts": SEEN["facts"], "memory": SEEN["memory"]})
+    assert "186 MB" in text
+    assert "worker and its bound" not in text
+    assert ".svg" not in text
+
+
+def test_the_peers_do_the_work_that_the_engine_does(tmp_path: Path) -> None:
+    data, about = (SAMPLES / "pneumonia-1.jpeg").read_bytes(), plain.calibration()
+    gray = plain.read(data)
+    logits, maps, _ = plain.session().run(None, {"image": plain.network_input(gray, about["size"])[None]})
+    expected = Engine().examine(data).finding
+    answer = plain.answer(about, float(logits[0, 0]), maps[0])
+    assert answer["probability"] == pytest.approx(expected.probability, abs=0.02)
+    assert np.allclose(answer["map"], expected.map.grid, atol=0.5)
+    plain.write_preview(gray, str(tmp_path))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jpg"]
+
+
+def test_no_image_is_measured_twice(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    images = Images(paths_of(SAMPLES, limit=2))
+    keys = [*images.drop(tmp_path, 3), *images.drop(tmp_path, 2)]
+    assert len(set(keys)) == 5
+    assert len({(tmp_path / key).read_bytes() for key in keys}) == 5
