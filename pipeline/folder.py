@@ -137,8 +137,7 @@ class FolderStore:
             raise KeyNotUsable("this name cannot be a file of the folder")
         temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
+            _write(temporary, data)
             with self._lock(key):
                 self._place(temporary, path, key, expected)
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -181,11 +180,10 @@ class FolderStore:
 
     def _place(self, temporary: Path, path: Path, key: str, expected: str | None) -> None:
         if expected is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir() or path.is_symlink():
                 raise KeyNotUsable("a folder or a link of the same name is in the way")
             try:
-                path.hardlink_to(temporary)
+                _link(path, temporary)
             except FileExistsError:
                 raise ConditionFailed("the object exists already") from None
             except OSError as error:
@@ -233,6 +231,22 @@ class FolderStore:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:  # somebody has tidied up
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        path.hardlink_to(target)
+    except FileNotFoundError:  # the first in its folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(target)
 
 
 @contextmanager

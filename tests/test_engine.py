@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from model.decode import decode
-from model.engine import SHIPPED, Engine, prepare
+from model.engine import SHIPPED, Engine, encode_preview, prepare
 from model.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError
 from tests import pictures
@@ -214,8 +214,17 @@ def test_the_preview_is_small_gray_and_says_nothing_else(engine: Engine) -> None
     preview = engine.examine(wide).preview
     assert b"Mustermann" not in preview
     with Image.open(io.BytesIO(preview)) as image:
-        assert (image.format, image.mode, image.size) == ("JPEG", "L", (1024, 768))
+        assert (image.format, image.mode, image.size) == ("JPEG", "L", (800, 600))
         assert not image.getexif()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(900, 900), (1024, 1024), (1200, 1024), (1280, 640), (2048, 1024), (2049, 683)]
+)
+def test_a_preview_has_640_to_1024_pixels(width: int, shown: int) -> None:
+    preview = encode_preview(Image.linear_gradient("L").resize((width, 100)))
+    with Image.open(io.BytesIO(preview)) as image:
+        assert image.width == shown
 
 
 def test_other_files_are_no_weights(tmp_path: Path) -> None:

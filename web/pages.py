@@ -54,7 +54,7 @@ def blueprint(
             "worklist.html",
             change=change,
             view=query.view,
-            at=query.place,
+            here=query.here,
             page=page,
             counts=listed.counts(),
             hours=listed.hours(now),
@@ -76,7 +76,7 @@ def blueprint(
             damaged=damaged,
             card=card,
             view=query.view,
-            at=query.place,
+            here=query.here,
             newer=newer,
             older=older,
         )

@@ -29,10 +29,10 @@ class Query(BaseModel):
         return View(frozenset(self.state), self.search.strip(), self.order)
 
     @property
-    def place(self) -> dict[str, Place]:
-        """The parameters that ask for the same place in it."""
-        asked = {"after": self.after, "before": self.before}
-        return {name: place for name, place in asked.items() if place}
+    def here(self) -> dict[str, Any]:
+        """The parameters that ask for the same view, at the same place in it."""
+        places = {"after": self.after, "before": self.before}
+        return {**parameters(self.view), **{name: place for name, place in places.items() if place}}
 
 
 def asked() -> Query:
