@@ -119,6 +119,7 @@ def _addresses(listed: Worklist, count: int) -> dict[str, str]:
         "search, two characters": "/?search=pa",
         "search, two characters, no match": "/?search=zz",
         "search, nothing matches": "/?search=nothing",
+        "search, common words, no match": "/?search=ward+jpeg+cxr+qq",
         "is anything new": "/changes?since=0",
         "API, 50 rows": "/api/verdicts",
     }

@@ -44,6 +44,8 @@ def run(
     UsageError where there is no such cluster; HostError when it gives up.
     """
     source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
+    if settings.weights:
+        settings = settings.model_copy(update={"weights": settings.weights.resolve()})
     with _cluster(workers, address):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:

@@ -196,7 +196,7 @@ def client(service: str) -> Any:
         connect_timeout=3,
         read_timeout=seconds,
         retries={"mode": "standard", "total_max_attempts": 4 if service == "s3" else 3},
-        max_pool_connections=32,
+        max_pool_connections=64,
         # What a browser posts has to go to the bucket's own region, signed as S3 asks for since 2020.
         **({"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}),
     )

@@ -261,7 +261,10 @@ def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
         yield None
         return
     with os.fdopen(descriptor, "rb") as file:
-        yield file
+        try:
+            yield file
+        except OSError as error:  # a damaged disk, or a share that went away
+            raise StoreError(f"a file cannot be read: {error.strerror}") from None
 
 
 def _descriptor(path: Path) -> int | None:

@@ -55,8 +55,8 @@ def name_problem(inbox_key: str) -> str | None:
     longest = max(len(part.encode()) for part in (*folders, f"{name}.json"))
     if longest > MAX_NAME_BYTES or len(encoded) > MAX_KEY_BYTES - len(f"{OUTBOX}.json"):
         return "The name is too long."
-    if any(part in (".", "..") for part in (*folders, name)):
-        return "The name has a part `.` or `..`, which leads elsewhere."
+    if any(part in ("", ".", "..") for part in (*folders, name)):
+        return "The name has a part that is empty, `.` or `..`: no folder can hold it."
     if rest.startswith(_RESERVED) or any(folder.endswith(".json") for folder in folders):
         return "The folder's name collides with a name that the outbox needs."
     return None

@@ -45,7 +45,9 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
     first = next(answers)
     killed = next(workers())
     os.kill(killed, signal.SIGKILL)
-    found = {first.key: first.result, **results(answers)}
+    told = [first, *answers]
+    assert len({done.key for done in told}) == len(told)  # once each
+    found = {done.key: done.result for done in told}
     assert found.keys() == expected.keys()
     # What the dead one had judged and not yet told is found done.
     assert all(result in (expected[key], "current") for key, result in found.items())

@@ -141,6 +141,7 @@ def test_what_is_no_verdict_is_replaced(store: MemoryStore, damaged: bytes) -> N
         "inbox/name-not-usable/0.json",
         "inbox/a/../b.jpeg",
         "inbox/./b.jpeg",
+        "inbox/a//b.jpeg",
         "inbox/\udcff",
     ],
 )
