@@ -45,12 +45,13 @@ def _compare(ways: list[Json]) -> str:
     ]
     return f"""## Ways to serve this network
 
-Same images, same network: probability and map as JSON, and a preview on disk. The peers are written with Pillow
-as one would: decoded whole, previews by `thumbnail` to 1024 pixels, where the worker shrinks by a whole number
-(640 to 1024). The servers have ONNX Runtime with one thread, a worker for each core, and batches of at most 8;
-they are sent the images over HTTP, 32 at a time, where `cxr worker` is sent names, three batches of 32 at a time,
-and reads the files. It alone writes whole verdicts, on condition, and refuses what is no chest X-ray. Each server
-ran in turn with it; the last column is the median of the ratios.
+Same images, same network: probability and map as JSON, and a preview on disk. The peers are written with
+Pillow as one would: decoded whole, previews by `thumbnail` to 1024 pixels, where the worker shrinks by a
+whole number (640 to 1024). The servers have ONNX Runtime with one thread, a worker for each core, and
+batches of at most 8; they are sent the images over HTTP, 32 at a time, where `cxr worker` is sent names,
+three batches of 32 at a time, and reads the files. It alone writes whole verdicts, on condition, and
+refuses what is no chest X-ray. Each server ran in turn with it; the last column is the median of the
+ratios.
 
 ![Images a second of each way, logarithmic]({_WAYS_CHART})
 

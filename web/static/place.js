@@ -27,7 +27,7 @@ function moveBack(row, top) {
   scrollBy({ top: row.getBoundingClientRect().top - top, behavior: "instant" });
   const missing = row.getBoundingClientRect().top - top;
   if (missing < 1) return;
-  main.style.paddingBottom = `${parseFloat(getComputedStyle(main).paddingBottom) + missing}px`;
+  main.style.minHeight = `${main.offsetHeight + missing}px`;
   scrollBy({ top: missing, behavior: "instant" });
 }
 
