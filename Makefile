@@ -39,7 +39,7 @@ install-test: .venv/tests $(SAM)
 
 .venv/tests: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --no-compile --editable '.[test]'
 	@touch $@ .venv/runtime
 
 # A virtual environment of its own: it asks for other versions than ours.

@@ -175,7 +175,7 @@ def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str]
     excluded = [positive_data_acceptance] if operation.method == "post" or not inside else []
     sent = {"Accept": "application/json", **headers}
 
-    @settings(max_examples=20 if inside else 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15 if inside else 5, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Case) -> None:
         seen.add(case.call_and_validate(headers=sent, excluded_checks=excluded).status_code)
