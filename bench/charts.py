@@ -20,7 +20,7 @@ def ways(compared: list[dict[str, Any]], path: Path) -> None:
     shown = [way for way in compared if way["rate"]]
     rates = [way["rate"] for way in shown]
     with canvas(path, (8, 0.9 + 0.42 * len(shown))) as (figure, [axes]):
-        headline(figure, "Images a second", "same machine, same images, same outputs; logarithmic")
+        headline(figure, "Images a second", "same machine, same images, same network; logarithmic")
         colours = [_OURS if way["name"].startswith("cxr") else _OTHERS for way in shown]
         axes.barh([way["name"] for way in shown], rates, color=colours, height=0.66)
         axes.set_xscale("log")
