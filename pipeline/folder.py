@@ -9,16 +9,14 @@ all our processes share.
 import errno
 import hashlib
 import os
-import stat
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -30,6 +28,7 @@ from pipeline.errors import (
     StoreError,
     UsageError,
 )
+from pipeline.files import NO_SUCH_FILE, Forbidden, link, opened, same, signature, write
 from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX, is_unfinished
 from pipeline.ports import Job, ObjectInfo
 from pipeline.walk import keys
@@ -40,10 +39,7 @@ _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
 # A file this young may change without a trace: within one tick of its clock, or preallocated.
 _RACY_NS = 10_000_000_000
-# NONBLOCK: opening a pipe without a writer would wait for ever.
-_READING = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 _CACHE = 65_536  # ETags kept, about 20 MB
 
 
@@ -81,12 +77,12 @@ class FolderStore:
         """
         try:
             return self._head(key)
-        except _Forbidden as error:
+        except Forbidden as error:
             return _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
 
     def _head(self, key: str) -> ObjectInfo | None:
         for _ in range(_STABLE_READS):
-            with _opened(self._path(key)) as file:
+            with opened(self._path(key)) as file:
                 if file is None:
                     return None
                 before = os.fstat(file.fileno())
@@ -96,7 +92,7 @@ class FolderStore:
                 digest = hashlib.md5(usedforsecurity=False)
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
-                if _same(before, os.fstat(file.fileno())):
+                if same(before, os.fstat(file.fileno())):
                     self._remember(before, digest.hexdigest())
                     return _info(key, digest.hexdigest(), before)
         raise StoreError("the file keeps changing while it is read; it will be looked at again")
@@ -108,13 +104,13 @@ class FolderStore:
         """
         try:
             return self._get(key, limit)
-        except _Forbidden as error:
+        except Forbidden as error:
             info = _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
             raise ObjectUnreadable(info) from None
 
     def _get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         for _ in range(_STABLE_READS):
-            with _opened(self._path(key)) as file:
+            with opened(self._path(key)) as file:
                 if file is None:
                     return None
                 before = os.fstat(file.fileno())
@@ -124,7 +120,7 @@ class FolderStore:
                         continue
                     raise ObjectTooLarge(info)
                 data = file.read(limit + 1)
-                if _same(before, os.fstat(file.fileno())) and len(data) == before.st_size:
+                if same(before, os.fstat(file.fileno())) and len(data) == before.st_size:
                     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
                     self._remember(before, etag)
                     return _info(key, etag, before), data
@@ -137,12 +133,12 @@ class FolderStore:
             raise KeyNotUsable("this name cannot be a file of the folder")
         temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
         try:
-            _write(temporary, data)
+            write(temporary, data)
             with self._lock(key):
                 self._place(temporary, path, key, expected)
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
         except OSError as error:
-            if error.errno in _NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
+            if error.errno in NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
                 raise KeyNotUsable("a file or folder of the same name is in the way") from None
             raise StoreError(f"the folder cannot be written to: {error.strerror or 'it is locked'}") from None
         finally:
@@ -183,7 +179,7 @@ class FolderStore:
             if path.is_dir() or path.is_symlink():
                 raise KeyNotUsable("a folder or a link of the same name is in the way")
             try:
-                _link(path, temporary)
+                link(path, temporary)
             except FileExistsError:
                 raise ConditionFailed("the object exists already") from None
             except OSError as error:
@@ -215,13 +211,13 @@ class FolderStore:
 
     def _cached(self, state: os.stat_result) -> str | None:
         with self._guard:
-            return self._etags.get(_signature(state))
+            return self._etags.get(signature(state))
 
     def _remember(self, state: os.stat_result, etag: str) -> None:
         if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < _RACY_NS:
             return
         with self._guard:
-            self._etags[_signature(state)] = etag
+            self._etags[signature(state)] = etag
             if len(self._etags) > _CACHE:
                 self._etags.popitem(last=False)
 
@@ -231,79 +227,6 @@ class FolderStore:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except FileNotFoundError:  # somebody has tidied up
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        path.hardlink_to(target)
-    except FileNotFoundError:  # the first in its folder
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.hardlink_to(target)
-
-
-@contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
-    """A regular file opened for reading, without following a link; None when there is none such."""
-    descriptor = _descriptor(path) if path else None
-    if descriptor is None:
-        yield None
-        return
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        yield None
-        return
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            yield file
-        except OSError as error:  # a damaged disk, or a share that went away
-            raise StoreError(f"a file cannot be read: {error.strerror}") from None
-
-
-def _descriptor(path: Path) -> int | None:
-    try:
-        return os.open(path, _READING)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in _NO_SUCH_FILE:
-            return None
-        state = _state(path)
-        if state and not stat.S_ISREG(state.st_mode):
-            return None
-        if state and error.errno in (errno.EACCES, errno.EPERM):
-            raise _Forbidden(state) from None
-        raise StoreError(f"a file cannot be read: {error.strerror}") from None  # the cause would name it
-
-
-def _state(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except OSError:
-        return None
-
-
-class _Forbidden(StoreError):
-    """The file is there and may not be opened."""
-
-    def __init__(self, state: os.stat_result) -> None:
-        super().__init__("a file may not be read")
-        self.state = state
-
-
-def _signature(state: os.stat_result) -> tuple[int, ...]:
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return _signature(before) == _signature(after)
 
 
 def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:

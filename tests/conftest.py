@@ -1,5 +1,6 @@
 """Parts that several tests need."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,9 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handlers import wiring
+from pipeline.sqlite import SqliteIndex
 from tests import webpage
+from tests.tables import FEED, make_table
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from pipeline.dynamodb import DynamoIndex
     from pipeline.s3 import S3Store
 
 
@@ -35,6 +41,45 @@ def page(tmp_path: Path) -> Iterator[webpage.Page]:
     page = webpage.serve(tmp_path)
     yield page
     page.index.close()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[SqliteIndex]:
+    """An empty worklist in a file."""
+    index = SqliteIndex(tmp_path / "index.sqlite")
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
+    """An empty worklist in a table of moto's."""
+    import boto3
+    from moto import mock_aws
+
+    from pipeline.dynamodb import DynamoIndex
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        client = boto3.client("dynamodb", "us-east-1")
+        make_table(client, "s-index", "key", FEED)
+        yield DynamoIndex("s-index", client)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Debian's Chromium, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if not path:
+        pytest.skip("needs Debian's chromium: apt-get install chromium")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import Browser, Error, expect
 
 from tests.pictures import SAMPLE
 from tests.test_access import LINE, PASSWORD, basic
-from tests.test_browser import CHROMIUM
 from tests.test_up import Up
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 
 
 @pytest.fixture
@@ -27,16 +24,14 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     assert process.end() == ""
 
 
-def test_a_password_is_asked_for_and_opens_the_page(up: Up, tmp_path: Path) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):  # where a window would ask
-            browser.new_page().goto(up.url)
-        page = browser.new_context(http_credentials={"username": "ada", "password": PASSWORD}).new_page()
-        page.goto(up.url)
-        page.locator("input[type=file]").first.set_input_files(SAMPLE)
-        expect(page.locator("[data-state]", has_text=SAMPLE.name)).to_be_visible(timeout=20_000)
-        browser.close()
+def test_a_password_is_asked_for_and_opens_the_page(up: Up, tmp_path: Path, browser: Browser) -> None:
+    with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):  # where a window would ask
+        browser.new_page().goto(up.url)
+    page = browser.new_context(http_credentials={"username": "ada", "password": PASSWORD}).new_page()
+    page.goto(up.url)
+    page.locator("input[type=file]").first.set_input_files(SAMPLE)
+    expect(page.locator("[data-state]", has_text=SAMPLE.name)).to_be_visible(timeout=20_000)
+    page.close()
 
     wrong = urllib.request.Request(
         up.url, headers={**basic("ada", "wrong"), "X-Forwarded-For": "203.0.113.5"}

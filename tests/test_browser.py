@@ -6,17 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
+from tests.browsing import complaints_of
 from tests.fakes import SAMPLES
 from tests.pictures import SAMPLE
 from tests.test_up import Up
 from tests.test_watch import wait_for
 from tests.webpage import HOSTILE, UNICODE
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 FILES = {
     "ward 3/pneumonia-2.jpeg": "pneumonia-2.jpeg",
     "ward 3/normal-1.jpeg": "normal-1.jpeg",
@@ -38,21 +36,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process.end()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(up: Up, browser: Browser) -> Iterator[Page]:
     page = browser.new_page(base_url=up.url)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
+    complaints = complaints_of(page)
     page.goto("/")
     yield page
     page.close()

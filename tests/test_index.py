@@ -2,18 +2,12 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from itertools import product
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import StoreError
@@ -21,41 +15,7 @@ from pipeline.names import UNUSABLE
 from pipeline.ports import Index, Row
 from pipeline.sqlite import SqliteIndex
 from pipeline.worklist import Worklist
-from tests.tables import FEED, make_table
-
-KEY = "inbox/a.jpeg"
-NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
-LATER = NOW + timedelta(seconds=1)
-VERDICT = "outbox/a.jpeg.json"
-DONE = Row(
-    KEY,
-    "classified",
-    "normal",
-    *(0.1, 0.2, 0.8),
-    warnings=("atypical",),
-    etag="e1",
-    verdict_key=VERDICT,
-    verdict_etag="v1",
-    started_at=LATER,
-    finished_at=LATER,
-)
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[SqliteIndex]:
-    index = SqliteIndex(tmp_path / "index.sqlite")
-    yield index
-    index.close()
-
-
-@pytest.fixture
-def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoIndex]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        client = boto3.client("dynamodb", "us-east-1")
-        make_table(client, "s-index", "key", FEED)
-        yield DynamoIndex("s-index", client)
+from tests.indexes import DONE, KEY, LATER, NOW, VERDICT
 
 
 @pytest.fixture(params=["index", "dynamo"])
@@ -258,72 +218,3 @@ def test_a_file_that_is_no_database_is_begun_anew(tmp_path: Path) -> None:
     index.record(DONE)
     assert row(index) == DONE
     index.close()
-
-
-NEWER = LATER + timedelta(seconds=1)
-OPERATIONS: dict[str, Callable[[Index], None]] = {
-    "wait": lambda index: index.wait([KEY], NEWER),
-    "settle": lambda index: index.settle(KEY, NEWER),
-    "record": lambda index: index.record(replace(DONE, etag="e2")),
-    "deleted": lambda index: index.mark(KEY, "deleted"),
-    "present": lambda index: index.mark(KEY, "present"),
-    "remove": lambda index: index.remove(VERDICT),
-}
-BEFORE: dict[str, list[Callable[[Index], None]]] = {
-    "waiting": [lambda index: index.wait([KEY], LATER)],
-    "done and waiting": [lambda index: index.record(DONE), lambda index: index.wait([KEY], LATER)],
-    "deleted and waiting": [
-        lambda index: index.record(DONE),
-        lambda index: index.mark(KEY, "deleted"),
-        lambda index: index.wait([KEY], LATER),
-    ],
-}
-
-
-@pytest.mark.parametrize("before", BEFORE)
-def test_of_two_at_once_it_is_as_if_one_came_first(
-    before: str, index: SqliteIndex, dynamo: DynamoIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each operation on the table, whole, between any two requests of each other."""
-    for first, second in product(OPERATIONS, OPERATIONS):
-        orders = [after(index, before, *names) for names in ((first, second), (second, first))]
-        for turn in range(3):
-            interrupted = Interrupted(dynamo, turn, OPERATIONS[second])
-            with monkeypatch.context() as patch:
-                begin = partial(patch.setattr, dynamo, "_ask", interrupted)
-                found = after(dynamo, before, first, begin=begin)
-            if not interrupted.is_over:
-                break  # it has no more requests than that
-            assert found in orders, (first, second, turn)
-
-
-def after(index: Index, before: str, *names: str, begin: Callable[[], None] = lambda: None) -> Row | None:
-    """What a row is after these operations on what it was before; then it is removed."""
-    for operation in BEFORE[before]:
-        operation(index)
-    begin()
-    for name in names:
-        OPERATIONS[name](index)
-    found = index.get(KEY)
-    if isinstance(index, DynamoIndex):
-        index._client.delete_item(TableName="s-index", Key={"key": {"S": KEY}})
-    elif isinstance(index, SqliteIndex):
-        index.drop(KEY)
-    return replace(found, change=0) if found else None
-
-
-class Interrupted:
-    """An index's way to ask, with an operation of somebody else's before one of its requests."""
-
-    def __init__(self, index: DynamoIndex, turn: int, operation: Callable[[Index], None]) -> None:
-        self._ask, self._turn = index._ask, turn
-        self._other = DynamoIndex("s-index", index._client)
-        self._operation, self._requests = operation, 0
-        self.is_over = False
-
-    def __call__(self, *request: Any, **more: Any) -> Any:
-        if self._requests == self._turn and not self.is_over:
-            self.is_over = True
-            self._operation(self._other)
-        self._requests += 1
-        return self._ask(*request, **more)

@@ -18,10 +18,8 @@ from pipeline.errors import StoreError
 from pipeline.mirror import Mirror
 from pipeline.ports import Row
 from pipeline.sqlite import SqliteIndex
+from tests.indexes import DONE, KEY, LATER, NOW, VERDICT
 from tests.tables import FEED, make_table
-from tests.test_index import DONE, KEY, LATER, NOW, VERDICT, dynamo
-
-__all__ = ["dynamo"]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The panel of host and queue, as the page shows it."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from werkzeug.serving import make_server
 
 from pipeline.folder import FolderStore
@@ -101,26 +100,22 @@ def test_without_a_monitor_there_is_no_panel(tmp_path: Path) -> None:
     index.close()
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium: apt-get install chromium")
-def test_the_panel_follows_though_no_row_changes(app: Flask, monitor: Fixed) -> None:
+def test_the_panel_follows_though_no_row_changes(app: Flask, monitor: Fixed, browser: Browser) -> None:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    page = browser.new_page()
     try:
-        with sync_playwright() as playwright:
-            options = ["--no-sandbox", "--disable-gpu"]
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-            page = browser.new_page()
-            page.clock.install()
-            page.goto(f"http://127.0.0.1:{server.server_port}/")
-            panel = page.locator("#host")
-            expect(panel).to_contain_text("Ready")
-            for state, word in (("busy", "Busy"), ("ready", "Ready")):
-                monitor.host = HostStatus(state)
-                page.clock.run_for(5100)
-                expect(panel).to_contain_text(word)
-            browser.close()
+        page.clock.install()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        panel = page.locator("#host")
+        expect(panel).to_contain_text("Ready")
+        for state, word in (("busy", "Busy"), ("ready", "Ready")):
+            monitor.host = HostStatus(state)
+            page.clock.run_for(5100)
+            expect(panel).to_contain_text(word)
     finally:
+        page.close()
         server.shutdown()
         thread.join(10)
         server.server_close()

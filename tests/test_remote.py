@@ -1,87 +1,27 @@
 """A host that is another machine: over plain streams, and over a real SSH server on the loopback."""
 
-import contextlib
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ec2_runner import remote
-from ec2_runner.client import Stream, StreamBroken
-from ec2_runner.http import HttpServer
+from ec2_runner.client import StreamBroken
 from ec2_runner.remote import RemoteHost
 from ec2_runner.route import SshRoute
-from ec2_runner.server import create_app
-from ec2_runner.service import Service
 from ec2_runner.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
 from pipeline.errors import HostNotReady, UsageError
-from pipeline.ports import Host, Job, Outcome
+from pipeline.ports import Job, Outcome
 from pipeline.settings import Settings
 from pipeline.verdict import Release
-from tests.fakes import FakeEngine
 from tests.machines import SSHD, USER, Sshd, free_port, wait_for
+from tests.remotes import RELEASE, Echo, Plain, PlainRoute, Served
 
-RELEASE = Release(number=7, version="test")
 needs_sshd = pytest.mark.skipif(not Path(SSHD).exists(), reason="OpenSSH's server is not installed")
-
-
-class Echo:
-    """A host that says `classified` of every job, and breaks its connection at keys that say so."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.abort: Callable[[], None] = lambda: None
-
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        self.batches.append([job.key for job in jobs])
-        for job in list(jobs):
-            if "poison" in job.key:
-                self.abort()
-                time.sleep(0.2)
-            yield Outcome(job.key, "classified")
-
-
-class Served:
-    """A worker's HTTP face on a port of the loopback, in this process."""
-
-    def __init__(self, host: Host, release: Release = RELEASE, port: int = 0) -> None:
-        self.service = Service(host, FakeEngine.model, release)
-        self._server = HttpServer(create_app(self.service), port)
-        self.port, self.stop = self._server.port, self._server.stop
-
-    def break_off(self) -> None:
-        """Break all connections, as a crash does."""
-        for channel in list(self._server._server.active_channels.values()):
-            with contextlib.suppress(OSError):
-                channel.socket.shutdown(socket.SHUT_RDWR)
-
-
-class Plain:
-    """Streams to the loopback without SSH."""
-
-    is_alive = True
-
-    def open(self, port: int) -> Stream:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=5)
-        except ConnectionRefusedError as error:
-            raise NobodyListens("nobody listens") from error
-
-    def close(self) -> None:
-        pass
-
-
-class PlainRoute:
-    def __init__(self) -> None:
-        self.opened = 0
-
-    def open(self, deadline: float) -> Plain:
-        self.opened += 1
-        return Plain()
 
 
 @pytest.fixture

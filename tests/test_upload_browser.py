@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 from werkzeug.serving import make_server
 
 from pipeline.folder import PRIVATE, FolderStore
@@ -19,12 +19,11 @@ from pipeline.ports import Job
 from pipeline.s3 import S3Store
 from pipeline.sqlite import SqliteIndex
 from tests import buckets, dicoms, pictures
-from tests.test_browser import CHROMIUM
+from tests.browsing import complaints_of
 from tests.test_up import Up, varied
 from tests.webpage import RELEASE
 from web.app import create_app
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 JUDGED = re.compile("normal|pneumonia|uncertain|rejected")
 WATCH = """
   window.most = 0;
@@ -36,15 +35,6 @@ WATCH = """
   }).observe(uploads, { childList: true, subtree: true, attributes: true });
 """
 PDF = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +51,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 def opened(browser: Browser, url: str, expected: str = "nothing") -> Iterator[tuple[Page, list[Request]]]:
     """The page, and all the POST requests that it makes. It must not complain but of what is expected."""
     page = browser.new_page()
-    complaints: list[str] = []
-    posts: list[Request] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    complaints, posts = complaints_of(page), list[Request]()
     page.on("request", lambda request: posts.append(request) if request.method == "POST" else None)
     page.goto(url)
     yield page, posts

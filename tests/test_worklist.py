@@ -1,6 +1,5 @@
 """The worklist as people look at it, against a plain list of the same rows."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,13 +22,6 @@ OUTCOMES = [
     {"status": "rejected"},
     {"status": "failed"},
 ]
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[SqliteIndex]:
-    index = SqliteIndex(tmp_path / "index.sqlite")
-    yield index
-    index.close()
 
 
 def done(name: str, kind: int, minutes: float) -> Row:

@@ -17,7 +17,6 @@ from pipeline.worklist import Worklist
 from web.audit import note
 from web.views import asked
 
-_ROWS = 50  # of the worklist, on a page
 _PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
 _ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")
 _YEAR = 365 * 24 * 3600
@@ -47,9 +46,9 @@ def blueprint(
     def worklist() -> str:
         query, now = asked(), datetime.now(UTC)
         change = index.last_change()  # before the rows: what changes in between is then fetched again
-        page = listed.page(query.view, _ROWS, query.after, query.before)
+        page = listed.page(query.view, query.limit, query.after, query.before)
         if query.before and not page.newer:  # the first page has its rows in full
-            page = listed.page(query.view, _ROWS)
+            page = listed.page(query.view, query.limit)
         return render_template(
             "worklist.html",
             change=change,

@@ -1,0 +1,22 @@
+"""A row of the worklist, and the times around it."""
+
+from datetime import UTC, datetime, timedelta
+
+from pipeline.ports import Row
+
+KEY = "inbox/a.jpeg"
+NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+VERDICT = "outbox/a.jpeg.json"
+DONE = Row(
+    KEY,
+    "classified",
+    "normal",
+    *(0.1, 0.2, 0.8),
+    warnings=("atypical",),
+    etag="e1",
+    verdict_key=VERDICT,
+    verdict_etag="v1",
+    started_at=LATER,
+    finished_at=LATER,
+)
