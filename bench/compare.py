@@ -3,7 +3,7 @@
 Same images, same network, same outputs: a verdict or JSON with probability and map, and a preview on disk.
 The peers are in `bench/peers` and run in `.venv/bench`; they are sent the images over HTTP, 32 at a time.
 Each server is measured in turn with the worker, because a machine's speed drifts: `times` is the median of
-the ratios.
+the ratios. It is halted while the worker is measured: LitServe's processes take a third of a core when idle.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES, Images, paths_of
-from bench.running import BATCH, Connection, Worker, served, worker
+from bench.running import BATCH, Connection, Worker, halted, served, worker
 from model.engine import Engine
 from tests.machines import free_port
 
@@ -110,26 +110,31 @@ def _way(name: str, measured: Callable[[], tuple[float, float]]) -> Way:
 
 def _server(server: Server, own: Own, rounds: int, first: float) -> tuple[float, float]:
     images, number = own.images, own.number
-    with _up(server) as (port, out):
+    with _up(server) as (pid, port, out):
         with closing(Connection(port)) as connection:
             check = json.loads(connection.post("/predict", *_request(server, images.files[0])))
         _check(check[0] if isinstance(check, list) else check, first)
         _ask(server, port, images.take(BATCH))  # it is warm
-        seen = [own.beside(number / _ask(server, port, images.take(number))) for _ in range(rounds)]
+        seen = []
+        for _ in range(rounds):
+            rate = number / _ask(server, port, images.take(number))
+            with halted(pid):
+                seen.append(own.beside(rate))
         _check_previews(out, 1 + BATCH + number * rounds)
     rates, times = zip(*seen, strict=True)
     return statistics.median(rates), statistics.median(times)
 
 
 @contextmanager
-def _up(server: Server) -> Iterator[tuple[int, Path]]:
+def _up(server: Server) -> Iterator[tuple[int, int, Path]]:
+    """Process id, port, and where its previews come."""
     port = free_port()
     with TemporaryDirectory(prefix="cxr-bench-") as folder:
         command = [_python(), *(part.format(port=port, out=folder) for part in server.command)]
         env = {**_environment(), "BENCH_OUT": folder, "BENTOML_HOME": f"{folder}/bentoml"}
         env["BENTOML_HOST"] = "127.0.0.1"
-        with served(command, port, server.ready, env, _UP_SECONDS):
-            yield port, Path(folder)
+        with served(command, port, server.ready, env, _UP_SECONDS) as pid:
+            yield pid, port, Path(folder)
 
 
 def _ask(server: Server, port: int, files: list[bytes]) -> float:

@@ -1,5 +1,6 @@
 """The images that are measured with, and an inbox full of them."""
 
+import random
 from collections.abc import Iterator
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -8,11 +9,13 @@ from pipeline.names import INBOX
 
 SAMPLES = Path(__file__).parents[1] / "events" / "samples"
 _SUFFIXES = (".jpeg", ".jpg", ".png")
+_SEED = 7
 
 
 def paths_of(folder: Path, limit: int | None = None) -> list[Path]:
-    """The images of a folder, in order of their names, at most `limit`; each is asked for by its name."""
+    """The images of a folder, at most `limit`, shuffled, always alike: by name, large ones stand together."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    random.Random(_SEED).shuffle(found)
     if not found:
         raise SystemExit(f"{folder} holds no image: name a folder of X-rays, as in make bench IMAGES=folder")
     return found[:limit]

@@ -33,7 +33,7 @@ def measure(paths: list[Path], quick: bool) -> dict[str, Callable[[], Any]]:
     return {
         "worker": lambda: worker.measure(paths, number, 1 if quick else 7),
         "compare": lambda: compare.measure(paths, number, 1 if quick else 5),
-        "load": lambda: load.measure(paths, 4 if quick else 40),
+        "load": lambda: load.measure(paths, *((4, 1) if quick else (40, 5))),
         "memory": lambda: memory.measure(paths, *((64, 256) if quick else (1_000, 10_000))),
         "cold": lambda: cold.measure(paths),
         "latency": lambda: latency.measure(paths[:20] if quick else paths),

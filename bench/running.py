@@ -103,6 +103,16 @@ def served(
             _end(process)
 
 
+@contextmanager
+def halted(pid: int) -> Iterator[None]:
+    """A process that `served` started and its children do nothing while the block runs."""
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+
+
 def _end(process: Process) -> None:
     """In order, if it can; what is left of its children is killed."""
     deadline = time.monotonic() + _END_SECONDS

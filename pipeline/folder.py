@@ -52,6 +52,7 @@ class FolderStore:
 
     def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
         self.root = root.resolve()
+        self._root = str(self.root)
         self.bucket = self.root.name
         self._folders, self._writable = folders, writable
         self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
@@ -119,7 +120,7 @@ class FolderStore:
                     if info is None or info.size <= limit:
                         continue
                     raise ObjectTooLarge(info)
-                data = file.read(limit + 1)
+                data = file.read(before.st_size + 1)
                 if same(before, os.fstat(file.fileno())) and len(data) == before.st_size:
                     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
                     self._remember(before, etag)
@@ -134,8 +135,10 @@ class FolderStore:
         temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
         try:
             write(temporary, data)
-            with self._lock(key):
-                self._place(temporary, path, key, expected)
+            if expected is None:
+                self._create(temporary, path, key)
+            else:
+                self._replace(temporary, path, key, expected)
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
         except OSError as error:
             if error.errno in NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
@@ -174,35 +177,45 @@ class FolderStore:
         """
         return (Job(key) for key in keys(self.root, prefix, strict=True) if not is_unfinished(key))
 
-    def _place(self, temporary: Path, path: Path, key: str, expected: str | None) -> None:
-        if expected is None:
+    def _create(self, temporary: Path, path: Path, key: str) -> None:
+        """Without the lock: who holds it replaces what is there, and a link is made where nothing is."""
+        try:
+            link(path, temporary)
+        except FileExistsError:
             if path.is_dir() or path.is_symlink():
-                raise KeyNotUsable("a folder or a link of the same name is in the way")
-            try:
-                link(path, temporary)
-            except FileExistsError:
-                raise ConditionFailed("the object exists already") from None
-            except OSError as error:
-                if error.errno not in _NO_LINKS or path.exists():
-                    raise
-                temporary.replace(path)  # some network shares have no links; our own processes hold the lock
-            return
-        now = self.head(key)
-        if now is None or now.etag != expected:
-            raise ConditionFailed("the object is not the one that was read")
-        temporary.replace(path)
+                raise KeyNotUsable("a folder or a link of the same name is in the way") from None
+            raise ConditionFailed("the object exists already") from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._create_without_links(temporary, path, key)
+
+    def _create_without_links(self, temporary: Path, path: Path, key: str) -> None:
+        """As some network shares need it; our own processes hold the lock."""
+        with self._lock(key):
+            if os.path.lexists(path):
+                raise ConditionFailed("the object exists already")
+            temporary.replace(path)
+
+    def _replace(self, temporary: Path, path: Path, key: str, expected: str) -> None:
+        with self._lock(key):
+            now = self.head(key)
+            if now is None or now.etag != expected:
+                raise ConditionFailed("the object is not the one that was read")
+            temporary.replace(path)
 
     def _path(self, key: str) -> Path | None:
+        """The file of a key; None for a key that is none, and where a link leads out of the root."""
         parts = key.split("/")
-        if parts[0] == PRIVATE:
+        if parts[0] == PRIVATE or not key.startswith(self._folders):
             return None
-        if key.startswith(self._folders) and not any(
-            part in ("", ".", "..") or "\0" in part for part in parts
-        ):
-            path = self.root.joinpath(*parts)
-            with suppress(OSError):
-                if path.parent.resolve().is_relative_to(self.root):
-                    return path
+        if "\0" in key or any(part in ("", ".", "..") for part in parts):
+            return None
+        folder = os.path.join(self._root, *parts[:-1])  # noqa: PTH118  four times for each image
+        with suppress(OSError):
+            found = os.path.realpath(folder)
+            if found == folder or found.startswith(self._root + os.sep):
+                return Path(folder, parts[-1])
         return None
 
     def _lock(self, key: str) -> FileLock:

@@ -123,7 +123,7 @@ class Examination:
 
     facts: ImageFacts
     finding: Finding
-    preview: bytes | None  # JPEG, 8-bit gray, at most 1024 pixels a side; None where it may name the patient
+    preview: bytes | None  # JPEG, 8-bit gray, at most 1280 pixels a side; None where it may name the patient
     warnings: tuple[Warning, ...] = ()  # in the order of their closed list
     timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
 

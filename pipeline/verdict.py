@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 VERSION = "0.1.0"
-RELEASE = 3  # grows with every deployed change of model or code
+RELEASE = 4  # grows with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (

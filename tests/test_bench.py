@@ -22,7 +22,7 @@ SEEN = json.loads("""{
  "worker": {"decode": 200, "infer": 180, "write": 250, "bound": 68.8, "worker": 61.5, "share": 0.894,
   "timing_ms": {"fetch": 1, "decode": 12, "infer": 11, "write": 2}, "thread_ms": 32.5,
   "images": 256, "rounds": 7},
- "load": {"capacity": 60, "service_ms": 25, "ratio": 2.4, "at": [
+ "load": {"capacity": 60, "service_ms": 25, "ratio": 2.4, "ratios": [2.2, 2.4, 2.7], "at": [
   {"rate": 30, "images": 1800, "p50": 30, "p95": 45, "p99": 60}]},
  "memory": {"images": [1000, 10000], "resident_mb": [180, 186], "growth": 0.0333}
 }""")

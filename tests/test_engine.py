@@ -219,9 +219,9 @@ def test_the_preview_is_small_gray_and_says_nothing_else(engine: Engine) -> None
 
 
 @pytest.mark.parametrize(
-    ("width", "shown"), [(900, 900), (1024, 1024), (1200, 1024), (1280, 640), (2048, 1024), (2049, 683)]
+    ("width", "shown"), [(900, 900), (1280, 1280), (1281, 641), (2560, 1280), (2561, 854)]
 )
-def test_a_preview_has_640_to_1024_pixels(width: int, shown: int) -> None:
+def test_a_preview_has_640_to_1280_pixels(width: int, shown: int) -> None:
     preview = encode_preview(Image.linear_gradient("L").resize((width, 100)))
     with Image.open(io.BytesIO(preview)) as image:
         assert image.width == shown
