@@ -92,7 +92,7 @@ class Own:
 
     def rate(self) -> float:
         """Images a second of one round."""
-        keys = list(self.images.drop(self._running.root, self.number))
+        keys = self.images.drop(self._running.root, self.number)
         self.rates.append(self.number / self._running.seconds_for(keys))
         return self.rates[-1]
 

@@ -1,7 +1,7 @@
 """The images that are measured with, and an inbox full of them."""
 
+import os
 import random
-from collections.abc import Iterator
 from itertools import count, cycle, islice
 from pathlib import Path
 
@@ -32,9 +32,14 @@ class Images:
         """So many more."""
         return [data + b"%08d" % next(self._numbers) for data in islice(self._next, number)]
 
-    def drop(self, root: Path, number: int) -> Iterator[str]:
-        """Write so many more into the inbox of a root; their keys."""
+    def drop(self, root: Path, number: int) -> list[str]:
+        """Write so many more into the inbox of a root; their keys.
+
+        They are on the disk then: what the system writes back later would take time of what is measured.
+        """
+        keys = []
         for data in self.take(number):
-            key = f"{INBOX}{data[-8:].decode()}.jpeg"
-            (root / key).write_bytes(data)
-            yield key
+            keys.append(f"{INBOX}{data[-8:].decode()}.jpeg")
+            (root / keys[-1]).write_bytes(data)
+        os.sync()
+        return keys

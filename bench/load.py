@@ -6,19 +6,21 @@ One image alone, the capacity and what happens at half of it are measured in tur
 machine's speed drifts: what counts is the median of the rounds' own ratios.
 """
 
+import asyncio
+import json
 import random
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, Worker, worker
+from pipeline.verdict import RELEASE
 
+_REQUEST = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 RATES = (1.0, 10.0, 50.0)  # images a second
-_CLIENTS = 64  # that wait at the same time, at most
 _ALONE = 64  # images, one after the other
 _FEWEST = 20  # images at a rate
 _SEED = 7
@@ -64,7 +66,7 @@ def measure(paths: list[Path], seconds: float, rounds: int) -> Load:
     """Each rate, and each round at half the capacity, for so many seconds."""
     images, chance = Images(paths), random.Random(_SEED)
     with worker() as running:
-        _alone(running, images, BATCH)  # it is warm
+        running.judge(images.drop(running.root, BATCH))  # it is warm
         at = [_at(running, images, rate, seconds, chance) for rate in RATES]
         seen = [_half(running, images, seconds, chance) for _ in range(rounds)]
     middle = Latency(
@@ -85,37 +87,49 @@ def measure(paths: list[Path], seconds: float, rounds: int) -> Load:
 
 
 def _half(running: Worker, images: Images, seconds: float, chance: random.Random) -> Half:
-    service, number = _alone(running, images, _ALONE), 8 * BATCH
-    capacity = number / running.seconds_for(list(images.drop(running.root, number)))
+    service = _alone(running, images, _ALONE)
+    keys = images.drop(running.root, 8 * BATCH)
+    capacity = len(keys) / running.seconds_for(keys)
     return Half(service, capacity, _at(running, images, capacity / 2, seconds, chance))
 
 
 def _alone(running: Worker, images: Images, number: int) -> float:
     """Milliseconds for an image, nothing beside it."""
-    return statistics.mean(
-        _judged(running, key, time.perf_counter()) for key in images.drop(running.root, number)
-    )
+
+    async def one_by_one() -> list[float]:
+        return [await _judged(running, key, time.perf_counter()) for key in images.drop(running.root, number)]
+
+    return statistics.mean(asyncio.run(one_by_one()))
 
 
 def _at(running: Worker, images: Images, rate: float, seconds: float, chance: random.Random) -> Latency:
     """Arrivals at one rate."""
-    number, futures = max(int(rate * seconds), _FEWEST), []
-    keys = list(images.drop(running.root, number))
-    due = time.perf_counter() + 0.1
-    with ThreadPoolExecutor(_CLIENTS) as pool:
+    keys = images.drop(running.root, max(int(rate * seconds), _FEWEST))
+
+    async def all_at_their_times() -> list[float]:
+        due, waiting = time.perf_counter() + 0.1, []
         for key in keys:
             due += chance.expovariate(rate)
-            time.sleep(max(due - time.perf_counter(), 0))
-            futures.append(pool.submit(_judged, running, key, due))
-    times = sorted(future.result() for future in futures)
-    p50, p95, p99 = (times[min(int(share * number), number - 1)] for share in (0.5, 0.95, 0.99))
-    return Latency(rate, number, p50, p95, p99)
+            await asyncio.sleep(due - time.perf_counter())
+            waiting.append(asyncio.create_task(_judged(running, key, due)))
+        return await asyncio.gather(*waiting)
+
+    times = sorted(asyncio.run(all_at_their_times()))
+    p50, p95, p99 = (times[int(share * len(times))] for share in (0.5, 0.95, 0.99))
+    return Latency(rate, len(times), p50, p95, p99)
 
 
-def _judged(running: Worker, key: str, since: float) -> float:
-    """Milliseconds until an image has its verdict."""
-    running.judge([key])
-    return (time.perf_counter() - since) * 1000
+async def _judged(running: Worker, key: str, since: float) -> float:
+    """Milliseconds until an image has its verdict; the client takes as little of the cores as it can."""
+    body = json.dumps({"release": RELEASE, "jobs": [key]})
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write(f"{_REQUEST}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    answer = await reader.read()
+    milliseconds = (time.perf_counter() - since) * 1000
+    writer.close()
+    if b'"classified"' not in answer and b'"rejected"' not in answer:
+        raise RuntimeError(f"the worker judged no image: {answer[:300]!r}")
+    return milliseconds
 
 
 def lines(seen: Load) -> list[str]:

@@ -32,7 +32,7 @@ def measure(paths: list[Path], first: int, last: int) -> Memory:
         for goal in (first, last):
             while done < goal:
                 number = min(_AT_A_TIME, goal - done)
-                running.seconds_for(list(images.drop(running.root, number)))
+                running.seconds_for(images.drop(running.root, number))
                 _empty(running)
                 done += number
             seen.append(_resident(running.pid))

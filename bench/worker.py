@@ -108,7 +108,7 @@ class Alone:
 
 def _judge(running: Worker, images: Images, number: int) -> tuple[float, list[dict[str, float]]]:
     """Seconds for so many images, and what the verdicts say of their time."""
-    keys = list(images.drop(running.root, number))
+    keys = images.drop(running.root, number)
     seconds = running.seconds_for(keys)
     verdicts = [running.root / verdict_key(key) for key in keys]
     return seconds, [json.loads(path.read_bytes())["timing_ms"] for path in verdicts]
