@@ -11,12 +11,12 @@ import pytest
 
 from handlers import backfill
 from handlers.archive import open_archive
+from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 from tests.test_backfill import results
 from tests.test_backfill_command import said, verdicts
 from tests.test_up import varied
 
-pytest.importorskip("ray", reason="the extra `ray` is not installed")
 # Ray uses what it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
 COUNT = 128
@@ -43,9 +43,13 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
     assert Counter(expected.values()) == {"classified": COUNT - 1, "rejected": 1}
     answers = backfill_ray.run(str(scans), str(theirs), settings, 2, None)
     first = next(answers)
-    killed = next(workers())
-    os.kill(killed, signal.SIGKILL)
-    told = [first, *answers]
+    before = set(workers())
+    os.kill(min(before), signal.SIGKILL)
+    told, seen = [first], set()
+    for done in answers:
+        told.append(done)
+        seen |= set(workers())
+    assert seen - before  # the dead one was at work: it was replaced, to do that again
     assert len({done.key for done in told}) == len(told)  # once each
     found = {done.key: done.result for done in told}
     assert found.keys() == expected.keys()
@@ -55,7 +59,16 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
     assert {name: said(verdict) for name, verdict in verdicts(theirs).items()} == {
         name: said(verdict) for name, verdict in verdicts(ours).items()
     }
-    assert killed not in set(workers())
+
+
+def test_wrong_weights_are_said_as_without_ray(scans: Path, tmp_path: Path) -> None:
+    from handlers import backfill_ray
+
+    weights = tmp_path / "wrong.onnx"
+    weights.write_bytes(b"no network")
+    settings = load_settings().model_copy(update={"weights": weights})
+    with pytest.raises(UsageError, match="cxr export"):
+        next(backfill_ray.run(str(scans), str(tmp_path / "outbox"), settings, 1, None))
 
 
 def workers() -> Iterator[int]:

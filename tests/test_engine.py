@@ -214,7 +214,7 @@ def test_the_preview_is_small_gray_and_says_nothing_else(engine: Engine) -> None
     preview = engine.examine(wide).preview
     assert b"Mustermann" not in preview
     with Image.open(io.BytesIO(preview)) as image:
-        assert (image.format, image.mode, image.size) == ("JPEG", "L", (800, 600))
+        assert (image.format, image.mode, image.size) == ("JPEG", "L", (1200, 900))
         assert not image.getexif()
 
 
@@ -225,6 +225,16 @@ def test_a_preview_has_640_to_1280_pixels(width: int, shown: int) -> None:
     preview = encode_preview(Image.linear_gradient("L").resize((width, 100)))
     with Image.open(io.BytesIO(preview)) as image:
         assert image.width == shown
+
+
+@pytest.mark.parametrize(("width", "decoded"), [(1279, 1279), (1280, 640), (2559, 1280), (2560, 640)])
+def test_a_jpeg_is_halved_as_it_is_decoded(engine: Engine, width: int, decoded: int) -> None:
+    large = pictures.sample().resize((width, width - 300), Image.Resampling.BICUBIC)
+    jpeg, png = pictures.encoded(large, "JPEG", quality=95), pictures.encoded(large, "PNG")
+    assert decode(jpeg, 50_000_000)[0].width == decoded
+    halved, whole = engine.examine(jpeg), engine.examine(png)
+    assert (halved.facts.width, halved.facts.height) == (width, width - 300)
+    assert halved.finding.probability == pytest.approx(whole.finding.probability, abs=0.02)
 
 
 def test_other_files_are_no_weights(tmp_path: Path) -> None:

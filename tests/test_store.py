@@ -248,6 +248,22 @@ def test_what_may_not_be_read_is_described(tmp_path: Path, monkeypatch: pytest.M
     assert caught.value.__cause__ is None  # it would name the file
 
 
+def test_a_share_without_links_keeps_the_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        if not path.parent.exists():
+            raise FileNotFoundError
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(target))
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    store = FolderStore(tmp_path)
+    won = _race([partial(store.put, KEY, b"%d" % i, None) for i in range(8)])
+    assert len(won) == 1
+    found = store.get(KEY, 10)
+    assert found is not None
+    assert found[0].etag == won[0]
+    assert not list((tmp_path / ".cxr/tmp").iterdir())
+
+
 def test_what_is_in_the_way_of_a_write_is_said(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     (tmp_path / "outbox/a.json").mkdir()
