@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.images import SAMPLES, Images, paths_of
-from bench.running import BATCH, Worker, worker
+from bench.running import BATCH, CORES, Worker, worker
 from pipeline.verdict import RELEASE
 
 _REQUEST = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 RATES = (1.0, 10.0, 50.0)  # images a second
+_CLIENTS = 8 * CORES  # that wait at the same time, when the capacity is measured
 _ALONE = 64  # images, one after the other
 _FEWEST = 20  # images at a rate
 _SEED = 7
@@ -42,7 +43,7 @@ class Half:
     """One round: an image alone, the capacity, and arrivals at half of that."""
 
     service_ms: float  # mean of images that come one after the other
-    capacity: float  # images a second, in batches
+    capacity: float  # images a second
     at: Latency
 
     @property
@@ -87,10 +88,24 @@ def measure(paths: list[Path], seconds: float, rounds: int) -> Load:
 
 
 def _half(running: Worker, images: Images, seconds: float, chance: random.Random) -> Half:
-    service = _alone(running, images, _ALONE)
-    keys = images.drop(running.root, 8 * BATCH)
-    capacity = len(keys) / running.seconds_for(keys)
+    service, capacity = _alone(running, images, _ALONE), _capacity(running, images, 8 * BATCH)
     return Half(service, capacity, _at(running, images, capacity / 2, seconds, chance))
+
+
+def _capacity(running: Worker, images: Images, number: int) -> float:
+    """Images a second, each asked for by itself, with always enough of them waiting."""
+    keys = iter(images.drop(running.root, number))
+
+    async def one_after_the_other() -> None:
+        for key in keys:
+            await _judged(running, key, 0)
+
+    async def all_clients() -> None:
+        await asyncio.gather(*(one_after_the_other() for _ in range(_CLIENTS)))
+
+    began = time.perf_counter()
+    asyncio.run(all_clients())
+    return number / (time.perf_counter() - began)
 
 
 def _alone(running: Worker, images: Images, number: int) -> float:
