@@ -86,11 +86,11 @@ def _load(of: Json) -> str:
     return f"""## From upload to verdict, at the worker
 
 Random arrivals (Poisson), whether or not those before are done; the time counts from when an image was to
-arrive, each asked for by itself. One image alone takes {of["service_ms"]:.0f} ms; the worker can do
-{of["capacity"]:.0f} a second so, and of more it only falls behind. The last line is at half of that: its p99 is {of["ratio"]:.1f} times
-one image alone. These are medians of {len(of["ratios"])} rounds, in each of which the three were measured in
-turn; the rounds' own ratios are {", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}. The client
-shares the cores.
+arrive, each asked for by itself. One image alone takes {of["service_ms"]:.0f} ms; asked so, the worker can do
+{of["capacity"]:.0f} a second, and of more it only falls behind. The last line is at half of that: its p99 is
+{of["ratio"]:.1f} times one image alone. These are medians of {len(of["ratios"])} rounds, in each of which the
+three were measured in turn; the rounds' own ratios are
+{", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}. The client shares the cores.
 
 {_table(("images a second", "images", "p50", "p95", "p99"), rows)}"""
 
