@@ -56,7 +56,7 @@ types:
 	@$(BIN)/mypy --no-error-summary
 
 unit:
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 # Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
 bench: .venv/tests .venv/bench/installed

@@ -120,7 +120,8 @@ def _server(server: Server, own: Own, rounds: int, first: float) -> tuple[float,
             rate = number / _ask(server, port, images.take(number))
             with halted(pid):
                 seen.append(own.beside(rate))
-        _check_previews(out, 1 + BATCH + number * rounds)
+            _ask(server, port, images.take(BATCH))  # it is awake again
+        _check_previews(out, 1 + BATCH + (number + BATCH) * rounds)
     rates, times = zip(*seen, strict=True)
     return statistics.median(rates), statistics.median(times)
 
@@ -146,6 +147,7 @@ def _ask(server: Server, port: int, files: list[bytes]) -> float:
             for request in requests[at::BATCH]:
                 connection.post("/predict", *request)
 
+    os.sync()  # as before the worker's rounds
     with ThreadPoolExecutor(BATCH) as pool:
         began = time.perf_counter()
         list(pool.map(share, range(BATCH)))

@@ -32,13 +32,14 @@ def render(seen: Json) -> str:
 
 _HEAD = """# Benchmarks
 
-Written by `make bench IMAGES=folder`; do not edit. One run on one machine: the ratios carry over to others
-better than the figures. What is measured, and how, stands at the head of each file in [bench/](../bench)."""
+Written by `make bench IMAGES=folder`; do not edit. Parts of it may be measured anew without the
+others; what is compared was measured together. The ratios carry over to other machines better than the
+figures. What is measured, and how, stands at the head of each file in [bench/](../bench)."""
 
 
 def _compare(ways: list[Json]) -> str:
     rows = [
-        (way["name"], charts.figures(way["rate"]), f"{way['times']:.2f}" if way["times"] else "")
+        (way["name"], charts.figures(way["rate"]), f"{way['times']:.3g}" if way["times"] else "")
         if way["rate"]
         else (way["name"], way["note"], "")
         for way in ways
@@ -50,8 +51,10 @@ Pillow as one would: decoded whole, previews by `thumbnail` to 1024 pixels, wher
 it decodes it and shrinks by a whole number (640 to 1280). The servers have ONNX Runtime with one thread, a
 worker for each core, and batches of at most 8; they are sent the images over HTTP, 32 at a time, where
 `cxr worker` is sent names, three batches of 32 at a time, and reads the files. It alone writes whole
-verdicts, on condition, and refuses what is no chest X-ray. Each server ran in turn with it, and was halted
-meanwhile; the last column is the median of the ratios.
+verdicts, on condition, and refuses what is no chest X-ray. The images are in its inbox, on disk and in the
+system's cache, beforehand. Whoever asks shares the cores. Each server ran in turn with the worker, and was
+halted while that ran; the last column is the median of the rounds' ratios. The other ways ran once, over
+five processes or 64 images.
 
 ![Images a second of each way, logarithmic]({_WAYS_CHART})
 
@@ -83,14 +86,15 @@ def _load(of: Json) -> str:
         (f"{at['rate']:.1f}", at["images"], *(f"{at[name]:.0f} ms" for name in ("p50", "p95", "p99")))
         for at in of["at"]
     ]
-    return f"""## From upload to verdict, at the worker
+    return f"""## From arrival to verdict, at the worker
 
 Random arrivals (Poisson), whether or not those before are done; the time counts from when an image was to
-arrive, each asked for by itself. One image alone takes {of["service_ms"]:.0f} ms; asked so, the worker can do
-{of["capacity"]:.0f} a second, and of more it only falls behind. The last line is at half of that: its p99 is
-{of["ratio"]:.1f} times one image alone. These are medians of {len(of["ratios"])} rounds, in each of which the
-three were measured in turn; the rounds' own ratios are
-{", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}. The client shares the cores.
+arrive, each asked for by itself; its file lies in the inbox already. One image alone takes
+{of["service_ms"]:.0f} ms; asked so, the worker can do {of["capacity"]:.0f} a second, and of more it only
+falls behind. The last line is at half of that: its p99 is {of["ratio"]:.1f} times one image alone. These are
+medians of {len(of["ratios"])} rounds, in each of which the three were measured in turn (of other rates there
+is one run each); the rounds' own ratios are {", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}.
+The client shares the cores.
 
 {_table(("images a second", "images", "p50", "p95", "p99"), rows)}"""
 

@@ -98,7 +98,7 @@ def _capacity(running: Worker, images: Images, number: int) -> float:
 
     async def one_after_the_other() -> None:
         for key in keys:
-            await _judged(running, key, 0)
+            await _judged(running, key, time.perf_counter())
 
     async def all_clients() -> None:
         await asyncio.gather(*(one_after_the_other() for _ in range(_CLIENTS)))
@@ -161,10 +161,10 @@ def lines(seen: Load) -> list[str]:
     ]
 
 
-def main(folder: Path, seconds: float = 40, rounds: float = 5) -> None:
+def main(folder: Path, seconds: int = 40, rounds: int = 5) -> None:
     """Measure and print."""
-    sys.stdout.write("\n".join(lines(measure(paths_of(folder), seconds, int(rounds)))) + "\n")
+    sys.stdout.write("\n".join(lines(measure(paths_of(folder), seconds, rounds))) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES, *map(float, sys.argv[2:]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES, *map(int, sys.argv[2:]))

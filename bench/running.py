@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.verdict import RELEASE
-from tests.machines import Process, free_port
+from tests.machines import Process, descendants, free_port
 
 BATCH = 32
 CORES = os.cpu_count() or 1
@@ -105,12 +105,19 @@ def served(
 
 @contextmanager
 def halted(pid: int) -> Iterator[None]:
-    """A process that `served` started and its children do nothing while the block runs."""
-    os.killpg(pid, signal.SIGSTOP)
+    """A process that `served` started and all that it started do nothing while the block runs."""
+    everyone = [pid, *descendants(pid)]  # some have left its process group
+    _signal(everyone, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.killpg(pid, signal.SIGCONT)
+        _signal(everyone, signal.SIGCONT)
+
+
+def _signal(processes: list[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _end(process: Process) -> None:

@@ -43,9 +43,10 @@ def decode(
 ) -> tuple[Image.Image, ImageFacts, tuple[Warning, ...]]:
     """The image as 8-bit gray ("L"), upright; what the file is; and the warnings that it gives itself.
 
-    Upright: turned as its EXIF orientation says. A JPEG is halved as it is decoded, as often as that leaves
-    640 pixels or more on its longer side: it costs less, and moves P by 0.004 at most (220 images). The UID
-    of a DICOM file is among the facts if it is to be kept. Raises InputRejected.
+    Upright: turned as its EXIF orientation says. A JPEG, gray or RGB, is halved as it is decoded, up to
+    three times, as often as that leaves 640 pixels or more on its longer side: it costs less, and moves P by
+    0.004 at most (220 images). The UID of a DICOM file is among the facts if it is to be kept. Raises
+    InputRejected.
     """
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")

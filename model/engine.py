@@ -197,8 +197,8 @@ def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
 def encode_preview(gray: Image.Image) -> bytes:
     """A JPEG of at most 1280 pixels a side: pixels alone, no metadata of the source.
 
-    A larger image is shrunk by a whole number, which leaves 640 pixels or more: a tenth of the cost of any
-    other size.
+    A larger image is shrunk by a whole number, which leaves 640 pixels or more, at a fraction of the cost
+    of any other size.
     """
     small = gray.reduce(math.ceil(max(gray.size) / _PREVIEW_SIDE))
     plain, buffer = Image.new("L", small.size), io.BytesIO()

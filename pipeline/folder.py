@@ -52,7 +52,7 @@ class FolderStore:
 
     def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
         self.root = root.resolve()
-        self._root = str(self.root)
+        self._root, self._inside = str(self.root), os.path.join(self.root, "")  # noqa: PTH118
         self.bucket = self.root.name
         self._folders, self._writable = folders, writable
         self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
@@ -182,19 +182,17 @@ class FolderStore:
         try:
             link(path, temporary)
         except FileExistsError:
-            if path.is_dir() or path.is_symlink():
-                raise KeyNotUsable("a folder or a link of the same name is in the way") from None
-            raise ConditionFailed("the object exists already") from None
+            raise _in_the_way(path) from None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             self._create_without_links(temporary, path, key)
 
     def _create_without_links(self, temporary: Path, path: Path, key: str) -> None:
-        """As some network shares need it; our own processes hold the lock."""
+        """As some network shares need it; others of our processes that cannot link hold the lock, too."""
         with self._lock(key):
             if os.path.lexists(path):
-                raise ConditionFailed("the object exists already")
+                raise _in_the_way(path)
             temporary.replace(path)
 
     def _replace(self, temporary: Path, path: Path, key: str, expected: str) -> None:
@@ -214,7 +212,7 @@ class FolderStore:
         folder = os.path.join(self._root, *parts[:-1])  # noqa: PTH118  four times for each image
         with suppress(OSError):
             found = os.path.realpath(folder)
-            if found == folder or found.startswith(self._root + os.sep):
+            if found == folder or found.startswith(self._inside):
                 return Path(folder, parts[-1])
         return None
 
@@ -240,6 +238,13 @@ class FolderStore:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
+
+
+def _in_the_way(path: Path) -> ConditionFailed | KeyNotUsable:
+    """What it means that a new object's place is taken."""
+    if path.is_dir() or path.is_symlink():
+        return KeyNotUsable("a folder or a link of the same name is in the way")
+    return ConditionFailed("the object exists already")
 
 
 def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:

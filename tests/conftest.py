@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from pipeline.dynamodb import DynamoIndex
     from pipeline.s3 import S3Store
 
+# Long, or waiting more than computing: begun first, so that others run beside them to the end.
+_FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "test_status", "test_host")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _FIRST.index(item.path.stem) if item.path.stem in _FIRST else len(_FIRST))
+
 
 @pytest.fixture
 def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Store"]:

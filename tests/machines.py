@@ -119,14 +119,14 @@ class Sshd:
 
     def stop(self) -> None:
         """End it and all its connections."""
-        sessions = _descendants(self.process.pid)  # they have left its process group
+        sessions = descendants(self.process.pid)  # they have left its process group
         self.process.kill()
         for session in sessions:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(session, signal.SIGKILL)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True, text=True).stdout
     parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
     found = [pid]

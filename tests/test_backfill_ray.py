@@ -44,6 +44,7 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
     answers = backfill_ray.run(str(scans), str(theirs), settings, 2, None)
     first = next(answers)
     before = set(workers())
+    assert before
     os.kill(min(before), signal.SIGKILL)
     told, seen = [first], set()
     for done in answers:

@@ -33,7 +33,7 @@ def test_the_document_has_the_figures_and_its_charts(tmp_path: Path) -> None:
     text = (tmp_path / document.NAME).read_text(encoding="utf-8")
     for line in (
         "| processor | Abacus, 2 cores |",
-        "| a warm loop in torch | 7.2 | 8.50 |",
+        "| a warm loop in torch | 7.2 | 8.5 |",
         "| A peer | did not run: no such module |  |",
         "| share of the bound | 89% |",
         "| 30.0 | 1800 | 30 ms | 45 ms | 60 ms |",

@@ -237,6 +237,13 @@ def test_a_jpeg_is_halved_as_it_is_decoded(engine: Engine, width: int, decoded: 
     assert halved.finding.probability == pytest.approx(whole.finding.probability, abs=0.02)
 
 
+@pytest.mark.parametrize("size", [(65_000, 64), (64, 65_000)])
+def test_the_longest_jpeg_is_decoded(size: tuple[int, int]) -> None:
+    gray, facts, _ = decode(pictures.encoded(Image.new("L", size, 90), "JPEG"), 50_000_000)
+    assert (facts.width, facts.height) == size
+    assert max(gray.size) == 8_125  # a decoder shrinks to an eighth at most
+
+
 def test_other_files_are_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     for content in (b"", b"text"):

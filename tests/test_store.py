@@ -254,7 +254,13 @@ def test_a_share_without_links_keeps_the_promise(tmp_path: Path, monkeypatch: py
             raise FileNotFoundError
         raise PermissionError(errno.EPERM, "Operation not permitted", str(target))
 
+    def looked(path: Path, look: Callable[[Path], bool] = os.path.lexists) -> bool:
+        there = look(path)
+        time.sleep(0.02)  # time for another to come in between
+        return there
+
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    monkeypatch.setattr("os.path.lexists", looked)
     store = FolderStore(tmp_path)
     won = _race([partial(store.put, KEY, b"%d" % i, None) for i in range(8)])
     assert len(won) == 1
@@ -262,6 +268,9 @@ def test_a_share_without_links_keeps_the_promise(tmp_path: Path, monkeypatch: py
     assert found is not None
     assert found[0].etag == won[0]
     assert not list((tmp_path / ".cxr/tmp").iterdir())
+    (tmp_path / "outbox/a.json").mkdir()
+    with pytest.raises(KeyNotUsable):
+        store.put("outbox/a.json", b"x", None)
 
 
 def test_what_is_in_the_way_of_a_write_is_said(tmp_path: Path) -> None:
