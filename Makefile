@@ -25,6 +25,10 @@ run: .venv/runtime
 	@$(PIP) --editable .
 	@touch $@
 
+# Libraries are installed uncompiled: each is compiled when it is first imported, and that has to be kept. Where it is
+# not, each of the many processes of the tests would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A stage of the tests: says how long it took.
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
