@@ -145,8 +145,17 @@ class Cloud:
         return sum(1 for _ in self.store.list(f"outbox/{prefix}"))
 
     def rows(self) -> dict[str, Row]:
-        """The worklist, by key, as DynamoDB has it."""
-        return {row.key: row for row in DynamoIndex(f"{STACK}-index", self.dynamodb).all()}
+        """The worklist, by key, as DynamoDB has it.
+
+        moto, unlike DynamoDB, shows an item for a moment with its key alone: then all are read again.
+        """
+        index, deadline = DynamoIndex(f"{STACK}-index", self.dynamodb), time.monotonic() + 10
+        while True:
+            try:
+                return {row.key: row for row in index.all()}
+            except KeyError:
+                if time.monotonic() > deadline:
+                    raise
 
     def writes(self, prefix: str) -> dict[str, int]:
         """How many times each verdict of one folder of the inbox was written."""
