@@ -8,6 +8,7 @@ CxrError
 │   ├── ObjectTooLarge      the object exceeds the limit that the reader set
 │   ├── ObjectUnreadable    the object is there, and may not be read
 │   └── KeyNotUsable        this store cannot hold an object of that name
+├── EngineFailed            the engine did not finish this image: too slow, too large or a crash; tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        there is no host to ask yet (starting, away, another release): wait, and ask again
 ├── StackError              AWS did not do what `cxr deploy`, `status` or `destroy` asked of it
@@ -86,6 +87,14 @@ class ObjectUnreadable(StoreError):
 
 class KeyNotUsable(StoreError):
     """This store cannot hold an object of that name."""
+
+
+class EngineFailed(CxrError):
+    """The engine did not finish one image; `code` and message are for its verdict, which says `failed`."""
+
+    def __init__(self, code: ReasonCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ReasonCode = code
 
 
 class HostError(CxrError):

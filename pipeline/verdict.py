@@ -29,6 +29,9 @@ ReasonCode = Literal[
     "not_a_single_image",
     "name_not_usable",
     "host_unavailable",
+    "took_too_long",
+    "out_of_memory",
+    "crashed",
     "internal",
 ]
 Warning = Literal["atypical", "age_outside_training", "age_unknown", "not_frontal", "burned_in_text"]

@@ -38,6 +38,9 @@ REASONS: dict[ReasonCode, str] = {
     "not_a_single_image": "The file holds more than one image.",
     "name_not_usable": "The file's name cannot be used. Rename it and drop it again.",
     "host_unavailable": "No host could be reached to judge it. Drop it again.",
+    "took_too_long": "Judging it took too long, each time it was tried.",
+    "out_of_memory": "Judging it needed too much memory, each time it was tried.",
+    "crashed": "The program that reads images crashed over it, each time it was tried.",
     "internal": "It could not be judged, by no fault of its own. Drop it again.",
 }
 WARNINGS: dict[Warning, str] = {
