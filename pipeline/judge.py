@@ -88,6 +88,7 @@ class Judge:
         if verdict.reason and verdict.status == "failed":
             # Worth another try; the verdict stands in case that this was the last one. It says of this very
             # object why it failed, which nobody knows any more where it is given up.
+            log.warning("an image was not judged: %s", verdict.reason.message)
             if seen.verdict is None or seen.verdict.source.etag != info.etag:
                 self.store.put(verdict_key(key), verdict.to_json(), seen.etag)
             return Outcome(key, "failed", verdict.reason.message), None

@@ -27,7 +27,7 @@ def examine_or_not(engine: Engine, data: bytes) -> Examination:
     if data.endswith(HUNGRY):
         bytearray(4_000_000_000)
     if data.endswith(DEFECT):
-        raise RuntimeError("a defect")
+        raise RuntimeError(f"a defect over {data!r}")
     if data.endswith(KILLED_ONCE) and not os.path.exists(os.environ[MARK]):  # noqa: PTH110
         open(os.environ[MARK], "wb").close()  # noqa: PTH123
         os.kill(os.getpid(), signal.SIGKILL)
