@@ -9,6 +9,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -20,7 +21,6 @@ from model.decode import decode
 from model.preprocess import Array, network_input, squash
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
-from pipeline.settings import Settings
 from pipeline.verdict import (
     DOUBTS,
     ActivationMap,
@@ -32,6 +32,9 @@ from pipeline.verdict import (
     Typicality,
     Warning,
 )
+
+if TYPE_CHECKING:  # the processes that judge need no settings
+    from pipeline.settings import Settings
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
 _PREVIEW_SIDE = 1280  # pixels, at most
@@ -115,7 +118,7 @@ class Engine:
         )
 
     @classmethod
-    def of(cls, settings: Settings) -> "Engine":
+    def of(cls, settings: "Settings") -> "Engine":
         """The engine that the settings ask for."""
         names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
         return cls(**{name: getattr(settings, name) for name in names})

@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
-from pipeline.settings import Settings
 from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 _PROJECT = Path(__file__).parents[1]
 CHILD = [sys.executable, "-P", "-m", "model.child"]  # -P: a folder that happens to be here holds no modules
@@ -95,7 +97,7 @@ class GuardedEngine:
         self.warm(1)
 
     @classmethod
-    def of(cls, settings: Settings) -> "GuardedEngine":
+    def of(cls, settings: "Settings") -> "GuardedEngine":
         """Start the engine that the settings ask for."""
         options = {name: getattr(settings, name) for name in Options.model_fields}
         return cls(Options(**options), settings.threads)
