@@ -12,6 +12,7 @@ from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import OUTBOX, has_place, is_verdict, key_hash, printable, verdict_key
 from pipeline.ports import Host, Index, Job, Outcome, Queue, Row, Store
+from pipeline.rows import shortened
 from pipeline.verdict import ReasonCode, Release, Verdict
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
         normal_below=finding.thresholds.normal_below if finding else None,
         pneumonia_above=finding.thresholds.pneumonia_above if finding else None,
         reason=reason.code if reason else None,
+        message=shortened(reason.message) if reason else None,
         warnings=tuple(verdict.warnings),
         etag=verdict.source.etag,
         verdict_key=verdict_key,

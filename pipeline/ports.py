@@ -5,6 +5,7 @@ fakes.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -209,6 +210,7 @@ class Row:
     normal_below: float | None = None  # the verdict's two thresholds
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
+    message: str | None = None  # the reason's own sentence
     warnings: tuple[Warning, ...] = ()
     etag: str | None = None  # of the source that the verdict judged
     verdict_key: str | None = None
@@ -258,6 +260,12 @@ class Index(Protocol):
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Say that what is written inside is all that there is: the worklist is whole afterwards."""
+
+    def erase_traces(self) -> None:
+        """Leave nothing of rows that are gone where they were kept."""
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""
