@@ -89,6 +89,8 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     from ec2_runner.service import Service
     from ec2_runner.worker import Worker
     from handlers import local, wiring
+    from pipeline.background import Background
+    from pipeline.rebuild import keep_whole
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
 
@@ -103,12 +105,15 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
+    background = Background()
+    background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
         _run(server, f"Drop chest X-rays into {settings.root / INBOX}")
     finally:
         watcher.stop()
         queue.stop()
+        background.stop()
         worklist.close()
 
 

@@ -89,6 +89,16 @@ class Source(Store, Protocol):
         """All that is to be judged under a prefix; with ETags where the listing itself has them."""
 
 
+class FullStore(Store, Protocol):
+    """A store that is kept in order: compared with its worklist, and rid of what is to be forgotten."""
+
+    def names(self, prefix: str) -> Iterator[Job]:
+        """All objects under a prefix, by name, none of them read; with ETags where the listing has them."""
+
+    def holds(self, key: str) -> bool:
+        """Whether `purge` would find something to remove: a former version counts, too."""
+
+
 @dataclass(frozen=True)
 class Ticket:
     """Leave to write one object: a browser posts these fields, and the file after them, to `url`."""

@@ -14,10 +14,11 @@ from handlers import dead_letter, ingest, local, record, wiring
 from handlers.local import LocalContext
 from pipeline.errors import HostError, IngestFailed, StoreError
 from pipeline.events import s3_event
-from pipeline.intake import Ports, rebuild_index
+from pipeline.intake import Ports
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
 from pipeline.ports import Job, Outcome
+from pipeline.rebuild import rebuild_index
 from pipeline.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_ports
 from tests.test_watch import wait_for
@@ -188,12 +189,12 @@ def test_the_worklist_can_be_made_again(ports: Ports, tmp_path: Path) -> None:
     objects(ports).update({f"inbox/{n}": b"P%d" % n for n in range(5)})
     local.deliver(s3_event("b", [f"inbox/{n}" for n in range(5)]))
     other = SqliteIndex(tmp_path / "other.sqlite")
-    assert rebuild_index(ports.store, other) == 5
+    assert rebuild_index(ports.store, other).verdicts == 5
     assert {replace(row, change=0) for row in other.all()} == {
         replace(row, change=0) for row in index_of(ports).all()
     }
     del objects(ports)["outbox/3.json"]
-    assert rebuild_index(ports.store, other) == 4
+    assert rebuild_index(ports.store, other).verdicts == 4
     assert other.get("inbox/3") is None
     other.close()
 
