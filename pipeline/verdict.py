@@ -238,7 +238,9 @@ class Verdict(Part):
         stays).
         """
         try:
-            return cls.model_validate(_known(json.loads(data)), extra="ignore")
+            content = json.loads(data)
+            json.dumps(content, ensure_ascii=False).encode()  # half a character can be written as an escape
+            return cls.model_validate(_known(content), extra="ignore")
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
