@@ -17,7 +17,7 @@ from pipeline.events import s3_event
 from pipeline.intake import Ports
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
-from pipeline.ports import Job, Outcome
+from pipeline.ports import Job, Outcome, Row
 from pipeline.rebuild import rebuild_index
 from pipeline.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_ports
@@ -175,6 +175,53 @@ def test_a_failure_that_passes_leaves_no_trace(ports: Ports, monkeypatch: pytest
 
     wiring.provide(replace(ports, host=Shaky()))
     assert local.deliver(s3_event("b", ["inbox/a"])).outcomes == [{"key": "inbox/a", "result": "classified"}]
+
+
+class OneRowFails(SqliteIndex):
+    """A worklist that cannot write the rows of some keys."""
+
+    def __init__(self, path: Path, *keys: str) -> None:
+        super().__init__(path)
+        self.failing = set(keys)
+
+    def record(self, row: Row) -> None:
+        if row.key in self.failing:
+            raise StoreError("no answer")
+        super().record(row)
+
+
+def test_one_row_that_fails_keeps_no_other_from_its_own(ports: Ports, tmp_path: Path) -> None:
+    """Of a batch its message alone comes again; another sender is told after all the others are done."""
+    keys = ["inbox/a", "inbox/b", "inbox/c"]
+    objects(ports).update(dict.fromkeys(keys, b"P1"))
+    ingest.handler(s3_event("b", keys), CONTEXT)
+    index = OneRowFails(tmp_path / "other.sqlite", "inbox/a", "inbox/b")
+    wiring.provide(replace(ports, index=index))
+    verdicts = [s3_event("b", [verdict_key(key)]) for key in keys]
+    answer = record.handler(sqs(*verdicts), CONTEXT)
+    assert answer == {
+        "recorded": 1,
+        "batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}],
+    }
+    assert [row.key for row in index.all()] == ["inbox/c"]
+    index.failing.remove("inbox/b")
+    with pytest.raises(IngestFailed, match="1 of 3"):
+        record.handler(s3_event("b", [verdict_key(key) for key in keys]), CONTEXT)
+    assert {row.key for row in index.all()} == {"inbox/b", "inbox/c"}
+    assert record.handler(sqs(verdicts[1]), CONTEXT) == {"recorded": 1, "batchItemFailures": []}
+    index.close()
+
+
+def test_one_row_that_fails_ends_no_work_on_the_others(ports: Ports, tmp_path: Path) -> None:
+    keys = ["inbox/a", "inbox/b"]
+    objects(ports).update(dict.fromkeys(keys, b"P1"))
+    ingest.handler(s3_event("b", keys), CONTEXT)
+    index = OneRowFails(tmp_path / "other.sqlite", "inbox/a")
+    wiring.provide(replace(ports, index=index))
+    answer = ingest.handler(sqs(*(s3_event("b", [key]) for key in keys)), CONTEXT)
+    assert results(answer) == {"inbox/a": "failed", "inbox/b": "current"}
+    assert answer["batchItemFailures"] == [{"itemIdentifier": "m0"}]
+    index.close()
 
 
 def test_an_erased_verdict_takes_its_row_along(ports: Ports) -> None:
