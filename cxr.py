@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -90,6 +89,7 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     from ec2_runner.worker import Worker
     from handlers import local, wiring
     from pipeline.background import Background
+    from pipeline.rebuild import keep_whole
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
 
@@ -107,6 +107,7 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
+    background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
         _run(server, f"Drop chest X-rays into {settings.root / INBOX}")
@@ -118,12 +119,13 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
 
 def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
     from handlers import wiring
+    from pipeline.background import Background
     from pipeline.folder import PRIVATE
     from pipeline.mirror import Mirror
     from pipeline.sqlite import SqliteIndex
 
     assert settings.bucket is not None  # `up` has it from its option
-    store, stop = wiring.open_bucket(settings.bucket), threading.Event()
+    store, background = wiring.open_bucket(settings.bucket), Background()
     next(store.list(INBOX), None)  # says at once that there is no such bucket: the stack's table would not
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
@@ -131,18 +133,12 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
         monitor = wiring.make_monitor(settings, store)
         page = _page(settings, access, store, worklist, tickets=store, operations=monitor)
         server = _server(page, access.address, port)
-        threads = [
-            threading.Thread(target=mirror.run, args=[stop], name="cxr-mirror", daemon=True),
-            threading.Thread(target=monitor.run, args=[stop], name="cxr-monitor", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
+        background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
             _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
         finally:
-            stop.set()
-            for thread in threads:
-                thread.join(10)
+            background.stop()
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import StoreError, UsageError
+from pipeline.errors import IndexNotReady, StoreError, UsageError
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
 
@@ -59,18 +59,21 @@ def forget(
     """Erase an X-ray for good: every version of it, its verdict, its previews, its row."""
     from handlers import wiring
     from pipeline.forget import forget as erase
+    from pipeline.forget import is_known
 
     settings = settings_of(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
     if name.endswith("/"):
         raise UsageError("name one X-ray of the inbox, not a folder")
+    store, index = wiring.make_store(settings), wiring.make_index(settings)
+    if not is_known(name, store, index):
+        raise StoreError(f"there is nothing of {_on_terminal(name)}; see the inbox for its exact name")
     if not yes:
-        typer.confirm(f"Erase {name} and its verdict for good?", abort=True)
+        typer.confirm(f"Erase {_on_terminal(name)} and its verdict for good?", abort=True)
     quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
     typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
-    if not erase(name, wiring.make_store(settings), wiring.make_index(settings), quiet):
-        raise StoreError(f"there is nothing of {name}; see the inbox for its exact name")
-    typer.echo(f"{name} is erased")
+    erase(name, store, index, quiet)
+    typer.echo(f"{_on_terminal(name)} is erased")
 
 
 def reconcile(
@@ -119,11 +122,19 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
 def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> None:
     """Make the worklist again from the outbox."""
     from handlers import wiring
-    from pipeline.intake import rebuild_index
+    from pipeline.rebuild import rebuild_index
 
     settings = settings_of(root, bucket, stack)
-    count = rebuild_index(wiring.make_store(settings), wiring.make_index(settings))
-    typer.echo(f"{count} verdicts in the worklist")
+    store, index = wiring.make_store(settings), wiring.make_index(settings)
+    try:
+        found = rebuild_index(store, index)
+    except IndexNotReady:  # it met damage that opening it had not shown; what is there now is new
+        found = rebuild_index(store, index)
+    typer.echo(f"{found.verdicts} verdicts in the worklist")
+    for key in found.unreadable:
+        typer.echo(f"set aside, for it is no verdict that can be read: {_on_terminal(key)}", err=True)
+    if found.unreadable:
+        typer.echo("Delete these objects; `cxr reconcile` then has their X-rays judged.", err=True)
 
 
 class _Collected:
@@ -134,6 +145,11 @@ class _Collected:
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
         self.keys += keys
+
+
+def _on_terminal(key: str) -> str:
+    """A key without what would move the cursor or hide a part of it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in key)
 
 
 def _load_event(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from handlers import telemetry
 from pipeline.errors import UsageError
 from pipeline.intake import Ports
-from pipeline.ports import Host, Index, Job, Outcome, Queue, Store
+from pipeline.ports import FullStore, Host, Index, Job, Outcome, Queue, Store
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
@@ -64,7 +64,7 @@ def make_ports(settings: Settings) -> Ports:
     )
 
 
-def make_store(settings: Settings) -> Store:
+def make_store(settings: Settings) -> FullStore:
     """The folder, or the bucket."""
     if settings.store == "folder":
         from pipeline.folder import FolderStore

@@ -9,11 +9,13 @@ docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ConditionEx
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.aws import Refused, ask
+from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
 from pipeline.ports import Row, SourceState
 from pipeline.rows import FROM_VERDICT, row_from, stored, text
@@ -25,6 +27,7 @@ _AT_ONCE = 8  # requests, of a wait for many keys
 # Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
+_UNMET = "ConditionalCheckFailedException"
 _WAIT = ("waiting_since", "asked_since", "at_work")
 _SEEN = "#waiting_since <= :since"
 
@@ -100,6 +103,13 @@ class DynamoIndex:
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""
         return [row.verdict_key for row in self.all() if row.verdict_key]
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Nothing is to be noted: a table is neither damaged nor lost."""
+        return nullcontext()
+
+    def erase_traces(self) -> None:
+        """A tombstone names its key for a week, for those who follow the feed; nothing else is left."""
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""
@@ -196,7 +206,7 @@ class DynamoIndex:
         try:
             self._ask(call, **request)
         except Refused as error:
-            if error.code != "ConditionalCheckFailedException":
+            if error.code != _UNMET:
                 raise
             return False
         return True
@@ -210,7 +220,12 @@ class DynamoIndex:
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
-        return ask("the worklist's table", call, TableName=self._table, **request)
+        try:
+            return ask("the worklist's table", call, TableName=self._table, **request)
+        except StoreError as error:
+            if isinstance(error, Refused) and error.code == _UNMET:
+                raise
+            raise IndexNotReady(str(error)) from error
 
 
 def _typed(value: object) -> dict[str, object]:

@@ -7,7 +7,8 @@ CxrError
 │   ├── ConditionFailed     a conditional write met another state than expected: look again
 │   ├── ObjectTooLarge      the object exceeds the limit that the reader set
 │   ├── ObjectUnreadable    the object is there, and may not be read
-│   └── KeyNotUsable        this store cannot hold an object of that name
+│   ├── KeyNotUsable        this store cannot hold an object of that name
+│   └── IndexNotReady       the worklist cannot be read or written now: ask again in a moment
 ├── EngineFailed            the engine did not finish this image: too slow, too large or a crash; tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        there is no host to ask yet (starting, away, another release): wait, and ask again
@@ -87,6 +88,10 @@ class ObjectUnreadable(StoreError):
 
 class KeyNotUsable(StoreError):
     """This store cannot hold an object of that name."""
+
+
+class IndexNotReady(StoreError):
+    """The worklist cannot be read or written now; it heals by itself, from the outbox."""
 
 
 class EngineFailed(CxrError):

@@ -16,6 +16,7 @@ from urllib.parse import quote_plus, unquote_plus
 from pipeline.names import INBOX, is_verdict
 
 Event = dict[str, Any]
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,9 @@ class Ignored:
 def parse(event: Event) -> list[Change | Ignored]:
     """The records of an event of any shape, in order.
 
-    Never raises: what is no event of S3 is ignored with a reason.
+    Never raises: what is no event of S3 is ignored with a reason, each record by itself.
     """
-    try:
-        return list(_records(event, None))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return [Ignored("this is not an event of S3")]
+    return list(_records(event, None))
 
 
 def in_inbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
@@ -102,28 +100,41 @@ def sqs_event(bucket: str, asked: Mapping[str, datetime]) -> Event:
 
 
 def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]:
-    if event.get("Event") == "s3:TestEvent":
-        yield Ignored("S3's test of the connection", message_id)
-    elif "detail-type" in event:
-        yield _from_eventbridge(event, message_id)
-    elif "Records" in event:
-        for record in event["Records"]:
-            if record.get("eventSource") == "aws:sqs":
-                yield from _from_sqs(record)
-            else:
-                yield _from_s3(record, message_id)
-    else:
+    try:
+        if event.get("Event") == "s3:TestEvent":
+            yield Ignored("S3's test of the connection", message_id)
+        elif "detail-type" in event:
+            yield _from_eventbridge(event, message_id)
+        elif isinstance(event["Records"], list):
+            for record in event["Records"]:
+                yield from _from_record(record, message_id)
+        else:
+            yield Ignored("this is not an event of S3", message_id)
+    except _MALFORMED:
         yield Ignored("this is not an event of S3", message_id)
 
 
-def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
-    message_id = record["messageId"]
+def _from_record(record: Event, message_id: str | None) -> Iterator[Change | Ignored]:
     try:
-        since = _since(record)
-        for found in list(_records(json.loads(record["body"]), message_id)):
-            yield replace(found, since=since) if isinstance(found, Change) else found
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        if record.get("eventSource") != "aws:sqs":
+            yield _from_s3(record, message_id)
+        elif message_id is None:  # a message holds no messages
+            yield from _from_sqs(record)
+        else:
+            yield Ignored("this is not a record of S3", message_id)
+    except _MALFORMED:
+        yield Ignored("this is not a record of S3", message_id)
+
+
+def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
+    message_id = _text(record["messageId"])
+    try:
+        body = json.loads(record["body"])
+    except _MALFORMED:
         yield Ignored("the message's body is not an event of S3", message_id)
+        return
+    for found in _records(body, message_id):
+        yield replace(found, since=_since(record)) if isinstance(found, Change) else found
 
 
 def _since(record: Event) -> datetime | None:
@@ -131,14 +142,16 @@ def _since(record: Event) -> datetime | None:
 
     How long a message lay in the queue before its first delivery is not counted: nobody looked for a host.
     """
-    noted = record.get("messageAttributes", {}).get("since", {}).get("stringValue")
-    return datetime.fromisoformat(noted) if noted else None
+    try:
+        return datetime.fromisoformat(record["messageAttributes"]["since"]["stringValue"]).astimezone(UTC)
+    except _MALFORMED:
+        return None
 
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
-    name = record["eventName"].removeprefix("s3:")
+    name = _text(record["eventName"]).removeprefix("s3:")
     key = unquote_plus(
-        record["s3"]["object"]["key"], errors="surrogateescape"
+        _text(record["s3"]["object"]["key"]), errors="surrogateescape"
     )  # form encoding: a plus is a space
     return _change(
         name.startswith("ObjectCreated:"),
@@ -149,7 +162,7 @@ def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
 
 
 def _from_eventbridge(event: Event, message_id: str | None) -> Change | Ignored:
-    kind, key = event["detail-type"], event["detail"]["object"]["key"]  # here the key is not encoded
+    kind, key = event["detail-type"], _text(event["detail"]["object"]["key"])  # here the key is not encoded
     return _change(kind == "Object Created", kind == "Object Deleted", key, message_id)
 
 
@@ -157,6 +170,12 @@ def _change(created: bool, removed: bool, key: str, message_id: str | None) -> C
     if not created and not removed:
         return Ignored("neither a creation nor a deletion", message_id)
     return Change(key, removed, message_id)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
 
 
 def _inbox_only(record: Change | Ignored) -> Change | Ignored:

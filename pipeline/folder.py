@@ -154,6 +154,15 @@ class FolderStore:
             with self._lock(key), suppress(FileNotFoundError):
                 path.unlink()
 
+    def names(self, prefix: str) -> Iterator[Job]:
+        """All files under a prefix, see `ports.FullStore`; links, too, which are no objects."""
+        return map(Job, keys(self.root, prefix))
+
+    def holds(self, key: str) -> bool:
+        """Whether there is such a file, or one in such a folder."""
+        found = keys(self.root, key) if key.endswith("/") else [key]
+        return any(self.head(one) for one in found)
+
     def purge(self, key: str) -> int:
         """Remove a file, or those of a folder, see `ports.Store`; there are no other versions."""
         found = [info.key for info in self.list(key)] if key.endswith("/") else [key]

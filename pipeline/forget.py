@@ -4,13 +4,18 @@ import time
 
 from pipeline.errors import StoreError, UsageError
 from pipeline.names import preview_prefix, printable, verdict_key
-from pipeline.ports import Index, Store
+from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
 _TRIES = 5  # times so many looks, before it is given up
 
 
-def forget(key: str, store: Store, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
+def is_known(key: str, store: FullStore, index: Index) -> bool:
+    """Whether there is anything to be erased of an inbox key."""
+    return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
+
+
+def forget(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
     """Erase an inbox key and all that came of it; whether there was anything.
 
     The X-ray goes first, so that nothing new is begun. What a job at work writes meanwhile is erased, too,
@@ -26,14 +31,20 @@ def forget(key: str, store: Store, index: Index, quiet: float = _PAUSE_SECONDS) 
         time.sleep(min(quiet, _PAUSE_SECONDS))
         clean = 0 if _erase(key, store, index) else clean + 1
         if clean == needed:
+            index.erase_traces()
             return found
     raise StoreError("something writes it again and again: stop that, then run the command once more")
 
 
-def _erase(key: str, store: Store, index: Index) -> bool:
+def _erase(key: str, store: FullStore, index: Index) -> bool:
     row = printable(key)
     known = index.get(row) is not None
-    removed = sum(map(store.purge, (key, verdict_key(key), preview_prefix(key))))
+    removed = sum(map(store.purge, _places(key)))
     index.remove(verdict_key(key))
     index.mark(row, "deleted")
     return bool(removed) or known
+
+
+def _places(key: str) -> tuple[str, str, str]:
+    """Where the X-ray, its verdict and its previews stand."""
+    return key, verdict_key(key), preview_prefix(key)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError
+from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError, place_of
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
-from pipeline.names import OUTBOX, has_place, is_verdict, key_hash, printable, verdict_key
-from pipeline.ports import Host, Index, Job, Outcome, Queue, Row, Store
+from pipeline.names import has_place, key_hash, printable, verdict_key
+from pipeline.ports import FullStore, Host, Index, Job, Outcome, Queue, Row, Store
+from pipeline.rows import shortened
 from pipeline.verdict import ReasonCode, Release, Verdict
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ Count = Callable[[str, float], None]
 class Ports:
     """Everything that the handlers work with."""
 
-    store: Store
+    store: FullStore
     index: Index
     host: Host
     release: Release
@@ -59,8 +60,12 @@ def ingest(event: Event, ports: Ports) -> Report:
     changes = [record for record in records if isinstance(record, Change)]
     outcomes = {}
     for change in changes:
-        if change.removed and mark_source(change.key, ports.store, ports.index):
-            outcomes[change.key] = Outcome(change.key, "gone")
+        if change.removed:
+            try:
+                if mark_source(change.key, ports.store, ports.index):
+                    outcomes[change.key] = Outcome(change.key, "gone")
+            except StoreError as error:
+                outcomes[change.key] = Outcome(change.key, "failed", str(error))
     asked = {change.key: change.since or ports.now() for change in reversed(changes)}
     jobs = [Job(key) for key in dict.fromkeys(change.key for change in changes) if key not in outcomes]
     for outcome in _judge(jobs, asked, ports):
@@ -68,23 +73,35 @@ def ingest(event: Event, ports: Ports) -> Report:
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
         if outcome.result in ("classified", "rejected"):
             ports.count(outcome.result.capitalize(), 1)
-    again = [printable(key) for key, outcome in outcomes.items() if outcome.result in ("failed", "waiting")]
-    if again:
-        ports.index.wait(again, ports.now())  # and no host is at work on them
+    again = [key for key, outcome in outcomes.items() if outcome.result in ("failed", "waiting")]
+    _note_waiting(again, ports.now(), ports, at_work=False)
+    return _report(records, outcomes, ignored)
+
+
+def record(event: Event, ports: Ports) -> Report:
+    """Bring the worklist's rows of every verdict that the event names up to date, each key by itself."""
+    records = in_outbox(parse(event))
+    ignored = _ignored(records)
+    changes = [record for record in records if isinstance(record, Change)]
+    outcomes = {key: _recorded(key, ports) for key in dict.fromkeys(change.key for change in changes)}
+    return _report(records, outcomes, ignored)
+
+
+def _recorded(key: str, ports: Ports) -> Outcome:
+    try:
+        record_verdict(key, ports.store, ports.index)
+    except Exception as error:  # noqa: BLE001  whatever it is, it must not keep the others from their rows
+        why = str(error) if isinstance(error, StoreError) else place_of(error)
+        log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)
+        return Outcome(key, "failed", why)
+    return Outcome(key, "current")
+
+
+def _report(records: list[Change | Ignored], outcomes: dict[str, Outcome], ignored: list[Ignored]) -> Report:
+    changes = [record for record in records if isinstance(record, Change)]
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
     from_sqs = bool(records) and all(record.message_id for record in records)
     return Report(list(outcomes.values()), ignored, from_sqs, sorted(id_ for id_ in failed if id_))
-
-
-def record(event: Event, ports: Ports) -> int:
-    """Bring the worklist's rows of every verdict that the event
-    names up to date; returns how many it looked at.
-    """
-    records = in_outbox(parse(event))
-    keys = list(dict.fromkeys(record.key for record in records if isinstance(record, Change)))
-    for key in keys:
-        record_verdict(key, ports.store, ports.index)
-    return len(keys)
 
 
 def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
@@ -114,16 +131,8 @@ def _give_up(key: str, code: ReasonCode, message: str, ports: Ports) -> Outcome:
     return outcome
 
 
-def rebuild_index(store: Store, index: Index) -> int:
-    """Make the worklist again from the outbox; returns how many verdicts there are."""
-    found = {info.key for info in store.list(OUTBOX) if is_verdict(info.key)}
-    for key in found | set(index.verdict_keys()):
-        record_verdict(key, store, index)
-    return len(found)
-
-
-def record_verdict(key: str, store: Store, index: Index) -> None:
-    """Copy the verdict at an outbox key into the worklist.
+def record_verdict(key: str, store: Store, index: Index) -> Row | None:
+    """Copy the verdict at an outbox key into the worklist; returns its row, None where there is no verdict.
 
     It is read again after the row was written, and the row written again if it had changed: so of several
     handlers that work on one key the last to write has written what stands there, whatever their order and
@@ -131,13 +140,16 @@ def record_verdict(key: str, store: Store, index: Index) -> None:
     """
     seen = read_verdict(store, key)
     while True:
-        if seen.verdict and has_place(key, seen.verdict.source.key):
-            index.record(row_of(seen.verdict, key, seen.etag))
+        verdict = seen.verdict
+        is_ours = verdict is not None and has_place(key, verdict.source.key)
+        row = row_of(verdict, key, seen.etag) if verdict and is_ours else None
+        if row:
+            index.record(row)
         elif seen.etag is None:
             index.remove(key)
         again = store.head(key)
         if (again.etag if again else None) == seen.etag:
-            return
+            return row
         seen = read_verdict(store, key)
 
 
@@ -166,6 +178,7 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
         normal_below=finding.thresholds.normal_below if finding else None,
         pneumonia_above=finding.thresholds.pneumonia_above if finding else None,
         reason=reason.code if reason else None,
+        message=shortened(reason.message) if reason else None,
         warnings=tuple(verdict.warnings),
         etag=verdict.source.etag,
         verdict_key=verdict_key,
@@ -184,13 +197,12 @@ def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterato
     if not jobs:
         return
     since = ports.now()
-    ports.index.wait([printable(job.key) for job in jobs], since, at_work=True)
+    _note_waiting([job.key for job in jobs], since, ports, at_work=True)
     unanswered = dict.fromkeys(job.key for job in jobs)
     try:
         for outcome in ports.host.run(jobs):
             unanswered.pop(outcome.key, None)
-            _settle(outcome, since, ports)
-            yield outcome
+            yield _settled(outcome, since, ports)
         detail = "the host gave no answer"
     except HostNotReady as error:
         detail = str(error)
@@ -201,6 +213,16 @@ def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterato
         detail = str(error)
     for key in unanswered:
         yield Outcome(key, "failed", detail)
+
+
+def _note_waiting(keys: list[str], since: datetime, ports: Ports, at_work: bool) -> None:
+    """Show in the worklist what has work before it; an X-ray does not wait for the worklist."""
+    if not keys:
+        return
+    try:
+        ports.index.wait(list(map(printable, keys)), since, at_work)
+    except StoreError as error:
+        log.warning("the worklist does not show what waits: %s", error)
 
 
 def _postpone(
@@ -222,6 +244,15 @@ def _postpone(
                 yield Outcome(key, "waiting", str(error))
         except StoreError as failure:
             yield Outcome(key, "failed", str(failure))
+
+
+def _settled(outcome: Outcome, since: datetime, ports: Ports) -> Outcome:
+    """The outcome, or that its row could not be written: one row must not end the work on the others."""
+    try:
+        _settle(outcome, since, ports)
+    except StoreError as error:
+        return Outcome(outcome.key, "failed", str(error))
+    return outcome
 
 
 def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:

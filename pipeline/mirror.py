@@ -72,6 +72,7 @@ class Mirror:
         for row in list(self._target.all()):
             if row.key not in rows:
                 self._target.drop(row.key)
+        self._target.erase_traces()  # of what was forgotten since the last copy
         self._target.set_mirrored(until, now)
 
     def _take(self, key: str, row: Row | None) -> None:

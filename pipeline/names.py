@@ -26,8 +26,13 @@ def inbox_key(verdict_key: str) -> str:
 
 
 def has_place(key: str, inbox_key: str) -> bool:
-    """Whether the verdict of `inbox_key` belongs at the outbox key `key`."""
-    return key.startswith(UNUSABLE) or key == verdict_key(inbox_key)
+    """Whether the verdict of `inbox_key` belongs at the outbox key `key`.
+
+    A name that is not Unicode stands in its verdict as `printable` wrote it, and cannot be held against it.
+    """
+    if not inbox_key.startswith(INBOX):
+        return False
+    return key == verdict_key(inbox_key) or (key.startswith(UNUSABLE) and "\\" in inbox_key)
 
 
 def preview_key(inbox_key: str, etag: str) -> str:

@@ -5,6 +5,7 @@ fakes.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -87,6 +88,16 @@ class Source(Store, Protocol):
 
     def jobs(self, prefix: str) -> Iterator[Job]:
         """All that is to be judged under a prefix; with ETags where the listing itself has them."""
+
+
+class FullStore(Store, Protocol):
+    """A store that is kept in order: compared with its worklist, and rid of what is to be forgotten."""
+
+    def names(self, prefix: str) -> Iterator[Job]:
+        """All objects under a prefix, by name, none of them read; with ETags where the listing has them."""
+
+    def holds(self, key: str) -> bool:
+        """Whether `purge` would find something to remove: a former version counts, too."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +232,7 @@ class Row:
     normal_below: float | None = None  # the verdict's two thresholds
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
+    message: str | None = None  # the reason's own sentence
     warnings: tuple[Warning, ...] = ()
     etag: str | None = None  # of the source that the verdict judged
     verdict_key: str | None = None
@@ -270,6 +282,12 @@ class Index(Protocol):
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Say that what is written inside is all that there is: the worklist is whole afterwards."""
+
+    def erase_traces(self) -> None:
+        """Leave nothing of rows that are gone where they were kept."""
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""

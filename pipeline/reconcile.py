@@ -1,15 +1,17 @@
 """The net under the notifications: what lies in the inbox without its verdict is queued again.
 
-It compares two lists, that of the inbox and the worklist, and reads no object.
+It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts of which
+the worklist does not know as the outbox has them.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pipeline.intake import mark_source
-from pipeline.names import INBOX, printable
-from pipeline.ports import Index, ObjectInfo, Queue, Row, Store
+from pipeline.errors import IndexNotReady, StoreError
+from pipeline.intake import mark_source, record_verdict
+from pipeline.names import INBOX, OUTBOX, is_verdict, printable
+from pipeline.ports import FullStore, Index, ObjectInfo, Queue, Row
 
 MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
 
@@ -26,7 +28,7 @@ class Reconciled:
 
 
 def reconcile(
-    store: Store,
+    store: FullStore,
     index: Index,
     queue: Queue,
     now: datetime,
@@ -34,7 +36,8 @@ def reconcile(
     failed: bool = False,
     ignores: Callable[[str], bool] = lambda key: False,
 ) -> Reconciled:
-    """Queue what has no finished verdict of its bytes, and correct which sources the worklist says are there.
+    """Queue what has no finished verdict of its bytes, and correct the worklist: its rows, by the outbox, and
+    which sources it says are there.
 
     What is younger than `minimum_age`, or was taken up since then, is left alone; so are verdicts that say
     `failed`, unless `failed`: they would be tried for ever. Keys that `ignores` accepts are not to be judged.
@@ -67,7 +70,7 @@ class _Look:
 
     def __init__(
         self,
-        store: Store,
+        store: FullStore,
         index: Index,
         now: datetime,
         minimum_age: timedelta,
@@ -76,9 +79,41 @@ class _Look:
     ) -> None:
         self._store, self._index, self._now = store, index, now
         self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
-        self._rows = {row.key: _Known.of(row) for row in index.all()}
+        self._rows: dict[str, _Known] = {}
+        seen: dict[str, Row] = {}  # by where their verdicts stand
+        for row in index.all():
+            self._rows[row.key] = _Known.of(row)
+            if row.verdict_key:
+                seen[row.verdict_key] = row
+        self._compare(seen)
         self.queued = self.waiting = 0
         self.oldest_seconds = 0.0
+
+    def _compare(self, seen: dict[str, Row]) -> None:
+        """Have the rows say what the outbox says, which is listed after them."""
+        for job in self._store.names(OUTBOX):
+            if is_verdict(job.key):
+                row = seen.pop(job.key, None)
+                if row is None or job.etag not in (None, row.verdict_etag):
+                    self._record(job.key, row)
+        for key, row in seen.items():  # verdicts that are not there any more
+            self._record(key, row)
+
+    def _record(self, verdict_key: str, before: Row | None) -> None:
+        """Bring one row up to date; where its verdict cannot be read, it counts as none."""
+        try:
+            row = record_verdict(verdict_key, self._store, self._index)
+        except IndexNotReady:
+            raise
+        except StoreError:  # of this object alone
+            return
+        known = row or before
+        if known is None:
+            return
+        now = self._index.get(known.key)
+        self._rows.pop(known.key, None)
+        if now:
+            self._rows[now.key] = _Known.of(now if row else replace(now, status=None))
 
     def due(self) -> Iterator[str]:
         """The keys to be queued, while the inbox is listed."""

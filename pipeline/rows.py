@@ -3,18 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import get_args
 
-from pipeline.ports import Row
+from pipeline.ports import Row, SourceState
+from pipeline.verdict import Label, ReasonCode, Status, Warning
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change")
 FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # what a verdict says
+LONGEST_MESSAGE = 300  # characters
+_SHARES = ("probability", "normal_below", "pneumonia_above")
+_WORDS = {"status": get_args(Status), "label": get_args(Label), "source": get_args(SourceState)}
 _TIMES = ("started_at", "finished_at", "waiting_since", "asked_since")
 
 
 def text(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds: sorts as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def stored(value: object) -> object:
@@ -24,12 +29,29 @@ def stored(value: object) -> object:
     return text(value) if isinstance(value, datetime) else value
 
 
+def shortened(sentence: str) -> str | None:
+    """A reason's sentence as a line of the worklist; None where it says nothing."""
+    line = " ".join(sentence[: 4 * LONGEST_MESSAGE].split())
+    return (line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 1]}…") or None
+
+
 def row_from(values: Mapping[str, object]) -> Row:
-    """The row of stored values; what is not of a row is left out."""
+    """The row of stored values; what is not of a row is left out, and so is what a later release may know.
+
+    ValueError where the values are none that were ever stored.
+    """
     known = {name: values[name] for name in COLUMNS if values.get(name) is not None}
     for name in _TIMES:
         if name in known:
             known[name] = datetime.fromisoformat(str(known[name]))
     known["at_work"] = bool(known.get("at_work"))
-    known["warnings"] = tuple(str(known.get("warnings", "")).split())
+    words = str(known.get("warnings", "")).split()
+    known["warnings"] = tuple(word for word in words if word in get_args(Warning))
+    if known.get("reason", "internal") not in get_args(ReasonCode):
+        known["reason"] = "internal"
+    if any(known.get(name, words[0]) not in words for name, words in _WORDS.items()):
+        raise ValueError("no row of the worklist")
+    for name in _SHARES:
+        if not 0 <= float(str(known.get(name, 0))) <= 1:
+            raise ValueError("no row of the worklist")
     return Row(**known)  # type: ignore[arg-type]

@@ -75,22 +75,35 @@ class S3Store:
         """Remove the object; absent is fine."""
         _ask(self._client.delete_object, Bucket=self.bucket, Key=key)
 
+    def names(self, prefix: str) -> Iterator[Job]:
+        """All objects under a prefix, see `ports.FullStore`, with the ETags of the listing."""
+        return (Job(info.key, info.etag) for info in self.list(prefix))
+
+    def holds(self, key: str) -> bool:
+        """Whether there is a version or a delete marker of the object, see `ports.FullStore`."""
+        return any(self._versions(key))
+
     def purge(self, key: str) -> int:
         """Remove every version and every delete marker, see `ports.Store`."""
         removed = 0
+        for found in self._versions(key):
+            if found:
+                self._delete_versions(found)
+                removed += len(found)
+        return removed
+
+    def _versions(self, key: str) -> "Iterator[list[dict[str, str]]]":
+        """The versions and delete markers of an object, or of a folder's objects, some at a time."""
         request = {"Bucket": self.bucket, "Prefix": key}
         while True:
             page = _ask(self._client.list_object_versions, **request) or {}
-            found = [
+            yield [
                 {"Key": item["Key"], "VersionId": item["VersionId"]}
                 for item in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
                 if item["Key"] == key or key.endswith("/")
             ]
-            if found:
-                self._delete_versions(found)
-                removed += len(found)
             if not page.get("IsTruncated"):
-                return removed
+                return
             request |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
     def _delete_versions(self, found: "list[dict[str, str]]") -> None:

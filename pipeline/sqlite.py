@@ -1,18 +1,19 @@
 """The worklist in SQLite: one file, read by the page while handlers of several processes write to it (WAL).
 
-It holds nothing that the outbox does not: `rebuild` makes it again.
+It holds nothing that the outbox does not: `intake.rebuild_index` makes it again.
 `pipeline.worklist` reads it as people do.
 """
 
 import sqlite3
-import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from pipeline.database import Database
 from pipeline.names import INBOX, UNUSABLE
 from pipeline.ports import Row, SourceState
 from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
@@ -22,19 +23,13 @@ from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 # state, by the hour of `at` and, under `all`, without regard to it. `shelf` is where the walks of
 # `pipeline.worklist` find a row: its state, and a + while it waits though the last verdict was pneumonia.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
-_VERSION = 5  # of the schema; a file of another one is emptied, and filled again from the outbox
-_SCHEMA = f"""
-DROP TABLE IF EXISTS rows;
-DROP TABLE IF EXISTS names;
-DROP TABLE IF EXISTS tally;
-DROP TABLE IF EXISTS changes;
-DROP TABLE IF EXISTS mirrored;
+_SCHEMA = """
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL,
     status TEXT, label TEXT, probability REAL, normal_below REAL, pneumonia_above REAL,
-    reason TEXT, warnings TEXT,
+    reason TEXT, message TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
     started_at TEXT, finished_at TEXT, waiting_since TEXT, asked_since TEXT,
     at_work INTEGER NOT NULL DEFAULT 0,
@@ -70,40 +65,18 @@ END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL);
 INSERT INTO changes VALUES (0);
-PRAGMA user_version = {_VERSION}
 """
-_BUSY_SECONDS = 30
 
 
 class SqliteIndex:
     """The index in the file `path`. One connection for each thread; safe between processes."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._local = threading.local()
-        self._guard = threading.Lock()
-        self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
-        try:
-            self._make()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:  # not SQLite's, or damaged: nothing is lost with it
-            self.close()
-            path.unlink()
-            self._local = threading.local()
-            self._make()
-
-    def _make(self) -> None:
-        self._database().execute("PRAGMA journal_mode = WAL")
-        with self._write() as database:  # one transaction: another process may be making the same file
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            for statement in _statements(_SCHEMA) if version != _VERSION else ():
-                database.execute(statement)
+        self._file = Database(path, _SCHEMA)
 
     def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
         """Note that these keys have work before them, or that a host is at it."""
-        with self._write() as database:
+        with self._file.writing() as database:
             change = _next_change(database)
             for key in keys:
                 values = {"waiting_since": text(since), "at_work": at_work, "change": change}
@@ -112,7 +85,7 @@ class SqliteIndex:
 
     def settle(self, key: str, since: datetime) -> None:
         """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
-        with self._write() as database:
+        with self._file.writing() as database:
             seen = "key = ? AND waiting_since <= ?"
             database.execute(f"DELETE FROM rows WHERE {seen} AND status IS NULL", (key, text(since)))
             database.execute(
@@ -125,7 +98,7 @@ class SqliteIndex:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
         values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
         newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
-        with self._write() as database:
+        with self._file.writing() as database:
             _upsert(
                 database,
                 row.key,
@@ -140,7 +113,7 @@ class SqliteIndex:
 
         Where there is neither source nor verdict, there is no row.
         """
-        with self._write() as database:
+        with self._file.writing() as database:
             if source == "deleted":
                 database.execute("DELETE FROM rows WHERE key = ? AND status IS NULL", (key,))
             database.execute(
@@ -151,7 +124,7 @@ class SqliteIndex:
     def remove(self, verdict_key: str) -> None:
         """Forget the verdict; its row goes too, unless it waits for another."""
         emptied = ", ".join(f"{name} = NULL" for name in FROM_VERDICT)
-        with self._write() as database:
+        with self._file.writing() as database:
             database.execute(
                 "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
             )
@@ -162,44 +135,50 @@ class SqliteIndex:
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""
-        found = (
-            self._database()
-            .execute(f"SELECT {', '.join(COLUMNS)} FROM rows WHERE key = ?", (key,))
-            .fetchone()
-        )
-        return _row(found) if found else None
+        return next((row for _, row in self.rows("key = ?", key)), None)
 
     def all(self) -> Iterator[Row]:
         """All rows, in no promised order."""
-        return map(_row, self._database().execute(f"SELECT {', '.join(COLUMNS)} FROM rows"))
+        return (row for _, row in self.rows("1"))
+
+    def rows(self, condition: str, *values: object) -> Iterator[tuple[int, Row]]:
+        """The rows that meet a condition, with their numbers; for `pipeline.worklist`."""
+        query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE {condition}"
+        for id_, *found in self.select(query, *values):
+            try:
+                row = row_from(dict(zip(COLUMNS, found, strict=True)))
+            except (ValueError, TypeError) as error:  # bytes that nobody wrote
+                raise self._file.condemn() from error
+            yield int(str(id_)), row
 
     def put(self, row: Row) -> None:
         """Set a whole row, as it is elsewhere; see `pipeline.mirror`."""
         values = {name: stored(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
-        with self._write() as database:
+        with self._file.writing() as database:
             _upsert(database, row.key, {**values, "change": _next_change(database)})
 
     def drop(self, key: str) -> None:
         """Remove a whole row."""
-        with self._write() as database:
+        with self._file.writing() as database:
             if database.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount:
                 _next_change(database)
 
     def mirrored(self) -> tuple[datetime, datetime] | None:
         """What `set_mirrored` was told last."""
-        found = self._database().execute("SELECT until, copied FROM mirrored").fetchone()
-        return (datetime.fromisoformat(found[0]), datetime.fromisoformat(found[1])) if found else None
+        for until, copied in self.select("SELECT until, copied FROM mirrored"):
+            return datetime.fromisoformat(str(until)), datetime.fromisoformat(str(copied))
+        return None
 
     def set_mirrored(self, until: datetime, copied: datetime) -> None:
         """Note how far this file follows another index, and when it was last copied as a whole."""
-        with self._write() as database:
+        with self._file.writing() as database:
             database.execute("DELETE FROM mirrored")
             database.execute("INSERT INTO mirrored VALUES (?, ?)", (text(until), text(copied)))
 
     def verdict_keys(self) -> list[str]:
         """Where the verdicts of all rows stand."""
         query = "SELECT verdict_key FROM rows WHERE verdict_key IS NOT NULL"
-        return [key for (key,) in self._database().execute(query)]
+        return [str(key) for (key,) in self.select(query)]
 
     def present(self) -> list[str]:
         """The keys whose source was there when it was last looked at.
@@ -208,47 +187,37 @@ class SqliteIndex:
         """
         usable = "verdict_key IS NULL OR verdict_key NOT LIKE ?"
         query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
-        return [key for (key,) in self._database().execute(query, (f"{UNUSABLE}%",))]
+        return [str(key) for (key,) in self.select(query, f"{UNUSABLE}%")]
 
     def last_change(self) -> int:
         """A number that grows with every change: a view of the same number is up to date."""
-        return int(self._database().execute("SELECT last FROM changes").fetchone()[0])
+        return next(int(str(last)) for (last,) in self.select("SELECT last FROM changes"))
 
-    def select(self, query: str, *values: object) -> sqlite3.Cursor:
+    def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Ask the file, as this thread; for `pipeline.worklist`."""
-        return self._database().execute(query, values)
+        return self._file.select(query, *values)
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Say that what is written inside is all that there is, see `ports.Index`."""
+        return self._file.filling()
+
+    def is_filled(self) -> bool:
+        """Whether all was written since the file was made; else it is to be filled from the outbox."""
+        return self._file.is_filled()
+
+    def check(self) -> None:
+        """Look for damage. IndexNotReady when there is some: the file is then begun anew."""
+        self._file.check()
+
+    def erase_traces(self) -> None:
+        """Leave nothing in the file of rows that are gone, see `ports.Index`."""
+        with self._file.writing() as database:  # the pieces of their names, too
+            database.execute("INSERT INTO names (names) VALUES ('optimize')")
+        self._file.compact()
 
     def close(self) -> None:
-        """Close the connections of all threads; the index is not to be used any more."""
-        with self._guard:
-            for database in self._open:
-                database.close()
-            self._open.clear()
-
-    def _database(self) -> sqlite3.Connection:
-        database: sqlite3.Connection | None = getattr(self._local, "database", None)
-        if database is None:
-            database = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            with self._guard:
-                self._open.append(database)
-            database.execute("PRAGMA synchronous = NORMAL")
-            self._local.database = database
-        return database
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock from its beginning: nothing read in it is out of date."""
-        database = self._database()
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            yield database
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
+        """Close the file; the index is not to be used any more."""
+        self._file.close()
 
 
 def _next_change(database: sqlite3.Connection) -> int:
@@ -275,17 +244,3 @@ def _upsert(
         f" ON CONFLICT (key) DO UPDATE SET {', '.join(changes)}",
         list(columns.values()),
     )
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: those of a trigger are one."""
-    statement = ""
-    for piece in script.split(";"):
-        statement += f"{piece};"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _row(values: tuple[object, ...]) -> Row:
-    return row_from(dict(zip(COLUMNS, values, strict=True)))

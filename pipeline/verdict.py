@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 VERSION = "0.1.0"
 RELEASE = 4  # grows with every deployed change of model or code
@@ -41,6 +41,18 @@ DOUBTS: tuple[Warning, ...] = (
     "not_frontal",
 )  # no confident label with these
 Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
+LARGEST_GRID = 64  # cells of a side; ours has 9
+
+
+def _possible(moment: datetime) -> datetime:
+    """Refuse a year that no clock of ours shows: in another zone it may be no date at all."""
+    if not 1970 <= moment.year < 9000:
+        raise ValueError("no time at which something was judged")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_possible)]
 
 
 class Part(BaseModel):
@@ -48,7 +60,7 @@ class Part(BaseModel):
     we read: two releases meet in a rolling deploy.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Part):
@@ -58,11 +70,11 @@ class Source(Part):
     key: str
     etag: str = Field(description="of the inbox object that was judged")
     version_id: str | None = None
-    size: int = Field(ge=0, description="bytes")
+    size: Count = Field(description="bytes")
     sha256: str | None = Field(default=None, description="of the bytes; absent where they were not read")
     media_type: str | None = Field(default=None, description="by content, never by name")
-    width: int | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
-    height: int | None = None
+    width: Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
+    height: Count | None = None
     instance_uid: str | None = Field(
         default=None, description="SOP Instance UID of a DICOM file, only where CXR_KEEP_UID allows it"
     )
@@ -86,7 +98,7 @@ class Typicality(Part):
 
     score: float
     atypical_above: float = Field(description="beyond it the label is `uncertain`, whatever the probability")
-    refused_above: float = Field(description="beyond it the image is rejected as no chest X-ray")
+    refused_above: float = Field(gt=0, description="beyond it the image is rejected as no chest X-ray")
 
     @property
     def is_atypical(self) -> bool:
@@ -122,6 +134,13 @@ class ActivationMap(Part):
         description="left, top, right, bottom of the area that the grid covers, as shares of width and height"
     )
 
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> Self:
+        sides = {len(self.grid), *map(len, self.grid)}
+        if not sides <= set(range(1, LARGEST_GRID + 1)) or len(set(map(len, self.grid))) != 1:
+            raise ValueError("no grid of rows that are equally long")
+        return self
+
 
 class Finding(Part):
     """What the network says of a chest X-ray."""
@@ -154,7 +173,7 @@ class ModelRef(Part):
 class Release(Part):
     """What wrote the verdict. The number orders releases: a verdict of a higher one is never undone."""
 
-    number: int = RELEASE
+    number: Count = RELEASE
     version: str = VERSION
 
 
@@ -183,10 +202,16 @@ class Verdict(Part):
     preview_key: str | None = None
     model: ModelRef | None = Field(default=None, description="absent where no network was reached")
     release: Release
-    started_at: datetime
-    finished_at: datetime
+    started_at: Moment
+    finished_at: Moment
     timing_ms: TimingMs = TimingMs()
     notice: str = NOTICE
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.status == "classified" and self.finding is None:
+            raise ValueError("classified, and no finding")
+        return self
 
     def is_current(self, etag: str, release: int, network: str | None = None) -> bool:
         """Whether an object of this ETag needs no work of this release; nor of the network with this sha256,
@@ -207,22 +232,25 @@ class Verdict(Part):
 
     @classmethod
     def from_json(cls, data: bytes) -> Verdict:
-        """Read a verdict, also one of a later release; ValueError when it is none.
+        """Read a verdict, also one of a later release; ValueError when it is none, or says what cannot be.
 
         What this release does not know is left out: fields, warnings, and a reason's code (its sentence
         stays).
         """
         try:
-            return cls.model_validate(_known(json.loads(data)), extra="ignore")
+            content = json.loads(data)
+            json.dumps(content, ensure_ascii=False).encode()  # half a character can be written as an escape
+            return cls.model_validate(_known(content), extra="ignore")
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
 
 def _known(content: Any) -> Any:
-    """Without the words of the closed lists that this release does not know."""
+    """Without the words of the closed lists that this release does not know; each warning once."""
     if isinstance(content, dict):
         if isinstance(content.get("warnings"), list):
-            content["warnings"] = [word for word in content["warnings"] if word in get_args(Warning)]
+            said = {word for word in content["warnings"] if isinstance(word, str)}
+            content["warnings"] = [word for word in get_args(Warning) if word in said]
         reason = content.get("reason")
         if isinstance(reason, dict) and reason.get("code") not in get_args(ReasonCode):
             reason["code"] = "internal"

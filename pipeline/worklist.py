@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Literal, get_args
 
 from pipeline.ports import Row, State
-from pipeline.rows import COLUMNS, row_from, text
+from pipeline.rows import text
 from pipeline.sqlite import SqliteIndex, folded
 
 Order = Literal["newest", "triage"]
@@ -123,7 +123,7 @@ class Worklist:
 
     def neighbours(self, view: View, key: str) -> tuple[Row | None, Row | None]:
         """The rows before and after that of a key, in a view; its own need not be in it."""
-        found = self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key).fetchone()
+        found = next(self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key), None)
         if found is None:
             return None, None
         shelf, at, id_ = found
@@ -134,7 +134,7 @@ class Worklist:
 
     def counts(self) -> dict[State, int]:
         """How many rows there are of each state."""
-        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'").fetchall())
+        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'"))
         return {state: counted.get(state, 0) for state in STATES}
 
     def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[State, int]]]:
@@ -181,7 +181,7 @@ class Worklist:
         if not known:
             return None
         query = "SELECT rowid FROM names WHERE names MATCH ? LIMIT ?"
-        found = self._index.select(query, " ".join(map(_quoted, known)), _RARE).fetchall()
+        found = list(self._index.select(query, " ".join(map(_quoted, known)), _RARE))
         if len(found) == _RARE:
             return None
         named = " AND instr(name, ?)" * len(words)
@@ -190,9 +190,8 @@ class Worklist:
         return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *ids, *words)]
 
     def _rows(self, ids: list[int]) -> list[Row]:
-        query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE id IN ({_marks(ids)})"
-        found = {id_: row for id_, *row in self._index.select(query, *ids)}
-        return [row_from(dict(zip(COLUMNS, found[id_], strict=True))) for id_ in ids if id_ in found]
+        found = dict(self._index.rows(f"id IN ({_marks(ids)})", *ids))
+        return [found[id_] for id_ in ids if id_ in found]
 
 
 def _picked(

@@ -47,6 +47,12 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
+    def names(self, prefix: str) -> Iterator[Job]:
+        return (Job(key) for key in list(self.objects) if key.startswith(prefix))
+
+    def holds(self, key: str) -> bool:
+        return any(one == key or (key.endswith("/") and one.startswith(key)) for one in self.objects)
+
     def purge(self, key: str) -> int:
         found = [one for one in self.objects if one == key or (key.endswith("/") and one.startswith(key))]
         for one in found:

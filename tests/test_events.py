@@ -97,6 +97,52 @@ def test_a_bad_message_does_not_hide_the_good_one() -> None:
     assert keys(records) == ["inbox/pneumonia-1.jpeg"]
 
 
+_GOOD = {"eventName": "ObjectCreated:Put", "s3": {"object": {"key": "inbox/good"}}}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(None, 1, "text", [], [1], {}),
+        {"eventName": 5, "s3": {"object": {"key": "inbox/a"}}},
+        {"eventName": "ObjectCreated:Put", "s3": {"object": {"key": 5}}},
+        {"eventName": "ObjectCreated:Put", "s3": {"object": {"key": b"inbox/a"}}},
+        {"eventName": "ObjectCreated:Put", "s3": [1]},
+        {"eventSource": ["aws:sqs"]},
+        {"eventSource": "aws:sqs", "messageId": 5, "body": "{}"},
+        {"eventSource": "aws:sqs", "messageId": "m", "body": [_GOOD]},
+        {"eventSource": "aws:sqs", "messageId": "m", "body": "[" * 100_000},
+        {"eventSource": "aws:sqs", "messageId": "m", "body": "1" * 5000},
+        {"eventSource": "aws:sqs", "messageId": "m", "body": '{"Records": {"a": 1}}'},
+        {"eventSource": "aws:sqs", "messageId": "m", "body": json.dumps({"Records": [{}]})},
+        {
+            "eventSource": "aws:sqs",
+            "messageId": "m",
+            "body": json.dumps({"Records": [{"eventSource": "aws:sqs", "messageId": "n", "body": "{}"}]}),
+        },
+    ],
+)
+def test_a_record_of_wrong_types_harms_no_other(bad: Any) -> None:
+    records = parse({"Records": [_GOOD, bad, _GOOD]})
+    assert keys(records) == ["inbox/good", "inbox/good"]
+    assert len(reasons(records)) == 1
+
+
+def test_a_bad_record_in_a_message_harms_none_beside_it() -> None:
+    message = _message({"Records": [_GOOD, {"eventName": 1}, _GOOD]})
+    records = parse({"Records": [message, _message(load("s3_put.json"))]})
+    assert keys(records) == ["inbox/good", "inbox/good", "inbox/pneumonia-1.jpeg"]
+    assert len(reasons(records)) == 1
+
+
+@pytest.mark.parametrize("since", [1, "yesterday", "0001-01-01T00:00:00+23:00", None])
+def test_a_time_that_is_none_leaves_the_key(since: Any) -> None:
+    message = {**_message(load("s3_put.json")), "messageAttributes": {"since": {"stringValue": since}}}
+    (change,) = parse({"Records": [message]})
+    assert isinstance(change, Change)
+    assert (change.key, change.since) == ("inbox/pneumonia-1.jpeg", None)
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_key_survives_the_encoding_of_s3(name: str) -> None:
     assert keys(parse(s3_event("bucket", ["inbox/" + name]))) == ["inbox/" + name]

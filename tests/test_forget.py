@@ -9,9 +9,10 @@ from handlers import local, wiring
 from pipeline import forget as module
 from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
-from pipeline.forget import forget
+from pipeline.forget import forget, is_known
 from pipeline.intake import Ports
 from pipeline.ports import Job
+from pipeline.s3 import S3Store
 from tests.fakes import MemoryStore, make_judge, make_ports
 
 KEY = "inbox/a.jpeg"
@@ -41,6 +42,33 @@ def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
     assert ports.index.get(KEY) is None
     assert ports.index.get("inbox/a.jpeg.png") is not None
     assert forget(KEY, ports.store, ports.index, 0) is False
+
+
+def test_what_is_known_of_a_name(ports: Ports) -> None:
+    """A verdict or a row alone is enough; of a name beside it there is nothing."""
+    assert is_known(KEY, ports.store, ports.index)
+    assert not is_known("inbox/a.jpe", ports.store, ports.index)
+    ports.store.delete(KEY)
+    ports.index.remove("outbox/a.jpeg.json")
+    assert is_known(KEY, ports.store, ports.index)
+    assert forget(KEY, ports.store, ports.index, 0)
+    assert not is_known(KEY, ports.store, ports.index)
+    ports.index.wait([KEY], ports.now())
+    assert is_known(KEY, ports.store, ports.index)
+
+
+def test_a_former_version_in_a_bucket_is_known(s3_store: S3Store, ports: Ports) -> None:
+    s3_store._client.put_bucket_versioning(
+        Bucket=s3_store.bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    ports.index.remove("outbox/a.jpeg.json")
+    assert not is_known(KEY, s3_store, ports.index)
+    s3_store.put(KEY, b"P1", None)
+    s3_store.delete(KEY)
+    assert s3_store.head(KEY) is None
+    assert is_known(KEY, s3_store, ports.index)
+    assert s3_store.purge(KEY) == 2
+    assert not is_known(KEY, s3_store, ports.index)
 
 
 @pytest.mark.parametrize("key", ["inbox/", "inbox/ward/"])

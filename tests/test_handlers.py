@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from handlers import dead_letter, ingest, local, record, wiring
 from handlers.local import LocalContext
 from pipeline.errors import HostError, IngestFailed, StoreError
 from pipeline.events import s3_event
-from pipeline.intake import Ports, rebuild_index
+from pipeline.intake import Ports
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
-from pipeline.ports import Job, Outcome
+from pipeline.ports import Job, Outcome, Row
+from pipeline.rebuild import rebuild_index
 from pipeline.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_ports
 from tests.test_watch import wait_for
@@ -185,6 +186,53 @@ def test_a_failure_that_passes_leaves_no_trace(ports: Ports, monkeypatch: pytest
     assert local.deliver(s3_event("b", ["inbox/a"])).outcomes == [{"key": "inbox/a", "result": "classified"}]
 
 
+class OneRowFails(SqliteIndex):
+    """A worklist that cannot write the rows of some keys."""
+
+    def __init__(self, path: Path, *keys: str) -> None:
+        super().__init__(path)
+        self.failing = set(keys)
+
+    def record(self, row: Row) -> None:
+        if row.key in self.failing:
+            raise StoreError("no answer")
+        super().record(row)
+
+
+def test_one_row_that_fails_keeps_no_other_from_its_own(ports: Ports, tmp_path: Path) -> None:
+    """Of a batch its message alone comes again; another sender is told after all the others are done."""
+    keys = ["inbox/a", "inbox/b", "inbox/c"]
+    objects(ports).update(dict.fromkeys(keys, b"P1"))
+    ingest.handler(s3_event("b", keys), CONTEXT)
+    index = OneRowFails(tmp_path / "other.sqlite", "inbox/a", "inbox/b")
+    wiring.provide(replace(ports, index=index))
+    verdicts = [s3_event("b", [verdict_key(key)]) for key in keys]
+    answer = record.handler(sqs(*verdicts), CONTEXT)
+    assert answer == {
+        "recorded": 1,
+        "batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}],
+    }
+    assert [row.key for row in index.all()] == ["inbox/c"]
+    index.failing.remove("inbox/b")
+    with pytest.raises(IngestFailed, match="1 of 3"):
+        record.handler(s3_event("b", [verdict_key(key) for key in keys]), CONTEXT)
+    assert {row.key for row in index.all()} == {"inbox/b", "inbox/c"}
+    assert record.handler(sqs(verdicts[1]), CONTEXT) == {"recorded": 1, "batchItemFailures": []}
+    index.close()
+
+
+def test_one_row_that_fails_ends_no_work_on_the_others(ports: Ports, tmp_path: Path) -> None:
+    keys = ["inbox/a", "inbox/b"]
+    objects(ports).update(dict.fromkeys(keys, b"P1"))
+    ingest.handler(s3_event("b", keys), CONTEXT)
+    index = OneRowFails(tmp_path / "other.sqlite", "inbox/a")
+    wiring.provide(replace(ports, index=index))
+    answer = ingest.handler(sqs(*(s3_event("b", [key]) for key in keys)), CONTEXT)
+    assert results(answer) == {"inbox/a": "failed", "inbox/b": "current"}
+    assert answer["batchItemFailures"] == [{"itemIdentifier": "m0"}]
+    index.close()
+
+
 def test_an_erased_verdict_takes_its_row_along(ports: Ports) -> None:
     objects(ports)["inbox/a"] = b"P1"
     local.deliver(s3_event("b", ["inbox/a"]))
@@ -197,12 +245,12 @@ def test_the_worklist_can_be_made_again(ports: Ports, tmp_path: Path) -> None:
     objects(ports).update({f"inbox/{n}": b"P%d" % n for n in range(5)})
     local.deliver(s3_event("b", [f"inbox/{n}" for n in range(5)]))
     other = SqliteIndex(tmp_path / "other.sqlite")
-    assert rebuild_index(ports.store, other) == 5
+    assert rebuild_index(ports.store, other).verdicts == 5
     assert {replace(row, change=0) for row in other.all()} == {
         replace(row, change=0) for row in index_of(ports).all()
     }
     del objects(ports)["outbox/3.json"]
-    assert rebuild_index(ports.store, other) == 4
+    assert rebuild_index(ports.store, other).verdicts == 4
     assert other.get("inbox/3") is None
     other.close()
 
@@ -309,14 +357,17 @@ def test_an_image_that_waits_for_its_next_try_keeps_no_other_waiting(
 def test_a_worklist_that_is_away_loses_no_hint(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PAUSE_AFTER_ERROR", 0.05)
     away = [True]
-    wait = ports.index.wait
 
-    def wait_if_there(*arguments: Any, **more: Any) -> None:
-        if away:
-            raise StoreError("the worklist is locked")
-        wait(*arguments, **more)
+    def only_if_there(work: Callable[..., None]) -> Callable[..., None]:
+        def tried(*arguments: Any, **more: Any) -> None:
+            if away:
+                raise StoreError("the worklist is locked")
+            work(*arguments, **more)
 
-    monkeypatch.setattr(ports.index, "wait", wait_if_there)
+        return tried
+
+    for name in ("wait", "record"):
+        monkeypatch.setattr(ports.index, name, only_if_there(getattr(ports.index, name)))
     objects(ports)["inbox/a"] = b"P1"
     hints = local.LocalQueue(ports)
     hints.hint("inbox/a", removed=False)
@@ -325,6 +376,9 @@ def test_a_worklist_that_is_away_loses_no_hint(ports: Ports, monkeypatch: pytest
     away.clear()
     wait_for(lambda: "outbox/a.json" in objects(ports))
     wait_for(lambda: hints.status().depth == 0)
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert row.state == "pneumonia"
     hints.stop()
 
 

@@ -14,10 +14,13 @@ from handlers import local, reconcile, record, wiring
 from handlers.local import LocalContext
 from pipeline.errors import UsageError
 from pipeline.events import s3_event, sqs_event
-from pipeline.intake import Ports, dead_letter, ingest
+from pipeline.intake import Ports, dead_letter, ingest, record_verdict
+from pipeline.judge import Judge
 from pipeline.names import is_unfinished, verdict_key
+from pipeline.ports import Job
 from pipeline.reconcile import reconcile as look
-from tests.fakes import MemoryStore, make_ports
+from pipeline.s3 import S3Store
+from tests.fakes import LIMIT, FakeEngine, MemoryStore, make_ports
 
 HOUR = timedelta(hours=1)
 CONTEXT = LocalContext()
@@ -158,6 +161,61 @@ def test_one_that_waited_and_went_does_not_wait_for_ever(ports: Ports) -> None:
     assert [(row.key, row.source, row.waiting_since) for row in ports.index.all()] == [
         ("inbox/a", "deleted", None)
     ]
+
+
+def test_a_verdict_that_somebody_deleted_is_made_again(ports: Ports, queue: Sent) -> None:
+    drop(ports, a=b"P1", b=b"P2", c=b"P3")
+    local.deliver(s3_event("b", ["inbox/a", "inbox/b", "inbox/c"]))
+    ports.store.delete("outbox/a.json")
+    ports.store.delete("outbox/c.json")
+    ports.store.delete("inbox/c")
+    found = look(ports.store, ports.index, queue, in_an_hour())
+    assert (found.queued, found.waiting) == (1, 1)
+    assert [row.key for row in ports.index.all()] == ["inbox/b"]
+    assert queue.deliver(ports) == ["inbox/a"]
+    assert reconciled(ports)["queued"] == 0
+
+
+def test_a_verdict_without_a_row_gets_it(ports: Ports, queue: Sent) -> None:
+    drop(ports, a=b"P1", b=b"P2")
+    local.deliver(s3_event("b", ["inbox/a", "inbox/b"]))
+    ports.store.delete("inbox/b")
+    for name in "ab":
+        ports.index.remove(f"outbox/{name}.json")
+    assert reconciled(ports) == {"queued": 0, "waiting": 0, "oldest_seconds": 0}
+    rows = {row.key: (row.label, row.source) for row in ports.index.all()}
+    assert rows == {"inbox/a": ("pneumonia", "present"), "inbox/b": ("pneumonia", "deleted")}
+
+
+def test_a_row_of_another_verdict_is_corrected_where_the_listing_has_etags(
+    s3_store: S3Store, ports: Ports, queue: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(s3_store, FakeEngine(), ports.release, LIMIT)
+    etags = [s3_store.put("inbox/a", b"P1", None)]
+    s3_store.put("inbox/b", b"N1", None)
+    for key in ("inbox/a", "inbox/b"):
+        judge.judge(Job(key))
+        record_verdict(verdict_key(key), s3_store, ports.index)
+    etags.append(s3_store.put("inbox/a", b"N1", etags[0]))
+    judge.judge(Job("inbox/a"))  # and its event is lost
+    read: list[str] = []
+    get = s3_store.get
+    monkeypatch.setattr(s3_store, "get", lambda key, limit: (read.append(key), get(key, limit))[1])
+    found = look(s3_store, ports.index, queue, in_an_hour())
+    assert (found.queued, read) == (0, ["outbox/a.json"])
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.label, row.etag) == ("normal", etags[1])
+
+
+def test_what_is_no_verdict_is_made_again(s3_store: S3Store, ports: Ports, queue: Sent) -> None:
+    s3_store.put("inbox/a", b"P1", None)
+    Judge(s3_store, FakeEngine(), ports.release, LIMIT).judge(Job("inbox/a"))
+    record_verdict("outbox/a.json", s3_store, ports.index)
+    s3_store.delete("outbox/a.json")
+    s3_store.put("outbox/a.json", b"nonsense", None)
+    look(s3_store, ports.index, queue, in_an_hour())
+    assert queue.keys == ["inbox/a"]
 
 
 def test_names_that_are_not_to_be_judged(ports: Ports, queue: Sent) -> None:

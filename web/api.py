@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, jsonify, url_for
@@ -33,6 +34,7 @@ class Item(BaseModel):
     normal_below: float | None = None
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
+    message: str | None = Field(None, description="the reason, in the verdict's own sentence")
     warnings: list[Warning] = []
     etag: str | None = Field(None, description="of the file that the verdict judged")
     started_at: datetime | None = None
@@ -92,8 +94,9 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     @api.get("/api/verdicts.csv")
     def export() -> ResponseReturnValue:
         rows = listed.rows(asked().view)
+        first = list(islice(rows, 1))  # now: once the answer has begun, an error cannot be said any more
         note("export")
-        answer = Response(_lines(rows), mimetype="text/csv")
+        answer = Response(_lines(chain(first, rows)), mimetype="text/csv")
         answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
         return answer
 
@@ -166,7 +169,7 @@ def _item(row: Row) -> Item:
 _CSV = [name for name in Item.model_fields if name not in ("url", "page", "preview")]
 
 
-def _lines(rows: Iterator[Row]) -> Iterator[str]:
+def _lines(rows: Iterable[Row]) -> Iterator[str]:
     """CSV by RFC 4180, a few rows at a time; what a spreadsheet would take for a formula is made a text."""
     yield ",".join(_CSV) + "\r\n"
     for row in rows:

@@ -4,7 +4,7 @@ from flask import Flask, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from pipeline.errors import StoreError
+from pipeline.errors import IndexNotReady, StoreError
 
 _WORDS = {
     400: ("Not understood", "This page makes no such request. Go back to the worklist and try again."),
@@ -17,12 +17,17 @@ _WORDS = {
     503: ("The store does not answer", "The inbox and outbox cannot be reached now. Try again in a moment."),
 }
 _FAILED = ("Something went wrong", "The page failed, by no fault of yours. Try again; the log says why.")
+_REBUILT = (
+    "The worklist is being rebuilt, or is locked by another program. X-rays are judged meanwhile, and their "
+    "verdicts are safe in the outbox. Try again in a moment."
+)
 
 
 def explain(app: Flask) -> None:
     """Answer every error with a page, or with JSON to a script that asks for it."""
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(StoreError, _store_error)
+    app.register_error_handler(IndexNotReady, _index_error)
 
 
 def wants_json() -> bool:
@@ -49,6 +54,10 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     answer = make_response(error_answer(error.code or 500, ours))
     answer.headers.extend([header for header in error.get_headers() if header[0] != "Content-Type"])
     return answer
+
+
+def _index_error(error: IndexNotReady) -> ResponseReturnValue:
+    return error_answer(503, _REBUILT, "The worklist is not ready")
 
 
 def _store_error(error: StoreError) -> ResponseReturnValue:
