@@ -203,6 +203,7 @@ def worker(
 
     from ec2_runner import agent
     from ec2_runner import worker as warm
+    from ec2_runner.caller import check_caller_is_known
     from ec2_runner.service import Service
     from handlers import wiring
     from pipeline.verdict import Release
@@ -211,15 +212,17 @@ def worker(
     if check:
         warm.check(settings)
         return
+    check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
     host = warm.make_worker(store, settings, release)
     service = Service(host, host.model, release)
     if settings.host_id is None:
-        agent.serve(service, settings.worker_port)
+        agent.serve(service, settings.worker_port, token=settings.worker_token)
     else:
         publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
         key = settings.host_key_file
-        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key)
+        token = settings.worker_token
+        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key, token)
 
 
 _COMMANDS: list[Callable[..., None]] = [

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
         None, description="the only public key that the host `ssh` may have: `ssh-ed25519 AAAA...`"
     )
     worker_port: int = Field(8477, gt=0, lt=65536, description="of `cxr worker`, on its machine's loopback")
+    worker_token: str | None = Field(
+        None,
+        pattern=r"^[!-~]{16,}$",
+        description="secret that `cxr worker` asks of those who send it jobs; "
+        "without it, they have to be of its own user",
+    )
     idle_minutes: float = Field(20, gt=0, description="without a job, before an EC2 host powers itself off")
     subnets: Words = Field((), description="EC2: where a host may be launched, in this order")
     instance_types: Words = Field((), description="EC2: the types of a host, in this order")
