@@ -267,12 +267,12 @@ def _card(settings: Settings) -> dict[str, Any] | None:
 
 
 def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
-    from waitress import create_server
+    from pipeline.serving import make_server
 
-    options = {"threads": 8, "ident": None, "max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
+    options = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
     options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe
     try:
-        return create_server(page, host=address, port=port, **options)
+        return make_server(page, address, port, 8, **options)
     except OSError as error:
         raise UsageError(
             f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"

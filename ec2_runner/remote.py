@@ -92,15 +92,23 @@ class RemoteHost:
 
         Where nobody listens at its end any more, the route is asked: it looks again, and reports the host.
         """
+        crashed = False
         try:
             remaining(deadline)
             if self._connection:
                 try:
                     return self._connection.open(self._port)
-                except (ConnectFailed, NobodyListens):
+                except NobodyListens:
+                    crashed = True
+                    self.close()
+                except ConnectFailed:
                     self.close()
             self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
             return self._connection.open(self._port)
+        except HostNotReady as error:
+            if crashed:  # most often it is back soon
+                error.retry_after = min(error.retry_after, _SOON)
+            raise
         except NobodyListens as error:
             raise HostNotReady(str(error), _SOON) from error
         except ConnectFailed as error:

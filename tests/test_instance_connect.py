@@ -167,9 +167,10 @@ def test_a_worker_that_died_behind_a_warm_connection_is_reported_to_the_fleet(wo
     host = world.host()
     assert results(host.run(jobs("a"))) == {"a": "classified"}
     world.served.stop()
-    with pytest.raises(HostNotReady, match="nothing listens"):
+    with pytest.raises(HostNotReady, match="nothing listens") as refusal:
         list(host.run(jobs("b")))
     assert world.fleet.notes == ["reached", "unreachable"]
+    assert refusal.value.retry_after <= 10
 
 
 @needs_sshd
