@@ -89,16 +89,20 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     from ec2_runner.service import Service
     from ec2_runner.worker import Worker
     from handlers import local, wiring
+    from pipeline.background import Background
     from pipeline.sqlite import SqliteIndex
     from pipeline.watch import InboxWatcher
 
     ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # that of a folder
-    queue = local.LocalQueue(ports)
+    background = Background()
     if isinstance(ports.host, Worker):
         service = Service(ports.host, ports.host.model, ports.release)
-        ports, monitor = replace(ports, host=service), local.LocalMonitor(service, queue)
+        ports = replace(ports, host=service)
+    queue = local.LocalQueue(ports, background)
+    if isinstance(ports.host, Service):
+        monitor = local.LocalMonitor(ports.host, queue)
     page = _page(settings, access, ports.store, worklist, operations=monitor)
     server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
@@ -176,19 +180,21 @@ def classify(
     weights: Weights = None,
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
-    from model.engine import Engine
-    from model.overlay import Heatmaps
-    from pipeline.classify import line, verdicts
-    from pipeline.verdict import Release
+    from model.guarded import GuardedEngine
 
-    settings = _settings(weights=weights)
-    engine = Engine.of(settings)
-    show = Heatmaps(heatmaps, map(Path, names)).write if heatmaps else None
-    rejected = False
-    limits = settings.max_bytes, settings.threads
-    for verdict in verdicts(names, engine, Release(), *limits, show, _bucket):
-        rejected |= verdict.status != "classified"
-        typer.echo(verdict.to_json_line() if as_json else line(verdict))
+    settings, show, rejected = _settings(weights=weights), None, False
+    with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
+        from pipeline.classify import line, verdicts
+        from pipeline.verdict import Release
+
+        if heatmaps:
+            from model.overlay import Heatmaps
+
+            show = Heatmaps(heatmaps, map(Path, names)).write
+        limits = settings.max_bytes, settings.threads
+        for verdict in verdicts(names, engine, Release(), *limits, show, _bucket):
+            rejected |= verdict.status != "classified"
+            typer.echo(verdict.to_json_line() if as_json else line(verdict))
     raise typer.Exit(1 if rejected else 0)
 
 

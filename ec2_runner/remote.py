@@ -43,6 +43,10 @@ class RemoteHost:
                 raise  # so it was the worker that broke off, and at this job
             yield from self._one_by_one(left.values(), deadline)
 
+    def abandon(self) -> None:
+        """Break off what is at work, by ending the connection."""
+        self.close()
+
     def close(self) -> None:
         """End the connection."""
         if self._connection:

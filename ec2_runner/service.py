@@ -16,6 +16,7 @@ from pipeline.verdict import ModelRef, Release
 State = Literal["ready", "busy", "stopping"]
 End = Literal["told", "update", "idle"]  # why a worker ends
 _RATE = timedelta(minutes=1)
+_JUDGED: tuple[Result, ...] = ("classified", "rejected", "failed")  # what counts as work done
 
 
 class JobsRefused(CxrError):
@@ -102,6 +103,10 @@ class Service:
             if not self._active and self._now() - (self._last_job_at or self._started_at) >= since:
                 self.close("idle")
 
+    def abandon(self) -> None:
+        """Break off what is at work, and take no more; see `ports.Host`."""
+        self._host.abandon()
+
     @property
     def end(self) -> End | None:
         """Why it takes no more jobs; None while it does."""
@@ -170,6 +175,7 @@ class Service:
     def _count(self, outcome: Outcome) -> None:
         with self._changed:
             self._results[outcome.result] += 1
-            self._recent.append(self._now())
+            if outcome.result in _JUDGED:
+                self._recent.append(self._now())
             if outcome.result == "failed":
                 self._last_error, self._last_error_at = outcome.detail, self._now()

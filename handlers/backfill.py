@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline.backfill import Backfill, Done
 from pipeline.errors import UsageError
+from pipeline.ports import Job
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
@@ -40,7 +42,7 @@ def backfill(
     if engine == "ray":
         answers = _with_ray(source, outbox, settings, workers, address)
     else:
-        answers = make(source, outbox, settings).run(store.jobs())
+        answers = _here(source, outbox, settings, store.jobs())
     tally = progress.follow(answers, lambda: sum(1 for _ in store.jobs()), Console(stderr=True))
     progress.summary(tally, time.monotonic() - start, Console())
     raise typer.Exit(1 if tally.bad else 0)
@@ -49,11 +51,15 @@ def backfill(
 def make(source: str, outbox: str, settings: Settings) -> Backfill:
     """What judges the images of an archive in this process, its network loaded."""
     from ec2_runner.worker import make_judge
-    from handlers.archive import is_bucket, open_archive
+    from handlers.archive import open_archive
 
-    is_remote = is_bucket(source) or is_bucket(outbox)
     store, release = open_archive(source, outbox), Release()
-    return Backfill(*make_judge(store, settings, release, is_remote, upgrades=True))
+    return Backfill(*make_judge(store, settings, release, upgrades=True))
+
+
+def _here(source: str, outbox: str, settings: Settings, jobs: Iterator[Job]) -> Iterator[Done]:
+    with closing(make(source, outbox, settings)) as judging:
+        yield from judging.run(jobs)
 
 
 def _with_ray(

@@ -46,7 +46,9 @@ def run(
     source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
     if settings.weights:
         settings = settings.model_copy(update={"weights": settings.weights.resolve()})
-    backfill.make(source, outbox, settings)  # what is wrong for every worker is said here, in a sentence
+    backfill.make(
+        source, outbox, settings
+    ).close()  # what is wrong for every worker is said here, in a sentence
     with _cluster(workers, address):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:

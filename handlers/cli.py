@@ -37,15 +37,15 @@ def replay(
     """Feed saved events through the handlers over the folder: a line for each record."""
     from handlers import local, wiring
 
-    wiring.provide(wiring.make_ports(load_settings(root=root)))
     failed = False
-    for path in events:
-        answer = local.deliver(_load_event(path))
-        for outcome in answer.outcomes:
-            typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
-            failed |= outcome["result"] in ("failed", "given_up")
-        for reason in answer.ignored:
-            typer.echo(f"{path.name}: ignored: {reason}")
+    with wiring.provided(load_settings(root=root)):
+        for path in events:
+            answer = local.deliver(_load_event(path))
+            for outcome in answer.outcomes:
+                typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
+                failed |= outcome["result"] in ("failed", "given_up")
+            for reason in answer.ignored:
+                typer.echo(f"{path.name}: ignored: {reason}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -102,15 +102,15 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
     from pipeline.names import is_unfinished
     from pipeline.reconcile import reconcile as look
 
-    ports, queue = wiring.make_ports(settings), _Collected()
-    wiring.provide(ports)
-    # As `cxr up`, which does not take unfinished files either.
-    look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed, is_unfinished)
-    keys, results = iter(queue.keys), []
-    while batch := list(islice(keys, _BATCH)):
-        for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
-            typer.echo(f"{outcome['key']}: {outcome['result']}")
-            results.append(outcome["result"])
+    queue, results = _Collected(), []
+    with wiring.provided(settings) as ports:
+        # As `cxr up`, which does not take unfinished files either.
+        look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed, is_unfinished)
+        keys = iter(queue.keys)
+        while batch := list(islice(keys, _BATCH)):
+            for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
+                typer.echo(f"{outcome['key']}: {outcome['result']}")
+                results.append(outcome["result"])
     bad = sum(result in ("failed", "given_up") for result in results)
     typer.echo(f"{len(results) - bad} judged, {bad} failed" if bad else f"{len(results)} judged")
     raise typer.Exit(1 if bad else 0)

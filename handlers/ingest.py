@@ -23,7 +23,10 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
         answer = _partial_response(event, report, context)
         if answer is None and any(outcome.result == "failed" for outcome in report.outcomes):
             raise IngestFailed(report.outcomes)
-    outcomes = [{"key": outcome.key, "result": outcome.result} for outcome in report.outcomes]
+    outcomes = [
+        {"key": outcome.key, "result": outcome.result, "by_store": outcome.by_store}
+        for outcome in report.outcomes
+    ]
     return {**(answer or {}), "outcomes": outcomes, "ignored": [ignored.reason for ignored in report.ignored]}
 
 

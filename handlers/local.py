@@ -1,5 +1,6 @@
 """Plays S3 and SQS around the handlers, for local mode: the same functions, the same events."""
 
+import heapq
 import logging
 import threading
 import time
@@ -7,12 +8,13 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ec2_runner.service import Service
-from handlers import dead_letter, ingest, record
+from handlers import dead_letter, ingest, record, telemetry
+from pipeline.background import Background
 from pipeline.errors import IngestFailed, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
@@ -22,9 +24,11 @@ from pipeline.ports import Operations, QueueStatus
 log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
-_PAUSE_AFTER_ERROR = 5.0  # seconds before what could neither be done nor given up is tried again
+# Seconds before what the store or the index kept from being done is tried again: at first, and at most.
+_PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 30.0
 _WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
-_BATCH = 16  # records in an event; the page learns of their verdicts together
+_LANES = 8  # deliveries at a time; most wait for the engine, which has turns of its own
+_STOP_SECONDS = 3.0  # for what is at work when the queue is to end
 
 
 class LocalContext(LambdaContext):
@@ -79,36 +83,44 @@ def _record(keys: list[str]) -> None:
 @dataclass(frozen=True)
 class _Hint:
     removed: bool
-    due: float  # on the monotonic clock
     since: datetime
+    tries: int = 0  # deliveries that failed for the image's sake
+    errors: int = 0  # deliveries in a row that the store or the index kept from being done
 
 
 class LocalQueue:
-    """Plays SQS: takes hints at any time, hands them to `ingest` in batches from a thread of its own.
+    """Plays SQS: takes hints at any time, and hands each to `ingest` in one of a few threads of its own.
 
-    What could not be delivered, nor be given up (a full disk, say), stays in the queue.
+    An image that is slow, or is to be tried again later, keeps no other waiting. What could neither be
+    delivered nor be given up (a full disk, say) stays in the queue.
     """
 
-    def __init__(self, ports: Ports) -> None:
-        self._ports = ports
+    def __init__(self, ports: Ports, background: Background | None = None) -> None:
+        """Begin to deliver; `background` watches the threads."""
+        self._ports, self._background = ports, background or Background()
         self._hints: dict[str, _Hint] = {}
+        self._due: list[tuple[float, int, str]] = []  # a heap: when, on the monotonic clock; number; key
+        self._number = count()
         self._at_work: dict[str, _Hint] = {}
         self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._pump, name="cxr-queue", daemon=True)
-        self._thread.start()
+        telemetry.logger()  # made once, before several threads ask for it
+        for lane in range(_LANES):
+            self._background.start(f"queue {lane + 1}", self._deliver_all)
 
     def hint(self, key: str, removed: bool) -> None:
         """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
         row = printable(key)
-        if not removed and self._ports.index.get(row) is None:
-            self._ports.index.wait([row], datetime.now(UTC))
-        self._queue(key, _Hint(removed, time.monotonic(), datetime.now(UTC)))
+        try:
+            if not removed and self._ports.index.get(row) is None:
+                self._ports.index.wait([row], datetime.now(UTC))
+        except Exception as error:  # noqa: BLE001  the worklist may be away; the hint must not be lost
+            log.warning("the worklist could not be told of a new file: %s", place_of(error))
+        self._queue(key, _Hint(removed, datetime.now(UTC)))
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
         """Have these keys looked at after `delay` seconds, see `ports.Queue`."""
         for key in keys:
-            self._queue(key, _Hint(False, time.monotonic() + delay, since))
+            self._queue(key, _Hint(False, since), delay)
 
     def status(self) -> QueueStatus:
         """How much is still to be done."""
@@ -117,53 +129,82 @@ class LocalQueue:
             return QueueStatus(len(left), min((hint.since for hint in left), default=None))
 
     def stop(self) -> None:
-        """Finish the batch at work and end; what is still queued is found again at the next start."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join(60)
+        """Finish what is at work, if it does not take long, and end.
 
-    def _queue(self, key: str, hint: _Hint) -> None:
+        What is still queued is found again at the next start.
+        """
+        with self._changed:
+            self._background.stopping.set()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._at_work, _STOP_SECONDS)
+        self._ports.host.abandon()
+        self._background.stop()
+
+    def _queue(self, key: str, hint: _Hint, delay: float = 0) -> None:
         with self._changed:
             self._hints[key] = hint
+            heapq.heappush(self._due, (time.monotonic() + delay, next(self._number), key))
             self._changed.notify()
 
-    def _pump(self) -> None:
-        while not self._stopping:
-            batch = self._batch()
-            for removed in (False, True):
-                hints = {key: hint for key, hint in batch.items() if hint.removed is removed}
-                if hints:
-                    self._deliver(hints, removed)
+    def _deliver_all(self) -> None:
+        while taken := self._take():
+            key, hint = taken
+            try:
+                again, pause = self._deliver(key, hint)
+            except Exception as error:  # noqa: BLE001  whatever it was, it must not be lost
+                log.error("an event could not be delivered, and will be again: %s", place_of(error))
+                again, pause = _after_error(hint)
             with self._changed:
-                self._at_work = {}
+                del self._at_work[key]
+                self._changed.notify_all()  # who stops waits for this, and a newer hint of the same key
+            if again and key not in self._hints:
+                self._queue(key, again, pause)
 
-    def _deliver(self, hints: dict[str, _Hint], removed: bool) -> None:
+    def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float]:
+        """Deliver once: None when all is done, else what is to be delivered again, and after how long."""
         bucket = self._ports.store.bucket
-        try:
-            if removed:
-                deliver(s3_event(bucket, list(hints), removed=True))
-            else:
-                deliver(sqs_event(bucket, {key: hint.since for key, hint in hints.items()}))
-        except Exception as error:  # noqa: BLE001  the queue must live
-            log.error("an event could not be delivered, and will be again: %s", place_of(error))
-            for key, hint in hints.items():
-                self._queue(key, replace(hint, due=time.monotonic() + _PAUSE_AFTER_ERROR))
+        if hint.removed:
+            ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
+            return None, 0
+        event = sqs_event(bucket, {key: hint.since})
+        outcomes = ingest.handler(event, LocalContext())["outcomes"]
+        _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
+        failed = [item for item in outcomes if item["result"] == "failed"]
+        if not failed or self._background.stopping.is_set():
+            return None, 0
+        if failed[0]["by_store"]:
+            return _after_error(hint)
+        if hint.tries < len(_PAUSES):
+            return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries]
+        given_up = dead_letter.handler(event, LocalContext())["outcomes"]
+        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
+        return None, 0
 
-    def _batch(self) -> dict[str, _Hint]:
-        """Wait for hints that are due, and take some; none when the queue is to end."""
+    def _take(self) -> tuple[str, _Hint] | None:
+        """Wait for a hint that is due, and whose key is not at work; None when the queue is to end."""
         with self._changed:
-            while not self._stopping:
-                now = time.monotonic()
-                ready = ((key, hint) for key, hint in self._hints.items() if hint.due <= now)
-                batch = dict(islice(ready, _BATCH))
-                if batch:
-                    for key in batch:
-                        del self._hints[key]
-                    self._at_work = batch
-                    return batch
-                self._changed.wait(min((hint.due - now for hint in self._hints.values()), default=None))
-        return {}
+            while not self._background.stopping.is_set():
+                busy = []
+                while self._due and self._due[0][0] <= time.monotonic():
+                    entry = heapq.heappop(self._due)
+                    key = entry[2]
+                    if key in self._at_work:
+                        busy.append(entry)
+                    elif key in self._hints:  # else a hint said twice, which was delivered already
+                        for one in busy:
+                            heapq.heappush(self._due, one)
+                        self._at_work[key] = hint = self._hints.pop(key)
+                        return key, hint
+                left = self._due[0][0] - time.monotonic() if self._due else None
+                for one in busy:
+                    heapq.heappush(self._due, one)
+                self._changed.wait(left)
+        return None
+
+
+def _after_error(hint: _Hint) -> tuple[_Hint, float]:
+    pause = min(_PAUSE_AFTER_ERROR * 2**hint.errors, _LONGEST_PAUSE)
+    return replace(hint, errors=min(hint.errors + 1, 16)), pause
 
 
 class LocalMonitor:

@@ -22,12 +22,13 @@ _metrics: Metrics | None = None
 @contextmanager
 def invocation(context: LambdaContext) -> Iterator[None]:
     """One call of a handler: its log lines carry the request's id, its figures are written at its end."""
-    with logger().append_context_keys(correlation_id=context.aws_request_id):
-        try:
-            yield
-        finally:
-            if _metrics:
-                _metrics.flush_metrics()
+    logger().thread_safe_append_keys(correlation_id=context.aws_request_id)  # local mode has many threads
+    try:
+        yield
+    finally:
+        logger().thread_safe_clear_keys()
+        if _metrics:
+            _metrics.flush_metrics()
 
 
 def count(name: str, value: float) -> None:

@@ -4,6 +4,7 @@ Each is imported when it is chosen: a Lambda has no network to run, and a laptop
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from handlers import telemetry
@@ -35,6 +36,17 @@ def provide(chosen: Ports | None) -> None:
     """Make the handlers work with these; None has them chosen anew."""
     global _chosen
     _chosen = chosen
+
+
+@contextmanager
+def provided(settings: Settings) -> Iterator[Ports]:
+    """Have the handlers work with the adapters that the settings ask for, within a `with` block."""
+    chosen = make_ports(settings)
+    provide(chosen)
+    try:
+        yield chosen
+    finally:
+        chosen.host.abandon()
 
 
 def make_ports(settings: Settings) -> Ports:
@@ -139,6 +151,11 @@ class _Later:
         if self._host is None:
             self._host = self._make()
         return self._host.run(jobs)
+
+    def abandon(self) -> None:
+        """Break off what is at work, if it was ever made."""
+        if self._host:
+            self._host.abandon()
 
 
 def make_fleet(settings: Settings) -> "Fleet":

@@ -120,6 +120,9 @@ class Engine:
         names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
         return cls(**{name: getattr(settings, name) for name in names})
 
+    def close(self) -> None:
+        """Do nothing: what is at work in this process cannot be broken off; see `model.guarded`."""
+
     def examine(self, data: bytes) -> Examination:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()

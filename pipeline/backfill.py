@@ -6,12 +6,12 @@ bucket's does), for nothing else. So memory is bounded whatever the archive hold
 is to begin again.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from threading import Event
 
 from pipeline.errors import StoreError
 from pipeline.judge import Judge, give_up
@@ -61,19 +61,32 @@ class Backfill:
 
     def __init__(self, judge: Judge, threads: int, pauses: tuple[float, ...] = PAUSES) -> None:
         self._judge, self._threads, self._pauses = judge, threads, pauses
+        self._stopping = Event()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        """One answer for each job, as they finish; no image ends it."""
+        """One answer for each job, as they finish; no image ends it.
+
+        What is at work when nobody asks on is broken off, as if it had not been begun.
+        """
         with ThreadPoolExecutor(self._threads, thread_name_prefix="cxr-backfill") as pool:
-            yield from unordered(pool, self._settle, jobs, _AHEAD * self._threads)
+            try:
+                yield from unordered(pool, self._settle, jobs, _AHEAD * self._threads)
+            except BaseException:
+                self._stopping.set()
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End the engine."""
+        self._judge.engine.close()
 
     def _settle(self, job: Job) -> Done:
         for pause in (*self._pauses, None):
             outcome, verdict = self._judge.look(job)
             if outcome.result != "failed":
                 return Done.of(outcome, verdict)
-            if pause is not None:
-                time.sleep(pause)
+            if self._stopping.wait(pause or 0):
+                return Done.of(outcome, None)
         with suppress(StoreError):
             given = give_up(self._judge.store, self._judge.release, job, "internal", _GIVE_UP)
             if given.result != "current":  # that of an earlier release or network stands

@@ -18,6 +18,8 @@ from pipeline.verdict import Release, Source, Verdict
 
 STANDARD_INPUT = "-"
 BUCKETS = "s3://"
+_FETCHING = 4  # times the images that are judged at a time: threads that read, or wait for a slow image
+_AHEAD = 64  # verdicts that may be there before that of a slow image
 OpenStore = Callable[[str], Store]
 
 
@@ -37,17 +39,22 @@ def verdicts(
     standard input (`-`), in order; memory is bounded.
 
     `show` is called with each classified verdict and its preview, in one of the threads; `open_store` opens a
-    bucket. UsageError for a name that is not there.
+    bucket. UsageError for a name that is not there. The engine is closed when nobody asks on.
     """
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_FETCHING * threads) as pool:
         readers = _readers(names, open_store)
         running: deque[Future[Verdict]] = deque()
-        while True:
-            for read in islice(readers, 2 * threads - len(running)):
-                running.append(pool.submit(_verdict, read, engine, release, max_bytes, show))
-            if not running:
-                return
-            yield running.popleft().result()
+        try:
+            while True:
+                for read in islice(readers, _AHEAD - len(running)):
+                    running.append(pool.submit(_verdict, read, engine, release, max_bytes, show))
+                if not running:
+                    return
+                yield running.popleft().result()
+        except BaseException:
+            engine.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def line(verdict: Verdict) -> str:

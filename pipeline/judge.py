@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pipeline.errors import (
     ConditionFailed,
     CxrError,
+    EngineFailed,
     InputRejected,
     ObjectTooLarge,
     ObjectUnreadable,
@@ -24,7 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.names import name_problem, preview_key, printable, verdict_key
 from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
-from pipeline.verdict import Reason, ReasonCode, Release, Source, TimingMs, Verdict, Warning
+from pipeline.verdict import Reason, ReasonCode, Release, Source, Status, TimingMs, Verdict, Warning
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Judge:
             log.warning("a job failed: %s", place_of(error))
             # The words of others may quote what they read.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
-            return Outcome(job.key, "failed", detail), None
+            return Outcome(job.key, "failed", detail, isinstance(error, StoreError | OSError)), None
 
     def _attempt(self, job: Job) -> tuple[Outcome, Verdict | None]:
         key, started = job.key, datetime.now(UTC)
@@ -84,6 +85,13 @@ class Judge:
         if self._is_current(seen, info.etag):
             return Outcome(key, "current"), seen.verdict
         verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
+        if verdict.reason and verdict.status == "failed":
+            # Worth another try; the verdict stands in case that this was the last one. It says of this very
+            # object why it failed, which nobody knows any more where it is given up.
+            log.warning("an image was not judged: %s", verdict.reason.message)
+            if seen.verdict is None or seen.verdict.source.etag != info.etag:
+                self.store.put(verdict_key(key), verdict.to_json(), seen.etag)
+            return Outcome(key, "failed", verdict.reason.message), None
         self.store.put(verdict_key(key), verdict.to_json(), seen.etag)  # (d)
         return Outcome(key, "classified" if verdict.status == "classified" else "rejected"), verdict
 
@@ -136,7 +144,12 @@ class Judge:
 def examine(
     data: bytes | InputRejected, source: Source, engine: Engine, release: Release, started: datetime
 ) -> tuple[Verdict, bytes | None]:
-    """The verdict of the bytes of one file, and the preview of what was classified. Step (c)."""
+    """The verdict of the bytes of one file, and the preview of what was classified. Step (c).
+
+    It says `failed` where the engine did not finish the image.
+    """
+    status: Status = "rejected"
+    facts: ImageFacts | None = None
     reason = finding = preview = None
     warnings: list[Warning] = []
     timing = TimingMs()
@@ -146,15 +159,17 @@ def examine(
         if isinstance(data, InputRejected):
             raise data
         seen = engine.examine(data)
-        facts: ImageFacts | None = seen.facts
+        facts, status = seen.facts, "classified"
         finding, preview, warnings = seen.finding, seen.preview, list(seen.warnings)
         timing = TimingMs(**seen.timing_ms)
     except InputRejected as error:
         facts, reason = error.facts, Reason(code=error.code, message=str(error))
+    except EngineFailed as error:
+        status, reason = "failed", Reason(code=error.code, message=str(error))
     if facts:
         source = source.model_copy(update=vars(facts))
     verdict = Verdict(
-        status="classified" if finding else "rejected",
+        status=status,
         source=source,
         finding=finding,
         warnings=warnings,

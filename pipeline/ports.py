@@ -37,6 +37,7 @@ class Outcome:
     key: str
     result: Result
     detail: str = ""  # a sentence about a failure; never the key
+    by_store: bool = False  # it failed since the store could not be read or written: no try of the image's
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,18 @@ class Examination:
 class Engine(Protocol):
     """The CNN, ready to answer. Safe to call from several threads."""
 
-    model: ModelRef
+    @property
+    def model(self) -> ModelRef:
+        """The network that judges."""
 
     def examine(self, data: bytes) -> Examination:
-        """Judge the bytes of one image file; InputRejected when they cannot be judged."""
+        """Judge the bytes of one image file; InputRejected when they cannot be judged.
+
+        EngineFailed when it did not finish: it took too long, too much memory, or crashed.
+        """
+
+    def close(self) -> None:
+        """End, and break off what is at work: `examine` then raises HostError."""
 
 
 class Host(Protocol):
@@ -146,6 +155,9 @@ class Host(Protocol):
         HostError when the host breaks off, HostNotReady when there is none to ask yet; what was not
         answered by then has not been done.
         """
+
+    def abandon(self) -> None:
+        """Break off what is at work, and take no more; it counts as not done."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: min(os.cpu_count() or 1, 8), gt=0, description="images judged at a time"
     )
+    image_seconds: float = Field(
+        20, gt=0, description="an image that takes longer to judge is given up, after three tries"
+    )
+    image_memory: int = Field(
+        1_500_000_000, ge=300_000_000, description="bytes of memory that judging one image may take (Linux)"
+    )
     prevalence: float | None = Field(
         None,
         ge=0.001,

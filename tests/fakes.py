@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from pipeline.errors import ConditionFailed, InputRejected, ObjectTooLarge
+from pipeline.errors import ConditionFailed, EngineFailed, InputRejected, ObjectTooLarge
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.ports import Examination, ImageFacts, Job, ObjectInfo, Outcome
@@ -61,7 +61,7 @@ class MemoryStore:
 
 class FakeEngine:
     """Answers at once: P is one for data that begins with `P`; `bad` is the input's fault, `boom` a defect of
-    ours; the names of warnings in the data are what it warns of.
+    ours, `hang` takes too long; the names of warnings in the data are what it warns of.
     """
 
     model = ModelRef(name="fake", version="1", sha256="0" * 64, engine="fake")
@@ -76,6 +76,8 @@ class FakeEngine:
             raise InputRejected("unreadable", "It is damaged. Export it again.", facts)
         if data == b"boom":
             raise RuntimeError("a defect")
+        if data.startswith(b"hang"):
+            raise EngineFailed("took_too_long", "It was not judged within 20 seconds.")
         probability = 1.0 if data.startswith(b"P") else 0.0
         thresholds = Thresholds(normal_below=0.4, pneumonia_above=0.6)
         warnings: tuple[Warning, ...] = tuple(word for word in get_args(Warning) if word.encode() in data)
@@ -89,6 +91,9 @@ class FakeEngine:
         preview = None if "burned_in_text" in warnings else b"preview of " + data
         return Examination(facts, finding, preview, warnings, {"decode": 1, "infer": 2})
 
+    def close(self) -> None:
+        pass
+
 
 class InlineHost:
     """A host that judges the jobs one after the other."""
@@ -98,6 +103,9 @@ class InlineHost:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         yield from map(self.judge.judge, jobs)
+
+    def abandon(self) -> None:
+        pass
 
 
 def make_judge(store: MemoryStore, release: int = 1) -> Judge:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.cloud import BUCKET, Cloud, Pump, until
+from tests.engine_child import CRASHES, SLOW
 from tests.fakes import SAMPLES
 from tests.machines import InvocationFailed
 from tests.test_remote import needs_sshd
-from tests.worker_main import POISON, SLOW
 
 pytestmark = [needs_sshd, pytest.mark.timeout(300)]
 
@@ -132,7 +132,7 @@ def test_a_worker_that_is_killed_in_the_middle(cloud: Cloud, pumps: Pumps) -> No
 
 def test_one_image_that_ends_the_worker_fails_alone(cloud: Cloud, pumps: Pumps) -> None:
     objects = {f"poison/{n}.jpeg": data for n, data in enumerate(images(31))}
-    objects["poison/bomb.jpeg"] = IMAGES[0] + POISON
+    objects["poison/bomb.jpeg"] = IMAGES[0] + CRASHES
     cloud.drop(objects)
     wait_until_all_are_told(cloud, objects)
     statuses = {name: verdict.status for name, verdict in cloud.verdicts("poison/").items()}

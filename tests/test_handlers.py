@@ -160,6 +160,15 @@ def test_after_the_last_delivery_there_is_a_failed_verdict(
     assert (row.status, row.reason, row.waiting_since) == ("failed", "internal", None)
 
 
+def test_what_is_given_up_keeps_the_reason_of_its_own(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    objects(ports)["inbox/a"] = b"hang"
+    assert local.deliver(s3_event("b", ["inbox/a"])).outcomes == [{"key": "inbox/a", "result": "given_up"}]
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.status, row.reason, row.waiting_since) == ("failed", "took_too_long", None)
+
+
 def test_a_failure_that_passes_leaves_no_trace(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PAUSES", (0, 0))
     objects(ports)["inbox/a"] = b"P1"
@@ -282,8 +291,48 @@ def test_the_queue_keeps_what_could_not_even_be_given_up(
     hints.stop()
 
 
-def test_the_queue_stops_after_the_batch_at_work(ports: Ports) -> None:
+def test_an_image_that_waits_for_its_next_try_keeps_no_other_waiting(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0.3, 0.3))
+    bad = [f"inbox/{number}" for number in range(40)]
+    objects(ports).update(dict.fromkeys(bad, b"boom") | {"inbox/good": b"P1"})
+    hints = local.LocalQueue(ports)
+    for key in (*bad, "inbox/good"):
+        hints.hint(key, removed=False)
+    wait_for(lambda: "outbox/good.json" in objects(ports), 0.3)
+    assert not any(f"{key}.json".replace("inbox", "outbox") in objects(ports) for key in bad)
+    wait_for(lambda: all(f"{key}.json".replace("inbox", "outbox") in objects(ports) for key in bad))
+    hints.stop()
+
+
+def test_a_worklist_that_is_away_loses_no_hint(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PAUSE_AFTER_ERROR", 0.05)
+    away = [True]
+    wait = ports.index.wait
+
+    def wait_if_there(*arguments: Any, **more: Any) -> None:
+        if away:
+            raise StoreError("the worklist is locked")
+        wait(*arguments, **more)
+
+    monkeypatch.setattr(ports.index, "wait", wait_if_there)
+    objects(ports)["inbox/a"] = b"P1"
+    hints = local.LocalQueue(ports)
+    hints.hint("inbox/a", removed=False)
+    time.sleep(0.2)
+    assert hints.status().depth == 1
+    away.clear()
+    wait_for(lambda: "outbox/a.json" in objects(ports))
+    wait_for(lambda: hints.status().depth == 0)
+    hints.stop()
+
+
+def test_the_queue_stops_after_what_is_at_work(ports: Ports) -> None:
     class Slow:
+        def abandon(self) -> None:
+            pass
+
         def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
             time.sleep(0.2)
             return ports.host.run(jobs)

@@ -70,4 +70,4 @@ def test_the_table_names_real_modules() -> None:
     """So that the test above cannot pass on nothing."""
     assert len(list(modules())) > 25
     assert "torch" in imports(ROOT / "model/network.py")
-    assert "model.engine" in imports(ROOT / "ec2_runner/worker.py")
+    assert "model.guarded" in imports(ROOT / "ec2_runner/worker.py")

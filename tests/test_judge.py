@@ -88,15 +88,43 @@ def test_our_fault_is_worth_another_try_and_writes_nothing(store: MemoryStore) -
     assert list(store.objects) == [KEY]
 
 
+def test_an_image_that_the_engine_does_not_finish_says_why_and_is_tried_again(store: MemoryStore) -> None:
+    etag = store.put(KEY, b"hang", None)
+    outcome = make_judge(store).judge(Job(KEY))
+    assert (outcome.result, outcome.by_store) == ("failed", False)
+    said = verdict_of(store)
+    assert (said.status, said.source.etag) == ("failed", etag)
+    assert said.reason is not None
+    assert (said.reason.code, said.reason.message) == (
+        "took_too_long",
+        "It was not judged within 20 seconds.",
+    )
+    before = store.objects[verdict_key(KEY)]
+    assert make_judge(store).judge(Job(KEY)).result == "failed"
+    assert store.objects[verdict_key(KEY)] == before  # of the same bytes, and as good
+    assert give_up(store, Release(), Job(KEY), "internal", "Drop it again.").result == "given_up"
+    assert verdict_of(store).reason == said.reason
+    store.put(KEY, b"P1", etag)
+    assert make_judge(store).judge(Job(KEY)).result == "classified"
+
+
+def test_a_new_version_that_is_not_finished_takes_the_old_ones_place(store: MemoryStore) -> None:
+    etag = store.put(KEY, b"P1", None)
+    make_judge(store).judge(Job(KEY))
+    store.put(KEY, b"hang", etag)
+    make_judge(store).judge(Job(KEY))
+    assert verdict_of(store).status == "failed"
+
+
 def test_a_store_that_does_not_answer_fails_the_job_alone() -> None:
     class Broken(MemoryStore):
-        def head(self, key: str) -> None:
+        def head(self, *_: object) -> None:
             raise StoreError("it is away")
 
         get = head  # type: ignore[assignment]
 
     outcome = make_judge(Broken()).judge(Job(KEY))
-    assert outcome.result == "failed"
+    assert (outcome.result, outcome.by_store) == ("failed", True)
     assert KEY not in outcome.detail
 
 

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pipeline.events import s3_event
 from pipeline.verdict import Verdict
 from tests import dicoms, pictures
+from tests.engine_child import DEFECT
 
 # Of the contents. Of the file names only what must not get into a log: verdict, index and page show them.
 SECRETS = ("Zaphod", "Beeblebrox", "770077", "19520304", "1952-03-04", "Betelgeuse")
@@ -29,13 +30,8 @@ warnings.simplefilter("always")
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 import cxr
 from handlers import local
-from model.engine import Engine
-examine = Engine.examine
-def failing(engine, data):
-    if data.startswith(b"boom"):
-        raise RuntimeError(f"a defect over {data!r}")
-    return examine(engine, data)
-Engine.examine = failing
+from model import guarded
+guarded.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
 local._PAUSES = (0.0, 0.0)
 cxr.main()
 """
@@ -136,7 +132,7 @@ PLANTED: dict[str, Callable[[], bytes]] = {
     "10.png": png,
     "11 cut.png": lambda: png()[:9000],
     "12.tiff": tiff,
-    "13 boom.dcm": lambda: b"boom " + NAME.encode(),
+    "13 boom.dcm": lambda: NAME.encode() + DEFECT,
     "14.txt": lambda: f"{NAME}, {NUMBER}, born {BORN}".encode(),
 }
 

@@ -1,0 +1,97 @@
+"""The process in which images are judged: reads them from its standard input, answers on its standard output.
+
+`model.guarded` starts it, and kills it when an image takes too long. It limits its own memory, where the
+system can, and ends when nobody is there any more to answer to.
+"""
+
+import os
+import signal
+import sys
+from typing import BinaryIO
+
+from model.engine import Engine
+from model.guarded import Answer, Greeting, Options, Refusal, receive, send
+from pipeline.errors import InputRejected, UsageError, place_of
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+_GRACE_SECONDS = 5.0  # beyond the deadline, for whoever started this to have ended it
+_GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what they took
+
+
+def main() -> None:
+    """Judge images until the input ends."""
+    options, (images, answers) = Options.model_validate_json(sys.argv[-1]), _streams()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # whoever started this finishes what is at work, or kills it
+    try:
+        names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
+        engine = Engine(**{name: getattr(options, name) for name in names})
+    except UsageError as error:
+        send(answers, Greeting(problem=str(error)))
+        return
+    _limit_memory(options.image_memory)
+    send(answers, Greeting(model=engine.model))
+    while (data := receive(images)) is not None:
+        _set_alarm(options.image_seconds + _GRACE_SECONDS)
+        answer, preview = _judged(engine, data)
+        _set_alarm(0)
+        send(answers, answer, preview or b"")
+        if answer.is_spent:
+            return
+
+
+def _judged(engine: Engine, data: bytes) -> tuple[Answer, bytes | None]:
+    try:
+        seen = engine.examine(data)
+    except InputRejected as error:
+        refusal = Refusal(code=error.code, message=str(error), facts=error.facts)
+        return Answer(refusal=refusal, is_spent=_has_grown()), None
+    except MemoryError:
+        return Answer(out_of_memory=True, is_spent=True), None
+    except Exception as error:  # noqa: BLE001  one image must not end the process
+        return Answer(defect=place_of(error)), None
+    answer = Answer(
+        facts=seen.facts,
+        finding=seen.finding,
+        warnings=seen.warnings,
+        timing_ms=seen.timing_ms,
+        preview=None if seen.preview is None else len(seen.preview),
+        is_spent=_has_grown(),
+    )
+    return answer, seen.preview
+
+
+def _streams() -> tuple[BinaryIO, BinaryIO]:
+    """The two pipes; what libraries print goes nowhere, and not between the answers."""
+    images, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    return images, answers
+
+
+def _limit_memory(most: int) -> None:
+    """Have memory beyond `most` bytes refused: what is written to privately, which is what counts (Linux)."""
+    if resource is not None and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _set_alarm(seconds: float) -> None:
+    """End this process after so long, also where a decoder never comes back to Python; 0: do not."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _has_grown() -> bool:
+    if resource is None:
+        return False
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > _GROWN
+
+
+if __name__ == "__main__":
+    main()

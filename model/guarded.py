@@ -1,0 +1,385 @@
+"""An engine whose images are judged in processes of their own, which can be killed.
+
+A stranger's file may make a decoder hang, crash, or ask for all the memory of the machine. Each image has a
+deadline and each process a limit on its memory: what goes wrong costs that image its try, and nothing else.
+Neither numpy nor ONNX Runtime is imported here; `model.child` is the other end.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
+from pipeline.ports import Examination, ImageFacts
+from pipeline.settings import Settings
+from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
+
+_PROJECT = Path(__file__).parents[1]
+CHILD = [sys.executable, "-P", "-m", "model.child"]  # -P: a folder that happens to be here holds no modules
+_LOAD_SECONDS = 60.0  # to load the network
+_SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
+_HEAD = 8  # bytes of a length, big-endian
+_KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
+_ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
+
+
+class Refusal(BaseModel):
+    """An `InputRejected` on its way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: ReasonCode
+    message: str
+    facts: ImageFacts | None = None
+
+
+class Answer(BaseModel):
+    """What a process says of an image; the preview's bytes follow. Exactly one of the first four is set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    finding: Finding | None = None
+    refusal: Refusal | None = None
+    out_of_memory: bool = False
+    defect: str | None = None  # of ours, and where
+    facts: ImageFacts | None = None
+    warnings: tuple[Warning, ...] = ()
+    timing_ms: dict[str, float] = {}
+    preview: int | None = None  # its bytes
+    is_spent: bool = False  # it has grown: start another one
+
+
+class Greeting(BaseModel):
+    """What a process says when it has loaded the network, or why it could not."""
+
+    model: ModelRef | None = None
+    problem: str = ""
+
+
+class Options(BaseModel):
+    """What a process is told at its start."""
+
+    weights: Path | None = None
+    max_pixels: int = 50_000_000
+    prevalence: float | None = None
+    keep_uid: bool = False
+    burned_in_previews: bool = False
+    image_seconds: float = 20
+    image_memory: int = 1_500_000_000
+
+
+class GuardedEngine:
+    """An `Engine` (see `pipeline.ports`) that judges up to `limit` images at a time, and as many slow ones
+    beside them. Safe to call from many threads; `close` it, or leave its `with` block.
+    """
+
+    def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
+        """Start the first process, without waiting for it. `command` starts another one than ours."""
+        self._options, self._turns = options, _Turns(limit)
+        self._command = [*(command or CHILD), options.model_dump_json()]
+        self._guard = threading.Lock()
+        self._idle: list[_Child] = []
+        self._all: set[_Child] = set()
+        self._closed = False
+        self._model: ModelRef | None = None
+        self._wanted = 0
+        self.warm(1)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "GuardedEngine":
+        """Start the engine that the settings ask for."""
+        options = {name: getattr(settings, name) for name in Options.model_fields}
+        return cls(Options(**options), settings.threads)
+
+    @property
+    def model(self) -> ModelRef:
+        """The network that judges; waits until it is loaded. UsageError when the weights are none."""
+        if self._model is None:
+            child = self._take()
+            self._give_back(child)
+            self._model = child.model
+        return self._model
+
+    def warm(self, count: int) -> None:
+        """Have `count` processes ready or on their way from now on, without waiting for them."""
+        self._wanted = count
+        for _ in range(count - len(self._all)):
+            child = self._start()
+            with self._guard:
+                self._idle.insert(0, child)
+
+    def examine(self, data: bytes) -> Examination:
+        """Judge the bytes of one image file, see `pipeline.ports.Engine`.
+
+        EngineFailed when it takes too long or too much memory, or ends its process; HostError when no
+        process can be had.
+        """
+        with self._turns.turn() as turn:
+            answer, preview = self._ask(data, turn)
+        if answer.refusal:
+            raise InputRejected(answer.refusal.code, answer.refusal.message, answer.refusal.facts)
+        if answer.out_of_memory:
+            raise self._too_much_memory()
+        if answer.finding is None or answer.facts is None:
+            raise EngineFailed("internal", f"It could not be judged ({answer.defect or 'no answer'}).")
+        return Examination(answer.facts, answer.finding, preview, answer.warnings, answer.timing_ms)
+
+    def close(self) -> None:
+        """End all processes at once, whatever they are at."""
+        with self._guard:
+            self._closed = True
+            children = list(self._all)
+            self._all.clear()
+            self._idle.clear()
+        for child in children:
+            child.kill()
+
+    def __enter__(self) -> "GuardedEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, data: bytes, turn: "_Turn") -> tuple[Answer, bytes | None]:
+        """Ask one process; and once more a new one, if somebody else has killed the first."""
+        for is_last in (False, True):
+            child, done = self._take(), threading.Event()
+            watch = threading.Thread(target=self._watch, args=[child, done, turn], daemon=True)
+            watch.start()
+            try:
+                answer, preview = child.ask(data)
+            except _Gone:
+                self._drop(child)
+                if child.was_killed and not child.is_overdue and not is_last and not self._closed:
+                    continue
+                raise self._why(child) from None
+            except BaseException:  # Ctrl-C, in the midst of an answer
+                self._drop(child)
+                raise
+            finally:
+                done.set()
+                watch.join()
+            self._drop(child) if answer.is_spent or child.is_overdue else self._give_back(child)
+            return answer, preview
+        raise AssertionError
+
+    def _watch(self, child: "_Child", done: threading.Event, turn: "_Turn") -> None:
+        """Let others go before an image that is slow, and end it when its time is over."""
+        if not done.wait(min(_SLOW_SECONDS, self._options.image_seconds)):
+            turn.stand_aside()
+            if not done.wait(max(self._options.image_seconds - _SLOW_SECONDS, 0)):
+                child.is_overdue = True
+                child.kill()
+
+    def _why(self, child: "_Child") -> Exception:
+        """What to say of an image whose process ended over it."""
+        if self._closed:
+            return HostError("the program is ending")
+        if child.is_overdue:
+            seconds = f"{self._options.image_seconds:.0f}"
+            return EngineFailed("took_too_long", f"It was not judged within {seconds} seconds. {_ADVICE}")
+        if child.was_killed:
+            return self._too_much_memory()
+        return EngineFailed("crashed", f"The program that reads images crashed over this file. {_ADVICE}")
+
+    def _too_much_memory(self) -> EngineFailed:
+        limit = f"{self._options.image_memory / 1e9:.1f} GB"
+        return EngineFailed("out_of_memory", f"It needs more than {limit} of memory to be judged. {_ADVICE}")
+
+    def _take(self) -> "_Child":
+        """A process that has loaded the network and has nothing to do."""
+        with self._guard:
+            if self._closed:
+                raise HostError("the program is ending")
+            child = self._idle.pop() if self._idle else None
+        child = child or self._start()
+        try:
+            child.wait_ready()
+        except BaseException:
+            self._drop(child)
+            if self._closed:
+                raise HostError("the program is ending") from None
+            raise
+        return child
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._guard:
+            if not self._closed:
+                self._idle.append(child)
+
+    def _start(self) -> "_Child":
+        child = _Child(self._command)
+        with self._guard:
+            if not self._closed:
+                self._all.add(child)
+                return child
+        child.kill()
+        raise HostError("the program is ending")
+
+    def _drop(self, child: "_Child") -> None:
+        child.kill()
+        with self._guard:
+            self._all.discard(child)
+            is_closed = self._closed
+        if not is_closed:
+            with suppress(HostError):  # whoever asks next tries again, and says so
+                self.warm(self._wanted)
+
+
+class _Turn:
+    """The right to use a core, which an image that turns out to be slow gives up early."""
+
+    def __init__(self, turns: threading.Semaphore, aside: threading.Semaphore) -> None:
+        self._turns, self._aside = turns, aside
+        self._guard, self._is_aside, self._is_over = threading.Lock(), False, False
+
+    def stand_aside(self) -> None:
+        """Let another image have this turn, if not too many stand aside already."""
+        with self._guard:
+            if not self._is_over and self._aside.acquire(blocking=False):
+                self._is_aside = True
+                self._turns.release()
+
+    def end(self) -> None:
+        """Give back what is held."""
+        with self._guard:
+            self._is_over = True
+            (self._aside if self._is_aside else self._turns).release()
+
+
+class _Turns:
+    """As many turns at a time as there are cores to be used; as many slow images may stand aside."""
+
+    def __init__(self, limit: int) -> None:
+        self._turns, self._aside = threading.Semaphore(limit), threading.Semaphore(limit)
+
+    @contextmanager
+    def turn(self) -> Iterator[_Turn]:
+        """Wait for a turn, and hold it."""
+        self._turns.acquire()
+        turn = _Turn(self._turns, self._aside)
+        try:
+            yield turn
+        finally:
+            turn.end()
+
+
+class _Gone(Exception):
+    """The process ended, or answered nonsense."""
+
+
+class _Child:
+    """One process with a network of its own; used by one thread at a time."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it; HostError when the system cannot."""
+        path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
+        # One image uses one core: the libraries' own threads would only cost memory.
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **threads, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            raise HostError(f"no process can be started ({error.strerror})") from error
+        self.is_overdue = False
+        self._model: ModelRef | None = None
+        self._guard = threading.Lock()
+
+    @property
+    def model(self) -> ModelRef:
+        """The network that it has loaded."""
+        assert self._model is not None
+        return self._model
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether somebody else ended it by a signal, or the system did."""
+        return self._process.returncode in _KILLED
+
+    def wait_ready(self) -> None:
+        """Wait until it has loaded the network; UsageError when there is none, HostError when it died."""
+        if self._model is not None:
+            return
+        late = threading.Timer(_LOAD_SECONDS, self.kill)
+        late.daemon = True
+        late.start()
+        try:
+            greeting = Greeting.model_validate_json(self._read_block())
+        except (_Gone, ValueError):
+            self.kill()
+            code = self._process.returncode
+            raise HostError(f"the process that judges images ended at its start (exit code {code})") from None
+        finally:
+            late.cancel()
+        if greeting.model is None:
+            raise UsageError(greeting.problem)
+        self._model = greeting.model
+
+    def ask(self, data: bytes) -> tuple[Answer, bytes | None]:
+        """Have it judge an image; _Gone when it ends instead."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(len(data).to_bytes(_HEAD, "big"))
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+            answer = Answer.model_validate_json(self._read_block())
+            return answer, self._read(answer.preview) if answer.preview is not None else None
+        except (OSError, ValueError) as error:  # a broken pipe, or one that was closed meanwhile
+            self.kill()
+            raise _Gone from error
+
+    def kill(self) -> None:
+        """End it at once, and wait for that; again is fine."""
+        with self._guard:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with suppress(OSError):
+                stream.close()
+
+    def _read_block(self) -> bytes:
+        return self._read(int.from_bytes(self._read(_HEAD), "big"))
+
+    def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(size)
+        if len(data) < size:
+            with self._guard:
+                self._process.wait()
+            raise _Gone
+        return data
+
+
+def send(stream: BinaryIO, message: BaseModel, tail: bytes = b"") -> None:
+    """Write a message, with its length before it and a tail behind it."""
+    content = message.model_dump_json(by_alias=True).encode()
+    stream.write(len(content).to_bytes(_HEAD, "big") + content + tail)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> bytes | None:
+    """Read the bytes of one image; None when there will be no more."""
+    head = stream.read(_HEAD)
+    if len(head) < _HEAD:
+        return None
+    size = int.from_bytes(head, "big")
+    data = stream.read(size)
+    return data if len(data) == size else None

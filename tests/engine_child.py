@@ -1,0 +1,39 @@
+"""The process in which images are judged, for tests: the real one, but that some images do it harm."""
+
+import os
+import signal
+import time
+
+from model import child
+from model.engine import Engine
+from pipeline.ports import Examination
+
+CRASHES, SLOW = b"this image crashes the process", b"this image takes its time"
+HANGS, HUNGRY = b"this image never ends", b"this image wants all the memory"
+KILLED_ONCE = b"this image is at work while somebody kills the process"
+DEFECT = b"this image meets a defect of ours"
+MARK = "CXR_TEST_MARK"  # a variable: a file that says whether somebody has killed the process already
+
+examine = Engine.examine
+
+
+def examine_or_not(engine: Engine, data: bytes) -> Examination:
+    if data.endswith(CRASHES):
+        os.abort()
+    if data.endswith(SLOW):
+        time.sleep(0.3)
+    if data.endswith(HANGS):
+        time.sleep(600)
+    if data.endswith(HUNGRY):
+        bytearray(4_000_000_000)
+    if data.endswith(DEFECT):
+        raise RuntimeError(f"a defect over {data!r}")
+    if data.endswith(KILLED_ONCE) and not os.path.exists(os.environ[MARK]):  # noqa: PTH110
+        open(os.environ[MARK], "wb").close()  # noqa: PTH123
+        os.kill(os.getpid(), signal.SIGKILL)
+    return examine(engine, data)
+
+
+if __name__ == "__main__":
+    Engine.examine = examine_or_not  # type: ignore[method-assign]
+    child.main()

@@ -1,0 +1,150 @@
+"""Images that hang, crash or hoard cost themselves their try, and nobody else anything."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from model.engine import Engine
+from model.guarded import GuardedEngine, Options
+from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
+from tests.engine_child import CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
+from tests.fakes import SAMPLES
+from tests.machines import wait_for
+
+IMAGE = (SAMPLES / "pneumonia-1.jpeg").read_bytes()
+HOSTILE = [sys.executable, "-m", "tests.engine_child"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[GuardedEngine]:
+    with GuardedEngine(Options(image_seconds=2), 1, HOSTILE) as made:
+        yield made
+
+
+def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
+    expected, seen = Engine().examine(IMAGE), engine.examine(IMAGE)
+    assert (seen.facts, seen.finding, seen.preview) == (expected.facts, expected.finding, expected.preview)
+    assert (seen.warnings, engine.model) == (expected.warnings, Engine().model)
+    with pytest.raises(InputRejected, match="damaged") as refused:
+        engine.examine(IMAGE[: len(IMAGE) // 2])
+    assert (refused.value.code, refused.value.facts) == ("unreadable", expected.facts)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        (CRASHES, "crashed", "The program that reads images crashed over this file."),
+        (HANGS, "took_too_long", "It was not judged within 2 seconds."),
+        (HUNGRY, "out_of_memory", "It needs more than 1.5 GB of memory to be judged."),
+        (DEFECT, "internal", "It could not be judged (RuntimeError at engine_child.py"),
+    ],
+)
+def test_a_harmful_image_is_said_and_the_next_is_judged(
+    engine: GuardedEngine, ending: bytes, code: str, message: str
+) -> None:
+    with pytest.raises(EngineFailed) as failed:
+        engine.examine(IMAGE + ending)
+    assert failed.value.code == code
+    assert str(failed.value).startswith(message)
+    assert engine.examine(IMAGE).finding.label
+
+
+def test_a_slow_image_keeps_no_other_waiting(engine: GuardedEngine) -> None:
+    """Though they share one core: it stands aside."""
+    engine.warm(2)
+    engine.examine(IMAGE)  # both are there
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(engine.examine, IMAGE + HANGS)
+        time.sleep(0.1)
+        assert engine.examine(IMAGE).finding
+        assert not slow.done()
+        with pytest.raises(EngineFailed):
+            slow.result(20)
+
+
+def test_a_process_that_somebody_kills_costs_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARK, str(tmp_path / "mark"))
+    with GuardedEngine(Options(), 1, HOSTILE) as engine:
+        assert engine.examine(IMAGE + KILLED_ONCE).finding.label
+        assert (tmp_path / "mark").exists()
+
+
+def test_closing_breaks_off_what_is_at_work() -> None:
+    engine, errors = GuardedEngine(Options(), 1, HOSTILE), []
+
+    def ask() -> None:
+        try:
+            engine.examine(IMAGE + HANGS)
+        except HostError as error:
+            errors.append(str(error))
+
+    assert engine.model
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.3)
+    engine.close()
+    thread.join(5)
+    assert errors == ["the program is ending"]
+    with pytest.raises(HostError, match="ending"):
+        engine.examine(IMAGE)
+
+
+def test_weights_that_are_none_are_said(tmp_path: Path) -> None:
+    (tmp_path / "none.onnx").write_bytes(b"nothing")
+    with (
+        GuardedEngine(Options(weights=tmp_path / "none.onnx"), 1) as engine,
+        pytest.raises(UsageError, match="holds no network that `cxr export` wrote"),
+    ):
+        assert engine.model
+
+
+def test_a_process_that_cannot_start_is_a_failure_of_the_host() -> None:
+    with (
+        GuardedEngine(Options(), 1, [sys.executable, "-c", "import sys; sys.exit(7)"]) as engine,
+        pytest.raises(HostError, match="exit code 7"),
+    ):
+        engine.examine(IMAGE)
+    with pytest.raises(HostError, match="No such file"):
+        GuardedEngine(Options(), 1, ["/nowhere/python"])
+
+
+def test_processes_end_with_whoever_started_them() -> None:
+    script = (
+        "import sys; from model.guarded import *; engine = GuardedEngine(Options(), 1); engine.model;"
+        "print(next(iter(engine._all))._process.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert _lives(child)
+        parent.send_signal(signal.SIGKILL)
+    wait_for(lambda: not _lives(child))
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_serving_processes_share_no_descriptor_with_their_parent() -> None:
+    """An open inbox or database must not live on in a process that is at work for long."""
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    with GuardedEngine(Options(), 1) as engine:
+        assert engine.model
+        os.close(write)
+        assert os.read(read, 1) == b""
+    os.close(read)
