@@ -5,6 +5,7 @@ Each command imports what it needs, when it needs it.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -23,9 +24,10 @@ from handlers.backfill import backfill
 from handlers.cli import Root
 from model import cli as learn
 from model.cli import Weights
-from pipeline.errors import CxrError, UsageError
+from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
+from pipeline.verdict import RELEASE, VERSION
 from web import cli as who
 
 if TYPE_CHECKING:
@@ -48,9 +50,18 @@ app.add_typer(index_app, name="index")
 _verbose = False
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cxr {VERSION}, release {RELEASE}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the trace of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     global _verbose
     _verbose = verbose
@@ -73,16 +84,20 @@ def up(
     stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
-    from web.access import access_of
+    from pipeline.alone import alone
+    from pipeline.folder import PRIVATE
+    from web.access import access_of, url_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
     access = access_of(settings, host)
-    if bucket:
-        return _serve_bucket(settings, access, port)
-    if settings.store != "folder":
+    if settings.store != "folder" and not bucket:
         raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
-    return _serve_folder(settings, access, port, poll)
+    where = f"at {url_of(access.address, port)}" if port else "at a port of its own"
+    with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`", where):
+        if bucket:
+            return _serve_bucket(settings, access, port)
+        return _serve_folder(settings, access, port, poll)
 
 
 def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> None:
@@ -146,12 +161,13 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
+    from model.card import CARD
     from pipeline.folder import PRIVATE
     from web.app import create_app
     from web.audit import Audit
 
     audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
-    card = _card(settings)
+    card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have none
     return create_app(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
@@ -182,7 +198,7 @@ def classify(
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.guarded import GuardedEngine
 
-    settings, show, rejected = _settings(weights=weights), None, False
+    settings, show, rejected = load_settings(weights=weights), None, False
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
         from pipeline.classify import line, verdicts
         from pipeline.verdict import Release
@@ -214,10 +230,11 @@ def worker(
     from handlers import wiring
     from pipeline.verdict import Release
 
-    settings = _settings()
+    settings = load_settings()
     if check:
         warm.check(settings)
         return
+    keep.check_root(settings)
     check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
     host = warm.make_worker(store, settings, release)
@@ -243,33 +260,23 @@ index_app.command()(keep.rebuild)
 
 def main() -> None:
     """Run the command line; an error is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
     try:
         app()
-    except CxrError as error:
+    except Exception as error:
         if _verbose:
             raise
-        typer.echo(f"cxr: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-
-
-def _settings(root: Path | None = None, weights: Path | None = None) -> Settings:
-    return load_settings(root=root, weights=weights)
+        code, what = explained(error)
+        typer.echo(f"cxr: {what}", err=True)
+        sys.exit(code)
 
 
 def _bucket(name: str) -> Store:
     from handlers import wiring
 
     return wiring.open_bucket(name)
-
-
-def _card(settings: Settings) -> dict[str, Any] | None:
-    """The card of the shipped network, for the page; other weights have none."""
-    if settings.weights:
-        return None
-    from model.card import CARD
-
-    found: dict[str, Any] = json.loads(CARD.read_bytes())
-    return found
 
 
 def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
