@@ -5,6 +5,7 @@ Each command imports what it needs, when it needs it.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -22,9 +23,10 @@ from handlers.backfill import backfill
 from handlers.cli import Root
 from model import cli as learn
 from model.cli import Weights
-from pipeline.errors import CxrError, UsageError
+from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX
 from pipeline.settings import Settings, load_settings
+from pipeline.verdict import RELEASE, VERSION
 from web import cli as who
 
 if TYPE_CHECKING:
@@ -47,9 +49,18 @@ app.add_typer(index_app, name="index")
 _verbose = False
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cxr {VERSION}, release {RELEASE}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the trace of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     global _verbose
     _verbose = verbose
@@ -72,16 +83,20 @@ def up(
     stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
-    from web.access import access_of
+    from pipeline.alone import alone
+    from pipeline.folder import PRIVATE
+    from web.access import access_of, url_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
     access = access_of(settings, host)
-    if bucket:
-        return _serve_bucket(settings, access, port)
-    if settings.store != "folder":
+    if settings.store != "folder" and not bucket:
         raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
-    return _serve_folder(settings, access, port, poll)
+    where = f"at {url_of(access.address, port)}" if port else "at a port of its own"
+    with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`", where):
+        if bucket:
+            return _serve_bucket(settings, access, port)
+        return _serve_folder(settings, access, port, poll)
 
 
 def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> None:
@@ -103,7 +118,7 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     queue = local.LocalQueue(ports, background)
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
-    page = _page(settings, access, ports.store, worklist, operations=monitor)
+    page = _page(settings, access, ports.store, worklist, operations=monitor, problems=background.problems)
     server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
@@ -131,7 +146,8 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
-        page = _page(settings, access, store, worklist, tickets=store, operations=monitor)
+        parts = {"tickets": store, "operations": monitor, "problems": background.problems}
+        page = _page(settings, access, store, worklist, **parts)
         server = _server(page, access.address, port)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
@@ -142,12 +158,13 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
+    from model.card import CARD
     from pipeline.folder import PRIVATE
     from web.app import create_app
     from web.audit import Audit
 
     audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
-    card = _card(settings)
+    card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have none
     return create_app(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
@@ -178,7 +195,7 @@ def classify(
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.guarded import GuardedEngine
 
-    settings, show, rejected = _settings(weights=weights), None, False
+    settings, show, rejected = load_settings(weights=weights), None, False
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
         from pipeline.classify import line, verdicts
         from pipeline.verdict import Release
@@ -205,23 +222,27 @@ def worker(
 
     from ec2_runner import agent
     from ec2_runner import worker as warm
+    from ec2_runner.caller import check_caller_is_known
     from ec2_runner.service import Service
     from handlers import wiring
     from pipeline.verdict import Release
 
-    settings = _settings()
+    settings = load_settings()
     if check:
         warm.check(settings)
         return
+    keep.check_root(settings)
+    check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
     host = warm.make_worker(store, settings, release)
     service = Service(host, host.model, release)
     if settings.host_id is None:
-        agent.serve(service, settings.worker_port)
+        agent.serve(service, settings.worker_port, token=settings.worker_token)
     else:
         publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
         key = settings.host_key_file
-        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key)
+        token = settings.worker_token
+        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key, token)
 
 
 _COMMANDS: list[Callable[..., None]] = [
@@ -236,17 +257,17 @@ index_app.command()(keep.rebuild)
 
 def main() -> None:
     """Run the command line; an error is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
     try:
         app()
-    except CxrError as error:
+    except Exception as error:
         if _verbose:
             raise
-        typer.echo(f"cxr: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-
-
-def _settings(root: Path | None = None, weights: Path | None = None) -> Settings:
-    return load_settings(root=root, weights=weights)
+        code, what = explained(error)
+        typer.echo(f"cxr: {what}", err=True)
+        sys.exit(code)
 
 
 def _bucket(name: str) -> Store:
@@ -255,23 +276,13 @@ def _bucket(name: str) -> Store:
     return wiring.open_bucket(name)
 
 
-def _card(settings: Settings) -> dict[str, Any] | None:
-    """The card of the shipped network, for the page; other weights have none."""
-    if settings.weights:
-        return None
-    from model.card import CARD
-
-    found: dict[str, Any] = json.loads(CARD.read_bytes())
-    return found
-
-
 def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
-    from waitress import create_server
+    from pipeline.serving import make_server
 
-    options = {"threads": 8, "ident": None, "max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
+    options = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
     options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe
     try:
-        return create_server(page, host=address, port=port, **options)
+        return make_server(page, address, port, 8, **options)
     except OSError as error:
         raise UsageError(
             f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"

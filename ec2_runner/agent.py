@@ -54,13 +54,14 @@ def serve(
     idle: timedelta | None = None,
     power_off: Callable[[], None] | None = None,
     host_key: Path | None = None,
+    token: str | None = None,
 ) -> None:
     """Serve a worker on the loopback until it is closed or told to end, and let it finish its jobs.
 
     With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
-    is taken.
+    is taken. `token` is the secret that callers have to know, see `ec2_runner.caller`.
     """
-    server = HttpServer(create_app(service), port)
+    server = HttpServer(create_app(service, token), port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.close())
     identity = None

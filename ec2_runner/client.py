@@ -27,16 +27,21 @@ class StreamBroken(HostError):
     """The worker's end fell silent, or broke off, before every job was answered."""
 
 
-def submit(stream: Stream, jobs: Iterable[Job], release: int, deadline: float) -> Iterator[Outcome]:
+def submit(
+    stream: Stream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
+) -> Iterator[Outcome]:
     """Send jobs to a worker and yield its outcomes as they come; closes the stream.
 
-    `deadline` is on the monotonic clock. HostNotReady when the worker takes none, StreamBroken when it did
-    not answer all of them.
+    `deadline` is on the monotonic clock, `token` the worker's secret if it has one. HostNotReady when the
+    worker takes none, StreamBroken when it did not answer all of them.
     """
     connection = _Connection(stream, deadline)
     try:
         body = json.dumps({"release": release, "jobs": [job.key for job in jobs]})
-        connection.request("POST", "/jobs", body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        connection.request("POST", "/jobs", body, headers)
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
             raise _refusal(response.status, response.read())
@@ -54,6 +59,11 @@ def _refusal(status: int, body: bytes) -> HostError:
         return HostNotReady("the worker is of another release", _UPDATE_SECONDS)
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         return HostNotReady("the worker is stopping", _RESTART_SECONDS)
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        reason = (
+            "the worker does not know who asks: log in as its user, or set CXR_WORKER_TOKEN on both sides"
+        )
+        return HostNotReady(reason, _UPDATE_SECONDS, is_fault=True)
     return StreamBroken(f"the worker answered {status}: {body[:200].decode(errors='replace')}")
 
 
@@ -61,7 +71,7 @@ class _Connection(http.client.HTTPConnection):
     """HTTP over a stream that stands already, each step of it within the deadline."""
 
     def __init__(self, stream: Stream, deadline: float) -> None:
-        super().__init__("worker")
+        super().__init__("localhost")
         self.sock = _Socket(stream, deadline)
 
 

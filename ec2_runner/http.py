@@ -4,11 +4,12 @@ import threading
 import time
 
 from flask import Flask
-from waitress import create_server, wasyncore
+from waitress import wasyncore
 
 from pipeline.errors import UsageError
+from pipeline.serving import make_server
 
-_CONNECTIONS = 16  # each with a batch of its own
+_BATCHES = 16  # at work at a time
 _FLUSH_SECONDS = 5.0
 
 
@@ -18,9 +19,7 @@ class HttpServer:
     def __init__(self, app: Flask, port: int) -> None:
         self._channels: dict[int, wasyncore.dispatcher] = {}
         try:
-            self._server = create_server(
-                app, self._channels, host="127.0.0.1", port=port, threads=_CONNECTIONS, ident=None
-            )
+            self._server = make_server(app, "127.0.0.1", port, _BATCHES, self._channels)
         except OSError as error:
             reason = f"port {port} cannot be used ({error.strerror}); set CXR_WORKER_PORT to a free one"
             raise UsageError(reason) from error

@@ -20,9 +20,9 @@ _SOON = 10.0
 class RemoteHost:
     """The host at the end of a route; its connection is kept from batch to batch."""
 
-    def __init__(self, route: Route, port: int, release: Release) -> None:
-        """`port` is that of the worker, on the loopback of its machine."""
-        self._route, self._port, self._release = route, port, release
+    def __init__(self, route: Route, port: int, release: Release, token: str | None = None) -> None:
+        """`port` is that of the worker, on the loopback of its machine; `token` its secret, if it has one."""
+        self._route, self._port, self._release, self._token = route, port, release, token
         self._connection: Connection | None = None
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
@@ -64,8 +64,8 @@ class RemoteHost:
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
         """Like `submit`; StreamBroken also when it ends without having answered all."""
-        unanswered = len(jobs)
-        for outcome in submit(self._stream(deadline), jobs, self._release.number, deadline):
+        unanswered, stream = len(jobs), self._stream(deadline)
+        for outcome in submit(stream, jobs, self._release.number, deadline, self._token):
             unanswered -= 1
             yield outcome
         if unanswered:
@@ -74,6 +74,14 @@ class RemoteHost:
     def _wait_for_worker(self, deadline: float) -> None:
         """Until it listens again; HostNotReady when it does not in time."""
         until = min(deadline, time.monotonic() + _RESTART_SECONDS)
+        while self._connection and time.monotonic() + _LOOK_SECONDS < until:
+            try:
+                self._connection.open(self._port).close()
+                return
+            except NobodyListens:
+                time.sleep(_LOOK_SECONDS)  # and look again: a new connection for each look would cost more
+            except ConnectFailed:
+                self.close()
         while True:
             try:
                 self._stream(deadline).close()
@@ -84,16 +92,27 @@ class RemoteHost:
                 time.sleep(_LOOK_SECONDS)
 
     def _stream(self, deadline: float) -> Stream:
-        """A stream to the worker, through the connection of before where that still lives."""
+        """A stream to the worker, through the connection of before where that still lives.
+
+        Where nobody listens at its end any more, the route is asked: it looks again, and reports the host.
+        """
+        crashed = False
         try:
             remaining(deadline)
             if self._connection:
                 try:
                     return self._connection.open(self._port)
+                except NobodyListens:
+                    crashed = True
+                    self.close()
                 except ConnectFailed:
                     self.close()
             self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
             return self._connection.open(self._port)
+        except HostNotReady as error:
+            if crashed:  # most often it is back soon
+                error.retry_after = min(error.retry_after, _SOON)
+            raise
         except NobodyListens as error:
             raise HostNotReady(str(error), _SOON) from error
         except ConnectFailed as error:

@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import boto3
-import typer
+try:
+    import boto3
+    import typer
+except ImportError as error:
+    sys.exit(f"smoke: {error.name} is not installed: run `make install-test` first")
 
 ROOT = Path(__file__).parents[1]
 SAM = ROOT / ".venv" / "sam" / "bin" / "sam"

@@ -1,5 +1,6 @@
 """Opens the archive of `cxr backfill`: two addresses, each a folder or `s3://bucket/folder`."""
 
+import os
 from pathlib import Path
 
 from handlers import wiring
@@ -46,9 +47,12 @@ def _parts(address: str) -> tuple[str, str]:
 
 def _source(bucket: str, folder: str) -> Place[Source]:
     if bucket:
-        return Place(wiring.open_bucket(bucket), folder)
+        store = wiring.open_bucket(bucket)
+        if next(iter(store.list(folder)), None) is None:
+            raise UsageError(f"{BUCKETS}{bucket}/{folder}: there is no object under this address")
+        return Place(store, folder)
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112  also where it may not be looked at
         raise UsageError(f"{path}: there is no such folder")
     if path.name == INBOX.rstrip("/"):
         return Place(FolderStore(path.parent, (INBOX,), writable=False), INBOX)

@@ -1,14 +1,17 @@
 """`cxr backfill`: an archive judged at once, on this machine or on a cluster."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline.backfill import Backfill, Done
 from pipeline.errors import UsageError
+from pipeline.names import INBOX, printable
 from pipeline.ports import Job
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
@@ -26,9 +29,12 @@ def backfill(
     address: Annotated[
         str | None, typer.Option(help="Ray: of a cluster, `auto` on its head; if not said, this machine.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One image a line, and nothing else on standard output.")
+    ] = False,
 ) -> None:
     """Judge an archive at once. Run it again to go on after a break, or with a later release or network:
-    what has its verdict is left alone. Exit code 1 when an image got none.
+    what has its verdict is left alone. Exit code 1 when one of them could not be judged.
     """
     from rich.console import Console
 
@@ -43,9 +49,19 @@ def backfill(
         answers = _with_ray(source, outbox, settings, workers, address)
     else:
         answers = _here(source, outbox, settings, store.jobs())
+    if as_json:
+        answers = _told(answers)
     tally = progress.follow(answers, lambda: sum(1 for _ in store.jobs()), Console(stderr=True))
-    progress.summary(tally, time.monotonic() - start, Console())
-    raise typer.Exit(1 if tally.bad else 0)
+    progress.summary(tally, time.monotonic() - start, Console(stderr=as_json))
+    raise typer.Exit(1 if tally.bad or tally.reasons else 0)  # as `cxr classify`
+
+
+def _told(answers: Iterator[Done]) -> Iterator[Done]:
+    """The same answers; each is a line of JSON on standard output."""
+    for done in answers:
+        line = {**asdict(done), "key": printable(done.key.removeprefix(INBOX))}
+        typer.echo(json.dumps({name: value for name, value in line.items() if value not in (None, "")}))
+        yield done
 
 
 def make(source: str, outbox: str, settings: Settings) -> Backfill:

@@ -1,6 +1,7 @@
 """`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
 
 import json
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import IndexNotReady, StoreError, UsageError
-from pipeline.names import INBOX
+from pipeline.names import INBOX, OUTBOX
 from pipeline.settings import Settings, load_settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
@@ -28,6 +29,22 @@ def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Set
     if bucket is None:
         return load_settings(root=root, stack=stack)
     return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
+
+
+def check_root(settings: Settings) -> None:
+    """Raise UsageError where the settings name a folder that is not there: a typo must make none."""
+    root = settings.root
+    if settings.store == "folder" and not os.path.isdir(root):  # noqa: PTH112  also where it may not be looked at
+        raise UsageError(f"{root}: there is no such folder; name the one with inbox/ and outbox/ as --root")
+
+
+def existing(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
+    """Return the settings of a folder that is a root already, or of a bucket; else raise UsageError."""
+    settings = settings_of(root, bucket, stack)
+    check_root(settings)
+    if settings.store == "folder" and not any((settings.root / name).is_dir() for name in (INBOX, OUTBOX)):
+        raise UsageError(f"{settings.root}: there is no inbox/ in it; name the folder that has it as --root")
+    return settings
 
 
 def replay(
@@ -61,7 +78,7 @@ def forget(
     from pipeline.forget import forget as erase
     from pipeline.forget import is_known
 
-    settings = settings_of(root, bucket, stack)
+    settings = existing(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
     if name.endswith("/"):
         raise UsageError("name one X-ray of the inbox, not a folder")
@@ -88,7 +105,7 @@ def reconcile(
     from handlers import wiring
     from pipeline.reconcile import reconcile as look
 
-    settings = settings_of(root, bucket, stack)
+    settings = existing(root, bucket, stack)
     if settings.store == "folder":
         return _reconcile_here(settings, failed)
     queue = wiring.make_queue(settings) or wiring.find_queue(settings)
@@ -124,7 +141,7 @@ def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> No
     from handlers import wiring
     from pipeline.rebuild import rebuild_index
 
-    settings = settings_of(root, bucket, stack)
+    settings = existing(root, bucket, stack)
     store, index = wiring.make_store(settings), wiring.make_index(settings)
     try:
         found = rebuild_index(store, index)

@@ -133,10 +133,10 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
     from ec2_runner.route import Ec2Route, SshRoute
 
     if settings.host == "ssh":
-        return RemoteHost(SshRoute(settings), settings.worker_port, release)
+        return RemoteHost(SshRoute(settings), settings.worker_port, release, settings.worker_token)
     fleet = make_fleet(settings)
     route = Ec2Route(fleet, store, settings, session(), client("ec2"))
-    return RemoteHost(route, settings.worker_port, release)
+    return RemoteHost(route, settings.worker_port, release, settings.worker_token)
 
 
 class _Later:

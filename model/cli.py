@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 
 Weights = Annotated[
@@ -17,6 +18,7 @@ def explore(
     out: Annotated[Path, typer.Option(help="The folder for the figures; they show patients' images.")],
 ) -> None:
     """Count the data by class, fold and patient, and draw classes, samples and sizes."""
+    _check_folder(data)
     from rich.console import Console
 
     from model.explore import explore as draw
@@ -35,6 +37,7 @@ def train(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
+    _check_folder(data)
     from model.recipe import run
 
     run(data, out, epochs=epochs, seed=seed)
@@ -47,6 +50,8 @@ def export(
     ],
 ) -> None:
     """Calibrate a trained network and write it as ONNX."""
+    _check_folder(run)
+    _check_folder(data)
     from model.recipe import calibrate_and_export
 
     typer.echo(f"written: {calibrate_and_export(run, data)}")
@@ -67,6 +72,7 @@ def evaluate(
 
     Images that it refuses count in `refused` alone: the other figures are of those that it judged.
     """
+    _check_folder(data)
     from rich.console import Console
 
     from model.evaluate import judge_folder, table
@@ -83,3 +89,11 @@ def evaluate(
         from model.report import write_report
 
         write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
+
+
+def _check_folder(path: Path) -> None:
+    """Raise UsageError where there is no such folder, before anything is made for it."""
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); name another folder") from error

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,17 +80,27 @@ def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
+    with _opened(path) as image:
         return np.asarray(squash(image.convert("L"), WORKING_SIZE))
 
 
 def _origin(path: Path, row: dict[str, str], resized: bool) -> Origin:
-    with Image.open(path) as image:
+    with _opened(path) as image:
         colour = len(image.getbands()) >= 3
         width, height = row.get("original_width"), row.get("original_height")
         if width and height:
             return Origin(int(width), int(height), colour)
         return Origin(None, None, colour) if resized else Origin(*image.size, colour)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; UsageError when it cannot be read, at once or later."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UsageError(f"{path} cannot be read as an image: remove it, or export it again") from error
 
 
 def _images(data: Path) -> Iterator[Path]:
@@ -106,8 +117,12 @@ def _read_manifest(data: Path) -> dict[str, dict[str, str]]:
     for folder in (data, *data.resolve().parents[:2]):
         path = folder / "manifest.csv"
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                return {row["file"]: row for row in csv.DictReader(file)}
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    return {row["file"]: row for row in csv.DictReader(file)}
+            except (OSError, ValueError, KeyError, csv.Error) as error:
+                reason = "it has to be a table in UTF-8 with the columns `file` and `patient_key`"
+                raise UsageError(f"{path} cannot be read: {reason}") from error
     return {}
 
 
@@ -142,5 +157,9 @@ def _without_copies(samples: list[Sample]) -> list[Sample]:
     order = {"report": 0, "validation": 1, "train": 2}
     kept: dict[str, Sample] = {}
     for sample in sorted(samples, key=lambda sample: order[sample.fold]):
-        kept.setdefault(hashlib.sha256(sample.path.read_bytes()).hexdigest(), sample)
+        try:
+            content = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UsageError(f"{sample.path} cannot be read ({error.strerror})") from error
+        kept.setdefault(content, sample)
     return sorted(kept.values(), key=lambda sample: sample.path)

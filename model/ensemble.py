@@ -35,8 +35,12 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
     samples = load_samples(data)
     learned = [sample for sample in samples if sample.fold == "train"]
     held_out = sum(sample.fold == "validation" for sample in samples)
-    if len(learned) < config.batch or not held_out:
-        raise UsageError("too few patients to learn from and to hold some back for validation; add images")
+    if len(learned) < config.batch:
+        raise UsageError(
+            f"too few patients: the fold `train` has {len(learned)} images, not {config.batch}; add images"
+        )
+    if not held_out:
+        raise UsageError("too few patients: the fold `validation` has none, to calibrate on; add images")
     console.print(
         f"{len(learned)} images to train {config.network.members} members on, {held_out} to validate"
     )

@@ -1,5 +1,6 @@
 """Judges labelled images with the serving engine itself, and says how well that went."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from model.bootstrap import Metric
-from model.data import Origin, Sample, load_origins, load_samples
+from model.data import CLASSES, Origin, Sample, load_origins, load_samples
 from model.engine import Engine
 from model.measure import measure
 from model.metrics import AtThreshold, Metrics
@@ -43,8 +44,13 @@ def judge_folder(data: Path, settings: Settings, everything: bool = False) -> Ev
     from. UsageError when a class has no image.
     """
     samples = [sample for sample in load_samples(data) if everything or sample.fold == "report"]
-    if {sample.label for sample in samples} != {0, 1}:
-        raise UsageError(f"{data} has too few images outside training; measure them all with --all")
+    counts = Counter(sample.label for sample in samples)
+    lacking = [name for name, label in CLASSES.items() if not counts[label]]
+    if lacking:
+        fold = "the fold `report`, those outside training,"
+        raise UsageError(
+            f"too few patients: {fold} has no {' and no '.join(lacking)}; measure all with --all"
+        )
     engine, console = Engine.of(settings), Console(stderr=True)
     with ThreadPoolExecutor(settings.threads) as pool:
         findings = pool.map(lambda sample: _finding(engine, sample), samples)

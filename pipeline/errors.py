@@ -42,6 +42,21 @@ def place_of(error: BaseException) -> str:
     )
 
 
+_PARTS = {
+    ("boto3", "botocore", "paramiko", "websockets"): "AWS needs its parts: pip install 'cxr-inbox[aws]'",
+    ("ray", "pyarrow"): "Ray is not installed: pip install 'cxr-inbox[ray]'",
+    ("torch", "torchvision", "matplotlib", "sklearn", "onnx", "onnxscript", "safetensors"): (
+        "training and measuring need their parts: pip install 'cxr-inbox[train]'"
+    ),
+}
+
+
+def part_that_lacks(error: ImportError) -> str | None:
+    """Return how to install what an import did not find; None where it is no part that may be left out."""
+    library = (error.name or "").partition(".")[0]
+    return next((advice for libraries, advice in _PARTS.items() if library in libraries), None)
+
+
 class CxrError(Exception):
     """The root of the tree."""
 
@@ -129,3 +144,12 @@ class IngestFailed(CxrError):
         failed = sum(outcome.result == "failed" for outcome in outcomes)
         super().__init__(f"{failed} of {len(outcomes)} records failed; deliver the event again")
         self.outcomes = list(outcomes)
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """Return the exit code of a command that ended by this error, and the line that says what to do."""
+    if isinstance(error, CxrError):
+        return 2 if isinstance(error, UsageError) else 1, str(error)
+    if isinstance(error, ImportError) and (needs := part_that_lacks(error)):
+        return 2, needs
+    return 1, f"unexpected error: {place_of(error)}; run `cxr --verbose COMMAND ...` for the trace"

@@ -1,5 +1,6 @@
 """The settings: `CXR_...` variables of the environment, read here and nowhere else."""
 
+import difflib
 import os
 import secrets
 from pathlib import Path
@@ -44,6 +45,12 @@ class Settings(BaseSettings):
         None, description="the only public key that the host `ssh` may have: `ssh-ed25519 AAAA...`"
     )
     worker_port: int = Field(8477, gt=0, lt=65536, description="of `cxr worker`, on its machine's loopback")
+    worker_token: str | None = Field(
+        None,
+        pattern=r"^[!-~]{16,}$",
+        description="secret that `cxr worker` asks of those who send it jobs; "
+        "without it, they have to be of its own user",
+    )
     idle_minutes: float = Field(20, gt=0, description="without a job, before an EC2 host powers itself off")
     subnets: Words = Field((), description="EC2: where a host may be launched, in this order")
     instance_types: Words = Field((), description="EC2: the types of a host, in this order")
@@ -100,8 +107,24 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="what is logged")
 
 
+_KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields}
+# Of the scripts in ec2_runner/host/, whose environment the worker has, too.
+_OF_SCRIPTS = {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
+
+
+def _check_names() -> None:
+    """Raise UsageError for a variable that looks like a setting and is none: it would change nothing."""
+    for name in sorted(os.environ):
+        if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS:
+            continue
+        near = difflib.get_close_matches(name.upper(), sorted(_KNOWN), 1, cutoff=0.7)
+        advice = f"did you mean {near[0]}?" if near else "the README lists those there are; unset it"
+        raise UsageError(f"{name} is no setting: {advice}")
+
+
 def load_settings(**changes: object) -> Settings:
     """The settings of the environment, with changes from the command line; UsageError names a wrong one."""
+    _check_names()
     try:
         settings = Settings(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

@@ -87,7 +87,7 @@ class FakeHost:
             "CXR_HOST_ID": HOST_ID,
             "CXR_PREFIX": str(self.prefix),
             "CXR_PYTHON": self.python,
-            "CXR_USER": "",
+            "CXR_ACCOUNT": "",
             "CXR_PAUSE": "0",
             "FAKE_S3": str(self.s3),
             "FAKE_CALLS": str(self.prefix / "calls"),

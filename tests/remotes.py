@@ -36,9 +36,11 @@ class Echo:
 class Served:
     """A worker's HTTP face on a port of the loopback, in this process."""
 
-    def __init__(self, host: Host, release: Release = RELEASE, port: int = 0) -> None:
+    def __init__(
+        self, host: Host, release: Release = RELEASE, port: int = 0, token: str | None = None
+    ) -> None:
         self.service = Service(host, FakeEngine.model, release)
-        self._server = HttpServer(create_app(self.service), port)
+        self._server = HttpServer(create_app(self.service, token), port)
         self.port, self.stop = self._server.port, self._server.stop
 
     def break_off(self) -> None:

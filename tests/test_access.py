@@ -212,6 +212,26 @@ def test_the_header_is_believed_from_the_proxies_alone(serve: Serve) -> None:
     assert code(page, {}, "192.0.2.1", "/healthz") == 200
 
 
+def test_an_ipv4_address_that_ipv6_carries_is_that_address(serve: Serve) -> None:
+    page = serve(access("0.0.0.0", proxy_header="X-Remote-User", proxy_addresses="127.0.0.1,10.1.0.0/16"))
+    named = {"X-Remote-User": "ada"}
+    for peer, status in (("::ffff:127.0.0.1", 200), ("::ffff:a01:203", 200), ("::ffff:10.2.0.1", 403)):
+        assert code(page, named, peer) == status
+    carried = access(proxy_header="X-Remote-User", proxy_addresses="::ffff:10.1.0.0/112,::/0").proxies
+    assert list(map(str, carried)) == ["10.1.0.0/16", "::/0"]
+    assert access("::ffff:127.0.0.1").address == "127.0.0.1"
+    with pytest.raises(UsageError, match="anyone on the network"):
+        access("::ffff:192.168.7.1")
+
+
+def test_guesses_are_counted_by_address_however_it_is_written(serve: Serve) -> None:
+    page = serve(access_with_users())
+    for number in range(10):
+        headers = {"X-Forwarded-For": "::ffff:198.51.100.1", **basic(f"guess {number}")}
+        assert code(page, headers, "127.0.0.1") == 401
+    assert code(page, {"X-Forwarded-For": "198.51.100.1", **basic("ada")}, "127.0.0.1") == 429
+
+
 def test_guesses_through_a_proxy_are_counted_by_visitor(serve: Serve) -> None:
     page = serve(access_with_users())
     far = "127.0.0.1"

@@ -14,12 +14,11 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from pipeline.names import verdict_key
-from pipeline.ports import Ticket
 from pipeline.verdict import Verdict
 from tests.fakes import LIMIT
 from tests.test_access import USERS, basic
 from tests.test_web_upload import failed
-from tests.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Page
+from tests.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Booth, Page
 from web.access import Access
 from web.app import create_app
 
@@ -105,15 +104,6 @@ def test_the_figures(page: Page) -> None:
     status = json.loads(page.get("/api/status"))
     assert (status["total"], status["states"]["normal"], status["states"]["waiting"]) == (16, 6, 1)
     assert 'cxr_xrays{state="normal"} 6\n' in page.get("/metrics")
-
-
-class Booth:
-    """Sells tickets to a bucket that is not there."""
-
-    origin = "https://xrays.example"
-
-    def presign_post(self, key: str, max_bytes: int) -> Ticket:
-        return Ticket(self.origin, {"key": key})
 
 
 def described(page: Page, headers: dict[str, str], **parts: Any) -> list[APIOperation]:

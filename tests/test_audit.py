@@ -68,6 +68,38 @@ def test_who_did_what_is_noted_without_names(tmp_path: Path, path: Path, audit: 
     assert PASSWORD not in path.read_text()
 
 
+def test_reading_many_at_once_is_noted_with_how_many_they_were(
+    tmp_path: Path, path: Path, audit: Audit
+) -> None:
+    page = serve(tmp_path, audit, Access(users=USERS))
+    etags = [page.judged(f"John Doe {number}.jpeg", b"P%d" % number) for number in range(3)]
+    ada = basic("ada")
+    page.get("/api/verdicts?limit=2", headers=ada)
+    page.get("/api/verdicts.csv", headers=ada)
+    page.get("/api/verdicts/John Doe 0.jpeg", headers=ada)
+    preview = f"/preview/John Doe 1.jpeg?v={etags[1]}"
+    with page.client.get(preview, headers=ada) as answer:
+        tag = answer.headers["ETag"]
+    page.get(preview, 304, headers={**ada, "If-None-Match": tag})  # nothing was read
+    page.get("/preview/John Doe 9.jpeg", 404, headers=ada)
+    page.get("/api/verdicts", 401)
+    with page.client.get("/api/verdicts.csv", headers=ada, buffered=False) as answer:
+        next(answer.iter_encoded())
+        next(answer.iter_encoded())  # the reader breaks off after one X-ray
+    page.index.close()
+
+    zero, one = (key_hash(f"inbox/John Doe {number}.jpeg", SECRET) for number in range(2))
+    assert [(line["user"], line["action"], line["key"], line["count"]) for line in lines(path)] == [
+        ("ada", "login", None, None),
+        ("ada", "list", None, 2),
+        ("ada", "export", None, 3),
+        ("ada", "view", zero, None),
+        ("ada", "preview", one, None),
+        ("ada", "export", None, 1),
+    ]
+    assert "Doe" not in path.read_text()
+
+
 def test_a_proxys_user_is_noted(tmp_path: Path, path: Path, audit: Audit) -> None:
     from ipaddress import ip_network
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import random
 import signal
@@ -63,7 +64,10 @@ def command(*arguments: object) -> Any:
 def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None:
     total = 4 + len(pictures.BAD)
     answer = test_cli.cxr("backfill", scans, tmp_path / "verdicts")
-    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert (answer.returncode, answer.stderr) == (
+        1,
+        b"",
+    )  # some could not be judged, as `cxr classify` has it
     assert answer.stdout.decode().startswith(f"{total} images: {total} judged")
     assert "P(pneumonia)" in answer.stdout.decode()
     assert [path.name for path in scans.iterdir() if path.name.startswith(".")] == [".DS_Store"]
@@ -93,7 +97,7 @@ def test_from_a_bucket_into_a_folder_and_into_itself(
     s3_store.put("older/d.jpeg", b"", None)
     for outbox in (f"s3://{s3_store.bucket}/new", str(tmp_path / "out")):
         answer = command(f"s3://{s3_store.bucket}/old", outbox)
-        assert answer.exit_code == 0, answer.output
+        assert answer.exit_code == 1, answer.output  # one is no image
         assert "3 images: 3 judged" in answer.stdout
         assert "3 had their verdict" in command(f"s3://{s3_store.bucket}/old/", outbox).stdout
     keys = {info.key for info in s3_store.list("new/") if info.key.endswith(".json")}
@@ -106,6 +110,30 @@ def test_from_a_bucket_into_a_folder_and_into_itself(
     assert f"new/{(verdict.preview_key or '').removeprefix('outbox/')}" in {
         info.key for info in s3_store.list("new/.previews/")
     }
+
+
+def test_a_line_of_json_for_each_image_and_nothing_else(scans: Path, tmp_path: Path) -> None:
+    for result in ("judged", "current"):
+        answer = test_cli.cxr("backfill", scans, tmp_path / "verdicts", "--json")
+        assert answer.returncode == 1
+        lines = {line["key"]: line for line in map(json.loads, answer.stdout.splitlines())}
+        assert len(lines) == 4 + len(pictures.BAD)
+        assert lines["2019/ward 3/0.jpeg"].keys() == {"key", "result", "label", "probability"}
+        assert {"key", "result", "reason"} <= lines[next(iter(pictures.BAD))].keys()
+        assert {line["result"] for line in lines.values()} == (
+            {"current"} if result == "current" else {"classified", "rejected"}
+        )
+        assert b"images: " in answer.stderr
+
+
+def test_a_source_that_is_not_there_makes_no_outbox(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "client", lambda service: s3_store._client)
+    for source in (str(tmp_path / "none"), f"s3://{s3_store.bucket}/none"):
+        with pytest.raises(UsageError, match="there is no"):
+            open_archive(source, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:

@@ -163,6 +163,17 @@ def test_the_endpoint_or_the_host_that_does_not_answer(world: World) -> None:
 
 
 @needs_sshd
+def test_a_worker_that_died_behind_a_warm_connection_is_reported_to_the_fleet(world: World) -> None:
+    host = world.host()
+    assert results(host.run(jobs("a"))) == {"a": "classified"}
+    world.served.stop()
+    with pytest.raises(HostNotReady, match="nothing listens") as refusal:
+        list(host.run(jobs("b")))
+    assert world.fleet.notes == ["reached", "unreachable"]
+    assert refusal.value.retry_after <= 10
+
+
+@needs_sshd
 def test_another_endpoint_is_refused(world: World) -> None:
     with pytest.raises(HostNotReady):
         list(world.host(connect_endpoint="eice-other").run(jobs("a")))

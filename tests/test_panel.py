@@ -100,6 +100,25 @@ def test_without_a_monitor_there_is_no_panel(tmp_path: Path) -> None:
     index.close()
 
 
+def test_what_does_not_run_is_shown_and_fails_the_life_sign(tmp_path: Path, monitor: Fixed) -> None:
+    index, problems = SqliteIndex(tmp_path / "index.sqlite"), ["The watcher does not work: <b>it ended."]
+    store = FolderStore(tmp_path / "data")
+    for parts in ({}, {"operations": monitor}):
+        client = create_app(store, index, LIMIT, problems=lambda: list(problems), **parts).test_client()
+        for address in ("/", "/host"):
+            html = client.get(address).text
+            assert 'role="alert"' in html
+            assert "The watcher does not work: &lt;b&gt;it ended." in html
+        answer = client.get("/healthz")
+        assert (answer.status_code, answer.json) == (503, {"status": "failing", "problems": problems})
+        (problem,) = problems
+        problems.clear()
+        assert 'role="alert"' not in client.get("/").text
+        assert client.get("/healthz").json == {"status": "ok"}
+        problems.append(problem)
+    index.close()
+
+
 def test_the_panel_follows_though_no_row_changes(app: Flask, monitor: Fixed, browser: Browser) -> None:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ec2_runner import remote
-from ec2_runner.client import StreamBroken
+from ec2_runner.client import Stream, StreamBroken
 from ec2_runner.remote import RemoteHost
 from ec2_runner.route import SshRoute
 from ec2_runner.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
@@ -137,6 +137,69 @@ def test_who_takes_no_jobs_is_not_ready(served: Served) -> None:
     nobody = RemoteHost(PlainRoute(), free_port(), RELEASE)  # type: ignore[arg-type]
     with pytest.raises(HostNotReady, match="nobody listens"):
         list(nobody.run(jobs("a")))
+
+
+def test_a_worker_that_does_not_listen_any_more_is_reported_though_its_connection_lives(
+    served: Served,
+) -> None:
+    class Reporting(PlainRoute):
+        """As `Ec2Route`: it sees whether the worker listens, and tells the fleet if not."""
+
+        unreachable = 0
+
+        def open(self, deadline: float) -> Plain:
+            connection = super().open(deadline)
+            try:
+                connection.open(served.port).close()
+            except NobodyListens as error:
+                self.unreachable += 1
+                raise HostNotReady(str(error)) from error
+            return connection
+
+    route = Reporting()
+    host = RemoteHost(route, served.port, RELEASE)  # type: ignore[arg-type]
+    assert results(host.run(jobs("a"))) == {"a": "classified"}
+    served.stop()
+    for tries in (1, 2):
+        with pytest.raises(HostNotReady, match="nobody listens"):
+            list(host.run(jobs("b")))
+        assert route.unreachable == tries
+
+
+def test_a_worker_that_restarts_is_looked_for_through_the_connection_that_lives(
+    served: Served, echo: Echo
+) -> None:
+    class Warm(Plain):
+        """Nobody listens at its end for two looks after the crash."""
+
+        looks = 0
+
+        def open(self, port: int) -> Stream:
+            if len(echo.batches) == 1 and self.looks < 2:
+                self.looks += 1
+                raise NobodyListens("nobody listens")
+            return super().open(port)
+
+    class Route(PlainRoute):
+        def open(self, deadline: float) -> Plain:
+            self.opened += 1
+            return Warm()
+
+    route = Route()
+    host = RemoteHost(route, served.port, RELEASE)  # type: ignore[arg-type]
+    assert results(host.run(jobs("poison", "b"))) == {"poison": "failed", "b": "classified"}
+    assert route.opened == 1
+
+
+def test_a_worker_that_asks_for_a_token_is_told_it() -> None:
+    served = Served(Echo(), token="a-token-of-the-tests")
+    host = RemoteHost(PlainRoute(), served.port, RELEASE, "a-token-of-the-tests")  # type: ignore[arg-type]
+    assert results(host.run(jobs("a"))) == {"a": "classified"}
+    stranger = RemoteHost(PlainRoute(), served.port, RELEASE, "another")  # type: ignore[arg-type]
+    with pytest.raises(HostNotReady, match="CXR_WORKER_TOKEN") as refusal:
+        list(stranger.run(jobs("a")))
+    assert refusal.value.is_fault
+    served.stop()
 
 
 def test_a_silent_worker_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import re
+import tracemalloc
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from werkzeug.datastructures import FileStorage
@@ -17,7 +19,8 @@ from pipeline.ports import Job, ObjectInfo
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import NOTICE
 from tests.fakes import LIMIT, FakeEngine
-from tests.webpage import MAX_UPLOAD, NOW, RELEASE, Page
+from tests.webpage import MAX_UPLOAD, NOW, RELEASE, Booth, Page
+from web.app import create_app
 from web.upload import Refused, inbox_key
 
 # Upload
@@ -237,14 +240,65 @@ def test_this_machine_is_answered_to(page: Page, host: str) -> None:
     assert page.get("/healthz", headers={"Host": host}) == '{"status":"ok"}\n'
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", "localhost:80@x"]
-)
+STRANGE_HOSTS = ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", "localhost:80@x"]
+# What no server can have as its name, so that Flask cannot even build an address with it.
+STRANGE_HOSTS += [
+    "a" * 300,
+    "a" * 64 + ".b",
+    ".",
+    "a..b",
+    "",
+    "[::1",
+    "localhost:123456",
+    "\xe9",
+    "localhost:",
+]
+
+
+@pytest.mark.parametrize("host", STRANGE_HOSTS)
 def test_another_host_name_is_refused(page: Page, host: str) -> None:
     page.judged("a.jpeg", b"P")
     for address in ("/", "/healthz", "/changes", "/xray/a.jpeg", "/static/style.css"):
         html = page.get(address, 400, headers={"Host": host})
         assert "a.jpeg" not in html
+
+
+@pytest.mark.parametrize("address", ["/resubmit", "/upload", "/upload/ticket"])
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json", "text/plain"])
+def test_what_is_no_file_may_not_be_large(tmp_path: Path, address: str, kind: str) -> None:
+    """64 MB of a form's fields once took 2.3 GB and 48 seconds."""
+    store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
+    client = create_app(store, index, 64_000_000, tickets=Booth()).test_client()
+    large = b"a=&" * 1_000_000
+    answer = client.post(address, data=large, content_type=kind, headers={"Accept": "application/json"})
+    assert answer.status_code in (400, 404, 413)
+    # However the length is told, and whatever the field is called.
+    chunks = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "CONTENT_TYPE": kind}
+    answer = client.post(address, input_stream=io.BytesIO(large), environ_overrides=chunks)
+    assert answer.status_code in (400, 404, 413)
+    index.close()
+
+
+def test_a_form_is_no_way_to_fill_memory(tmp_path: Path) -> None:
+    store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
+    client = create_app(store, index, 64_000_000).test_client()
+    tracemalloc.start()
+    try:
+        for address in ("/resubmit", "/upload"):
+            form = "application/x-www-form-urlencoded"
+            assert client.post(address, data=b"a=&" * 1_000_000, content_type=form).status_code == 413
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+        index.close()
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{", b"null", b'{"name": "\\udcff", "size": 1}', b"\xff"])
+def test_a_ticket_is_not_given_for_nonsense(tmp_path: Path, body: bytes) -> None:
+    store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
+    client = create_app(store, index, MAX_UPLOAD, tickets=Booth()).test_client()
+    assert client.post("/upload/ticket", data=body, content_type="application/json").status_code == 400
+    index.close()
 
 
 def test_more_host_names_can_be_allowed(page: Page) -> None:

@@ -1,6 +1,9 @@
 """The worker's process: what it counts, when it takes no more jobs, and its HTTP face."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -8,17 +11,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from flask.testing import FlaskClient
 
 from ec2_runner.agent import Publisher, serve
+from ec2_runner.caller import user_of
+from ec2_runner.http import HttpServer
 from ec2_runner.identity import place_of_host
 from ec2_runner.server import create_app
 from ec2_runner.service import JobsRefused, Service, Status
+from pipeline.folder import FolderStore
 from pipeline.ports import Job, Outcome
 from pipeline.verdict import Release
 from tests.fakes import FakeEngine, InlineHost, MemoryStore, make_judge
 from tests.machines import free_port, listens, wait_for
 
 RELEASE = Release(number=7, version="test")
+TOKEN = "a-token-of-the-tests"
 
 
 class Clock:
@@ -48,7 +56,7 @@ def test_outcomes_come_one_by_one_and_are_counted() -> None:
     status = service.status()
     assert (status.state, status.active, status.jobs_a_minute) == ("ready", 0, 2)
     assert status.results == {"classified": 1, "failed": 1, "gone": 1}
-    assert status.last_error == "RuntimeError at fakes.py:78"
+    assert status.last_error == "RuntimeError at fakes.py:84"
 
 
 def test_another_release_is_refused_and_a_newer_one_ends_the_worker() -> None:
@@ -108,11 +116,18 @@ def test_it_knows_since_when_it_is_how_it_is() -> None:
         clock.pass_(minutes=1)
 
 
+def client_of(service: Service) -> FlaskClient:
+    """A client that knows the worker's token."""
+    client = create_app(service, TOKEN).test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
+    return client
+
+
 def test_its_http_face() -> None:
     store = MemoryStore()
     store.objects.update({"inbox/a b\udcff": b"P1", "inbox/b": b"bad"})
     service = make_service(store)
-    client = create_app(service).test_client()
+    client = client_of(service)
     answer = client.post("/jobs", json={"release": 7, "jobs": ["inbox/a b\udcff", "inbox/b"]})
     lines = [json.loads(line) for line in answer.data.splitlines()]
     assert [(line["key"], line["result"]) for line in lines] == [
@@ -131,9 +146,118 @@ def test_its_http_face() -> None:
     assert client.get("/healthz").status_code == 503
 
 
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer é"])
+def test_without_its_token_the_worker_does_nothing(given: str | None) -> None:
+    store = MemoryStore()
+    store.objects["inbox/a"] = b"P1"
+    service = make_service(store)
+    headers = {} if given is None else {"Authorization": given.encode("utf-8").decode("latin-1")}
+    client = create_app(service, TOKEN).test_client()
+    answer = client.post("/jobs", json={"release": 8, "jobs": ["inbox/a"]}, headers=headers)
+    assert answer.status_code == 401
+    assert "CXR_WORKER_TOKEN" in answer.get_json()["message"]
+    assert service.end is None
+    assert list(store.objects) == ["inbox/a"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:8477"},
+        {"Host": "a" * 300},
+        {"Host": ""},
+        {"Origin": "http://localhost:8477"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
+def test_no_browser_and_no_other_name_reaches_the_worker(headers: dict[str, str]) -> None:
+    client = client_of(make_service())
+    for address in ("/healthz", "/metrics"):
+        assert client.get(address, headers=headers).status_code == 403
+    assert client.post("/jobs", json={"release": 7, "jobs": []}, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("release", [-1, True, "7", 7.5, None, [7], 10**6, 10**30, float("nan")])
+def test_a_release_that_makes_no_sense_does_not_end_the_worker(release: object) -> None:
+    service = make_service()
+    answer = client_of(service).post("/jobs", json={"release": release, "jobs": []})
+    assert answer.status_code == 400
+    assert "`release`" in answer.get_json()["message"]
+    assert service.end is None
+
+
+NO_JOBS = [
+    *(b"", b"no JSON", b"[]", b"{}", b"null", b"[" * 100_000, b'{"release": 7}', b'\xff{"release": 7}'),
+    *(b'{"release": 7, "jobs": %b}' % jobs for jobs in (b"null", b'"inbox/a"', b"{}", b"[7]", b"[null]")),
+    *(
+        b'{"release": 7, "jobs": ["%b"]}' % key
+        for key in (b"", b"inbox/", b"a", b"outbox/a.json", b"/inbox/a")
+    ),
+    b'{"release": 7, "jobs": [' + b'"inbox/a",' * 1000 + b'"inbox/a"]}',
+]
+
+
+@pytest.mark.parametrize("body", NO_JOBS, ids=range(len(NO_JOBS)))
+def test_a_body_that_asks_for_no_jobs_of_the_inbox_is_refused_with_a_sentence(body: bytes) -> None:
+    service = make_service()
+    answer = client_of(service).post("/jobs", data=body, content_type="application/json")
+    assert answer.status_code == 400
+    assert "send {" in answer.get_json()["message"]
+    assert service.status().active == 0
+
+
+def test_keys_that_lead_out_of_the_inbox_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"P1")
+    store = FolderStore(tmp_path / "root")
+    service = Service(InlineHost(make_judge(store)), FakeEngine.model, RELEASE)
+    keys = ["inbox/../../secret", "inbox/../outbox/x", "inbox/./../../secret", "inbox/a\0b"]
+    answer = client_of(service).post("/jobs", json={"release": 7, "jobs": keys})
+    results = {json.loads(line)["result"] for line in answer.data.splitlines()}
+    assert results <= {"gone", "rejected", "failed"}
+
+
+def test_without_a_token_its_own_user_may_ask_and_no_other() -> None:
+    service = make_service()
+    served = HttpServer(create_app(service), 0)
+    body = '{"release": 7, "jobs": ["inbox/a"]}'
+    ask = (
+        "import os, sys, urllib.request, urllib.error\n"
+        "import encodings.idna\n"  # while it may still read its files
+        "if len(sys.argv) > 3: os.setuid(int(sys.argv[3]))\n"
+        "headers = {'Content-Type': 'application/json'}\n"
+        "asked = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), headers)\n"
+        "try: print(urllib.request.urlopen(asked, timeout=10).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    command = [sys.executable, "-S", "-c", ask, f"http://127.0.0.1:{served.port}/jobs", body]
+    try:
+        others = ["65534"] if os.getuid() == 0 else []  # only root can play another user
+        for user, expected in ([], "200"), *(([other], "401") for other in others):
+            done = subprocess.run([*command, *user], capture_output=True, text=True, timeout=60, check=True)
+            assert done.stdout.strip() == expected
+    finally:
+        served.stop()
+
+
+def test_whose_a_connection_is_stands_in_the_kernels_table() -> None:
+    head = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
+    row = " 1: 0100007F:{port:04X} {rest} {state} 00000000:00000000 00:00000000 00000000 {user} 0 1 1\n"
+    rest, elsewhere = f"0100007F:{8477:04X}", f"0100007F:{8478:04X}"
+    table = head
+    table += row.format(port=50001, rest=rest, state="01", user=1000)
+    table += row.format(
+        port=50002, rest=rest, state="06", user=0
+    )  # closed: the kernel has forgotten its user
+    table += row.format(port=50003, rest=elsewhere, state="01", user=0)
+    assert [user_of(table, port, 8477) for port in (50001, 50002, 50003, 1)] == [1000, None, None, None]
+
+
 def test_jobs_that_nobody_waits_for_are_not_counted_as_active() -> None:
     service = make_service()
-    client = create_app(service).test_client()
+    client = client_of(service)
     answer = client.post("/jobs", json={"release": 7, "jobs": ["inbox/a", "inbox/b"]}, buffered=False)
     assert next(answer.iter_encoded())
     answer.close()

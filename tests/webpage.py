@@ -14,7 +14,7 @@ from pipeline.folder import FolderStore
 from pipeline.intake import record_verdict
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
-from pipeline.ports import Job
+from pipeline.ports import Job, Ticket
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Release
 from tests.fakes import LIMIT, FakeEngine
@@ -25,6 +25,15 @@ MAX_UPLOAD = 1000
 NOW = datetime(2025, 11, 23, 2, 0, tzinfo=UTC)
 HOSTILE = "<img src=x onerror=alert(1)>\"'&.jpeg"
 UNICODE = "Röntgen 正面像 गोपनीय صورة " * 4 + "é́" * 7 + "xyz\u202egpj.jpeg"  # 230 bytes
+
+
+class Booth:
+    """Sells tickets to a bucket that is not there."""
+
+    origin = "https://xrays.example"
+
+    def presign_post(self, key: str, max_bytes: int) -> Ticket:
+        return Ticket(self.origin, {"key": key})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from web.users import read_users
 
 # Open to all: whether the page lives, and the style of the answer that asks for a password.
 _OPEN = ("pages.healthz", "static")
+_MAPPED_BITS = 96  # of an IPv6 address that carries one of IPv4, before it
 Network = IPv4Network | IPv6Network
 
 
@@ -36,10 +37,9 @@ class Access:
 
 def access_of(settings: Settings, address: str) -> Access:
     """What the settings say of a page at this address; UsageError where it would be open to a network."""
-    try:
-        listen = ip_address(address)
-    except ValueError as error:
-        raise UsageError(f"--host takes an address, such as 127.0.0.1 or 0.0.0.0, not {address}") from error
+    listen = _parsed(address)
+    if listen is None:
+        raise UsageError(f"--host takes an address, such as 127.0.0.1 or 0.0.0.0, not {address}")
     if settings.users and settings.proxy_header:
         raise UsageError("set CXR_USERS or CXR_PROXY_HEADER, not both: either asks who the user is")
     if not (listen.is_loopback or settings.users or settings.proxy_header):
@@ -48,7 +48,7 @@ def access_of(settings: Settings, address: str) -> Access:
             "`cxr password FILE`, and set CXR_USERS=FILE"
         )
     return Access(
-        address,
+        str(listen),
         (_in_url(listen), *(name.lower() for name in settings.page_hosts)),
         read_users(settings.users) if settings.users else {},
         settings.proxy_header,
@@ -104,7 +104,7 @@ def _believe(header: str, proxies: tuple[Network, ...]) -> None:
 
 def _client(proxies: tuple[Network, ...]) -> str:
     """The visitor's address: that of the connection, or what a trusted proxy added to X-Forwarded-For."""
-    peer = request.remote_addr or ""
+    peer = str(_parsed(request.remote_addr or "") or "")
     told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
     return str(_parsed(told) or peer) if _is_in(peer, proxies) else peer
 
@@ -115,17 +115,23 @@ def _is_in(address: str | None, networks: tuple[Network, ...]) -> bool:
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    """The address, as IPv4 where IPv6 only carries it (`::ffff:127.0.0.1`); None when it is none."""
     try:
-        return ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return None
+    return (parsed.ipv4_mapped if parsed.version == 6 else None) or parsed
 
 
 def _network(text: str) -> Network:
     try:
-        return ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError as error:
         raise UsageError(f"CXR_PROXY_ADDRESSES: {text} is no address, such as 127.0.0.1") from error
+    mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return ip_network((mapped, network.prefixlen - _MAPPED_BITS))
 
 
 def _in_url(address: IPv4Address | IPv6Address) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any, get_args
 
-from flask import Blueprint, Response, abort, jsonify, url_for
+from flask import Blueprint, Response, abort, jsonify, stream_with_context, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, Field
 
@@ -84,6 +84,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     def verdicts() -> ResponseReturnValue:
         query = asked()
         page = listed.page(query.view, query.limit, query.after, query.before)
+        note("list", count=len(page.rows))
         before, after = (str(place) if place else None for place in (page.newer, page.older))
         answer = _json(Items(items=[_item(row) for row in page.rows], before=before, after=after))
         if after:
@@ -95,8 +96,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     def export() -> ResponseReturnValue:
         rows = listed.rows(asked().view)
         first = list(islice(rows, 1))  # now: once the answer has begun, an error cannot be said any more
-        note("export")
-        answer = Response(_lines(chain(first, rows)), mimetype="text/csv")
+        answer = Response(stream_with_context(_lines(chain(first, rows))), mimetype="text/csv")
         answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
         return answer
 
@@ -170,12 +170,20 @@ _CSV = [name for name in Item.model_fields if name not in ("url", "page", "previ
 
 
 def _lines(rows: Iterable[Row]) -> Iterator[str]:
-    """CSV by RFC 4180, a few rows at a time; what a spreadsheet would take for a formula is made a text."""
-    yield ",".join(_CSV) + "\r\n"
-    for row in rows:
-        line = io.StringIO()
-        csv.writer(line).writerow([_cell(getattr(row, name)) for name in _CSV])
-        yield line.getvalue()
+    """CSV by RFC 4180, a few rows at a time; what a spreadsheet would take for a formula is made a text.
+
+    The audit has how many were read, also where the reader broke off.
+    """
+    count = 0
+    try:
+        yield ",".join(_CSV) + "\r\n"
+        for row in rows:
+            count += 1
+            line = io.StringIO()
+            csv.writer(line).writerow([_cell(getattr(row, name)) for name in _CSV])
+            yield line.getvalue()
+    finally:
+        note("export", count=count)
 
 
 def _cell(value: Any) -> Any:

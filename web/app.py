@@ -1,6 +1,6 @@
 """The status page, put together. Nothing happens at import."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +35,7 @@ def create_app(
     operations: Monitor | None = None,
     access: Access | None = None,
     audit: Audit | None = None,
+    problems: Callable[[], list[str]] | None = None,
 ) -> Flask:
     """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
 
@@ -43,7 +44,9 @@ def create_app(
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
     With `tickets`, the store's, uploads go straight to it and not through the page.
-    `operations` tells of host and queue; without it, the page has no panel of theirs.
+    `operations` tells of host and queue; without it, the page has no panel of theirs. `problems` says, in a
+    sentence each and without names of files, what does not run as it should: the panel shows them, and
+    `/healthz` fails meanwhile.
 
     It answers to this machine's own names, and everybody, unless `access` says otherwise. What people do
     is noted in `audit`.
@@ -60,10 +63,10 @@ def create_app(
     protect(app, access)
     keep(app, audit)
     errors.explain(app)
-    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card))
+    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card, problems or list))
     app.register_blueprint(api.blueprint(store, index, operations))
     app.register_blueprint(upload.blueprint(store, max_upload_bytes, tickets))
     app.register_blueprint(resubmit.blueprint(store, index, max_upload_bytes))
-    if operations:
-        app.register_blueprint(host.blueprint(operations, card))
+    if operations or problems:
+        app.register_blueprint(host.blueprint(operations, card, problems or list))
     return app

@@ -13,7 +13,7 @@ from flask import Flask, current_app, g, request
 
 from pipeline.names import key_hash
 
-Action = Literal["view", "upload", "resubmit", "export", "login"]
+Action = Literal["view", "preview", "list", "upload", "resubmit", "export", "login"]
 Result = Literal["done", "refused"]
 
 _FILE_BYTES, _FILES = 10_000_000, 10  # a file and the older ones: about 500,000 lines
@@ -29,8 +29,19 @@ class Audit:
         self._secret = secret
         self._file = _PrivateFile(path, maxBytes=file_bytes, backupCount=_FILES - 1, delay=True)
 
-    def note(self, action: Action, key: str | None, result: Result, user: str | None, address: str) -> None:
-        """Add a line. It says on standard error when it cannot be written."""
+    def note(
+        self,
+        action: Action,
+        key: str | None,
+        result: Result,
+        user: str | None,
+        address: str,
+        count: int | None = None,
+    ) -> None:
+        """Add a line; `count` is how many X-rays were read at once.
+
+        It says on standard error when it cannot be written.
+        """
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "user": user,
@@ -38,6 +49,7 @@ class Audit:
             "action": action,
             "result": result,
             "key": key and key_hash(key, self._secret),
+            "count": count,
         }
         self._file.handle(makeLogRecord({"msg": json.dumps(line)}))
 
@@ -47,11 +59,18 @@ def keep(app: Flask, audit: Audit | None) -> None:
     app.extensions["audit"] = audit
 
 
-def note(action: Action, key: str | None = None, result: Result = "done", user: str | None = None) -> None:
+def note(
+    action: Action,
+    key: str | None = None,
+    result: Result = "done",
+    user: str | None = None,
+    count: int | None = None,
+) -> None:
     """Note what this request did, in the page's audit if it keeps one: by its user, if not by another."""
     audit: Audit | None = current_app.extensions["audit"]
     if audit:
-        audit.note(action, key, result, user or g.get("user"), g.get("address") or request.remote_addr or "")
+        address = g.get("address") or request.remote_addr or ""
+        audit.note(action, key, result, user or g.get("user"), address, count)
 
 
 class _PrivateFile(RotatingFileHandler):

@@ -1,6 +1,6 @@
 """The panel of the host and its queue: a part of the worklist, which the script keeps up to date."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request
@@ -18,11 +18,17 @@ HOST_STATES: dict[HostState, str] = {
 }
 
 
-def blueprint(monitor: Monitor, card: Mapping[str, Any] | None) -> Blueprint:
-    """The panel of this host; its network links to its card where that is the one at hand."""
+def blueprint(
+    monitor: Monitor | None, card: Mapping[str, Any] | None, problems: Callable[[], list[str]]
+) -> Blueprint:
+    """The panel of this host, if there is one to tell of, under what is wrong with this program.
+
+    The host's network links to its card where that is the one at hand.
+    """
     host = Blueprint("host", __name__)
     shown = {
-        "operations": monitor.look,
+        "operations": monitor.look if monitor else None,
+        "problems": problems,
         "HOST_STATES": HOST_STATES,
         "card_of": card["sha256"] if card else None,
     }

@@ -77,7 +77,9 @@ def _reads() -> dict[str, Any]:
     listed = _operation("The worklist, a page at a time", _json(Items), parameters=_parameters(*_SAID))
     table = _operation("The worklist as a table", {"text/csv": text}, parameters=view)
     one = _operation("One X-ray with its verdict", _json(Whole), "404", "503", parameters=[name])
-    alive = _operation("Whether the page serves", {"application/json": anything})
+    alive = _operation("Whether the page serves, and all that it needs runs", {"application/json": anything})
+    failing = "Something does not run as it should: `problems` says what"
+    alive["responses"]["503"] = {"description": failing, "content": {"application/json": anything}}
     for code in ("401", "403", "429"):
         del alive["responses"][code]
     return {
@@ -96,9 +98,8 @@ def _writes() -> dict[str, Any]:
     key = {"name": "key", "in": "query", "required": True, "schema": {"type": "string"}}
     key["description"] = "The whole key, with `inbox/`."
     upload = _operation("Put a file into the inbox", _json(Key), "409", "413", "503")
-    again = _operation(
-        "Have a failed X-ray judged again", _json(Key), "404", "409", "503", done="202", parameters=[key]
-    )
+    codes = ("404", "409", "413", "503")
+    again = _operation("Have a failed X-ray judged again", _json(Key), *codes, done="202", parameters=[key])
     return {
         "/upload": {"post": upload | _body({"multipart/form-data": {"schema": form}})},
         "/resubmit": {"post": again},

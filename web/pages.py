@@ -1,8 +1,9 @@
 """The pages to read: the worklist, one X-ray, its preview; and what the script asks to keep up to date."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, abort, render_template, request
@@ -30,9 +31,13 @@ class NameConverter(PathConverter):
 
 
 def blueprint(
-    store: Store, index: SqliteIndex, max_upload_bytes: int, card: Mapping[str, Any] | None
+    store: Store,
+    index: SqliteIndex,
+    max_upload_bytes: int,
+    card: Mapping[str, Any] | None,
+    problems: Callable[[], list[str]],
 ) -> Blueprint:
-    """The pages over this store and this worklist, and of the network's card."""
+    """The pages over this store and this worklist, of the network's card and of `create_app`'s `problems`."""
     pages = Blueprint("pages", __name__)
     listed = Worklist(index)
 
@@ -88,7 +93,8 @@ def blueprint(
 
     @pages.get("/preview/<name:name>")
     def preview(name: str) -> ResponseReturnValue:
-        key = _preview_key(row_of(name), request.args.get("v"))
+        row = row_of(name)
+        key = _preview_key(row, request.args.get("v"))
         found = store.get(key, _PREVIEW_LIMIT) if key else None
         if found is None:
             abort(404, "There is no preview of this X-ray.")
@@ -100,7 +106,10 @@ def blueprint(
             response.cache_control.max_age, response.cache_control.immutable = _YEAR, True
         else:
             response.cache_control.no_cache = True
-        return response.make_conditional(request)
+        answer = response.make_conditional(request)
+        if answer.status_code != HTTPStatus.NOT_MODIFIED:
+            note("preview", row.key)
+        return answer
 
     @pages.get("/changes")
     def changes() -> ResponseReturnValue:
@@ -114,7 +123,8 @@ def blueprint(
 
     @pages.get("/healthz")
     def healthz() -> ResponseReturnValue:
-        return {"status": "ok"}
+        found = problems()
+        return ({"status": "failing", "problems": found}, 503) if found else {"status": "ok"}
 
     return pages
 

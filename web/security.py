@@ -1,12 +1,16 @@
 """What keeps other sites, and files with hostile names, from doing anything through the page."""
 
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, current_app, request
 
 _OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(:[0-9]+)?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(:[0-9]{1,5})?")
+_FOREIGN = "cxr.foreign_host"  # in the environment of a request
+_SMALL_BODY = 1_000_000  # bytes
 _POLICY = {
     "default-src": "'none'",
     "img-src": "'self' data: blob:",
@@ -27,16 +31,38 @@ _HEADERS = {
 
 
 def protect(app: Flask) -> None:
-    """Check every request's host, and where a POST comes from; harden every answer."""
+    """Check every request's host, and where a POST comes from; bound its body; harden every answer."""
+    app.wsgi_app = _named(app.wsgi_app, app.config)  # type: ignore[method-assign]
     app.before_request(_check_host)
     app.before_request(_check_origin)
+    app.before_request(_bound_body)
     app.after_request(_harden)
+
+
+def _named(app: Callable[..., Iterable[bytes]], config: Mapping[str, Any]) -> Callable[..., Iterable[bytes]]:
+    """Note which requests are under another name than ours, and put one of ours in its place.
+
+    Flask cannot answer under a name that is too long, or none at all.
+    """
+
+    def look(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        match = _HOST.fullmatch(environ.get("HTTP_HOST", "").lower())
+        if not match or match[1] not in (*_OWN_HOSTS, *config["ALLOWED_HOSTS"]):
+            environ |= {"HTTP_HOST": _OWN_HOSTS[0], _FOREIGN: True}
+        return app(environ, start_response)
+
+    return look
+
+
+def _bound_body() -> None:
+    """Files alone may be large: the fields of a form cost forty times their size, and JSON some, too."""
+    if request.mimetype != "multipart/form-data":
+        request.max_content_length = _SMALL_BODY
 
 
 def _check_host() -> None:
     """Refuse names that are not ours: another site's name may point at this machine (DNS rebinding)."""
-    match = _HOST.fullmatch(request.host.lower())
-    if not match or match[1] not in (*_OWN_HOSTS, *current_app.config["ALLOWED_HOSTS"]):
+    if _FOREIGN in request.environ:
         abort(
             400,
             "This page does not answer to that host name. Open it as http://localhost with its port, or have "

@@ -60,7 +60,10 @@ def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprin
         @upload.post("/upload/ticket")
         def ticket() -> ResponseReturnValue:
             """Where the file of this name and size may be sent instead. 409: nowhere but to `/upload`."""
-            asked = request.get_json(silent=True)
+            try:
+                asked = request.get_json(silent=True)
+            except RecursionError:
+                asked = None
             try:
                 key, given = issue(store, tickets, asked, max_bytes)
             except Refused as error:

@@ -42,7 +42,7 @@ def user_line(name: str, password: str) -> str:
 def write_user(path: Path, line: str) -> None:
     """Put the line into the file, in place of an earlier one of its name; its owner alone may read it."""
     start = line.partition(":")[0] + ":"
-    kept = [other for other in (_lines(path) if path.exists() else []) if not other.startswith(start)]
+    kept = [other for other in (_lines(path) if os.path.lexists(path) else []) if not other.startswith(start)]
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.unlink(missing_ok=True)

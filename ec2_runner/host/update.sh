@@ -11,7 +11,7 @@ base="${CXR_PREFIX:-}/opt/cxr"
 releases="$base/releases"
 refused="$base/refused" # names of refused releases; the file is as old as the last refusal
 python=${CXR_PYTHON:-python3.12}
-user=${CXR_USER-cxr}
+user=${CXR_ACCOUNT-cxr}
 retry_minutes=10
 bucket="s3://$CXR_BUCKET/system"
 

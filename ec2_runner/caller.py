@@ -1,0 +1,65 @@
+"""Who asks a worker for something: its port is open to every user and every browser of the machine."""
+
+import hmac
+import os
+import re
+import socket
+from pathlib import Path
+
+from flask import Request
+
+from pipeline.errors import UsageError
+
+# `worker` is what the functions of release 4 call it.
+_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|worker)(:[0-9]{1,5})?", re.IGNORECASE)
+_CONNECTIONS = Path("/proc/net/tcp")
+_ESTABLISHED = "01"  # in other states the kernel may have forgotten whose a connection is
+_ROOT = 0
+
+
+def is_program_here(request: Request) -> bool:
+    """Return whether a request is for this machine by its name, and from no browser.
+
+    A page of another site can have a browser send what it likes to the loopback, but not without these
+    headers; and with a name of its own that leads here (DNS rebinding), not under a name of ours.
+    """
+    from_browser = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+    return bool(_HOST.fullmatch(request.headers.get("Host", ""))) and not from_browser
+
+
+def may_ask(request: Request, token: str | None) -> bool:
+    """Return whether the caller knows the token; without one, whether it is of our own user, or root.
+
+    The kernel knows whose a connection is: so a port is closed to others as a Unix socket of mode 0600 is.
+    Through SSH, it is the user who logged in.
+    """
+    if token:
+        given = request.headers.get("Authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+    port = str(request.environ.get("REMOTE_PORT", ""))
+    table = _CONNECTIONS.read_text() if port.isdecimal() else ""
+    here = int(request.environ.get("SERVER_PORT", 0))
+    return user_of(table, int(port or 0), here) in (os.getuid(), _ROOT)
+
+
+def user_of(table: str, port: int, here: int) -> int | None:
+    """Return the user whose connection goes from `port` of the loopback to the port `here`, by /proc/net/tcp.
+
+    man7.org/linux/man-pages/man5/proc_pid_net.5.html
+    """
+    address = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
+    wanted = [f"{address}:{port:04X}", f"{address}:{here:04X}", _ESTABLISHED]
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        if words[1:4] == wanted:
+            return int(words[7])
+    return None
+
+
+def check_caller_is_known(token: str | None) -> None:
+    """Raise UsageError where nothing would tell the worker who asks."""
+    if not token and not _CONNECTIONS.exists():
+        raise UsageError(
+            "CXR_WORKER_TOKEN: it is needed on this system, a secret of 16 characters or more that those who "
+            "send jobs are given, too"
+        )

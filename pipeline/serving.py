@@ -1,0 +1,57 @@
+"""HTTP by waitress, as the page and the worker serve it: no number of idle connections shuts it."""
+
+from collections import Counter
+from typing import Any
+
+from waitress import create_server
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+
+_MOST_CONNECTIONS = 400  # under the 1,024 files that a process may have open on most systems
+_SPARE = 20  # connections that are kept free for those who come
+_IDLE_SECONDS = 60
+_UNREAD_BYTES = 1 << 30  # of an answer that nobody fetches, on disk: it must not hold a thread
+
+
+def make_server(
+    app: Any, address: str, port: int, threads: int, channels: dict[int, Any] | None = None, **options: Any
+) -> BaseWSGIServer:
+    """Return a server that listens; OSError when it cannot. `channels` is filled with its connections."""
+    server: BaseWSGIServer = create_server(
+        app,
+        channels,
+        host=address,
+        port=port,
+        threads=threads,
+        ident=None,
+        connection_limit=_MOST_CONNECTIONS,
+        channel_timeout=_IDLE_SECONDS,
+        cleanup_interval=0,  # looks at its connections whenever one of them moves
+        asyncore_use_poll=True,
+        outbuf_high_watermark=_UNREAD_BYTES,
+        **options,
+    )
+    close_idle = server.maintenance
+
+    def look_after(now: float) -> None:
+        close_idle(now)
+        _make_room(list(server.active_channels.values()))
+
+    server.maintenance = look_after
+    return server
+
+
+def _make_room(channels: list[HTTPChannel]) -> None:
+    """Close connections that wait for their client when there are too many.
+
+    The first to go are those of the address that has the most, and of these the oldest: whoever sends a byte
+    now and then to keep them gains nothing.
+    """
+    excess = len(channels) - (_MOST_CONNECTIONS - _SPARE)
+    if excess <= 0:
+        return
+    crowd = Counter(channel.addr[0] for channel in channels)
+    waiting = [channel for channel in channels if not channel.requests and not channel.will_close]
+    waiting.sort(key=lambda channel: (-crowd[channel.addr[0]], channel.creation_time))
+    for channel in waiting[:excess]:
+        channel.will_close = True
