@@ -16,19 +16,22 @@ def alone(path: Path, what: str, where: str) -> Iterator[None]:
 
     The lock goes with its process, however that ends; `where` is written beside it for the next one.
     """
-    note = path.with_suffix(".running")
+    note, lock = path.with_suffix(".running"), FileLock(path, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0):
-            note.write_text(f"{where}, process {os.getpid()}", encoding="utf-8")
-            try:
-                yield
-            finally:
-                note.unlink(missing_ok=True)
+        lock.acquire()
+        note.write_text(f"{where}, process {os.getpid()}", encoding="utf-8")
     except Timeout as error:
-        raise UsageError(
-            f"{what} runs on this folder already, {_said(note)}: use it, or end it first"
-        ) from error
+        reason = f"{what} runs on this folder already, {_said(note)}: use it, or end it first"
+        raise UsageError(reason) from error
+    except OSError as error:
+        lock.release()
+        raise UsageError(f"{path} cannot be made: {error.strerror}; name another --root") from error
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
 
 
 def _said(note: Path) -> str:

@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     worker_port: int = Field(8477, gt=0, lt=65536, description="of `cxr worker`, on its machine's loopback")
     worker_token: str | None = Field(
         None,
-        pattern=r"^[!-~]{16,}$",
+        min_length=16,
+        pattern=r"^[!-~]+$",
         description="secret that `cxr worker` asks of those who send it jobs; "
         "without it, they have to be of its own user",
     )

@@ -1,10 +1,12 @@
 """`cxr password`: who may use the page."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 
 
@@ -17,10 +19,12 @@ def password(
     """Ask for a name and a password of the page, and write them into the file of its users."""
     from web.users import user_line, write_user
 
+    path = file or load_settings().users
+    if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise UsageError(f"{path} cannot be written; name a file in a folder that is there")
     name = typer.prompt("Name", err=True)
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     line = user_line(name.strip(), secret)
-    path = file or load_settings().users
     if path is None:
         typer.echo(line)
         return
