@@ -41,7 +41,7 @@ TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
         for age in ("000Y", "006Y", "045D", "011M", "072M", "010W", "085Y")
     ],
     *[({"PatientAge": age}, ()) for age in ("001Y", "005Y", "012M", "018M", "071M", "400D", "060W", "1Y")],
-    *[({"PatientAge": age}, ("age_unknown",)) for age in (None, "", "3", "Y003", "old")],
+    *[({"PatientAge": age}, ("age_unknown",)) for age in (None, "", "Y003", "old", "-3", "999Y")],
     ({"PatientAge": None, "PatientBirthDate": "20200630", "StudyDate": "20260629"}, ()),
     (
         {"PatientAge": None, "PatientBirthDate": "2020.06.30", "StudyDate": "20260630"},
