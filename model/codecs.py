@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.codestreams import Stream, check_length, with_another_end
+from model.codestreams import Stream, check_length, first_scan, with_another_end
 
 Pixels = npt.NDArray[np.integer[Any]]
 
@@ -36,7 +36,9 @@ def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
         return _jpeg_ls(stream)
     if stream.is_lossless_jpeg:
         values = _by_gdcm(stream)
-        check_length(stream, [values] if values.ndim == 2 else [*np.moveaxis(values, 2, 0)])
+        check_length(
+            stream, first_scan(stream), [values] if values.ndim == 2 else [*np.moveaxis(values, 2, 0)]
+        )
         return values
     if is_rgb and not stream.says_colours:
         stream = replace(stream, data=stream.data[:2] + _RGB + stream.data[2:])
@@ -119,6 +121,7 @@ def _by_gdcm(stream: Stream) -> Pixels:
     """A lossless JPEG, or one of more than 8 bits."""
     import gdcm
 
+    first_scan(stream)
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(stream.data)
     fragments = gdcm.SequenceOfFragments.New()

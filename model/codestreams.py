@@ -108,44 +108,68 @@ def with_another_end(stream: Stream, count: int) -> Stream:
     return replace(stream, data=bytes(data))
 
 
-def check_length(stream: Stream, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
+@dataclass(frozen=True)
+class Scan:
+    """The first scan of a JPEG by Huffman's codes."""
+
+    data: bytes
+    header: bytes
+    tables: dict[int, dict[int, int]]  # by number: how many bits long the code of each symbol is
+    has_restarts: bool = False
+
+
+def first_scan(stream: Stream) -> Scan:
+    """Find it. ValueError when what should lie before it does not: gdcm would end the process then."""
+    tables: dict[int, dict[int, int]] = {}
+    place, has_restarts = len(_JPEG), False
+    while True:
+        start, marker, length = struct.unpack_from(">BBH", stream.data, place)
+        segment = stream.data[place + 4 : place + 2 + length]
+        if start != 0xFF or (marker != 0xFF and (marker < 0xC0 or len(segment) != length - 2)):
+            raise ValueError("a segment does not begin where it should")
+        if marker == _TABLES:
+            tables |= dict(_code_lengths(segment))
+        elif marker == _RESTARTS:
+            has_restarts = any(segment)
+        elif marker == _SCAN:
+            break
+        place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
+    used = [number for byte in segment[2 : 2 + 2 * segment[0] : 2] for number in _numbers(byte, stream)]
+    if len(segment) != 4 + 2 * segment[0] or not set(used) <= set(tables):
+        raise ValueError("a table of codes is missing")
+    return Scan(stream.data[place + 2 + length :].rstrip(b"\xff\xd9"), segment, tables, has_restarts)
+
+
+def _numbers(byte: int, stream: Stream) -> tuple[int, ...]:
+    """The tables that a component uses: of a lossless JPEG one, else one for means and one for the rest."""
+    return (byte >> 4,) if stream.is_lossless_jpeg else (byte >> 4, 0x10 | byte & 15)
+
+
+def check_length(stream: Stream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
     """Raise ValueError when a lossless JPEG is shorter or longer than its image, which a decoder hides.
 
     Its length follows from the pixels: each is a code for the size of its difference from its neighbours,
     and as many bits. ITU-T T.81 annex H.
     """
-    tables: dict[int, dict[int, int]] = {}
-    scan, place = b"", len(_JPEG)
-    while not scan:
-        _, marker, length = struct.unpack_from(">BBH", stream.data, place)
-        segment = stream.data[place + 4 : place + 2 + length]
-        if marker == _TABLES:
-            tables |= dict(_code_lengths(segment))
-        elif marker == _RESTARTS and any(segment):
-            return  # each interval begins anew: the decoder sees where one is missing
-        elif marker == _SCAN:
-            scan = stream.data[place + 2 + length :].rstrip(b"\xff\xd9")
-            break
-        place += 1 if marker == 0xFF else 2 + length
-    count, predictor, shift = segment[0], segment[-3], segment[-1] & 15
-    if count != len(planes):
-        return  # several scans
-    needed = 0
-    for plane, table in zip(planes, segment[2 : 2 + 2 * count : 2], strict=True):
-        lengths = tables[table >> 4]
+    if scan.has_restarts or scan.header[0] != len(planes):
+        return  # it begins anew within the image: a decoder sees where one piece ends too early
+    needed, predictor, shift = 0, scan.header[-3], scan.header[-1] & 15
+    for plane, table in zip(planes, scan.header[2 : 2 + 2 * len(planes) : 2], strict=True):
         for size, number in enumerate(_sizes(plane, predictor, shift, stream.bits)):
-            needed += int(number) * (lengths[size] + size % 16)
-    if not 0 <= 8 * (len(scan) - scan.count(b"\xff\0")) - needed < 64:
+            needed += number * (scan.tables[table >> 4][size] + size % 16) if number else 0
+    if not 0 <= 8 * (len(scan.data) - scan.data.count(b"\xff\0")) - needed < 64:
         raise ValueError("the stream is of another length than its image needs")
 
 
 def _code_lengths(segment: bytes) -> Iterator[tuple[int, dict[int, int]]]:
-    """Of each table: its number, and how many bits long the code of each size is."""
+    """Of each table: its number, and how many bits long the code of each symbol is."""
     while segment:
         counts, lengths = segment[1:17], dict[int, int]()
-        sizes = iter(segment[17 : 17 + sum(counts)])
+        symbols = iter(segment[17 : 17 + sum(counts)])
         for bits, number in enumerate(counts, 1):
-            lengths |= {next(sizes): bits for _ in range(number)}
+            lengths |= {symbol: bits for _, symbol in zip(range(number), symbols, strict=False)}
+        if not 0 < sum(counts) <= 256 or len(segment) < 17 + sum(counts):
+            raise ValueError("a table of codes is damaged")
         yield segment[0], lengths
         segment = segment[17 + sum(counts) :]
 

@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.dictionary import TAGS
+
 Order = Literal["<", ">"]  # of the bytes of a number: little or big endian
 
-PREAMBLE = 132  # bytes, with DICM at their end
-PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA = TAGS["PixelData"]
+_PREAMBLE = 132  # bytes, with DICM at their end
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _SEQUENCE_ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0))  # and what some write
 _MOST_STEPS = 1_000_000  # elements and items of one file; X-rays have a few hundred
@@ -28,64 +30,6 @@ _SHORT = frozenset(
     )
 )
 
-TAGS = {
-    "MediaStorageSOPClassUID": 0x00020002,
-    "TransferSyntaxUID": 0x00020010,
-    "SOPClassUID": 0x00080016,
-    "SOPInstanceUID": 0x00080018,
-    "StudyDate": 0x00080020,
-    "SeriesDate": 0x00080021,
-    "AcquisitionDate": 0x00080022,
-    "ContentDate": 0x00080023,
-    "AcquisitionDateTime": 0x0008002A,
-    "Modality": 0x00080060,
-    "ConversionType": 0x00080064,
-    "PresentationIntentType": 0x00080068,
-    "CodeValue": 0x00080100,
-    "CodeMeaning": 0x00080104,
-    "LongCodeValue": 0x00080119,
-    "AnatomicRegionSequence": 0x00082218,
-    "AnatomicRegionModifierSequence": 0x00082220,
-    "PrimaryAnatomicStructureSequence": 0x00082228,
-    "PatientBirthDate": 0x00100030,
-    "PatientAge": 0x00101010,
-    "BodyPartExamined": 0x00180015,
-    "ViewPosition": 0x00185101,
-    "PatientOrientation": 0x00200020,
-    "SamplesPerPixel": 0x00280002,
-    "PhotometricInterpretation": 0x00280004,
-    "PlanarConfiguration": 0x00280006,
-    "NumberOfFrames": 0x00280008,
-    "Rows": 0x00280010,
-    "Columns": 0x00280011,
-    "BitsAllocated": 0x00280100,
-    "BitsStored": 0x00280101,
-    "HighBit": 0x00280102,
-    "PixelRepresentation": 0x00280103,
-    "PixelPaddingValue": 0x00280120,
-    "PixelPaddingRangeLimit": 0x00280121,
-    "BurnedInAnnotation": 0x00280301,
-    "WindowCenter": 0x00281050,
-    "WindowWidth": 0x00281051,
-    "RescaleIntercept": 0x00281052,
-    "RescaleSlope": 0x00281053,
-    "VOILUTFunction": 0x00281056,
-    "RedPaletteColorLookupTableDescriptor": 0x00281101,
-    "GreenPaletteColorLookupTableDescriptor": 0x00281102,
-    "BluePaletteColorLookupTableDescriptor": 0x00281103,
-    "RedPaletteColorLookupTableData": 0x00281201,
-    "GreenPaletteColorLookupTableData": 0x00281202,
-    "BluePaletteColorLookupTableData": 0x00281203,
-    "ModalityLUTSequence": 0x00283000,
-    "LUTDescriptor": 0x00283002,
-    "LUTData": 0x00283006,
-    "VOILUTSequence": 0x00283010,
-    "ViewCodeSequence": 0x00540220,
-    "ViewModifierCodeSequence": 0x00540222,
-    "FloatPixelData": 0x7FE00008,
-    "DoubleFloatPixelData": 0x7FE00009,
-    "PixelData": PIXEL_DATA,
-}
 _WANTED = frozenset(TAGS.values())
 _SEQUENCES = frozenset(tag for word, tag in TAGS.items() if word.endswith("Sequence"))
 
@@ -166,7 +110,7 @@ class Elements:
 
 def is_dicom(data: bytes) -> bool:
     """Whether the bytes begin as a DICOM file does, with its preamble or without."""
-    if data[PREAMBLE - 4 : PREAMBLE] == b"DICM" or data.startswith(b"DICM"):
+    if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM" or data.startswith(b"DICM"):
         return True
     if len(data) < 12 or data[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
         return False
@@ -179,8 +123,8 @@ def is_dicom(data: bytes) -> bool:
 def read_header(data: bytes) -> tuple[Elements, memoryview]:
     """The elements of the file's own header (group 2), if it has one; and the rest of the file."""
     view = memoryview(data)
-    if data[PREAMBLE - 4 : PREAMBLE] == b"DICM":
-        view = view[PREAMBLE:]
+    if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
+        view = view[_PREAMBLE:]
     elif data.startswith(b"DICM"):
         view = view[4:]
     header = Elements()
@@ -241,7 +185,7 @@ class _Reader:
                 length = self._short(self._view, place + 6)[0]
             # else this one is without its type, as some write private elements
         wanted = found is not None and tag in _WANTED
-        if tag == PIXEL_DATA and not depth and found is not None:
+        if tag == _PIXEL_DATA and not depth and found is not None:
             stop = min(start + length, end) if length != _UNDEFINED else end
             found.values[tag] = Value(self._view[start:stop], kind, length != _UNDEFINED)
             return -1
