@@ -26,9 +26,10 @@ _quiet = Lock()
 
 
 def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
-    """The values of a stream, [h, w] or [h, w, 3]; colours as RGB. Raises anything when it is damaged.
+    """The values of a stream, [h, w]; or of its colours, [h, w, 3]. Raises anything when it is damaged.
 
-    `is_rgb`: so the file says, which counts where a JPEG says nothing.
+    `is_rgb`: so the file says, which counts where a JPEG says nothing. Of a usual JPEG the colours come as
+    their brightness.
     """
     if stream.family == "JPEG 2000":
         return _jpeg2000(stream)
@@ -73,27 +74,33 @@ def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixel
     has no use for. So the stream's last bits are turned over: the image must differ in its last blocks, and
     there alone.
     """
-    for count in (2, 32):  # bytes
-        differ = values != decode(with_another_end(stream, count))
-        differ = differ.any(axis=2) if differ.ndim == 3 else differ
-        row = int(differ.any(axis=1).argmax()) // _BLOCK * _BLOCK
-        columns = differ[row : row + _BLOCK].any(axis=0)
-        if columns.any():
+    for count in (2, 32, 512):  # bytes; the last ones may be black, or about colours alone
+        others = decode(with_another_end(stream, count))
+        rows = range(0, stream.rows, _BLOCK)
+        row = next((row for row in rows if not np.array_equal(*_blocks(row, values, others))), None)
+        if row is not None:
             break
     else:
         raise ValueError("the stream goes on behind its image")
+    differ = np.not_equal(*_blocks(row, values, others)).reshape(-1, stream.columns, values[0, 0].size)
+    column = int(differ.any(axis=(0, 2)).argmax())
     across = -(-stream.columns // _BLOCK)
-    behind = -(-stream.rows // _BLOCK) * across - row // _BLOCK * across - int(columns.argmax()) // _BLOCK
-    if behind > (4 * count if stream.components == 1 else 24 * count + 6 * across):  # colours: 6 to a unit
+    behind = (len(rows) - row // _BLOCK) * across - column // _BLOCK
+    if behind > 4 * count + 4 * across * (stream.components > 1):  # with colours, four come at once
         raise ValueError("the stream ends before its image")
 
 
+def _blocks(row: int, *images: Pixels) -> list[Pixels]:
+    return [image[row : row + _BLOCK] for image in images]
+
+
 def _by_pillow(stream: Stream) -> Pixels:
-    """A JPEG of 8 bits."""
+    """A JPEG of 8 bits; of colours the brightness."""
     with Image.open(io.BytesIO(stream.data), formats=("JPEG",)) as image:
-        if image.size != (stream.columns, stream.rows) or image.mode not in ("L", "RGB"):
+        image.draft("L", image.size)
+        if image.size != (stream.columns, stream.rows):
             raise ValueError("the stream holds another image than it says")
-        return np.asarray(image)
+        return np.asarray(image.convert("L"))
 
 
 def _jpeg_ls(stream: Stream) -> Pixels:

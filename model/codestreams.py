@@ -43,11 +43,6 @@ class Stream:
         """Whether it is the JPEG of differences, not that of cosines."""
         return self.marker == _LOSSLESS
 
-    @property
-    def is_by_cosines(self) -> bool:
-        """Whether it is the usual JPEG, whose decoders give its colours as RGB."""
-        return self.marker in _BY_COSINES
-
 
 def opened(data: bytes) -> Stream:
     """The stream of a frame. ValueError or struct.error when it is none, or not whole."""

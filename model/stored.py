@@ -83,7 +83,7 @@ def _of_stream(elements: Elements, stream: Stream, packing: Packing | None) -> S
     photometric = elements.text("PhotometricInterpretation")
     values = decoded(stream, photometric == "RGB")
     if stream.components == 3:
-        is_brightness_first = photometric.startswith(("YBR_F", "YBR_P")) and not stream.is_by_cosines
+        is_brightness_first = values.ndim == 3 and photometric.startswith(("YBR_F", "YBR_P"))
         return _brightness(values[:, :, 0] if is_brightness_first else values, stream.bits)
     is_signed = stream.is_signed
     if stream.family != "JPEG 2000":  # the others do not say it
