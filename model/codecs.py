@@ -77,12 +77,12 @@ def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixel
     for count in (2, 32, 512):  # bytes; the last ones may be black, or about colours alone
         others = decode(with_another_end(stream, count))
         rows = range(0, stream.rows, _BLOCK)
-        row = next((row for row in rows if not np.array_equal(*_blocks(row, values, others))), None)
+        row = next((row for row in rows if _difference(row, values, others).any()), None)
         if row is not None:
             break
     else:
         raise ValueError("the stream goes on behind its image")
-    differ = np.not_equal(*_blocks(row, values, others)).reshape(-1, stream.columns, values[0, 0].size)
+    differ = _difference(row, values, others).reshape(-1, stream.columns, values[0, 0].size)
     column = int(differ.any(axis=(0, 2)).argmax())
     across = -(-stream.columns // _BLOCK)
     behind = (len(rows) - row // _BLOCK) * across - column // _BLOCK
@@ -90,8 +90,8 @@ def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixel
         raise ValueError("the stream ends before its image")
 
 
-def _blocks(row: int, *images: Pixels) -> list[Pixels]:
-    return [image[row : row + _BLOCK] for image in images]
+def _difference(row: int, one: Pixels, two: Pixels) -> npt.NDArray[np.bool_]:
+    return np.not_equal(one[row : row + _BLOCK], two[row : row + _BLOCK])
 
 
 def _by_pillow(stream: Stream) -> Pixels:

@@ -137,7 +137,7 @@ def _in_low_bits(elements: Elements, values: Pixels, allocated: int) -> Stored:
         (one != two).any() for one, two in zip(bands(believed), bands(whole), strict=True)
     )
     # Bits beyond those stored: an overlay of old, or the number is too small. The smoother is the picture.
-    if is_beyond and _roughness(whole, len(whole)) < _roughness(believed, len(whole)):
+    if is_beyond and _roughness(whole) < _roughness(believed):
         return Stored(whole, allocated)
     return Stored(believed, bits)
 
@@ -147,10 +147,9 @@ def _believed(values: Pixels, bits: int, is_signed: bool) -> Pixels:
 
     A wrong sign wraps the values round: next to the brightest lies the darkest. So the rows tell.
     """
-    stated, other = (_of_bits(values, bits, sign) for sign in (is_signed, not is_signed))
-    if _roughness(other, _ROWS_COMPARED) < _SMOOTHER * _roughness(stated, _ROWS_COMPARED):
-        return other
-    return stated
+    some = values[:: max(len(values) // _ROWS_COMPARED, 1)]
+    stated, other = (_roughness(_of_bits(some, bits, sign)) for sign in (is_signed, not is_signed))
+    return _of_bits(values, bits, is_signed if other >= _SMOOTHER * stated else not is_signed)
 
 
 def _of_bits(values: Pixels, bits: int, is_signed: bool) -> Pixels:
@@ -161,11 +160,10 @@ def _of_bits(values: Pixels, bits: int, is_signed: bool) -> Pixels:
     return values & ((1 << bits) - 1) if beyond and int(values.max()) >> bits else values
 
 
-def _roughness(values: Pixels, rows: int) -> float:
-    """The mean difference of neighbours, over so many rows."""
-    chosen = values[:: max(len(values) // rows, 1)]
-    total = sum(int(np.abs(np.diff(band.astype(np.int32), axis=1)).sum()) for band in bands(chosen))
-    return total / max(chosen.size, 1)
+def _roughness(values: Pixels) -> float:
+    """The mean difference of neighbours in a row."""
+    total = sum(int(np.abs(np.diff(band.astype(np.int32), axis=1)).sum()) for band in bands(values))
+    return total / max(values.size, 1)
 
 
 def _brightness(colours: Pixels, bits: int) -> Stored:
