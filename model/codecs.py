@@ -74,24 +74,29 @@ def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixel
     has no use for. So the stream's last bits are turned over: the image must differ in its last blocks, and
     there alone.
     """
+    rows, is_seen = range(0, stream.rows, _BLOCK), False
     for count in (2, 32, 512):  # bytes; the last ones may be black, or about colours alone
-        others = decode(with_another_end(stream, count))
-        rows = range(0, stream.rows, _BLOCK)
+        try:
+            others = decode(with_another_end(stream, count))
+        except Exception:  # noqa: BLE001  what is turned over may be no code at all
+            continue
+        is_seen = True
         row = next((row for row in rows if _difference(row, values, others).any()), None)
-        if row is not None:
-            break
-    else:
+        if row is None:
+            continue
+        column = int(_difference(row, values, others).any(axis=0).argmax())
+        across = -(-stream.columns // _BLOCK)
+        behind = (len(rows) - row // _BLOCK) * across - column // _BLOCK
+        if behind > 4 * count + 4 * across * (stream.components > 1):  # with colours, four come at once
+            raise ValueError("the stream ends before its image")
+        return
+    if is_seen:
         raise ValueError("the stream goes on behind its image")
-    differ = _difference(row, values, others).reshape(-1, stream.columns, values[0, 0].size)
-    column = int(differ.any(axis=(0, 2)).argmax())
-    across = -(-stream.columns // _BLOCK)
-    behind = (len(rows) - row // _BLOCK) * across - column // _BLOCK
-    if behind > 4 * count + 4 * across * (stream.components > 1):  # with colours, four come at once
-        raise ValueError("the stream ends before its image")
 
 
 def _difference(row: int, one: Pixels, two: Pixels) -> npt.NDArray[np.bool_]:
-    return np.not_equal(one[row : row + _BLOCK], two[row : row + _BLOCK])
+    differ: npt.NDArray[np.bool_] = np.not_equal(one[row : row + _BLOCK], two[row : row + _BLOCK])
+    return differ if differ.ndim == 2 else np.logical_or.reduce(differ, axis=2)
 
 
 def _by_pillow(stream: Stream) -> Pixels:

@@ -93,11 +93,18 @@ def _jpeg(data: bytes) -> Stream:
     raise ValueError("no stream that can be read")
 
 
+def _scanned(data: bytes) -> bytes:
+    """A stream without the mark of its end and what fills up before it."""
+    return data.removesuffix(_END).rstrip(b"\xff")
+
+
 def with_another_end(stream: Stream, count: int) -> Stream:
     """The same JPEG with the bits of the last `count` bytes turned over, where that makes no marker."""
     data = bytearray(stream.data)
-    end = len(data.rstrip(b"\xff\xd9"))
-    for place in range(max(end - count, 1), end):
+    start = data.rfind(b"\xff\xda") + 2
+    start += int.from_bytes(data[start : start + 2], "big")
+    end = len(_scanned(stream.data))
+    for place in range(max(end - count, start), end):
         if data[place] != 0xFF and data[place - 1] != 0xFF:
             data[place] = 0xAB if data[place] == 0xAA else data[place] ^ 0x55
     return replace(stream, data=bytes(data))
@@ -132,7 +139,7 @@ def first_scan(stream: Stream) -> Scan:
     used = [number for byte in segment[2 : 2 + 2 * segment[0] : 2] for number in _numbers(byte, stream)]
     if len(segment) != 4 + 2 * segment[0] or not set(used) <= set(tables):
         raise ValueError("a table of codes is missing")
-    return Scan(stream.data[place + 2 + length :].rstrip(b"\xff\xd9"), segment, tables, has_restarts)
+    return Scan(_scanned(stream.data)[place + 2 + length :], segment, tables, has_restarts)
 
 
 def _numbers(byte: int, stream: Stream) -> tuple[int, ...]:

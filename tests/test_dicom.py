@@ -332,6 +332,19 @@ def test_a_jpeg_with_a_black_corner_is_whole() -> None:
         decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, pixels), LIMIT)
 
 
+def test_a_whole_frame_is_never_taken_for_a_damaged_one() -> None:
+    """Whatever its last bytes are: many small images have many ends."""
+    for seed in range(16):
+        noise = np.random.default_rng(seed).integers(0, 256 if seed % 2 else 40, (70, 70)).astype(np.uint8)
+        for quality in (30, 95):
+            frame = pictures.encoded(Image.fromarray(noise), "JPEG", quality=quality)
+            decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, noise), LIMIT)
+        colours = np.stack([noise, noise.T, noise[::-1]], -1)
+        frame = pictures.encoded(Image.fromarray(colours), "JPEG", quality=95)
+        decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, colours), LIMIT)
+        decode(dicoms.packed(dicoms.lossless_jpeg(noise, 1, 8), uid.JPEGLosslessSV1, noise), LIMIT)
+
+
 @pytest.mark.parametrize("end", [b"", b"\0" * 16, b"\xfe\xff\x0d\xe0\0\0\0\0"])
 def test_a_whole_frame_needs_no_mark_of_its_end(end: bytes) -> None:
     whole = dicoms.packed(dicoms.jpeg(), uid.JPEGBaseline8Bit, dicoms.gray())
