@@ -129,6 +129,8 @@ def read_header(data: bytes) -> tuple[Elements, memoryview]:
         view = view[4:]
     header = Elements()
     reader, place = _Reader(view, "<"), 0
+    if len(view) < 12:
+        return header, view[:0]  # there is nothing behind the preamble
     while bytes(view[place : place + 2]) == b"\2\0":
         place = reader.element(
             place, len(view), bytes(view[place + 4 : place + 6]) not in _SHORT | _LONG, header

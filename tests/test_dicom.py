@@ -8,7 +8,6 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
-from pydicom.encaps import get_frame
 
 from model.codestreams import opened
 from model.decode import decode
@@ -273,189 +271,6 @@ def test_the_size_is_the_streams_own() -> None:
         for ended in (broken, broken + b"\xff\xd9"):
             with pytest.raises((ValueError, struct.error)):
                 opened(ended)
-
-
-# Frames that are cut or damaged inside an intact file
-
-
-def _jpeg_ls() -> bytes:
-    found = dicoms.dataset()
-    found.compress(uid.JPEGLSLossless, generate_instance_uid=False)
-    return get_frame(found.PixelData, 0, number_of_frames=1)
-
-
-def _colours() -> bytes:
-    picture = Image.fromarray(np.stack([dicoms.gray()] * 3, -1))
-    return pictures.encoded(picture, "JPEG", quality=90)
-
-
-FRAMES: dict[str, tuple[str, Callable[[], bytes], Callable[[], dicoms.Pixels]]] = {
-    "JPEG": (uid.JPEGBaseline8Bit, dicoms.jpeg, dicoms.gray),
-    "colours": (uid.JPEGBaseline8Bit, _colours, lambda: np.stack([dicoms.gray()] * 3, -1)),
-    "lossless": (uid.JPEGLossless, lambda: dicoms.lossless_jpeg(dicoms.deep(), 2, 12), dicoms.deep),
-    "lossless, first order": (
-        uid.JPEGLosslessSV1,
-        lambda: dicoms.lossless_jpeg(dicoms.deep(), 1, 12),
-        dicoms.deep,
-    ),
-    "JPEG-LS": (uid.JPEGLSLossless, _jpeg_ls, dicoms.deep),
-    "JPEG 2000": (uid.JPEG2000Lossless, lambda: dicoms.jpeg2000(dicoms.deep(), 12), dicoms.deep),
-}
-HARM: dict[str, Callable[[bytes], bytes]] = {
-    "cut to 30 %": lambda frame: frame[: len(frame) * 3 // 10],
-    "cut to 70 %": lambda frame: frame[: len(frame) * 7 // 10],
-    "cut to 90 %": lambda frame: frame[: len(frame) * 9 // 10],
-    "cut to 98 %": lambda frame: frame[: len(frame) * 98 // 100],
-    "cut, and filled up with zeros": lambda frame: frame[: len(frame) * 7 // 10].ljust(len(frame), b"\0"),
-    "cut, and ended": lambda frame: frame[: len(frame) * 7 // 10] + b"\xff\xd9",
-    "a hole of zeros": lambda frame: frame[: len(frame) // 2] + bytes(len(frame) // 4) + frame[-100:],
-    "an end that is there twice": lambda frame: frame[:-2] + frame[-3000:],
-}
-
-
-@pytest.mark.parametrize("harm", HARM)
-@pytest.mark.parametrize("kind", FRAMES)
-def test_a_frame_that_is_not_whole_is_refused(kind: str, harm: str) -> None:
-    syntax, frame, pixels = FRAMES[kind]
-    decode(dicoms.packed(frame(), syntax, pixels()), LIMIT)
-    with pytest.raises(InputRejected) as caught:
-        decode(dicoms.packed(HARM[harm](frame()), syntax, pixels()), LIMIT)
-    assert caught.value.code == "unreadable"
-
-
-def test_a_jpeg_with_a_black_corner_is_whole() -> None:
-    """Its last bits may be turned over without a change that is seen."""
-    for dark in (30, 100, 200):
-        pixels = dicoms.gray().copy()
-        pixels[-dark:, -dark:] = 0
-        frame = pictures.encoded(Image.fromarray(pixels), "JPEG", quality=95)
-        decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, pixels), LIMIT)
-
-
-def test_a_whole_frame_is_never_taken_for_a_damaged_one() -> None:
-    """Whatever its last bytes are: many small images have many ends."""
-    for seed in range(16):
-        noise = np.random.default_rng(seed).integers(0, 256 if seed % 2 else 40, (70, 70)).astype(np.uint8)
-        for quality in (30, 95):
-            frame = pictures.encoded(Image.fromarray(noise), "JPEG", quality=quality)
-            decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, noise), LIMIT)
-        colours = np.stack([noise, noise.T, noise[::-1]], -1)
-        frame = pictures.encoded(Image.fromarray(colours), "JPEG", quality=95)
-        decode(dicoms.packed(frame, uid.JPEGBaseline8Bit, colours), LIMIT)
-        decode(dicoms.packed(dicoms.lossless_jpeg(noise, 1, 8), uid.JPEGLosslessSV1, noise), LIMIT)
-
-
-@pytest.mark.parametrize("end", [b"", b"\0" * 16, b"\xfe\xff\x0d\xe0\0\0\0\0"])
-def test_a_whole_frame_needs_no_mark_of_its_end(end: bytes) -> None:
-    whole = dicoms.packed(dicoms.jpeg(), uid.JPEGBaseline8Bit, dicoms.gray())
-    assert whole.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
-    assert np.array_equal(decode(whole[:-8] + end, LIMIT)[0], decode(whole, LIMIT)[0])
-    with pytest.raises(InputRejected) as caught:
-        decode(whole[:-3000] + end, LIMIT)
-    assert caught.value.code == "unreadable"
-
-
-@pytest.mark.parametrize("has_length", [False, True])
-def test_a_frame_may_come_in_pieces_without_a_table_of_offsets(has_length: bool) -> None:
-    frame = dicoms.jpeg()
-    pieces = (frame[:1000], frame[1000:5000], frame[5000:])
-    items = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(piece)) + piece for piece in pieces)
-    whole = dicoms.packed(frame, uid.JPEGBaseline8Bit, dicoms.gray())
-    place = whole.index(b"\xe0\x7f\x10\0OW") + 8
-    length = len(items) if has_length else 0xFFFFFFFF
-    data = whole[:place] + struct.pack("<I", length) + items
-    assert np.array_equal(decode(data, LIMIT)[0], decode(whole, LIMIT)[0])
-
-
-def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
-    frame = pictures.encoded(Image.fromarray(dicoms.gray()), "JPEG", progressive=True)
-    start = frame.rindex(b"\xff\xda")
-    scan = frame[start:-2]
-    with pytest.raises(InputRejected) as caught:
-        decode(
-            dicoms.packed(frame[:-2] + scan * 1000 + b"\xff\xd9", uid.JPEGBaseline8Bit, dicoms.gray()), LIMIT
-        )
-    assert caught.value.code == "unreadable"
-
-
-# Files that would grow
-
-
-def _elements(count: int) -> bytes:
-    """A file with so many private elements that are empty."""
-    whole = dicoms.bare(uid.ImplicitVRLittleEndian)
-    place = whole.index(struct.pack("<HH", 0x0010, 0x1010))
-    private = b"".join(struct.pack("<HHI", 9 + 2 * (n >> 16), n & 0xFFFF, 0) for n in range(count))
-    return whole[:place] + private + whole[place:]
-
-
-def _items(count: int, tag: tuple[int, int] = (0x0008, 0x2218), has_length: bool = True) -> bytes:
-    """A deflated file with a sequence of so many items that are empty."""
-    body = dicoms.bare(uid.ExplicitVRLittleEndian)
-    place = body.index(struct.pack("<HH", 0x0010, 0x1010))
-    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
-    end = b"" if has_length else struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    length = len(items) if has_length else 0xFFFFFFFF
-    sequence = struct.pack("<HH2sHI", *tag, b"SQ", 0, length) + items + end
-    deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    header = dicom(syntax=uid.DeflatedExplicitVRLittleEndian)
-    start = 144 + struct.unpack_from("<I", header, 140)[0]
-    return header[:start] + deflater.compress(body[:place] + sequence + body[place:]) + deflater.flush()
-
-
-def _nested(depth: int, has_length: bool) -> bytes:
-    whole = dicoms.bare(uid.ExplicitVRLittleEndian)
-    place = whole.index(struct.pack("<HH", 0x0010, 0x1010))
-    inner = b""
-    for _ in range(depth):
-        if has_length:
-            inner = struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner
-            inner = struct.pack("<HH2sHI", 0x0008, 0x2218, b"SQ", 0, len(inner)) + inner
-        else:
-            inner += struct.pack(
-                "<HH2sHIHHI", 0x0008, 0x2218, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF
-            )
-    return whole[:place] + inner + whole[place:]
-
-
-def test_elements_and_items_by_the_thousand_are_stepped_over() -> None:
-    for data in (
-        _elements(20_000),
-        _items(100_000),
-        _items(20_000, has_length=False),
-        _items(20_000, (0x0009, 0x1010), has_length=False),
-    ):
-        assert decode(data, LIMIT)[1] == ImageFacts("application/dicom", 320, 256)
-
-
-@pytest.mark.parametrize("has_length", [False, True])
-def test_sequences_nested_without_end_are_refused(has_length: bool) -> None:
-    with pytest.raises(InputRejected) as caught:
-        decode(_nested(1000, has_length), LIMIT)
-    assert caught.value.code == "unsupported_format"
-
-
-def test_a_million_items_take_no_memory(tmp_path: Path) -> None:
-    assert grown(tmp_path, _items(1_000_000)) < 100e6
-
-
-def test_deep_colours_take_little_more_memory_than_their_file(tmp_path: Path) -> None:
-    data = dicom(np.zeros((2000, 2000, 3), np.uint16))
-    assert grown(tmp_path, data) < 2.5 * len(data)
-
-
-def grown(folder: Path, data: bytes) -> int:
-    """By how many bytes a process grows that decodes a file: also what is made beside Python's objects."""
-    path = folder / "a.dcm"
-    path.write_bytes(data)
-    code = (
-        "import resource, sys, pathlib; from model.decode import decode; import model.dicom\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 5_000_000)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
-    return int(done.stdout) * 1024
 
 
 # Whatever a file holds
