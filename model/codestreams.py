@@ -1,50 +1,196 @@
-"""Compressed pixels of DICOM: their own idea of their size, and the one packing that needs no plugin."""
+"""Compressed pixels of DICOM: what a stream says of itself, and whether it is all there.
+
+A decoder makes room for the size that a stream says, and most of them invent what is missing or skip what
+is damaged: so both are looked at here, before and after.
+"""
 
 import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
-_JPEG, _JPEG2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_HIERARCHY = 0xDE  # a marker: several frames, each larger than the one before
-_FRAME_HEADERS = (*set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, 0xF7)  # markers: JPEG's, and JPEG-LS's
+Family = Literal["JPEG", "JPEG-LS", "JPEG 2000"]
+
+_JPEG, _JPEG2000, _JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
+_END = b"\xff\xd9"  # of a JPEG, a JPEG-LS and a JPEG 2000 stream
+_HIERARCHY, _LOSSLESS, _LS, _TABLES, _SCAN, _RESTARTS = 0xDE, 0xC3, 0xF7, 0xC4, 0xDA, 0xDD  # markers
+_BY_COSINES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: all by Huffman's codes
+_ALONE = (0x01, *range(0xD0, 0xDA))  # markers without a segment
+_BAND = 256  # rows
+_MOST_SCANS = 100  # a progressive JPEG has some ten; each costs as much as the whole image
 
 
-def coded_size(frame: bytes) -> tuple[int, int, int]:
-    """Columns, rows and components, as a JPEG, JPEG-LS or JPEG 2000 stream says.
+@dataclass(frozen=True)
+class Stream:
+    """A compressed image and what it says of itself."""
 
-    Its decoder makes room for that, whatever the file around it says: so it is looked at before. ValueError
-    or struct.error when it says nothing.
-    """
-    if frame.startswith(_JPEG2000):
-        right, bottom, left, top = struct.unpack_from(">4I", frame, 8)
-        return right - left, bottom - top, struct.unpack_from(">H", frame, 40)[0]
-    place = len(_JPEG)
-    while frame.startswith(_JPEG):
-        start, marker, length = struct.unpack_from(">BBH", frame, place)
-        if start != 0xFF or marker == _HIERARCHY:
+    data: bytes
+    family: Family
+    columns: int
+    rows: int
+    components: int
+    bits: int
+    is_signed: bool = False
+    marker: int = 0  # of a JPEG's frame: how it is coded
+    says_colours: bool = True  # whether a JPEG says itself if its colours are RGB or YCbCr
+    scans: int = 1
+
+    @property
+    def is_lossless_jpeg(self) -> bool:
+        """Whether it is the JPEG of differences, not that of cosines."""
+        return self.marker == _LOSSLESS
+
+
+def opened(data: bytes) -> Stream:
+    """The stream of a frame. ValueError or struct.error when it is none, or not whole."""
+    if data.startswith(_JP2):
+        data = data[max(data.find(_JPEG2000), 0) :]
+    if data.startswith(_JPEG2000):
+        return _jpeg2000(_whole(data))
+    return _jpeg(_whole(data))
+
+
+def is_stream(data: bytes) -> bool:
+    """Whether bytes begin as one of the streams does."""
+    return data.startswith((_JPEG + b"\xff", _JPEG2000, _JP2))
+
+
+def _whole(data: bytes) -> bytes:
+    """The stream without what fills up its frame; ValueError when its end is missing."""
+    end = data.rfind(_END)
+    if end < 0 or data[end + 2 :].strip(b"\0\xff \n"):
+        raise ValueError("the stream is cut short")
+    return bytes(data[: end + 2])
+
+
+def _jpeg2000(data: bytes) -> Stream:
+    right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+    components, depth = struct.unpack_from(">HB", data, 40)
+    bits, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
+    return Stream(data, "JPEG 2000", right - left, bottom - top, components, bits, is_signed)
+
+
+def _jpeg(data: bytes) -> Stream:
+    scans = data.count(b"\xff\xda")
+    if scans > _MOST_SCANS:
+        raise ValueError("more scans than an image needs")
+    place, says_colours = len(_JPEG), False
+    while data.startswith(_JPEG):
+        start, marker, length = struct.unpack_from(">BBH", data, place)
+        if start != 0xFF or marker == _HIERARCHY or marker in _ALONE[1:]:
             break
-        if marker in _FRAME_HEADERS:
-            rows, columns, components = struct.unpack_from(">HHB", frame, place + 5)
-            return columns, rows, components
+        if marker in (*_BY_COSINES, _LOSSLESS, _LS):
+            bits, rows, columns, components = struct.unpack_from(">BHHB", data, place + 4)
+            if bits > 16 or components not in (1, 3) or length != 8 + 3 * components:
+                break
+            family: Family = "JPEG-LS" if marker == _LS else "JPEG"
+            return Stream(data, family, columns, rows, components, bits, False, marker, says_colours, scans)
+        says_colours |= marker in (0xE0, 0xEE) and data[place + 4 : place + 8] in (b"JFIF", b"Adob")
         place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
-    raise ValueError("no stream that says its size")
+    raise ValueError("no stream that can be read")
 
 
-def unpacked_runs(frame: bytes, pixels: int, samples: int, depth: int) -> bytes:
-    """RLE (PS3.5 annex G) to little-endian values of `depth` bytes, one colour after the other.
+def _scanned(data: bytes) -> bytes:
+    """A stream without the mark of its end and what fills up before it."""
+    return data.removesuffix(_END).rstrip(b"\xff")
 
-    A segment holds one byte of every pixel, the most significant first. Pillow unpacks it: it makes no more
-    of it than there are pixels, and is as fast as a plugin whose panics are no Exception. ValueError or
-    struct.error when it is damaged.
+
+def with_another_end(stream: Stream, count: int) -> Stream:
+    """The same JPEG with the bits of the last `count` bytes turned over, where that makes no marker."""
+    data = bytearray(stream.data)
+    start = data.rfind(b"\xff\xda") + 2
+    start += int.from_bytes(data[start : start + 2], "big")
+    end = len(_scanned(stream.data))
+    for place in range(max(end - count, start), end):
+        if data[place] != 0xFF and data[place - 1] != 0xFF:
+            data[place] = 0xAB if data[place] == 0xAA else data[place] ^ 0x55
+    return replace(stream, data=bytes(data))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The first scan of a JPEG by Huffman's codes."""
+
+    data: bytes
+    header: bytes
+    tables: dict[int, dict[int, int]]  # by number: how many bits long the code of each symbol is
+    has_restarts: bool = False
+
+
+def first_scan(stream: Stream) -> Scan:
+    """Find it. ValueError when what should lie before it does not: gdcm would end the process then."""
+    tables: dict[int, dict[int, int]] = {}
+    place, has_restarts = len(_JPEG), False
+    while True:
+        start, marker, length = struct.unpack_from(">BBH", stream.data, place)
+        segment = stream.data[place + 4 : place + 2 + length]
+        if start != 0xFF or (marker != 0xFF and (marker < 0xC0 or len(segment) != length - 2)):
+            raise ValueError("a segment does not begin where it should")
+        if marker == _TABLES:
+            tables |= dict(_code_lengths(segment))
+        elif marker == _RESTARTS:
+            has_restarts = any(segment)
+        elif marker == _SCAN:
+            break
+        place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
+    used = [number for byte in segment[2 : 2 + 2 * segment[0] : 2] for number in _numbers(byte, stream)]
+    if len(segment) != 4 + 2 * segment[0] or not set(used) <= set(tables):
+        raise ValueError("a table of codes is missing")
+    return Scan(_scanned(stream.data)[place + 2 + length :], segment, tables, has_restarts)
+
+
+def _numbers(byte: int, stream: Stream) -> tuple[int, ...]:
+    """The tables that a component uses: of a lossless JPEG one, else one for means and one for the rest."""
+    return (byte >> 4,) if stream.is_lossless_jpeg else (byte >> 4, 0x10 | byte & 15)
+
+
+def check_length(stream: Stream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
+    """Raise ValueError when a lossless JPEG is shorter or longer than its image, which a decoder hides.
+
+    Its length follows from the pixels: each is a code for the size of its difference from its neighbours,
+    and as many bits. ITU-T T.81 annex H.
     """
-    number, *starts = struct.unpack_from("<16I", frame)
-    if number != samples * depth:
-        raise ValueError("another number of segments than the file says")
-    ends = [*starts[1:number], len(frame)]
-    planes = [
-        Image.frombytes("L", (pixels, 1), frame[start:end], "packbits", "L").tobytes()
-        for start, end in zip(starts[:number], ends, strict=True)
-    ]
-    ordered = np.frombuffer(b"".join(planes), np.uint8).reshape(samples, depth, pixels)
-    return ordered[:, ::-1].transpose(0, 2, 1).tobytes()
+    if scan.has_restarts or scan.header[0] != len(planes):
+        return  # it begins anew within the image: a decoder sees where one piece ends too early
+    needed, predictor, shift = 0, scan.header[-3], scan.header[-1] & 15
+    for plane, table in zip(planes, scan.header[2 : 2 + 2 * len(planes) : 2], strict=True):
+        for size, number in enumerate(_sizes(plane, predictor, shift, stream.bits)):
+            needed += number * (scan.tables[table >> 4][size] + size % 16) if number else 0
+    if not 0 <= 8 * (len(scan.data) - scan.data.count(b"\xff\0")) - needed < 64:
+        raise ValueError("the stream is of another length than its image needs")
+
+
+def _code_lengths(segment: bytes) -> Iterator[tuple[int, dict[int, int]]]:
+    """Of each table: its number, and how many bits long the code of each symbol is."""
+    while segment:
+        counts, lengths = segment[1:17], dict[int, int]()
+        symbols = iter(segment[17 : 17 + sum(counts)])
+        for bits, number in enumerate(counts, 1):
+            lengths |= {symbol: bits for _, symbol in zip(range(number), symbols, strict=False)}
+        if not 0 < sum(counts) <= 256 or len(segment) < 17 + sum(counts):
+            raise ValueError("a table of codes is damaged")
+        yield segment[0], lengths
+        segment = segment[17 + sum(counts) :]
+
+
+def _sizes(plane: npt.NDArray[np.integer[Any]], predictor: int, shift: int, bits: int) -> list[int]:
+    """How often a difference is of 0, 1, 2 … 16 bits."""
+    found = np.zeros(17, np.int64)
+    of = np.minimum(np.arange(1 << 16), (1 << 16) - np.arange(1 << 16))  # the magnitude, modulo 65536
+    of = np.ceil(np.log2(of + 1)).astype(np.uint8)
+    for start in range(0, len(plane), _BAND):
+        rows = plane[max(start - 1, 0) : start + _BAND].astype(np.int32) >> shift
+        left, above, corner = rows[1:, :-1], rows[:-1, 1:], rows[:-1, :-1]
+        expected = (
+            *(0, left, above, corner, left + above - corner),
+            *(left + ((above - corner) >> 1), above + ((left - corner) >> 1), (left + above) >> 1),
+        )[predictor]
+        parts = [rows[1:, 1:] - expected, rows[1:, 0] - rows[:-1, 0]]
+        if start == 0:
+            parts += [np.diff(rows[0]), rows[0, :1] - (1 << (bits - shift - 1))]
+        for part in parts:
+            found += np.bincount(of[(part & 0xFFFF).ravel()], minlength=17)
+    return [int(number) for number in found]

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from model.elements import is_dicom
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 from pipeline.verdict import Warning
@@ -18,7 +19,6 @@ from pipeline.verdict import Warning
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _MEDIA_TYPES = {"MPO": "image/jpeg"} | {name: f"image/{name.lower()}" for name in _FORMATS}
 _ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
-_BARE_DICOM = b"\2\0\0\0UL\4\0"  # how a DICOM file begins that lacks its preamble
 _DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
 _LEAST_SIDE = 640  # pixels of the longer side; decoding a JPEG may shrink it down to this, and no further
@@ -59,6 +59,8 @@ def decode(
     try:
         frames = source.frames
         gray = source.load() if frames == 1 else None
+    except InputRejected:
+        raise
     except Exception as error:  # a decoder may raise anything over a damaged file
         raise InputRejected("unreadable", _DAMAGED, facts) from error
     if gray is None:
@@ -86,8 +88,8 @@ class _Source(Protocol):
 
 
 def _source(data: bytes, max_pixels: int, keep_uid: bool) -> _Source:
-    if data[128:132] == b"DICM" or data.startswith(_BARE_DICOM):
-        from model.dicom import DicomFile  # with pydicom, whose import only a DICOM file shall pay
+    if is_dicom(data):
+        from model.dicom import DicomFile  # only a DICOM file shall pay for it
 
         return DicomFile(data, max_pixels, keep_uid)
     return _Picture(data)

@@ -1,238 +1,280 @@
 """DICOM files: what they say that matters here, and their pixels. Nothing else of them is kept.
 
-The only module that imports pydicom, which takes its time: `model.decode` imports it when a DICOM file comes.
-pydicom quotes values of a file in warnings and logs, where a patient's name must not get: it is silenced.
+`model.decode` imports this when a DICOM file comes, and this the decoder that the file needs.
 """
 
-import io
-import logging
 import re
-import warnings
 import zlib
-from collections.abc import MutableSequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom import uid
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset
-from pydicom.pixels.utils import pixel_array
 
-from model.codestreams import coded_size, unpacked_runs
+from model.elements import (
+    CutShortError,
+    Elements,
+    OvergrownError,
+    read_elements,
+    read_header,
+)
 from model.grayscale import SHAPES, Grayscale, LookUp, Rescale, Shape, Window
 from model.radiograph import Tags
+from model.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 
-warnings.filterwarnings("ignore", module="pydicom")
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
 _DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
-_AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
-_PREAMBLE = 132  # bytes, with DICM at their end
+_CUT_SHORT = "The DICOM file is cut short: its rest is missing. Export the X-ray again and drop it anew."
+_NO_PIXELS = "The DICOM file lacks its pixels. Export the X-ray again and drop it anew."
+_DROP_IMAGE = "Drop the file of a frontal chest X-ray."
 _HEADER_BYTES, _BYTES_A_PIXEL = 1 << 24, 6  # the most that an inflated file may have: 3 colours of 16 bits
+
+_STANDARD = "1.2.840.10008."
+_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_PACKINGS: tuple[tuple[str, Packing], ...] = (  # by the numbers behind 1.2.840.10008.1.2
+    (r"|\.1|\.1\.98|\.1\.99|\.2", "none"),
+    (r"\.5", "runs"),
+    (r"\.4\.(5\d|6[0-6]|70)", "JPEG"),
+    (r"\.4\.8[01]", "JPEG-LS"),
+    (r"\.4\.(90|91|20[123])", "JPEG 2000"),
+)
+_UNREADABLE_PACKINGS = (
+    (r"\.4\.10\d|\.7\.\d", f"The DICOM file is a video. {_DROP_IMAGE}"),
+    (r"\.4\.(9[45]|20[45])", f"The DICOM file only says where its image lies. {_DROP_IMAGE}"),
+    (r".*", f"The DICOM file is compressed in a way that cannot be read. {AS_PICTURE}"),
+)
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_NO_IMAGES = (  # by the numbers behind 1.2.840.10008.5.1.4.1.1, or the modality
+    (r"\.104\.1", "DOC", "a PDF document"),
+    (r"\.104(\.\d+)?", "", "a document"),
+    (r"\.88\.59", "KO", "a list of marked images"),
+    (r"\.88(\.\d+)*", "SR", "a structured report"),
+    (r"\.11(\.\d+)*", "PR", "a presentation state"),
+    (r"\.9(\.\d+)*", "ECG", "a recorded curve"),
+    (r"\.481(\.\d+)*", "RTPLAN", "a plan of a radiotherapy"),
+)
 
 _PALETTE = ("Red", "Green", "Blue")
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow has it
-_TAGS: list[Any] = [
-    tag_for_keyword(word)
-    for word in (
-        *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ConversionType"),
-        *("BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation"),
-        *("BurnedInAnnotation", "PatientAge", "PatientBirthDate", "StudyDate"),
-        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
-        *(
-            "PlanarConfiguration",
-            "BitsAllocated",
-            "BitsStored",
-            "HighBit",
-            "PixelRepresentation",
-            "PixelData",
-        ),
-        *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
-        *("ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-        *(f"{colour}PaletteColorLookupTableDescriptor" for colour in _PALETTE),
-        *(f"{colour}PaletteColorLookupTableData" for colour in _PALETTE),
-    )
-]
-_CODESTREAMS = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
-_SYNTAXES = (*uid.UncompressedTransferSyntaxes, *uid.RLETransferSyntaxes, *_CODESTREAMS)
+_REGIONS = ("AnatomicRegionSequence", "AnatomicRegionModifierSequence", "PrimaryAnatomicStructureSequence")
+_VIEWS = ("ViewCodeSequence", "ViewModifierCodeSequence")
+_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
+_MOST_SLOPE = 1e12
 
 
 class DicomFile:
-    """One radiograph. Whatever the bytes do to pydicom, opening it ends well or as InputRejected."""
+    """One radiograph. Whatever a file holds, opening it ends well or as InputRejected."""
 
     def __init__(self, data: bytes, max_pixels: int, keep_uid: bool) -> None:
         try:
-            self._dataset = _read(data, _HEADER_BYTES + _BYTES_A_PIXEL * max_pixels)
-            self.facts = _facts(self._dataset, keep_uid)
-            self.frames = max(int(_first(self._dataset.get("NumberOfFrames")) or 1), 1)
-            tags = _tags(self._dataset)
+            self._packing, self._elements = _read(data, _HEADER_BYTES + _BYTES_A_PIXEL * max_pixels)
+            _check_image(self._elements)
+            tags = _tags(self._elements)
+            self.frames = max(int(self._elements.decimal("NumberOfFrames") or 1), 1)
             self.warnings = tags.warnings
+            self._turn = _turns(tags.orientation)
+            self.facts = self._facts(keep_uid)
             if tags.refusal:
                 raise InputRejected("not_a_chest_xray", tags.refusal, self.facts)
-            _check_depth(self._dataset, self.facts)
-        except InputRejected:
+            if self._packing in ("none", "runs"):
+                check_depth(self._elements)
+        except InputRejected as refused:
+            refused.facts = refused.facts or getattr(self, "facts", None)
             raise
+        except CutShortError as error:
+            raise InputRejected("unreadable", _CUT_SHORT) from error
+        except OvergrownError as error:
+            message = f"The DICOM file has more parts than any X-ray. {AS_PICTURE}"
+            raise InputRejected("unsupported_format", message) from error
         except Exception as error:  # a parser may raise anything over a stranger's file
             raise InputRejected("unreadable", _DAMAGED) from error
 
     def load(self) -> Image.Image:
-        """The image as a viewer shows it, in 8-bit gray. Raises anything at all when the file is damaged."""
-        pixels = _pixels(self._dataset)
-        if pixels.ndim == 3:
-            shift = max(self._dataset.BitsStored - 8, 0)
-            return Image.fromarray((pixels >> shift).astype(np.uint8)).convert("L")
-        return Image.fromarray(_grayscale(self._dataset).show(pixels))
+        """The image as a viewer shows it, upright, in 8-bit gray, and without the padding around it.
+
+        Raises anything at all when the file is damaged.
+        """
+        if not self._elements.value("PixelData"):
+            raise InputRejected("unreadable", _NO_PIXELS, self.facts)
+        image = stored(self._elements, self._packing)
+        shown = Image.fromarray(_grayscale(self._elements, image).show(image.values))
+        for turn in self._turn:
+            shown = shown.transpose(turn)
+        return shown
+
+    def _facts(self, keep_uid: bool) -> ImageFacts:
+        name = self._elements.text("SOPInstanceUID")
+        kept = keep_uid and re.fullmatch(r"[0-9.]{1,64}", name)
+        columns, rows = size_of(self._elements)
+        if Image.Transpose.TRANSPOSE in self._turn:
+            columns, rows = rows, columns
+        return ImageFacts("application/dicom", columns, rows, name if kept else None)
 
 
-def _read(data: bytes, most: int) -> Dataset:
-    """The elements that matter. In two steps, since pydicom inflates a deflated file without a limit."""
-    source = io.BytesIO(data)
-    source.seek(_PREAMBLE if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM" else 0)
-    meta = FileMetaDataset(read_dataset(source, False, True, stop_when=lambda tag, *_: tag >> 16 != 2))
-    syntax = uid.UID(meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
-    if syntax not in _SYNTAXES:
-        message = f"The DICOM file is compressed in a way that cannot be read. {_AS_PICTURE}"
+def _read(data: bytes, most: int) -> tuple[Packing | None, Elements]:
+    """How the pixels are packed, None where that is not said, and the elements that matter."""
+    header, rest = read_header(data)
+    if header.text("MediaStorageSOPClassUID") == _DIRECTORY:
+        message = f"The DICOM file is a table of contents (DICOMDIR). {_DROP_IMAGE}"
         raise InputRejected("unsupported_format", message)
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        source = io.BytesIO(_inflated(source.read(), most))
-    dataset = read_dataset(source, syntax.is_implicit_VR, syntax.is_little_endian, specific_tags=_TAGS)
-    meta.TransferSyntaxUID = syntax
-    dataset.file_meta = meta
-    return dataset
+    syntax = header.text("TransferSyntaxUID")
+    packing = _packing(syntax) if syntax else None
+    if syntax == _DEFLATED:
+        rest = memoryview(_inflated(rest, most))
+    elements = read_elements(rest, syntax == _BIG_ENDIAN)
+    elements.values = header.values | elements.values
+    return packing, elements
 
 
-def _inflated(data: bytes, most: int) -> bytes:
+def _packing(syntax: str) -> Packing:
+    if not syntax.startswith(_STANDARD):
+        message = f"The DICOM file is compressed in its manufacturer's own way. {AS_PICTURE}"
+        raise InputRejected("unsupported_format", message)
+    number = syntax.removeprefix(f"{_STANDARD}1.2")
+    known = next((packing for pattern, packing in _PACKINGS if re.fullmatch(pattern, number)), None)
+    if known:
+        return known
+    message = next(text for pattern, text in _UNREADABLE_PACKINGS if re.fullmatch(pattern, number))
+    raise InputRejected("unsupported_format", message)
+
+
+def _inflated(data: memoryview, most: int) -> bytes:
+    """Unpack a deflated file, which may grow a thousandfold, up to a limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     whole = inflater.decompress(data, most)
     if inflater.unconsumed_tail:
-        raise InputRejected("too_many_pixels", f"The DICOM file is too large when unpacked. {_AS_PICTURE}")
+        raise InputRejected("too_many_pixels", f"The DICOM file is too large when unpacked. {AS_PICTURE}")
     return whole
 
 
-def _facts(dataset: Dataset, keep_uid: bool) -> ImageFacts:
-    if "PixelData" not in dataset and "Rows" not in dataset:
-        message = "The DICOM file holds no image. Drop the file of a frontal chest X-ray."
-        raise InputRejected("unsupported_format", message)
-    name = str(dataset.get("SOPInstanceUID", ""))
-    kept = keep_uid and re.fullmatch(r"[0-9.]{1,64}", name)
-    return ImageFacts("application/dicom", int(dataset.Columns), int(dataset.Rows), name if kept else None)
+def _check_image(elements: Elements) -> None:
+    """Raise InputRejected for a file of another kind."""
+    pixels = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows")
+    if any(word in elements for word in pixels):
+        return
+    sop_class = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
+    number, modality = sop_class.removeprefix(f"{_STANDARD}5.1.4.1.1"), elements.text("Modality")
+    kind = next(
+        (
+            kind
+            for pattern, word, kind in _NO_IMAGES
+            if re.fullmatch(pattern, number) or modality == word != ""
+        ),
+        None,
+    )
+    message = f"The DICOM file is {kind}, no image." if kind else "The DICOM file holds no image."
+    raise InputRejected("unsupported_format", f"{message} {_DROP_IMAGE}")
 
 
-def _tags(dataset: Dataset) -> Tags:
-    meanings = (_text(code, "CodeMeaning") for code in dataset.get("ViewCodeSequence") or ())
+def _tags(elements: Elements) -> Tags:
     return Tags(
-        modality=_text(dataset, "Modality"),
-        body_part=_text(dataset, "BodyPartExamined"),
-        views=(_text(dataset, "ViewPosition"), *meanings),
-        orientation=_text(dataset, "PatientOrientation"),
-        age=_text(dataset, "PatientAge"),
-        born=_text(dataset, "PatientBirthDate"),
-        studied=_text(dataset, "StudyDate"),
-        burned_in=_text(dataset, "BurnedInAnnotation"),
-        sop_class=_text(dataset, "SOPClassUID"),
-        conversion=_text(dataset, "ConversionType"),
+        modality=elements.text("Modality"),
+        body_part=elements.text("BodyPartExamined"),
+        regions=tuple(_codes(elements, _REGIONS)),
+        views=(*elements.texts("ViewPosition"), *_codes(elements, _VIEWS)),
+        orientation=elements.texts("PatientOrientation"),
+        age=elements.text("PatientAge"),
+        born=elements.text("PatientBirthDate"),
+        taken=tuple(map(elements.text, _DATES)),
+        burned_in=elements.text("BurnedInAnnotation"),
+        sop_class=elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID"),
+        conversion=elements.text("ConversionType"),
+        intent=elements.text("PresentationIntentType"),
     )
 
 
-def _check_depth(dataset: Dataset, facts: ImageFacts) -> None:
-    if dataset.BitsAllocated not in (8, 16) or not 0 < dataset.BitsStored <= dataset.BitsAllocated:
-        message = f"The DICOM file's pixels have a depth that cannot be read. {_AS_PICTURE}"
-        raise InputRejected("unsupported_format", message, facts)
-    if dataset.get("HighBit", dataset.BitsStored - 1) != dataset.BitsStored - 1:
-        # Only the retired ACR-NEMA and early files have it so: PS3.5 8.1.1 now fixes the high bit.
-        message = f"The DICOM file's pixels are not in the lowest bits: this cannot be read. {_AS_PICTURE}"
-        raise InputRejected("unsupported_format", message, facts)
+def _codes(elements: Elements, words: tuple[str, ...]) -> list[str]:
+    """The codes and meanings of sequences, and of the modifiers in their items."""
+    items = [item for word in words for item in elements.items(word)]
+    items += [inner for item in items for word in words for inner in item.items(word)]
+    return [item.text(word) for item in items for word in ("CodeValue", "LongCodeValue", "CodeMeaning")]
 
 
-def _pixels(dataset: Dataset) -> npt.NDArray[Any]:
-    """The stored values, [h, w], or colours, [h, w, 3]."""
-    syntax, samples = dataset.file_meta.TransferSyntaxUID, dataset.SamplesPerPixel
-    if syntax in uid.UncompressedTransferSyntaxes:
-        return pixel_array(dataset, index=0)
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if syntax == uid.RLELossless:
-        size, depth = dataset.Rows * dataset.Columns, dataset.BitsAllocated // 8
-        dataset.PixelData = unpacked_runs(frame, size, samples, depth)
-        dataset.PlanarConfiguration = 1
-        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        return pixel_array(dataset, index=0)
-    if coded_size(frame) != (dataset.Columns, dataset.Rows, samples):
-        raise ValueError("the stream is of another size than the file says")
-    return pixel_array(dataset, index=0, decoding_plugin="pylibjpeg")
+def _turns(orientation: tuple[str, ...]) -> tuple[Image.Transpose, ...]:
+    """What makes rows lead to the patient's left and columns to the feet, as a frontal X-ray is shown.
+
+    Nothing where the tag says too little.
+    """
+    row, column = (text[:1] for text in (*orientation, "", "")[:2])
+    turns: list[Image.Transpose] = []
+    if row in ("H", "F") and column in ("L", "R"):
+        turns.append(Image.Transpose.TRANSPOSE)
+        row, column = column, row
+    if row not in ("L", "R") or column not in ("H", "F"):
+        return ()
+    turns += [Image.Transpose.FLIP_LEFT_RIGHT] * (row == "R") + [Image.Transpose.FLIP_TOP_BOTTOM] * (
+        column == "H"
+    )
+    return tuple(turns)
 
 
-def _grayscale(dataset: Dataset) -> Grayscale:
+def _grayscale(elements: Elements, image: Stored) -> Grayscale:
     """How the file says that its values are to be shown."""
-    padding = _first(dataset.get("PixelPaddingValue"))
-    limit = _first(dataset.get("PixelPaddingRangeLimit"))
+    if image.is_colour:
+        return Grayscale(image.bits)
+    photometric, is_signed = elements.text("PhotometricInterpretation"), image.values.dtype.kind == "i"
+    padding = elements.integer("PixelPaddingValue", is_signed)
+    limit = elements.integer("PixelPaddingRangeLimit", is_signed)
+    if padding is not None and not is_signed:
+        padding, limit = padding & 0xFFFF, limit if limit is None else limit & 0xFFFF
     return Grayscale(
-        bits=dataset.BitsStored,
-        modality=_modality(dataset),
-        voi=_palette(dataset) if dataset.PhotometricInterpretation == "PALETTE COLOR" else _voi(dataset),
-        inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
+        bits=image.bits,
+        modality=_modality(elements, is_signed),
+        palette=_palette(elements) if photometric == "PALETTE COLOR" else None,
+        views=[*_tables(elements, "VOILUTSequence", is_signed), *_windows(elements)],
+        inverted=photometric == "MONOCHROME1",
         padding=None if padding is None else (padding, padding if limit is None else limit),
     )
 
 
-def _modality(dataset: Dataset) -> Rescale | LookUp | None:
-    if dataset.get("ModalityLUTSequence"):
-        return _table(dataset, dataset.ModalityLUTSequence[0])
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope is None or intercept is None:
+def _modality(elements: Elements, is_signed: bool) -> Rescale | LookUp | None:
+    for table in _tables(elements, "ModalityLUTSequence", is_signed):
+        return table
+    slope, intercept = elements.decimal("RescaleSlope"), elements.decimal("RescaleIntercept")
+    if (
+        slope is None
+        or intercept is None
+        or not (0 < abs(slope) < _MOST_SLOPE and abs(intercept) < _MOST_SLOPE)
+    ):
         return None
-    return Rescale(float(slope), float(intercept))
+    return Rescale(slope, intercept)
 
 
-def _voi(dataset: Dataset) -> LookUp | Window | None:
-    """The table, or else the first window that can be used."""
-    if dataset.get("VOILUTSequence"):
-        return _table(dataset, dataset.VOILUTSequence[0])
-    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if center is None or width is None:
-        return None
-    stated = _text(dataset, "VOILUTFunction")
+def _windows(elements: Elements) -> list[Window]:
+    stated = elements.text("VOILUTFunction")
     shape: Shape = next((shape for shape in SHAPES if shape == stated), "LINEAR")
-    window = Window(float(center), float(width), shape)
-    return window if window.is_usable else None
+    pairs = zip(elements.decimals("WindowCenter"), elements.decimals("WindowWidth"), strict=False)
+    windows = [
+        Window(center, width, shape) for center, width in pairs if center is not None and width is not None
+    ]
+    return [window for window in windows if window.is_usable]
 
 
-def _table(dataset: Dataset, item: Dataset) -> LookUp:
-    count, first, _ = item.LUTDescriptor
-    entries = _entries(dataset, item.LUTData, count)
-    return LookUp(first, entries, white=float(entries.max()))  # the depth that is stated is often wrong
+def _tables(elements: Elements, word: str, is_signed: bool) -> list[LookUp]:
+    """The tables of a sequence, without those that hold nothing."""
+    found = []
+    for item in elements.items(word):
+        described, value = item.integers("LUTDescriptor", is_signed), item.value("LUTData")
+        if len(described) < 2 or not value:
+            continue
+        entries = _entries(value.data, described[0] & 0xFFFF, elements.order)
+        if len(entries):
+            white = float(entries.max())  # the depth that is stated is often wrong
+            found.append(LookUp(described[1], entries, white))
+    return found
 
 
-def _palette(dataset: Dataset) -> LookUp:
+def _palette(elements: Elements) -> LookUp:
     """The grays of the colours."""
-    count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
-    tables = (dataset.get(f"{colour}PaletteColorLookupTableData") for colour in _PALETTE)
-    colours = np.stack([_entries(dataset, table, count) for table in tables])
+    words = [f"{colour}PaletteColorLookupTable" for colour in _PALETTE]
+    count, first, *_ = elements.integers(f"{words[0]}Descriptor")
+    values = [elements.value(f"{word}Data") for word in words]
+    colours = np.stack([_entries(value.data, count, elements.order) for value in values if value])
     return LookUp(first, np.array(_LUMA) @ colours, white=255 if colours.max() < 256 else 65535)
 
 
-def _entries(dataset: Dataset, data: bytes | MutableSequence[int], count: int) -> npt.NDArray[np.float64]:
-    """The entries of a table, which stand as numbers or as bytes, one or two for each."""
+def _entries(data: memoryview, count: int, order: str) -> npt.NDArray[np.float64]:
+    """The entries of a table, one byte or two for each."""
     count = count or 1 << 16
-    if not isinstance(data, bytes):
-        return np.asarray(data, np.float64)[:count]
-    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
     kind = f"{order}u2" if len(data) >= 2 * count else "u1"
     return np.frombuffer(data, kind)[:count].astype(np.float64)
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = _first(dataset.get(keyword))
-    return "" if value is None else str(value).strip().upper()
-
-
-def _first(value: Any) -> Any:
-    """Of several values the first; None when there is none."""
-    if isinstance(value, MutableSequence):
-        return value[0] if value else None
-    return None if value == "" else value

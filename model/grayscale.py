@@ -1,18 +1,22 @@
 """From the stored values of a deep image to the 8-bit gray that a viewer shows (DICOM PS3.3 C.11)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.integer]
+Integers = npt.NDArray[np.integer[Any]]
+Grays = npt.NDArray[np.uint8]
 
 Shape = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 _DARKEST, _BRIGHTEST = 0.005, 0.995  # shares of the pixels: what is stretched without a window
+_WHITE, _ALIKE = 0.5, 0.9  # shares of the pixels: a window or table that shows more of them so is of no use
+BAND = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -74,37 +78,74 @@ class Grayscale:
 
     bits: int  # that a stored value may use
     modality: Rescale | LookUp | None = None
-    voi: LookUp | Window | None = None  # None: stretched, unless the values are ready to be seen
+    palette: LookUp | None = None
+    views: Sequence[LookUp | Window] = ()  # the first that shows more than one gray; else they are stretched
     inverted: bool = False  # low values are bright, as in MONOCHROME1
     padding: tuple[int, int] | None = None  # the stored values, from and to, that are no part of the picture
 
-    def show(self, pixels: Integers) -> npt.NDArray[np.uint8]:
-        """The gray of every pixel, [h, w] -> [h, w]; padding is black.
+    def show(self, pixels: Integers) -> Grays:
+        """The gray of every pixel, [h, w] -> [h, w]; padding around the picture is cut off, within is black.
 
         The gray of each value from the lowest to the highest is worked out once, and the pixels look it up.
         """
-        lowest = int(pixels.min())
-        places = pixels.astype(np.int32) - lowest
-        values = np.arange(lowest, int(pixels.max()) + 1)
-        low, high = sorted(self.padding or (1, 0), reverse=not self.padding)
-        padding = (values >= low) & (values <= high)
-        counts = np.where(padding, 0, np.bincount(places.ravel()))
+        if self.padding:
+            pixels = self._unpadded(pixels)
+        lowest, highest = int(pixels.min()), int(pixels.max())
+        values = np.arange(lowest, highest + 1)
+        counts = np.zeros(len(values), np.int64)
+        for band in bands(pixels):
+            counts += np.bincount(band.ravel().astype(np.intp) - lowest, minlength=len(values))
+        padding = self._is_padding(values)
+        counts[padding] = 0
         with np.errstate(all="ignore"):  # a stranger's slope may be anything
-            bright = np.nan_to_num(np.clip(self._brightness(values, counts), 0, 1))
-        grays = np.rint(255 * (1 - bright if self.inverted else bright)).astype(np.uint8)
+            grays = self._grays(values, counts)
         grays[padding] = 0
-        shown: npt.NDArray[np.uint8] = grays[places]
+        shown = np.empty(pixels.shape, np.uint8)
+        for start in range(0, len(pixels), BAND):
+            band = pixels[start : start + BAND]
+            shown[start : start + BAND] = grays[band.astype(np.intp) - lowest]
         return shown
 
-    def _brightness(self, stored: Integers, counts: Integers) -> Array:
+    def _is_padding(self, values: Integers) -> npt.NDArray[np.bool_]:
+        low, high = sorted(self.padding or (1, 0), reverse=not self.padding)
+        return (values >= low) & (values <= high)
+
+    def _unpadded(self, pixels: Integers) -> Integers:
+        """The box of what is no padding; all, where there is nothing else."""
+        rows, columns = np.zeros(pixels.shape[0], bool), np.zeros(pixels.shape[1], bool)
+        for start in range(0, len(pixels), BAND):
+            shown = ~self._is_padding(pixels[start : start + BAND])
+            rows[start : start + BAND] = shown.any(axis=1)
+            columns |= shown.any(axis=0)
+        if not rows.any():
+            return pixels
+        (top, *_, bottom), (left, *_, right) = np.flatnonzero(rows)[[0, -1]], np.flatnonzero(columns)[[0, -1]]
+        return pixels[top : bottom + 1, left : right + 1]
+
+    def _grays(self, stored: Integers, counts: Integers) -> Grays:
+        """The gray of each value; `counts` says how often it occurs."""
         values = stored.astype(np.float64)
         if self.modality:
             values = self.modality(values)
-        if self.voi:
-            return self.voi.brightness(values)
+        if self.palette:
+            return self._gray(self.palette.brightness(values))
+        for view in self.views:
+            grays = self._gray(view.brightness(values))
+            shares = np.bincount(grays, counts, minlength=256) / max(counts.sum(), 1)
+            if shares.max() <= _ALIKE and shares[255] <= _WHITE:
+                return grays
         if self.bits == 8 and stored[0] >= 0 and np.array_equal(values, stored):
-            return values / 255  # ready to be seen, as in a JPEG
-        return _stretched(values, counts)
+            return self._gray(values / 255)  # ready to be seen, as in a JPEG
+        return self._gray(_stretched(values, counts))
+
+    def _gray(self, brightness: Array) -> Grays:
+        bright = np.nan_to_num(np.clip(brightness, 0, 1))
+        return np.rint(255 * (1 - bright if self.inverted else bright)).astype(np.uint8)
+
+
+def bands(pixels: Integers) -> Iterator[Integers]:
+    """Some rows at once: an image of 49 million pixels must not become several of them."""
+    return (pixels[start : start + BAND] for start in range(0, len(pixels), BAND))
 
 
 def _stretched(values: Array, counts: Integers) -> Array:

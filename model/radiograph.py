@@ -1,34 +1,32 @@
 """What the tags of a DICOM file mean here: is it a radiograph of a chest, and what to be warned of."""
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 
+from model.anatomy import is_not_frontal, part_elsewhere
 from pipeline.verdict import Warning
 
-# By PS3.3 C.7.3.1.1.1: computed, digital and film; DR and SC are no terms of it, and in use. RF of one frame
-# is a spot film. OT is what secondary captures say, and anonymisers leave nothing. What none of them is, the
-# network's typicality finds.
-_RADIOGRAPHS = ("CR", "DX", "DR", "RG", "RF", "OT", "SC", "")
+# By PS3.3 C.7.3.1.1.1: computed, digital and film; DR, SC and XR are no terms of it, and in use. RF of one
+# frame is a spot film. OT is what secondary captures say, and anonymisers leave nothing. What none of them
+# is, the network's typicality finds.
+_RADIOGRAPHS = ("CR", "DX", "DR", "RG", "RF", "OT", "SC", "XR", "")
 _SECONDARY = ("OT", "SC")
 _SECONDARY_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # it and those under it
-
-# A console's protocol sets the body part; it is often missing, and may be wrong. So only what holds no chest
-# is refused; not the abdomen (a newborn's X-ray shows both), spine, ribs or shoulder. A verdict about a knee
-# is worse than a mislabelled chest that has to be dropped again.
-_CHEST = frozenset(("CHEST", "THORAX"))
-_ELSEWHERE = frozenset(
-    (
-        *("HAND", "FINGER", "THUMB", "WRIST", "FOREARM", "ELBOW"),
-        *("FOOT", "TOE", "HEEL", "CALCANEUS", "ANKLE", "LEG", "KNEE", "PATELLA", "FEMUR", "THIGH"),
-        *("HIP", "PELVIS", "SKULL", "HEAD", "FACE", "NOSE", "JAW", "MANDIBLE", "MAXILLA", "TOOTH", "TEETH"),
-        *("ORBIT", "SINUS", "BREAST"),
+_RAW_CLASS = "1.2.840.10008.5.1.4.1.1.1.1.1"  # digital X-ray, for processing
+_OTHERS = frozenset(
+    re.findall(
+        "[A-Z]+",
+        "ANN AR ASMT AU BDUS BI BMD CD CF CP CS CT CTPROTOCOL DD DF DG DM DMS DOC DS EC ECG EEG EMG EOG EPS"
+        " ES FA FID FS GM HC HD IO IOL IVOCT IVUS KER KO LEN LP LS MA MG MR MS NM OAM OCT OP OPM OPR OPT"
+        " OPTBSV OPTENF OPV OSS PA PLAN POS PR PT PX REG RESP RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD"
+        " RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC",
     )
 )
-_NOT_FRONTAL = re.compile(r"\b(LL|RL|LLD|RLD|LLO|RLO|LAT|LATERAL|OBLIQUE|DECUBITUS)\b")
-_IN_A_YEAR = {"D": 365, "W": 52, "M": 12, "Y": 1}
-_YOUNGEST, _OLDEST = 1, 5  # completed years, in the training data
+_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_YOUNGEST, _OLDEST, _OLDEST_MAN = 1, 5, 130  # completed years; the first two are those of the training data
 
 
 @dataclass(frozen=True)
@@ -37,56 +35,65 @@ class Tags:
 
     modality: str = ""
     body_part: str = ""
-    views: tuple[str, ...] = ()  # ViewPosition, and the meanings of ViewCodeSequence
-    orientation: str = ""  # PatientOrientation: where the rows lead
+    regions: tuple[str, ...] = ()  # the codes and meanings of the region's sequences
+    views: tuple[str, ...] = ()  # ViewPosition, and the codes and meanings of the view's sequences
+    orientation: tuple[str, ...] = ()  # PatientOrientation: where the rows and the columns lead
     age: str = ""
     born: str = ""
-    studied: str = ""
+    taken: tuple[str, ...] = ()  # dates, the best one first
     burned_in: str = ""
     sop_class: str = ""
     conversion: str = ""
+    intent: str = ""
 
     @property
     def refusal(self) -> str | None:
         """Why this is to be no chest X-ray, for the person who dropped it.
 
-        It quotes nothing that a stranger could have written.
+        It quotes nothing that a stranger could have written: its words are from our own lists.
         """
+        if self.modality in _OTHERS:
+            return f"Not a radiograph (modality {self.modality}). Drop a frontal chest X-ray."
         if self.modality not in _RADIOGRAPHS:
-            return "The DICOM file says that it is no radiograph. Drop a frontal chest X-ray."
-        words = frozenset(re.findall("[A-Z]+", self.body_part))
-        if words & _ELSEWHERE and not words & _CHEST:
-            part = min(words & _ELSEWHERE).lower()
-            return f"The DICOM file says that it shows another part of the body: {part}. Drop a chest X-ray."
-        return None
+            return "Not a radiograph (its modality is unknown). Drop a frontal chest X-ray."
+        part = part_elsewhere((self.body_part, *self.regions))
+        return f"Not a chest X-ray (body part: {part}). Drop a frontal chest X-ray." if part else None
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
         """In the order of the verdict's list."""
-        age = self.years
+        ages = self.years
         found: dict[Warning, bool] = {
-            "age_outside_training": age is not None and not _YOUNGEST <= age <= _OLDEST,
-            "age_unknown": age is None,
+            "age_outside_training": any(not _YOUNGEST <= age <= _OLDEST for age in ages),
+            "age_unknown": not ages,
             "not_frontal": self._is_not_frontal,
+            "for_processing": self._is_raw,
             "burned_in_text": self._may_hold_text,
         }
         return tuple(warning for warning, is_so in found.items() if is_so)
 
     @property
-    def years(self) -> int | None:
-        """The patient's age, completed, at the study."""
-        stated = re.fullmatch(r"(\d{1,3})([DWMY])", self.age)
-        if stated:
-            return int(stated[1]) // _IN_A_YEAR[stated[2]]
-        born, studied = _date(self.born), _date(self.studied)
-        if not born or not studied or studied < born:
-            return None
-        return studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
+    def years(self) -> tuple[int, ...]:
+        """The patient's age when the X-ray was taken, completed: as stated, and by the date of birth."""
+        return (*_stated(self.age), *self._worked_out())
+
+    def _worked_out(self) -> Iterator[int]:
+        born = _date(self.born)
+        taken = next((found for found in map(_date, self.taken) if found), None)
+        if born and taken and born <= taken:
+            years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+            if years <= _OLDEST_MAN:
+                yield years
 
     @property
     def _is_not_frontal(self) -> bool:
-        """Also where rows lead to the patient's front (anterior) or back (posterior)."""
-        return self.orientation.startswith(("A", "P")) or any(map(_NOT_FRONTAL.search, self.views))
+        """Also where rows or columns lead to the patient's front (anterior) or back (posterior)."""
+        return any(text[:1] in ("A", "P") for text in self.orientation[:2]) or is_not_frontal(self.views)
+
+    @property
+    def _is_raw(self) -> bool:
+        """Raw data of a detector, which look like no X-ray that was ever read."""
+        return "PROCESSING" in self.intent or self.sop_class == _RAW_CLASS
 
     @property
     def _may_hold_text(self) -> bool:
@@ -95,8 +102,18 @@ class Tags:
         return self.burned_in == "YES" or secondary or bool(self.conversion)
 
 
+def _stated(age: str) -> Iterator[int]:
+    """The years of "003Y", "3 Y", "18 months" or "42"; nothing where it is none."""
+    found = re.fullmatch(r"(\d{1,4})\s*(?:([DWMY])[A-Z]{0,5})?\.?", age)
+    if not found:
+        return
+    years = int(int(found[1]) * _DAYS[found[2] or "Y"] / _DAYS["Y"] + 1e-6)
+    if years <= _OLDEST_MAN:
+        yield years
+
+
 def _date(text: str) -> date | None:
-    digits = text.replace(".", "")  # ACR-NEMA had points in it
+    digits = re.sub(r"[.\-/]", "", text)[:8]  # ACR-NEMA had points in it; a date with a time goes on
     with suppress(ValueError):
         return date.fromisoformat(digits) if re.fullmatch(r"\d{8}", digits) else None
     return None

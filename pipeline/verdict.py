@@ -34,11 +34,14 @@ ReasonCode = Literal[
     "crashed",
     "internal",
 ]
-Warning = Literal["atypical", "age_outside_training", "age_unknown", "not_frontal", "burned_in_text"]
+Warning = Literal[
+    "atypical", "age_outside_training", "age_unknown", "not_frontal", "for_processing", "burned_in_text"
+]
 DOUBTS: tuple[Warning, ...] = (
     "atypical",
     "age_outside_training",
     "not_frontal",
+    "for_processing",
 )  # no confident label with these
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
@@ -195,8 +198,8 @@ class Verdict(Part):
     finding: Finding | None = None
     warnings: list[Warning] = Field(
         default=[],
-        description="in the order of this list; with `atypical`, `age_outside_training` or `not_frontal` the"
-        " label is `uncertain`, whatever the probability",
+        description="in the order of this list; with `atypical`, `age_outside_training`, `not_frontal` or"
+        " `for_processing` the label is `uncertain`, whatever the probability",
     )
     reason: Reason | None = None
     preview_key: str | None = None

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -56,7 +57,8 @@ def dataset(pixels: Pixels | None = None, **tags: object) -> Dataset:
     for name, value in (values | tags).items():
         if value is not None:
             setattr(found, name, value)
-    found.HighBit = tags.get("HighBit", found.BitsStored - 1)
+    if "HighBit" not in tags and "BitsStored" in found:
+        found.HighBit = found.BitsStored - 1
     if "PixelData" in found:
         found["PixelData"].VR = "OW"
     found.file_meta = FileMetaDataset()
@@ -79,6 +81,18 @@ def dicom(pixels: Pixels | None = None, syntax: str = uid.ExplicitVRLittleEndian
     return written(dataset(pixels, **tags), syntax)
 
 
+def bare(syntax: str) -> bytes:
+    """Without preamble and header."""
+    whole = dicom(syntax=syntax, **WHOLE_WINDOW)
+    return whole[144 + struct.unpack_from("<I", whole, 140)[0] :]
+
+
+def mistaken(syntax: str) -> bytes:
+    """The header of an explicit file before the elements of another."""
+    whole = dicom(**WHOLE_WINDOW)
+    return whole[: 144 + struct.unpack_from("<I", whole, 140)[0]] + bare(syntax)
+
+
 def compressed(syntax: str, pixels: Pixels | None = None, **options: object) -> bytes:
     """By pydicom's own encoders and those that it finds."""
     found = dataset(pixels, **(WHOLE_WINDOW if pixels is None else {}))
@@ -92,6 +106,10 @@ def packed(frame: bytes, syntax: str, pixels: Pixels | None = None, **tags: obje
     found.PixelData = encapsulate([frame])
     found.file_meta.TransferSyntaxUID = uid.UID(syntax)
     return written(found)
+
+
+def jpeg2000(pixels: Pixels, bits: int, **options: object) -> bytes:
+    return bytes(encode_array(pixels, bits_stored=bits, photometric_interpretation=2, **options))
 
 
 def jpeg() -> bytes:
@@ -134,6 +152,11 @@ SYNTAXES: dict[str, tuple[float, Callable[[], bytes]]] = {  # with the mean erro
     "big endian": (0, lambda: dicom(syntax=uid.ExplicitVRBigEndian, **WHOLE_WINDOW)),
     "deflated": (0, lambda: dicom(syntax=uid.DeflatedExplicitVRLittleEndian, **WHOLE_WINDOW)),
     "no preamble": (0, lambda: dicom(**WHOLE_WINDOW)[132:]),
+    "no preamble, no length of its header": (0, lambda: dicom(**WHOLE_WINDOW)[144:]),
+    "no header, implicit": (0, lambda: bare(uid.ImplicitVRLittleEndian)),
+    "no header, explicit": (0, lambda: bare(uid.ExplicitVRLittleEndian)),
+    "no header, big endian": (0, lambda: bare(uid.ExplicitVRBigEndian)),
+    "implicit, and said to be explicit": (0, lambda: mistaken(uid.ImplicitVRLittleEndian)),
     "RLE": (0, lambda: compressed(uid.RLELossless)),
     "RLE of colours": (0.6, lambda: compressed(uid.RLELossless, np.stack([gray()] * 3, -1))),
     "JPEG baseline": (1, lambda: packed(jpeg(), uid.JPEGBaseline8Bit, gray())),
@@ -146,6 +169,9 @@ SYNTAXES: dict[str, tuple[float, Callable[[], bytes]]] = {  # with the mean erro
     "JPEG lossless of 8 bits": (0, lambda: packed(lossless_jpeg(gray(), 1, 8), uid.JPEGLosslessSV1, gray())),
     "JPEG-LS": (0, lambda: compressed(uid.JPEGLSLossless)),
     "JPEG-LS, near lossless": (0.5, lambda: compressed(uid.JPEGLSNearLossless, jls_error=8)),
-    "JPEG 2000 lossless": (0, lambda: compressed(uid.JPEG2000Lossless)),
-    "JPEG 2000": (1, lambda: compressed(uid.JPEG2000, j2k_cr=[10])),
+    "JPEG 2000 lossless": (0, lambda: packed(jpeg2000(deep(), 12), uid.JPEG2000Lossless, **WHOLE_WINDOW)),
+    "JPEG 2000": (
+        1,
+        lambda: packed(jpeg2000(deep(), 12, compression_ratios=[10]), uid.JPEG2000, **WHOLE_WINDOW),
+    ),
 }

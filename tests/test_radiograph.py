@@ -24,16 +24,94 @@ def engine() -> Engine:
 
 
 @pytest.mark.parametrize(
-    "part", ["", "CHEST", "THORAX", "CHEST HEAD", "ABDOMEN", "TSPINE", "RIB", "HANDLE", "?"]
+    "part",
+    [
+        *("", "CHEST", "THORAX", "CHEST HEAD", "ABDOMEN", "TSPINE", "RIB", "HANDLE", "?", "CHEST EXTREMITY"),
+        *("TORAX", "TORACE", "PULMON", "BRUSTKORB", "POUMONS", "POITRINE", "LUNGS", "SHOULDERS", "WHOLEBODY"),
+    ],
 )
 def test_a_body_part_that_may_be_a_chest_is_taken(part: str) -> None:
     assert Tags(body_part=part).refusal is None
 
 
-CODE = Dataset()
-CODE.CodeMeaning = "Left lateral"
-AP_CODE = Dataset()
-AP_CODE.CodeMeaning = "antero-posterior"
+ELSEWHERE = {
+    "hand": "HAND HANDS MANO MANOS MAO MAIN HAND_LEFT LHAND",
+    "finger": "FINGERS DEDO DOIGT DITO",
+    "wrist": "WRISTS HANDGELENK POIGNET POLSO",
+    "forearm": "ULNA RADIUS FOREARM UNTERARM",
+    "elbow": "ELBOW CODO COTOVELO GOMITO",
+    "upper arm": "HUMERUS ARM UPPERARM OBERARM BRAZO",
+    "arm or leg": "EXTREMITY EXTREMITIES UPPEREXTREMITY LOWEREXTREMITY EXTREMIDAD",
+    "foot": "FOOT FEET PIED FUSS PIEDE",
+    "toe": "TOES ZEHEN ORTEIL",
+    "leg": "TIBIA FIBULA LOWERLEG LOWER-LEG PIERNA",
+    "knee": "KNEES RODILLA GENOU KNIE GINOCCHIO JOELHO",
+    "hip": "HIPS CADERA HANCHE",
+    "pelvis": "PELVIS BECKEN BASSIN BACINO",
+    "head": "SKULL CRANIUM CRANEO SCHADEL HEAD SINUS MANDIBLE",
+    "tooth": "TEETH ZAHN",
+    "breast": "BREAST MAMA",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "word"), [(part, word) for part in ELSEWHERE for word in ELSEWHERE[part].split()]
+)
+def test_another_part_of_the_body_is_refused_by_our_own_name_for_it(part: str, word: str) -> None:
+    assert f"(body part: {part})" in (Tags(body_part=word).refusal or "")
+
+
+def test_accents_and_small_letters_do_not_hide_a_body_part() -> None:
+    for text in ("Cráneo", "Fuß", "Schädel", "pé PIES"):
+        with pytest.raises(InputRejected, match=r"\(body part: (head|foot)\)"):
+            decode(dicom(SpecificCharacterSet="ISO_IR 100", BodyPartExamined=text), LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning", "part"),
+    [
+        ("T-D8700", None, "hand"),
+        ("85562004", None, "hand"),
+        ("72696002", "", "knee"),
+        ("X-1", "Skull structure", "head"),
+        ("T-D3000", "Chest", None),
+        ("51185008", None, None),
+        ("R-FAB55", None, None),
+        ("T-D4000", "Abdomen", None),
+    ],
+)
+def test_the_region_names_the_body_part_by_code_or_meaning(
+    value: str, meaning: str | None, part: str | None
+) -> None:
+    data = dicom(BodyPartExamined=None, AnatomicRegionSequence=[code(value, meaning)])
+    if part:
+        with pytest.raises(InputRejected, match=f"body part: {part}"):
+            decode(data, LIMIT)
+    else:
+        decode(data, LIMIT)
+
+
+def test_a_chest_in_either_place_is_a_chest() -> None:
+    decode(dicom(BodyPartExamined="EXTREMITY", AnatomicRegionSequence=[code("T-D3000", "Chest")]), LIMIT)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "NM", "PT", "XA", "MG", "PX"])
+def test_a_known_modality_is_named_and_another_is_not(modality: str) -> None:
+    assert (Tags(modality=modality).refusal or "").startswith(f"Not a radiograph (modality {modality}).")
+    assert "DOE" not in (Tags(modality="DOE^JOHN").refusal or "DOE")
+
+
+def code(value: str, meaning: str | None = None, **more: object) -> Dataset:
+    """An item of a sequence of codes."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = value, "SCT" if value.isdigit() else "SRT"
+    if meaning is not None:
+        item.CodeMeaning = meaning
+    for name, items in more.items():
+        setattr(item, name, items)
+    return item
+
+
 TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({}, ()),
     *[
@@ -41,7 +119,7 @@ TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
         for age in ("000Y", "006Y", "045D", "011M", "072M", "010W", "085Y")
     ],
     *[({"PatientAge": age}, ()) for age in ("001Y", "005Y", "012M", "018M", "071M", "400D", "060W", "1Y")],
-    *[({"PatientAge": age}, ("age_unknown",)) for age in (None, "", "3", "Y003", "old")],
+    *[({"PatientAge": age}, ("age_unknown",)) for age in (None, "", "Y003", "old", "-3", "999Y")],
     ({"PatientAge": None, "PatientBirthDate": "20200630", "StudyDate": "20260629"}, ()),
     (
         {"PatientAge": None, "PatientBirthDate": "2020.06.30", "StudyDate": "20260630"},
@@ -54,12 +132,59 @@ TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"PatientAge": None, "PatientBirthDate": "20250630", "StudyDate": "20200629"}, ("age_unknown",)),
     ({"PatientAge": None, "PatientBirthDate": "20251399", "StudyDate": "20260629"}, ("age_unknown",)),
     ({"PatientAge": None, "PatientBirthDate": "20220101"}, ("age_unknown",)),
+    (
+        {"PatientAge": "003Y", "PatientBirthDate": "19600101", "StudyDate": "20200101"},
+        ("age_outside_training",),
+    ),
+    (
+        {"PatientAge": "030Y", "PatientBirthDate": "20170101", "StudyDate": "20200601"},
+        ("age_outside_training",),
+    ),
+    ({"PatientAge": "003Y", "PatientBirthDate": "20170101", "StudyDate": "20200601"}, ()),
+    *[
+        ({"PatientAge": None, "PatientBirthDate": "19600101", date: "20200101"}, ("age_outside_training",))
+        for date in ("SeriesDate", "AcquisitionDate", "ContentDate")
+    ],
     *[({"ViewPosition": view}, ()) for view in (None, "", "AP", "PA", "BILATERAL")],
-    *[({"ViewPosition": view}, ("not_frontal",)) for view in ("LL", "RL", "LLO", "RLD", "LATERAL", "lat")],
+    *[
+        ({"ViewPosition": view}, ("not_frontal",))
+        for view in (
+            *("LL", "RL", "LLO", "RLD", "LATERAL", "lat", "LLD", "RAO", "LAO", "RPO", "LPO", "OBL", "L LAT"),
+            *(
+                "R-LAT",
+                "LT LATERAL",
+                "PROFILE",
+                "PROFIL",
+                "PERFIL",
+                "OBLIQUE",
+                "OBLICUA",
+                "DECUBITUS",
+                "LLAT",
+            ),
+            *("LATERALE", "SEITLICH", "PA_OBL", "L LAT DECUB"),
+        )
+    ],
     ({"PatientOrientation": ["A", "F"]}, ("not_frontal",)),
+    ({"PatientOrientation": ["F", "P"]}, ("not_frontal",)),
     ({"PatientOrientation": ["L", "F"]}, ()),
-    ({"ViewCodeSequence": [CODE]}, ("not_frontal",)),
-    ({"ViewCodeSequence": [AP_CODE]}, ()),
+    *[
+        ({"ViewCodeSequence": [code(*view)]}, ("not_frontal",))
+        for view in (
+            *(("X", "Left lateral"), ("R-10236",), ("399173006",), ("R-10228", ""), ("R-10220",)),
+            *(("399135007", "?"), ("F-10319",), ("102535000",)),
+        )
+    ],
+    *[
+        ({"ViewCodeSequence": [code(*view)]}, ())
+        for view in (("X", "antero-posterior"), ("R-10206",), ("399348003",), ("R-10214", "postero-anterior"))
+    ],
+    (
+        {"ViewCodeSequence": [code("R-10206", "AP", ViewModifierCodeSequence=[code("21114003", "oblique")])]},
+        ("not_frontal",),
+    ),
+    ({"PresentationIntentType": "FOR PROCESSING"}, ("for_processing",)),
+    ({"PresentationIntentType": "FOR PRESENTATION"}, ()),
+    ({"SOPClassUID": f"{dicoms.DIGITAL_XRAY}.1"}, ("for_processing",)),
     ({"BurnedInAnnotation": "YES"}, ("burned_in_text",)),
     ({"BurnedInAnnotation": "NO"}, ()),
     ({"ConversionType": "WSD"}, ("burned_in_text",)),
@@ -117,3 +242,26 @@ def test_the_uid_is_kept_only_where_that_is_allowed() -> None:
     with pytest.raises(InputRejected) as caught:
         decode(dicom(Modality="CT"), LIMIT)
     assert caught.value.facts == ImageFacts("application/dicom", 320, 256)
+
+
+@pytest.mark.parametrize(
+    ("age", "years"),
+    [
+        *(
+            ("42", (42,)),
+            ("3", (3,)),
+            ("42Y", (42,)),
+            ("3 Y", (3,)),
+            ("003Y", (3,)),
+            ("18M", (1,)),
+            ("60 M", (5,)),
+        ),
+        *(("100W", (1,)), ("400D", (1,)), ("5 YEARS", (5,)), ("", ()), ("Y", ()), ("999Y", ()), ("4.5X", ())),
+    ],
+)
+def test_an_age_is_read_as_devices_write_it(age: str, years: tuple[int, ...]) -> None:
+    assert Tags(age=age).years == years
+
+
+def test_a_birth_date_of_another_century_is_no_age() -> None:
+    assert Tags(born="18000101", taken=("20200101",)).years == ()

@@ -54,6 +54,10 @@ WARNINGS: dict[Warning, str] = {
         "label on an adult is an error."
     ),
     "not_frontal": "The file says that this is no frontal view. The network knows frontal views only.",
+    "for_processing": (
+        "The file says that this is a detector's raw image (FOR PROCESSING). The network knows "
+        "finished X-rays only."
+    ),
     "burned_in_text": "Text may be burned into the image. It may name the patient.",
 }
 TAGS: dict[Warning, str] = {
@@ -61,6 +65,7 @@ TAGS: dict[Warning, str] = {
     "age_outside_training": "age outside training",
     "age_unknown": "age unknown",
     "not_frontal": "not frontal",
+    "for_processing": "raw image",
     "burned_in_text": "text in the image",
 }
 
