@@ -25,6 +25,12 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def opened(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return image
+
+
 def rotated() -> bytes:
     """Lying on its side, with the EXIF note that says so."""
     exif = Image.Exif()
