@@ -124,8 +124,7 @@ class Engine:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()
         gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid)
-        box = content_box(gray)
-        pixels = prepare(gray.crop(box), facts, self.calibration.size)
+        pixels, box = prepare(gray, facts, self.calibration.size)
         shown = self._burned_in_previews or "burned_in_text" not in warnings
         preview = encode_preview(gray) if shown else None
         decoded = time.perf_counter()
@@ -147,13 +146,17 @@ class Engine:
         return logits, maps, distances
 
 
-def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
-    """The network's input, [1, 1, size, size]; InputRejected for a blank image."""
-    small = squash(gray, size)
+def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box]:
+    """The network's input, [1, 1, size, size], and the part of the image that it shows: no wide border.
+
+    InputRejected for a blank image.
+    """
+    box = content_box(gray)
+    small = squash(gray.crop(box), size)
     if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
         message = "The image is blank. Check the export, and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return network_input(small, size)
+    return network_input(small, size), box
 
 
 def interpret(

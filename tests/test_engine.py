@@ -173,7 +173,7 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(engine: Engine) -
         beside = [seen.finding.probability for seen in pool.map(engine.examine, files)]
     assert beside == alone
     pixels = np.concatenate(
-        [prepare(*decode(data, 50_000_000)[:2], engine.calibration.size) for data in files]
+        [prepare(*decode(data, 50_000_000)[:2], engine.calibration.size)[0] for data in files]
     )
     for batch in range(0, len(files), 8):
         logits = engine.outputs(pixels[batch : batch + 8])[0]
