@@ -10,11 +10,12 @@ import re
 import warnings
 from typing import Protocol
 
+import numpy as np
 from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from model import deep
 from model.entropy import WatchedJpeg
-from model.guards import read_jpeg, read_picture
+from model.guards import read_picture
 from model.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
@@ -121,34 +122,37 @@ class _Opened:
     def _gray(self) -> Image.Image:
         picture = self._picture
         if picture.kind == "JPEG":
-            return _shown(_jpeg(picture.data))
+            return _shown(_jpeg(picture))
         if picture.planes:
-            return deep.stretched_planes([_loaded(_open(picture, plane)) for plane in picture.planes])
+            colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
+            return deep.stretched_planes(colours)
         image = _open(picture, picture.data)
         if deep.is_deep_colour(image):
-            return deep.stretched_colour(lambda: _open(picture, picture.data))
+            return deep.stretched_colour(lambda: _open(picture, picture.data), picture.is_inverted)
         image.load()
         if image.mode.startswith(("I", "F")):
-            is_unsigned = picture.kind == "TIFF" and not picture.is_signed
-            return deep.stretched_image(image, picture.is_inverted, is_unsigned)
+            values = np.asarray(image)
+            if picture.kind == "TIFF" and not picture.is_signed and values.dtype == np.int32:
+                values = values.view(np.uint32)
+            return deep.stretched(values, picture.is_inverted)
         gray = _shown(image)
         if picture.is_signed:
             gray = gray.point([(value + 128) % 256 for value in range(256)])
         return ImageChops.invert(gray) if picture.is_inverted else gray
 
 
-def _jpeg(data: bytes) -> Image.Image:
+def _jpeg(picture: Picture) -> Image.Image:
     """Decode a JPEG, shrunk to an eighth at most."""
-    found = read_jpeg(data)
-    source = WatchedJpeg(data, found.coded_until)
+    source = WatchedJpeg(picture.data, picture.coded_until)
     image = JpegImagePlugin.JpegImageFile(source)
     if image.mode in ("L", "RGB"):
         longer = max(image.size)
         width, height = (max(side * _LEAST_SIDE // longer, 1) for side in image.size)
         image.draft("L", (width, height))
-    if found.is_plain:
+    if picture.coded_until:
         source.watch(image)
     image.load()
+    source.check()
     return image
 
 

@@ -1,8 +1,8 @@
 """Whether the compressed data of a JPEG are as long as its picture needs: what libjpeg only warns of.
 
 Where data are lost, libjpeg fills up with gray; where too many are left, it passes them over. Pillow says
-nothing of either. So the last bytes are handed out one part at a time, and between the parts it is seen
-whether the last line of the picture is there yet.
+nothing of either. So the last bytes are handed out by themselves, and it is seen whether the decoder asks for
+them, and whether the last line of the picture is there once it has them.
 """
 
 import io
@@ -30,7 +30,7 @@ class WatchedJpeg(io.BytesIO):
         self._image = image
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes; of the last ones only as many as the next question needs."""
+        """Return the next bytes; the last ones by themselves."""
         place, tail = self.tell(), self._end - _TAIL
         if not self._image or place > self._end:
             return super().read(size)
@@ -39,16 +39,18 @@ class WatchedJpeg(io.BytesIO):
         if place < tail:
             return super().read(min(size or tail, tail - place) if size != -1 else tail - place)
         self._parts += 1
-        is_untouched = _last_line(self._image) == self._mark
         if self._parts == 1:
-            if not is_untouched:
-                raise damaged()  # the picture is whole, and data are left
             return super().read(self._end - place)
         if self._parts == 2:
             return _BEYOND  # in place of the end marker, at which a decoder would fill up with gray
-        if self._parts == 3 and is_untouched:
+        if self._parts == 3 and _last_line(self._image) == self._mark:
             raise damaged()  # the data are used up, and the picture is not whole
         return super().read(size)
+
+    def check(self) -> None:
+        """Raise InputRejected if the picture was whole before its data were at an end."""
+        if self._image and not self._parts:
+            raise damaged()
 
 
 def _marked(image: Image.Image) -> list[Any]:

@@ -29,6 +29,7 @@ class Jpeg:
     restart_after: int = 0
     coded_until: int = 0  # where the compressed data of its last scan ends
     exif: list[bytes] = field(default_factory=list)
+    parts: list[tuple[int, int]] = field(default_factory=list)  # what is left without notes and thumbnails
 
     @property
     def is_plain(self) -> bool:
@@ -38,11 +39,12 @@ class Jpeg:
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither data nor filling nor a restart
 _SOI, _EOI, _SOS, _DRI, _APP1, _ALONE = 0xD8, 0xD9, 0xDA, 0xDD, 0xE1, 0x01
+_NOTES = set(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # all but JFIF and Adobe, which say what colours mean
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _SEGMENTS, _FILLING, _EXIFS = 5_000, 1 << 16, 20
 _SCANS = 100  # a progressive JPEG has about 10
-_SCANNED = 2_000_000_000  # pixels times scans: about a second for 10**9
+_SCANNED = 1_000_000_000  # pixels times scans: takes a second or two
 
 
 def check_jpeg(data: bytes) -> None:
@@ -55,7 +57,7 @@ def read_jpeg(data: bytes) -> Jpeg:
     found, place, filling, segments = Jpeg(), 2, 0, 0
     if not data.startswith(b"\xff\xd8"):
         raise damaged()
-    in_scan, coded = False, (0, 0)
+    in_scan, coded, kept_from = False, (0, 0), 0
     while True:
         match = _MARKER.search(data, place)
         if not match:
@@ -72,6 +74,7 @@ def read_jpeg(data: bytes) -> Jpeg:
         if segments > _SEGMENTS or filling > _FILLING:
             raise damaged()
         if marker == _EOI:
+            found.parts.append((kept_from, place))
             break
         if marker in (_SOI, _ALONE):
             continue
@@ -80,6 +83,9 @@ def read_jpeg(data: bytes) -> Jpeg:
         if marker < 0xC0 or length < 2 or len(body) < length - 2:
             raise damaged()
         place, in_scan = place + length, marker == _SOS
+        if marker in _NOTES:
+            found.parts.append((kept_from, match.start()))
+            kept_from = place
         if marker in _FRAMES and not found.process:
             if len(body) < 6:
                 raise damaged()
@@ -92,7 +98,7 @@ def read_jpeg(data: bytes) -> Jpeg:
             found.restart_after = int.from_bytes(body, "big")
         elif marker == _SOS:
             found.scans += 1
-            if found.scans > min(_SCANS, max(_SCANNED // max(found.width * found.height, 1), 10)):
+            if found.scans > min(_SCANS, max(_SCANNED // max(found.width * found.height, 1), 16)):
                 message = f"The file would have to be decoded {found.scans} times and more. {AS_PNG}"
                 raise InputRejected("unreadable", message)
         elif marker == _APP1 and body.startswith(b"Exif\0\0") and len(found.exif) < _EXIFS:
@@ -135,7 +141,10 @@ def _jpeg(data: bytes) -> Picture:
         raise unsupported(f"a JPEG of {found.bits} bits a colour")
     if found.components not in (1, 3, 4):
         raise unsupported(f"a JPEG of {found.components} colours")
-    return Picture("JPEG", data, found.width, found.height, 1, orientation(b"".join(found.exif)))
+    alone = b"".join(data[start:end] for start, end in found.parts)
+    ended = found.coded_until - (found.parts[-1][1] - len(alone)) if found.is_plain else 0
+    turned = orientation(b"".join(found.exif))
+    return Picture("JPEG", alone, found.width, found.height, 1, turned, ended)
 
 
 _PNG, _CHUNKS = b"\x89PNG\r\n\x1a\n", 100_000
@@ -242,7 +251,7 @@ def _webp(data: bytes) -> Picture:
     return Picture("WEBP", data, width, height, images, orientation(exif.removeprefix(b"Exif\0\0")))
 
 
-_RUNS = 4_000_000  # pixels or bytes of a BMP that is unpacked run by run, slowly
+_RUNS = 2_000_000  # pixels or bytes of a BMP that is unpacked run by run, slowly
 
 
 def _bmp(data: bytes) -> Picture:

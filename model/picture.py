@@ -19,6 +19,7 @@ class Picture:
     height: int
     images: int = 1  # two stand for more
     orientation: int = 1  # as EXIF numbers them
+    coded_until: int = 0  # where the compressed data of a JPEG of one scan end
     planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, where a decoder would mix them up
     is_signed: bool = False  # its numbers may be negative, though Pillow reads them as if they could not
     is_inverted: bool = False  # white is zero

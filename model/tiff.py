@@ -40,7 +40,7 @@ _NEEDED = {
     *(266, 292, 293, 317, 320, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
 }  # the last: fill order, fax options, predictor, palette, inks, and what JPEG and YCbCr need
 _PACKINGS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # those that Pillow's libtiff is built with
-_DIRECTORIES, _ENTRIES, _PIECES = 100, 1_000, 200_000
+_DIRECTORIES, _ENTRIES, _PIECES = 50, 1 << 15, 200_000
 _TILE = 1 << 22  # pixels that a tile may have in any picture
 _LONG = 1 << 20  # bytes of an entry, other than the places of strips and tiles
 
@@ -179,7 +179,7 @@ def _alone(reader: _Reader, entries: dict[int, _Entry], width: int, height: int)
     if is_planar and colours == 2 and samples >= 3 and set(bits) == {16}:
         planes = tuple(_written(reader, _plane(reader, kept, number, pieces)) for number in range(3))
     return Picture(
-        *("TIFF", _written(reader, kept), width, height, 1, reader.value(entries, _TURNED, 1), planes),
+        *("TIFF", _written(reader, kept), width, height, 1, reader.value(entries, _TURNED, 1), 0, planes),
         is_signed=form == 2,
         is_inverted=colours == 0,
     )
