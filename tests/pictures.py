@@ -176,6 +176,33 @@ def tiff_of(images: list[tuple[Image.Image, int | None]]) -> bytes:
     return data
 
 
+def tiled_tiff(image: Image.Image) -> bytes:
+    """Eight-bit gray in tiles of 64 a side."""
+    padded = Image.new("L", (-(-image.width // 64) * 64, -(-image.height // 64) * 64))
+    padded.paste(image)
+    corners = [(x, y) for y in range(0, padded.height, 64) for x in range(0, padded.width, 64)]
+    pixels = b"".join(padded.crop((x, y, x + 64, y + 64)).tobytes() for x, y in corners)
+    places = tuple(8 + 4096 * n for n in range(len(corners)))
+    tags = {tag: found for tag, found in _tags(*image.size, 0).items() if tag not in (273, 278, 279)}
+    tags |= {322: (3, 1, 64), 323: (3, 1, 64), 324: (4, len(corners), places)}
+    return _tiff(pixels, tags | {325: (4, len(corners), (4096,) * len(corners))})
+
+
+def interlaced(image: Image.Image) -> bytes:
+    """An 8-bit gray PNG that comes in seven passes (Adam7)."""
+    values = np.asarray(image)
+    passes = (
+        *((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)),
+    )
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for top, down, left, across in passes
+        for row in np.ascontiguousarray(values[top::down, left::across])
+    )
+    head = struct.pack(">IIBBBBB", image.width, image.height, 8, 0, 0, 0, 1)
+    return png_of(((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+
+
 def riff(*parts: bytes) -> bytes:
     """A WebP of chunks: a name, its content, a name, ..."""
     body = b"".join(
