@@ -127,6 +127,9 @@ class _Opened:
             colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
             return deep.stretched_planes(colours)
         image = _open(picture, picture.data)
+        if picture.pairs:
+            pixels = np.asarray(_loaded(image))
+            return deep.stretched_pairs(pixels, picture.pairs, picture.is_inverted, picture.is_opaque)
         if deep.is_deep_colour(image):
             return deep.stretched_colour(lambda: _open(picture, picture.data), picture.is_inverted)
         image.load()
@@ -204,6 +207,8 @@ def _shown(image: Image.Image) -> Image.Image:
     """Any mode of 8 bits to gray; transparent parts become black, as the air around a body is."""
     if image.mode == "L" and not image.has_transparency_data:
         return image
+    if image.mode in ("La", "LAB"):  # gray multiplied by its opacity; lightness and two colours
+        return image.getchannel(0)
     if not image.has_transparency_data:
         return image.convert("L")
     shown = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")

@@ -59,24 +59,39 @@ def is_deep_colour(image: ImageFile.ImageFile) -> bool:
 def stretched_colour(opened: Callable[[], ImageFile.ImageFile], is_inverted: bool = False) -> Image.Image:
     """Return a file of 16 bits a colour as 8-bit gray, on black where it is transparent."""
     name = _raw_mode(opened())
-    opacity: npt.NDArray[np.uint8] | None
-    if name.startswith("LA"):  # the four bytes of a pixel as they stand: two of gray, two of opacity
-        bytes_ = np.asarray(_loaded(opened(), "RGBA"))
-        gray, opacity = bytes_.view(">u2")[..., 0].astype(np.uint16), bytes_[..., 2]
-    else:
-        swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[name[-1]]
-        plain = name.replace("a", "A")  # multiplied by its opacity: that is what black behind it makes of it
-        high, low = _loaded(opened(), plain), _loaded(opened(), plain[:-1] + swapped)
-        opacity = np.asarray(high.getchannel("A")) if name.startswith("RGBA") else None
+    if name.startswith("LA"):  # the four bytes of a pixel as they stand
+        return stretched_pairs(np.asarray(_loaded(opened(), "RGBA")), ">", is_inverted)
+    gray, opacity = _both_bytes(opened, name)
+    return _faded(stretched(gray, is_inverted, opacity), opacity)
 
-        def wide(rows: slice) -> Gray:
-            box = (0, rows.start, high.width, rows.stop)
-            values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
-            return values
 
-        gray = _joined((high.height, high.width), wide)
-        del high, low
-    shown = stretched(gray, is_inverted, opacity)
+def _both_bytes(
+    opened: Callable[[], ImageFile.ImageFile], name: str
+) -> tuple[Gray, npt.NDArray[np.uint8] | None]:
+    """Return the gray of 16 bits, and the opacity where there is one."""
+    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[name[-1]]
+    plain = name.replace("a", "A")  # multiplied by its opacity: that is what black behind it makes of it
+    high, low = _loaded(opened(), plain), _loaded(opened(), plain[:-1] + swapped)
+
+    def wide(rows: slice) -> Gray:
+        box = (0, rows.start, high.width, rows.stop)
+        values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
+        return values
+
+    opacity = np.asarray(high.getchannel("A")) if name.startswith("RGBA") else None
+    return _joined((high.height, high.width), wide), opacity
+
+
+def stretched_pairs(
+    pixels: npt.NDArray[np.uint8], order: str, is_inverted: bool = False, is_opaque: bool = False
+) -> Image.Image:
+    """Return gray and opacity of 16 bits each, [h, w, 4 bytes], as 8-bit gray."""
+    opacity = None if is_opaque else np.ascontiguousarray(pixels[..., 2 if order == ">" else 3])
+    gray = pixels.view(f"{order}u2")[..., 0].astype(np.uint16)
+    return _faded(stretched(gray, is_inverted, opacity), opacity)
+
+
+def _faded(shown: Image.Image, opacity: npt.NDArray[np.uint8] | None) -> Image.Image:
     return shown if opacity is None else ImageChops.multiply(shown, Image.fromarray(opacity))
 
 

@@ -224,7 +224,7 @@ def _webp(data: bytes) -> Picture:
     end = 8 + int.from_bytes(data[4:8], "little")
     width = height = images = place = 0
     exif = b""
-    if end > len(data):
+    if end > len(data) + 1:  # the last chunk may lack what makes it even
         raise damaged()
     for _ in range(_CHUNKS):
         name, length = data[12 + place : 16 + place], int.from_bytes(data[16 + place : 20 + place], "little")

@@ -21,6 +21,8 @@ class Picture:
     orientation: int = 1  # as EXIF numbers them
     coded_until: int = 0  # where the compressed data of a JPEG of one scan end
     planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, where a decoder would mix them up
+    pairs: str = ""  # the byte order of gray and opacity of 16 bits each, which come as four bytes a pixel
+    is_opaque: bool = False  # whatever its opacity says
     is_signed: bool = False  # its numbers may be negative, though Pillow reads them as if they could not
     is_inverted: bool = False  # white is zero
 

@@ -34,10 +34,32 @@ _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # by type: what 
 _KIND, _OLD_KIND, _WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS = 254, 255, 256, 257, 258, 259, 262
 _STRIPS, _TURNED, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 274, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
+_PREDICTOR = 317
 _NEEDED = {
     *(_WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS, _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR),
     *(_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT),
-    *(266, 292, 293, 317, 320, 332, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
+    *(
+        266,
+        292,
+        293,
+        _PREDICTOR,
+        320,
+        332,
+        347,
+        512,
+        513,
+        514,
+        515,
+        517,
+        518,
+        519,
+        520,
+        521,
+        529,
+        530,
+        531,
+        532,
+    ),
 }  # the last: fill order, fax options, predictor, palette, inks, and what JPEG and YCbCr need
 _PACKINGS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # those that Pillow's libtiff is built with
 _DIRECTORIES, _ENTRIES, _PIECES = 50, 1 << 15, 200_000
@@ -175,11 +197,22 @@ def _alone(reader: _Reader, entries: dict[int, _Entry], width: int, height: int)
         kept[_COLOURS] = _short(reader, 1)
     if not is_planar:
         kept[_PLANAR] = _short(reader, 1)
+    extra = reader.value(entries, _EXTRA, 0)
+    if colours < 2 and samples == 2:
+        kept[_EXTRA] = _short(reader, extra)
+    pairs = ""
+    if colours < 2 and samples == 2 and not is_planar and set(bits) == {16} and _is_whole(reader, entries):
+        pairs = reader.order
+        kept |= {_BITS: _short(reader, 8, 8, 8, 8), _SAMPLES: _short(reader, 4), _COLOURS: _short(reader, 2)}
+        kept[_EXTRA] = _short(reader, 2)
+        kept.pop(_FORMAT, None)
     planes: tuple[bytes, ...] = ()
     if is_planar and colours == 2 and samples >= 3 and set(bits) == {16}:
         planes = tuple(_written(reader, _plane(reader, kept, number, pieces)) for number in range(3))
     return Picture(
         *("TIFF", _written(reader, kept), width, height, 1, reader.value(entries, _TURNED, 1), 0, planes),
+        pairs=pairs,
+        is_opaque=extra != 2,
         is_signed=form == 2,
         is_inverted=colours == 0,
     )
@@ -208,8 +241,13 @@ def _part(entry: _Entry, first: int, count: int) -> _Entry:
     return _Entry(entry.kind, len(raw) // size, raw)
 
 
-def _short(reader: _Reader, value: int) -> _Entry:
-    return _Entry(3, 1, struct.pack(f"{reader.order}H", value))
+def _short(reader: _Reader, *values: int) -> _Entry:
+    return _Entry(3, len(values), struct.pack(f"{reader.order}{len(values)}H", *values))
+
+
+def _is_whole(reader: _Reader, entries: dict[int, _Entry]) -> bool:
+    """Whether numbers stand as they are, not as differences, which have a depth."""
+    return reader.value(entries, _PREDICTOR, 1) == 1
 
 
 def _plane(reader: _Reader, kept: dict[int, _Entry], number: int, pieces: int) -> dict[int, _Entry]:

@@ -140,7 +140,7 @@ def gray_tiff(values: np.ndarray, order: str = "<", more: dict[int, Tag] | None 
 
 
 def deep_tiff(values: Deep, order: str, packing: int, is_planar: bool, extra: int | None) -> bytes:
-    """Colours of 16 bits, [h, w, 3 or 4], uncompressed (1) or deflated (8), in three strips."""
+    """Gray or colours of 16 bits, [h, w, 2 to 4], uncompressed (1) or deflated (8), in three strips."""
     height, width, samples = values.shape
     step = -(-height // 3)
     planes = [values[..., n] for n in range(samples)] if is_planar else [values]
@@ -154,7 +154,7 @@ def deep_tiff(values: Deep, order: str, packing: int, is_planar: bool, extra: in
     tags = _tags(width, height, 0) | {
         258: (3, samples, (16,) * samples),
         259: (3, 1, packing),
-        262: (3, 1, 2),
+        262: (3, 1, 2 if samples > 2 else 1),
         277: (3, 1, samples),
         278: (4, 1, step),
         273: (4, len(strips), places),

@@ -228,6 +228,21 @@ def test_a_tiff_of_sixteen_bits_a_colour_looks_like_gray(
     assert np.abs(gray_of(data) - gray_of(encoded(Image.fromarray(value), "PNG"))).max() <= 1
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("extra", [None, 0, 1, 2])
+@pytest.mark.parametrize("packing", [1, 8])
+def test_a_tiff_of_gray_and_opacity_is_read(order: str, extra: int | None, packing: int) -> None:
+    value = deep_values(12)
+    pairs = np.stack([value, np.full_like(value, 65535)], -1)
+    data = pictures.deep_tiff(pairs, order, packing, False, extra)
+    assert np.abs(gray_of(data) - gray_of(encoded(Image.fromarray(value), "PNG"))).max() <= 1
+
+
+def test_lightness_and_two_colours_are_gray() -> None:
+    data = encoded(sample().convert("RGB").convert("LAB"), "TIFF")
+    assert np.abs(gray_of(data) - np.asarray(sample())).mean() < 10
+
+
 def test_a_transparent_part_of_a_deep_picture_is_black_and_sets_no_limit() -> None:
     value = deep_values(12) + 4000
     value[:50] = 65535
