@@ -8,125 +8,15 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from model.picture import AS_PNG, Picture, damaged, unsupported
+from model.jpeg import read_jpeg
+from model.picture import Picture, damaged, unsupported
 from model.tiff import orientation, read_tiff
-from pipeline.errors import InputRejected
-
-
-@dataclass
-class Jpeg:
-    """The frame and the scans of a JPEG stream."""
-
-    process: int = 0  # the marker of its frame: 0xC0 baseline, 0xC2 progressive, ...
-    bits: int = 0
-    width: int = 0
-    height: int = 0
-    components: int = 0
-    scans: int = 0
-    blocks: int = 0  # the units of the picture, after so many of which a restart marker may stand
-    restart_after: int = 0
-    coded_until: int = 0  # where the compressed data of its last scan ends
-    exif: list[bytes] = field(default_factory=list)
-    parts: list[tuple[int, int]] = field(default_factory=list)  # what is left without notes and thumbnails
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether its one scan holds the picture from top to bottom."""
-        return self.scans == 1 and self.process in (0xC0, 0xC1)
-
-
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither data nor filling nor a restart
-_SOI, _EOI, _SOS, _DRI, _APP1, _ALONE = 0xD8, 0xD9, 0xDA, 0xDD, 0xE1, 0x01
-_NOTES = set(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # all but JFIF and Adobe, which say what colours mean
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-_SEGMENTS, _FILLING, _EXIFS = 5_000, 1 << 16, 20
-_SCANS = 100  # a progressive JPEG has about 10
-_SCANNED = 1_000_000_000  # pixels times scans: takes a second or two
 
 
 def check_jpeg(data: bytes) -> None:
     """Raise InputRejected for a stream (JPEG, JPEG-LS) that is cut, or would keep its decoder for long."""
     read_jpeg(data)
-
-
-def read_jpeg(data: bytes) -> Jpeg:
-    """Return what the markers of a stream say, up to its end; InputRejected as `check_jpeg` says."""
-    found, place, filling, segments = Jpeg(), 2, 0, 0
-    if not data.startswith(b"\xff\xd8"):
-        raise damaged()
-    in_scan, coded, kept_from = False, (0, 0), 0
-    while True:
-        match = _MARKER.search(data, place)
-        if not match:
-            raise damaged()  # its end is missing
-        if in_scan:
-            found.coded_until = match.start()
-            while data[found.coded_until - 1] == 0xFF and found.coded_until > place:
-                found.coded_until -= 1
-            coded = (place, found.coded_until)
-        else:
-            filling += match.start() - place
-        marker, place = data[match.end() - 1], match.end()
-        segments += 1
-        if segments > _SEGMENTS or filling > _FILLING:
-            raise damaged()
-        if marker == _EOI:
-            found.parts.append((kept_from, place))
-            break
-        if marker in (_SOI, _ALONE):
-            continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        body = data[place + 2 : place + length]
-        if marker < 0xC0 or length < 2 or len(body) < length - 2:
-            raise damaged()
-        place, in_scan = place + length, marker == _SOS
-        if marker in _NOTES:
-            found.parts.append((kept_from, match.start()))
-            kept_from = place
-        if marker in _FRAMES and not found.process:
-            if len(body) < 6:
-                raise damaged()
-            found.process, (found.bits, found.height, found.width, found.components) = (
-                marker,
-                struct.unpack_from(">BHHB", body),
-            )
-            found.blocks = _blocks(found, body[6:])
-        elif marker == _DRI and len(body) == 2:
-            found.restart_after = int.from_bytes(body, "big")
-        elif marker == _SOS:
-            found.scans += 1
-            if found.scans > min(_SCANS, max(_SCANNED // max(found.width * found.height, 1), 16)):
-                message = f"The file would have to be decoded {found.scans} times and more. {AS_PNG}"
-                raise InputRejected("unreadable", message)
-        elif marker == _APP1 and body.startswith(b"Exif\0\0") and len(found.exif) < _EXIFS:
-            found.exif.append(body[6:])
-    if not found.process or not found.scans:
-        raise damaged()
-    if found.restart_after and found.is_plain and not _has_restarts(found, data, *coded):
-        raise damaged()
-    return found
-
-
-def _blocks(frame: Jpeg, components: bytes) -> int:
-    """Return how many units of blocks a frame has; one colour alone has units of one block."""
-    across, down = 1, 1
-    if frame.components > 1:
-        factors = components[1::3]
-        across, down = max((f >> 4 for f in factors), default=1), max((f & 15 for f in factors), default=1)
-    return -(-frame.width // (8 * across or 8)) * -(-frame.height // (8 * down or 8))
-
-
-def _has_restarts(frame: Jpeg, data: bytes, start: int, end: int) -> bool:
-    """Whether the restart markers of the one scan are all there, and in order."""
-    expected = -(-frame.blocks // frame.restart_after) - 1
-    count = 0
-    for count, match in enumerate(_RESTART.finditer(data, start, end), 1):
-        if count > expected or match[1][0] != 0xD0 + (count - 1) % 8:
-            return False
-    return count == expected
 
 
 _PROCESSES = {0xC0, 0xC1, 0xC2, 0xC3}  # Huffman: baseline, extended, progressive, lossless

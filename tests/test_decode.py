@@ -1,6 +1,7 @@
 """Files that ask for too much, that are of rare kinds, deep, turned or damaged: each gets its true answer."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from pydicom import dcmread, uid
+from pydicom.encaps import get_frame
 
 from model.decode import decode
 from model.guards import check_jpeg
@@ -152,6 +155,16 @@ def test_a_frame_of_any_depth_is_checked_alone(make: Callable[[], bytes]) -> Non
     check_jpeg(make())
     with pytest.raises(InputRejected):
         check_jpeg(make()[:-50])
+
+
+def test_a_frame_of_jpeg_ls_is_checked_to_its_end() -> None:
+    for syntax, options in ((uid.JPEGLSLossless, {}), (uid.JPEGLSNearLossless, {"jls_error": 2})):
+        noisy = np.random.default_rng(1).integers(0, 4096, (64, 64)).astype(np.uint16)
+        file = dcmread(io.BytesIO(dicoms.compressed(syntax, noisy, **options)))
+        frame = get_frame(file.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+        check_jpeg(frame)
+        with pytest.raises(InputRejected):
+            check_jpeg(frame[:-100])
 
 
 _CHILD = """
@@ -376,6 +389,16 @@ def test_a_sound_jpeg_of_any_size_is_not_called_damaged(
     image = pictures.sample().resize(size) if level is None else Image.new("L", size, level)
     for options in ({"quality": 30}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 3}):
         decode(encoded(image.convert("RGB").convert(mode), "JPEG", **options), 50_000_000)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_that_lacks_a_scan_is_damaged(mode: str) -> None:
+    whole = encoded(sample().convert("RGB").convert(mode), "JPEG", progressive=True)
+    starts = [match.start() for match in re.finditer(b"\xff\xda", whole)]
+    assert len(starts) > 4
+    decode(whole, 50_000_000)
+    for start in starts:
+        assert refusal_of(whole[:start] + b"\xff\xd9").code == "unreadable"
 
 
 def test_bytes_behind_the_end_of_a_jpeg_are_no_damage() -> None:
