@@ -6,6 +6,7 @@ ends as InputRejected, with a sentence for the person who dropped it.
 
 import io
 import logging
+import os
 import re
 import warnings
 from typing import Protocol
@@ -38,6 +39,7 @@ _TURNS = {
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs the texts of an image, such as a name
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")  # a JPEG within a TIFF is libtiff's
 warnings.filterwarnings("ignore", module="PIL")  # and warns of what it makes of damaged tags
 Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
 

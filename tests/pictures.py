@@ -164,6 +164,11 @@ def deep_tiff(values: Deep, order: str, packing: int, is_planar: bool, extra: in
     return _tiff(b"".join(strips), tags if extra is None else tags | {338: (3, 1, extra)}, order)
 
 
+def tiff_holding(packed: bytes, size: tuple[int, int], packing: int) -> bytes:
+    """Eight-bit gray that something else packed, in one strip."""
+    return _tiff(packed, _tags(*size, len(packed)) | {259: (3, 1, packing)})
+
+
 def tiff_of(images: list[tuple[Image.Image, int | None]]) -> bytes:
     """Several images, each with its kind of subfile."""
     pixels = b"".join(image.tobytes() for image, _ in images)

@@ -60,6 +60,10 @@ def scanned_again(times: int) -> bytes:
     return data[:-2] + data[data.rfind(b"\xff\xda") : -2] * times + b"\xff\xd9"
 
 
+def tiff_scanned_again(times: int) -> bytes:
+    return pictures.tiff_holding(scanned_again(times), (3000, 3000), 7)
+
+
 def directories(number: int) -> bytes:
     """Return a TIFF that chains one picture many times."""
     first = tiff(sample())
@@ -102,6 +106,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "GIF of a million comments": ("unreadable", lambda: b"GIF89a\0\1\0\1\0\0\0!\xfe" + b"\1a" * 1_500_000),
     "JPEG of 1000 scans": ("unreadable", lambda: scanned_again(1000)),
+    "TIFF with a JPEG of 30 scans": ("unreadable", lambda: tiff_scanned_again(30)),
     "JPEG after a megabyte of filling": ("unreadable", lambda: JPEG[:2] + b"\xff" * 1_000_000 + JPEG[2:]),
     "JPEG of 100,000 notes": ("unreadable", lambda: JPEG[:2] + b"\xff\xe1\0\2" * 100_000 + JPEG[2:]),
     "TIFF with one tile of 2 gigapixels": (
@@ -144,6 +149,11 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_decoding_does_not_need_is_not_looked_at(kind: str) -> None:
     assert np.abs(gray_of(HARMLESS[kind]()) - np.asarray(sample())).mean() < 3
+
+
+def test_a_tiff_that_holds_a_progressive_jpeg_is_read() -> None:
+    data = pictures.tiff_holding(encoded(sample(), "JPEG", progressive=True), sample().size, 7)
+    assert np.abs(gray_of(data) - np.asarray(sample())).mean() < 3
 
 
 def test_a_progressive_jpeg_as_it_should_be_is_read() -> None:
