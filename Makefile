@@ -12,7 +12,7 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: run test install-test lint types unit bench lambda clean
+.PHONY: run test install-test lint types unit fuzz bench lambda clean
 
 run: .venv/runtime
 	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*.jpeg $(ROOT)/inbox/)
@@ -61,6 +61,12 @@ types:
 
 unit:
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
+# Damages files at random and judges them, for SECONDS; the findings are kept in build/fuzz.
+fuzz: SECONDS = 600
+fuzz: SEED = 1
+fuzz: .venv/tests
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
 
 # Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
 bench: .venv/tests .venv/bench/installed

@@ -77,7 +77,7 @@ class Alone:
         """Images a second of each step, and of all of them one after the other."""
         size = self._engine.calibration.size
         decoded = [decode(data, _MAX_PIXELS) for data in files[:BATCH]]
-        pixels = [prepare(gray, facts, size) for gray, facts, _ in decoded]
+        pixels = [prepare(gray, facts, size)[0] for gray, facts, _ in decoded]
         verdicts = [self._verdict(data) for data in files[:BATCH]]
         steps: dict[str, Callable[[int], object]] = {
             "decode": lambda at: self._decode(files[at]),

