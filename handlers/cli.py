@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import StoreError, UsageError
-from pipeline.names import INBOX
+from pipeline.names import INBOX, for_terminal
 from pipeline.settings import Settings, load_settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
@@ -42,7 +42,7 @@ def replay(
     for path in events:
         answer = local.deliver(_load_event(path))
         for outcome in answer.outcomes:
-            typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
+            typer.echo(for_terminal(f"{path.name}: {outcome['key']}: {outcome['result']}"))
             failed |= outcome["result"] in ("failed", "given_up")
         for reason in answer.ignored:
             typer.echo(f"{path.name}: ignored: {reason}")
@@ -65,12 +65,12 @@ def forget(
     if name.endswith("/"):
         raise UsageError("name one X-ray of the inbox, not a folder")
     if not yes:
-        typer.confirm(f"Erase {name} and its verdict for good?", abort=True)
+        typer.confirm(for_terminal(f"Erase {name} and its verdict for good?"), abort=True)
     quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
     typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
     if not erase(name, wiring.make_store(settings), wiring.make_index(settings), quiet):
         raise StoreError(f"there is nothing of {name}; see the inbox for its exact name")
-    typer.echo(f"{name} is erased")
+    typer.echo(for_terminal(f"{name} is erased"))
 
 
 def reconcile(
@@ -99,17 +99,15 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
     """Judge what is found in the folder; exit code 1 when one of them could not be judged."""
     from handlers import local, wiring
     from pipeline.events import s3_event
-    from pipeline.names import is_unfinished
     from pipeline.reconcile import reconcile as look
 
     ports, queue = wiring.make_ports(settings), _Collected()
     wiring.provide(ports)
-    # As `cxr up`, which does not take unfinished files either.
-    look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed, is_unfinished)
+    look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed)
     keys, results = iter(queue.keys), []
     while batch := list(islice(keys, _BATCH)):
         for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
-            typer.echo(f"{outcome['key']}: {outcome['result']}")
+            typer.echo(for_terminal(f"{outcome['key']}: {outcome['result']}"))
             results.append(outcome["result"])
     bad = sum(result in ("failed", "given_up") for result in results)
     typer.echo(f"{len(results) - bad} judged, {bad} failed" if bad else f"{len(results)} judged")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pipeline.intake import mark_source
-from pipeline.names import INBOX, printable
+from pipeline.names import INBOX, is_unfinished, printable
 from pipeline.ports import Index, ObjectInfo, Queue, Row, Store
 
 MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
@@ -32,7 +32,7 @@ def reconcile(
     now: datetime,
     minimum_age: timedelta = MINIMUM_AGE,
     failed: bool = False,
-    ignores: Callable[[str], bool] = lambda key: False,
+    ignores: Callable[[str], bool] = is_unfinished,
 ) -> Reconciled:
     """Queue what has no finished verdict of its bytes, and correct which sources the worklist says are there.
 

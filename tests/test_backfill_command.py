@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from handlers import progress, wiring
 from handlers.archive import open_archive
 from pipeline.backfill import Backfill
 from pipeline.errors import StoreError, UsageError
+from pipeline.files import listed
 from pipeline.folder import FolderStore
 from pipeline.judge import Judge
 from pipeline.s3 import S3Store
@@ -179,14 +179,12 @@ def test_a_source_is_only_read_and_its_links_are_told(scans: Path, tmp_path: Pat
 def test_a_folder_that_may_not_be_read_is_not_passed_over(
     scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scandir = os.scandir
-
-    def refuse(path: Path) -> Any:
-        if path.name == "2019":
+    def refuse(root: str, parts: list[str]) -> Any:
+        if parts[-1:] == ["2019"]:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return scandir(path)
+        return listed(root, parts)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr("pipeline.walk.listed", refuse)
     store = FolderStore(scans, ("",), writable=False)
     with pytest.raises(StoreError, match="2019 cannot be read"):
         list(store.jobs(""))
