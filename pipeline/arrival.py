@@ -32,7 +32,7 @@ def looks_whole(file: BinaryIO, size: int) -> bool:
         return int.from_bytes(head[start : start + 4], "little") + before <= size
     if head.startswith((b"II*\0", b"MM\0*")):
         return _end_of_tiff(file, head) <= size
-    if head[128:] == b"DICM" or head.startswith((b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0")):
+    if head[128:] == b"DICM" or (head.startswith((b"\2\0", b"\x08\0")) and head[3:4] == b"\0"):
         return _is_whole_dicom(file, head + file.read(_HEAD), size)
     return any(head) or any(file.read(_HEAD))
 
