@@ -22,6 +22,7 @@ _MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINAR
 _LISTING = os.O_RDONLY | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
+_HELD = 16  # open folders of one `Tree`
 
 Place = tuple[str, int | None]  # a name, and as `dir_fd` the folder in which it is
 
@@ -63,10 +64,11 @@ def beneath(root: str, parts: Sequence[str], make: bool = False) -> Iterator[Pla
         os.close(folder)
 
 
-def open_folder(root: str, parts: Sequence[str], make: bool = False, flags: int = _PASSING) -> int:
-    """Open a folder beneath a root, see `beneath`; the caller closes it."""
+def open_folder(root: str | int, parts: Sequence[str], make: bool = False, flags: int = _PASSING) -> int:
+    """Open a folder beneath a root or another open folder, see `beneath`; the caller closes it."""
     last = len(parts) - 1
-    folder = os.open(root, (flags if last < 0 else _PASSING) & ~_NO_LINK)
+    way = (flags if last < 0 else _PASSING) & ~_NO_LINK
+    folder = os.open(root, way) if isinstance(root, str) else os.open(".", way, dir_fd=root)
     try:
         for number, part in enumerate(parts):
             way = flags if number == last else _PASSING
@@ -86,19 +88,34 @@ def open_folder(root: str, parts: Sequence[str], make: bool = False, flags: int 
     return folder
 
 
-@contextmanager
-def listed(root: str, parts: Sequence[str]) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """Give the entries of a folder beneath a root, as long as it is open; OSError as `beneath`."""
-    if not BY_DESCRIPTOR:
-        with os.scandir(_looked_up(root, [*parts, ""])) as entries:
-            yield entries
-        return
-    folder = open_folder(root, parts, flags=_LISTING)
-    try:
+class Tree:
+    """Lists the folders beneath a root, one at a time; those above the last stay open: the next is near."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._held: list[tuple[Sequence[str], int]] = []  # outermost first
+
+    @contextmanager
+    def listed(self, parts: Sequence[str]) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """Give the entries of a folder, of use until the next is listed; OSError as `beneath`."""
+        if not BY_DESCRIPTOR:
+            with os.scandir(_looked_up(self._root, [*parts, ""])) as entries:
+                yield entries
+            return
+        while self._held and self._held[-1][0] != parts[: len(self._held[-1][0])]:
+            os.close(self._held.pop()[1])
+        near, start = self._held[-1] if self._held else ((), self._root)
+        folder = open_folder(start, parts[len(near) :], flags=_LISTING)
+        self._held.append((parts, folder))
+        if len(self._held) > _HELD:
+            os.close(self._held.pop(0)[1])
         with os.scandir(folder) as entries:
             yield entries
-    finally:
-        os.close(folder)
+
+    def close(self) -> None:
+        """Close the folders that are still open."""
+        while self._held:
+            os.close(self._held.pop()[1])
 
 
 def shared(folder: os.stat_result) -> int:

@@ -73,8 +73,10 @@ class FolderStore:
         self._folders, self._writable = folders, writable
         self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._guard = Lock()
+        self._lock_mode = 0o600
         if writable:
             self._make_folders()
+            self._lock_mode |= shared((self.root / PRIVATE).stat()) & 0o060
             self._sweep()
 
     def _make_folders(self) -> None:
@@ -250,7 +252,8 @@ class FolderStore:
 
     def _lock(self, key: str) -> FileLock:
         stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
-        return FileLock(self.root / PRIVATE / "locks" / f"{stripe}.lock", timeout=60, is_singleton=False)
+        path = self.root / PRIVATE / "locks" / f"{stripe}.lock"
+        return FileLock(path, timeout=60, mode=self._lock_mode, is_singleton=False)
 
     def _cached(self, state: os.stat_result) -> str | None:
         with self._guard:

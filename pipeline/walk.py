@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.files import listed
+from pipeline.files import Tree
 
 Unread = Callable[[str, OSError], None]  # takes the key of a folder that may not be read
 
@@ -25,22 +26,23 @@ def keys(root: Path, prefix: str, strict: bool = False) -> Iterator[str]:
 
 
 def entries(
-    root: Path, prefix: str, unread: Unread, enters: Callable[[str], bool] = lambda key: True
+    root: Path, prefix: str, unread: Unread, enters: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """As `keys`, each with its entry, of use until the next is asked for; folders that it `enters` alone."""
     waiting = [prefix.rpartition("/")[0]]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with listed(str(root), folder.split("/") if folder else []) as found:
-                for entry in found:
-                    key = f"{folder}/{entry.name}".removeprefix("/")
-                    if not entry.is_dir(follow_symlinks=False):
-                        if key.startswith(prefix):
-                            yield key, entry
-                    elif f"{key}/".startswith(prefix) and enters(key):
-                        waiting.append(key)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it went meanwhile, or a link came in its place
-        except OSError as error:
-            unread(folder, error)
+    with closing(Tree(str(root))) as tree:
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with tree.listed(folder.split("/") if folder else []) as found:
+                    for entry in found:
+                        key = f"{folder}/{entry.name}".removeprefix("/")
+                        if not entry.is_dir(follow_symlinks=False):
+                            if key.startswith(prefix):
+                                yield key, entry
+                        elif f"{key}/".startswith(prefix) and enters(entry.name):
+                            waiting.append(key)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it went meanwhile, or a link came in its place
+            except OSError as error:
+                unread(folder, error)

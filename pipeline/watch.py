@@ -40,6 +40,7 @@ _MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
 _TICK_SECONDS = 0.1
 _OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
 _SCAN_SECONDS = 2.0  # between scans where the system tells nothing
+_PAUSE_FACTOR = 5  # times as long as a scan is the pause before the next, or longer: a tree may be huge
 _MISSED_SECONDS = 300.0  # for so long scans are that frequent after one found what the system had not told
 
 # Not those of reading: our own reading would wake us.
@@ -73,6 +74,7 @@ class InboxWatcher(FileSystemEventHandler):
         self._watched: tuple[int, int] | None = None  # which folder the system watches
         self._due = 0.0  # when the next scan is to be, on the monotonic clock
         self._retry = 0.0  # when to try again to have the system tell of changes
+        self._scan_took = 0.0  # seconds
         self._missed = 0.0  # until when scans make good what the system does not tell
 
     def start(self, known: Iterable[str] = ()) -> None:
@@ -107,11 +109,10 @@ class InboxWatcher(FileSystemEventHandler):
         """Compare the whole inbox with what was said; files last changed before the time `old` count as at
         rest. Unless it `is_news` that there may be something new, the system should have told of it.
         """
-        unread: set[str] = set()
-        found: set[str] = set()
-        tree = entries(self._root, INBOX, lambda folder, _: unread.add(f"{folder}/"), self._enters)
+        started, unread, found = time.monotonic(), set[str](), set[str]()
+        tree = entries(self._root, INBOX, lambda folder, _: unread.add(f"{folder}/"), _enters)
         for key, entry in tree:
-            if is_unfinished(key):
+            if is_unfinished(entry.name):
                 continue
             try:
                 state = entry.stat(follow_symlinks=False)
@@ -126,6 +127,7 @@ class InboxWatcher(FileSystemEventHandler):
         for key in self._hints.said() - found:
             if not key.startswith(tuple(unread)):
                 self._hints.look(key)  # and not `gone`: it may have come behind the scan's back
+        self._scan_took = time.monotonic() - started
         if unread:
             log.warning(
                 "%d folders or files of the inbox cannot be read; check their permissions", len(unread)
@@ -215,7 +217,8 @@ class InboxWatcher(FileSystemEventHandler):
         missed = "Parts of the inbox cannot be watched: they are looked through every few seconds instead."
         self._note("missed", missed if has_missed else None)
         is_blind = not self._poll and (has_missed or self._observer is None)
-        return min(self._rescan_seconds, _SCAN_SECONDS) if is_blind else self._rescan_seconds
+        seconds = min(self._rescan_seconds, _SCAN_SECONDS) if is_blind else self._rescan_seconds
+        return max(seconds, _PAUSE_FACTOR * self._scan_took)
 
     def _observe(self) -> Exception | None:
         """Have the system tell of changes; what went wrong where it cannot, and it is asked again later."""
@@ -253,9 +256,6 @@ class InboxWatcher(FileSystemEventHandler):
                 observer.stop()
                 observer.join(10)
 
-    def _enters(self, folder: str) -> bool:
-        return not is_unfinished(f"{folder}/x")
-
     def _key(self, path: bytes | str) -> str | None:
         """The key of a path of the inbox; None for what is no finished file by its name."""
         try:
@@ -264,6 +264,10 @@ class InboxWatcher(FileSystemEventHandler):
             return None  # the other end of a rename from outside
         key = INBOX + "/".join(parts)
         return None if not parts or is_unfinished(key) else key
+
+
+def _enters(folder: str) -> bool:
+    return not is_unfinished(f"{folder}/x")
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

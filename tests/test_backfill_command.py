@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,6 @@ from handlers import progress, wiring
 from handlers.archive import open_archive
 from pipeline.backfill import Backfill
 from pipeline.errors import StoreError, UsageError
-from pipeline.files import listed
 from pipeline.folder import FolderStore
 from pipeline.judge import Judge
 from pipeline.s3 import S3Store
@@ -179,12 +179,14 @@ def test_a_source_is_only_read_and_its_links_are_told(scans: Path, tmp_path: Pat
 def test_a_folder_that_may_not_be_read_is_not_passed_over(
     scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(root: str, parts: list[str]) -> Any:
-        if parts[-1:] == ["2019"]:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return listed(root, parts)
+    really = os.open
 
-    monkeypatch.setattr("pipeline.walk.listed", refuse)
+    def refuse(path: str, *arguments: Any, **more: Any) -> int:
+        if path == "2019":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
     store = FolderStore(scans, ("",), writable=False)
     with pytest.raises(StoreError, match="2019 cannot be read"):
         list(store.jobs(""))
