@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,20 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "root")
 
 
-def dig(folder: Path, name: str) -> str:
+@pytest.fixture
+def dig() -> Iterator[Callable[[Path, str], str]]:
+    """`_dig`, and its folders are gone afterwards: they are too deep for the tests' own cleaning."""
+    dug: list[Path] = []
+
+    def made(folder: Path, name: str) -> str:
+        dug.append(folder / name)
+        return _dig(folder, name)
+
+    yield made
+    subprocess.run(["rm", "-rf", *dug], check=True)
+
+
+def _dig(folder: Path, name: str) -> str:
     """Make so many folders in one another that their path is too long to be named; its end has one file."""
     reached = os.open(folder, os.O_RDONLY)
     for _ in range(DEPTH):
@@ -42,7 +57,7 @@ def dig(folder: Path, name: str) -> str:
     return "/".join([name] * DEPTH) + "/x"
 
 
-def test_folders_in_one_another_without_end(store: FolderStore) -> None:
+def test_folders_in_one_another_without_end(store: FolderStore, dig: Callable[[Path, str], str]) -> None:
     inbox = store.root / "inbox"
     found = {f"inbox/{dig(inbox, name)}" for name in ("d", "folder")}
     (inbox / "a").write_bytes(b"P")
@@ -62,7 +77,7 @@ def test_folders_in_one_another_without_end(store: FolderStore) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
-def test_a_walk_keeps_few_folders_open(tmp_path: Path) -> None:
+def test_a_walk_keeps_few_folders_open(tmp_path: Path, dig: Callable[[Path, str], str]) -> None:
     dig(tmp_path, "d")
     before = open_descriptors()
     walk = keys(tmp_path, "")
