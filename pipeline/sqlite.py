@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
+from pipeline.files import shared
 from pipeline.names import INBOX, UNUSABLE
 from pipeline.ports import Row, SourceState
 from pipeline.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
@@ -95,6 +96,7 @@ class SqliteIndex:
             self._make()
 
     def _make(self) -> None:
+        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # it names patients
         self._database().execute("PRAGMA journal_mode = WAL")
         with self._write() as database:  # one transaction: another process may be making the same file
             (version,) = database.execute("PRAGMA user_version").fetchone()

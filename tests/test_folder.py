@@ -17,6 +17,7 @@ from pipeline.folder import FolderStore
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
 from pipeline.ports import Job
+from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Release
 from pipeline.walk import keys
 from pipeline.watch import InboxWatcher
@@ -237,6 +238,7 @@ def test_what_is_made_is_for_its_user_alone(store: FolderStore) -> None:
     etag = store.put("outbox/ward/a.json", b"1", None)
     store.put("outbox/ward/a.json", b"2", etag)
     store.put("outbox/.previews/1/2.jpg", b"1", None)
+    SqliteIndex(store.root / ".cxr/index.sqlite").close()
     made = modes(store.root)
     assert {"outbox/ward/a.json", "outbox/.previews/1/2.jpg", ".cxr/locks", "inbox"} < made.keys()
     assert {name: oct(mode) for name, mode in made.items() if mode & 0o077} == {}
