@@ -118,17 +118,21 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     queue = local.LocalQueue(ports, background)
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
-    page = _page(settings, access, ports.store, worklist, operations=monitor, problems=background.problems)
+    watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll, background=background)
+
+    def problems() -> list[str]:
+        return [*background.problems(), *watcher.problems()]
+
+    page = _page(settings, access, ports.store, worklist, operations=monitor, problems=problems)
     server = _server(page, access.address, port)
     wiring.provide(replace(ports, queue=queue))
-    watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll)
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
         _run(server, f"Drop chest X-rays into {settings.root / INBOX}")
     finally:
+        queue.stop()  # and with it the threads in the background
         watcher.stop()
-        queue.stop()
         worklist.close()
 
 

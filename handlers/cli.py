@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import IndexNotReady, StoreError, UsageError
-from pipeline.names import INBOX, OUTBOX
+from pipeline.names import INBOX, OUTBOX, for_terminal
 from pipeline.settings import Settings, load_settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
@@ -59,7 +59,7 @@ def replay(
         for path in events:
             answer = local.deliver(_load_event(path))
             for outcome in answer.outcomes:
-                typer.echo(f"{path.name}: {outcome['key']}: {outcome['result']}")
+                typer.echo(for_terminal(f"{path.name}: {outcome['key']}: {outcome['result']}"))
                 failed |= outcome["result"] in ("failed", "given_up")
             for reason in answer.ignored:
                 typer.echo(f"{path.name}: ignored: {reason}")
@@ -84,13 +84,13 @@ def forget(
         raise UsageError("name one X-ray of the inbox, not a folder")
     store, index = wiring.make_store(settings), wiring.make_index(settings)
     if not is_known(name, store, index):
-        raise StoreError(f"there is nothing of {_on_terminal(name)}; see the inbox for its exact name")
+        raise StoreError(f"there is nothing of {for_terminal(name)}; see the inbox for its exact name")
     if not yes:
-        typer.confirm(f"Erase {_on_terminal(name)} and its verdict for good?", abort=True)
+        typer.confirm(f"Erase {for_terminal(name)} and its verdict for good?", abort=True)
     quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
     typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
     erase(name, store, index, quiet)
-    typer.echo(f"{_on_terminal(name)} is erased")
+    typer.echo(f"{for_terminal(name)} is erased")
 
 
 def reconcile(
@@ -119,17 +119,15 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
     """Judge what is found in the folder; exit code 1 when one of them could not be judged."""
     from handlers import local, wiring
     from pipeline.events import s3_event
-    from pipeline.names import is_unfinished
     from pipeline.reconcile import reconcile as look
 
     queue, results = _Collected(), []
     with wiring.provided(settings) as ports:
-        # As `cxr up`, which does not take unfinished files either.
-        look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed, is_unfinished)
+        look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed)
         keys = iter(queue.keys)
         while batch := list(islice(keys, _BATCH)):
             for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
-                typer.echo(f"{outcome['key']}: {outcome['result']}")
+                typer.echo(for_terminal(f"{outcome['key']}: {outcome['result']}"))
                 results.append(outcome["result"])
     bad = sum(result in ("failed", "given_up") for result in results)
     typer.echo(f"{len(results) - bad} judged, {bad} failed" if bad else f"{len(results)} judged")
@@ -149,7 +147,7 @@ def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> No
         found = rebuild_index(store, index)
     typer.echo(f"{found.verdicts} verdicts in the worklist")
     for key in found.unreadable:
-        typer.echo(f"set aside, for it is no verdict that can be read: {_on_terminal(key)}", err=True)
+        typer.echo(f"set aside, for it is no verdict that can be read: {for_terminal(key)}", err=True)
     if found.unreadable:
         typer.echo("Delete these objects; `cxr reconcile` then has their X-rays judged.", err=True)
 
@@ -162,11 +160,6 @@ class _Collected:
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
         self.keys += keys
-
-
-def _on_terminal(key: str) -> str:
-    """A key without what would move the cursor or hide a part of it."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in key)
 
 
 def _load_event(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from ec2_runner.service import Service
 from handlers import dead_letter, ingest, record, telemetry
 from pipeline.background import Background
-from pipeline.errors import IngestFailed, place_of
+from pipeline.errors import IngestFailed, StoreError, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
@@ -103,18 +103,15 @@ class LocalQueue:
         self._number = count()
         self._at_work: dict[str, _Hint] = {}
         self._changed = threading.Condition()
+        self._untold_until = 0.0  # when the worklist is told of new files again, on the monotonic clock
         telemetry.logger()  # made once, before several threads ask for it
         for lane in range(_LANES):
             self._background.start(f"queue {lane + 1}", self._deliver_all)
 
     def hint(self, key: str, removed: bool) -> None:
         """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
-        row = printable(key)
-        try:
-            if not removed and self._ports.index.get(row) is None:
-                self._ports.index.wait([row], datetime.now(UTC))
-        except Exception as error:  # noqa: BLE001  the worklist may be away; the hint must not be lost
-            log.warning("the worklist could not be told of a new file: %s", place_of(error))
+        if not removed and time.monotonic() >= self._untold_until:
+            self._tell(printable(key))
         self._queue(key, _Hint(removed, datetime.now(UTC)))
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
@@ -139,6 +136,15 @@ class LocalQueue:
             self._changed.wait_for(lambda: not self._at_work, _STOP_SECONDS)
         self._ports.host.abandon()
         self._background.stop()
+
+    def _tell(self, row: str) -> None:
+        """Have a new file shown; not for a while after that failed, for its judging must not wait for it."""
+        try:
+            if self._ports.index.get(row) is None:
+                self._ports.index.wait([row], datetime.now(UTC))
+        except StoreError as error:
+            log.warning("new files are not shown yet: %s", error)
+            self._untold_until = time.monotonic() + _LONGEST_PAUSE
 
     def _queue(self, key: str, hint: _Hint, delay: float = 0) -> None:
         with self._changed:

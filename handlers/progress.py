@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.backfill import BINS, Done, Tally
 from pipeline.errors import StoreError
-from pipeline.names import INBOX, printable
+from pipeline.names import INBOX, for_terminal
 
 _EVERY = 10.0  # seconds between two lines, where there is no terminal
 _WIDTH = 40  # characters of the longest bar
@@ -31,7 +31,7 @@ def follow(answers: Iterable[Done], count: Callable[[], int], console: Console) 
         _in_background(lambda: progress.update(task, total=count()))
         for done in answers:
             if done.is_bad:
-                line = f"{printable(done.key).removeprefix(INBOX)}: {done.result}: {done.detail}"
+                line = for_terminal(f"{done.key.removeprefix(INBOX)}: {done.result}: {done.detail}")
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
             tally.add(done)
             progress.advance(task)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pipeline.errors import ObjectTooLarge, ObjectUnreadable
-from pipeline.names import INBOX, OUTBOX
+from pipeline.names import INBOX, OUTBOX, is_unfinished
 from pipeline.ports import Job, ObjectInfo, Source, Store
 
 Kind = TypeVar("Kind", bound=Store, covariant=True)
@@ -27,10 +27,15 @@ class ArchiveStore:
         self.bucket = source.store.bucket
 
     def jobs(self, prefix: str = INBOX) -> Iterator[Job]:
-        """All that is to be judged, see `ports.Source`."""
+        """All that is to be judged, see `ports.Source`: not what is hidden, unfinished or a system's own.
+
+        The folder that holds the archive may have any name.
+        """
         where, key = self._source, prefix.removeprefix(INBOX)
         for job in where.store.jobs(where.prefix + key):
-            yield replace(job, key=INBOX + job.key.removeprefix(where.prefix))
+            inbox_key = INBOX + job.key.removeprefix(where.prefix)
+            if not is_unfinished(inbox_key):
+                yield replace(job, key=inbox_key)
 
     def head(self, key: str) -> ObjectInfo | None:
         """The object's description, or None."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
-from pipeline.names import printable
+from pipeline.names import for_terminal, is_unfinished, printable
 from pipeline.ports import Engine, ObjectInfo, Store
 from pipeline.verdict import Release, Source, Verdict
+from pipeline.walk import keys
 
 STANDARD_INPUT = "-"
 BUCKETS = "s3://"
@@ -59,12 +60,11 @@ def verdicts(
 
 def line(verdict: Verdict) -> str:
     """A verdict for a person's eyes."""
+    key = for_terminal(verdict.source.key)
     if verdict.finding:
-        return (
-            f"{verdict.source.key}: {verdict.finding.label}, P(pneumonia) {verdict.finding.probability:.2f}"
-        )
+        return f"{key}: {verdict.finding.label}, P(pneumonia) {verdict.finding.probability:.2f}"
     assert verdict.reason is not None
-    return f"{verdict.source.key}: {verdict.status}, {verdict.reason.code}: {verdict.reason.message}"
+    return f"{key}: {verdict.status}, {verdict.reason.code}: {verdict.reason.message}"
 
 
 def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Reader]:
@@ -72,13 +72,21 @@ def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Rea
         path = Path(name)
         if name.startswith(BUCKETS):
             yield from _in_bucket(name, open_store)
-        elif path.is_dir():
-            files = (file for file in sorted(path.rglob("*")) if file.is_file())
-            yield from (partial(_read_file, file) for file in files if not file.name.startswith("."))
-        elif name == STANDARD_INPUT or path.exists():
+        elif _is(path.is_dir):
+            files = (path / key for key in sorted(keys(path, "", strict=True)) if not is_unfinished(key))
+            yield from (partial(_read_file, file) for file in files if _is(file.is_file))
+        elif name == STANDARD_INPUT or _is(path.exists):
             yield partial(_read_file, path)
         else:
             raise UsageError(f"{name}: there is no such file")
+
+
+def _is(look: Callable[[], bool]) -> bool:
+    """Return what a look at a file says; where that is refused it is true, and reading says why."""
+    try:
+        return look()
+    except OSError:
+        return True
 
 
 def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
@@ -89,7 +97,7 @@ def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
     for info in store.list(prefix):
         if info.key == prefix or prefix.endswith("/") or not prefix:
             is_empty = False
-            if not info.key.endswith("/"):
+            if not info.key.endswith("/") and not is_unfinished(info.key.removeprefix(prefix)):
                 yield partial(_read_object, store, info)
     if is_empty:
         raise UsageError(f"{address}: there is no such object; a folder's address ends with a slash")
@@ -126,8 +134,15 @@ def _read_file(path: Path, max_bytes: int) -> tuple[Source, bytes | InputRejecte
     if isinstance(data, bytes):
         etag, size = hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data)
     else:
-        etag, size = "", path.stat().st_size if path.is_file() else 0
+        etag, size = "", _size(path)
     return Source(bucket="", key=printable(str(path)), etag=etag, size=size), data
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _bytes_of(path: Path, max_bytes: int) -> bytes | InputRejected:

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.errors import IndexNotReady
+from pipeline.files import shared
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60  # for another process to check the file, or to make it
@@ -157,6 +158,7 @@ class Database:
                 return self._made()
 
     def _made(self) -> sqlite3.Connection:
+        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # it names patients
         database = self._connect()
         try:
             database.execute("PRAGMA journal_mode = WAL")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
-from pipeline.names import INBOX, is_verdict
+from pipeline.names import INBOX, is_unfinished, is_verdict
 
 Event = dict[str, Any]
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
@@ -185,4 +185,6 @@ def _inbox_only(record: Change | Ignored) -> Change | Ignored:
         return Ignored("outside the inbox", record.message_id)
     if record.key.endswith("/"):
         return Ignored("a folder's marker, not a file", record.message_id)
+    if is_unfinished(record.key):
+        return Ignored("hidden, unfinished or a system's own file, not an X-ray", record.message_id)
     return record

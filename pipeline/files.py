@@ -1,18 +1,30 @@
-"""Files as the folder store needs them: read without following a link, and made with their folders."""
+"""Files beneath a root, which no link leads out of: not even one that is put there meanwhile.
+
+Each folder on the way is opened in the one before it, without following a link, and the last part is used in
+the folder that was reached. Where a system cannot do that, the way is looked at first.
+"""
 
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import StoreError
 
+BY_DESCRIPTOR = {os.open, os.stat, os.mkdir, os.link, os.unlink, os.rename} <= os.supports_dir_fd
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # NONBLOCK: opening a pipe without a writer would wait for ever.
-_READING = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_READING = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
+_LISTING = os.O_RDONLY | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
+_PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
+_HELD = 16  # open folders of one `Tree`
+
+Place = tuple[str, int | None]  # a name, and as `dir_fd` the folder in which it is
 
 
 class Forbidden(StoreError):
@@ -29,32 +41,133 @@ def signature(state: os.stat_result) -> tuple[int, ...]:
 
 
 def same(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether a file did not change in between."""
-    return signature(before) == signature(after)
+    """Return whether an open file did not change in between.
 
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file, and make its folder if that is missing."""
-    try:
-        path.write_bytes(data)
-    except FileNotFoundError:  # somebody has tidied up
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def link(path: Path, target: Path) -> None:
-    """Make a file another name of `target`, and its folder if that is missing; FileExistsError."""
-    try:
-        path.hardlink_to(target)
-    except FileNotFoundError:  # the first in its folder
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.hardlink_to(target)
+    Its inode is not compared: an open file stays the same one, and some network shares number it anew.
+    """
+    return signature(before)[2:] == signature(after)[2:]
 
 
 @contextmanager
-def opened(path: Path | None) -> Iterator[BinaryIO | None]:
+def beneath(root: str, parts: Sequence[str], make: bool = False) -> Iterator[Place]:
+    """Give the place of a file beneath a root, for functions that take a `dir_fd`.
+
+    OSError when a folder on the way is missing, unless it is to be made, or when it is a link.
+    """
+    if not BY_DESCRIPTOR:
+        yield _looked_up(root, parts, make), None
+        return
+    folder = open_folder(root, parts[:-1], make)
+    try:
+        yield parts[-1], folder
+    finally:
+        os.close(folder)
+
+
+def open_folder(root: str | int, parts: Sequence[str], make: bool = False, flags: int = _PASSING) -> int:
+    """Open a folder beneath a root or another open folder, see `beneath`; the caller closes it."""
+    last = len(parts) - 1
+    way = (flags if last < 0 else _PASSING) & ~_NO_LINK
+    folder = os.open(root, way) if isinstance(root, str) else os.open(".", way, dir_fd=root)
+    try:
+        for number, part in enumerate(parts):
+            way = flags if number == last else _PASSING
+            try:
+                inner = os.open(part, way, dir_fd=folder)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700 | shared(os.fstat(folder)), dir_fd=folder)
+                inner = os.open(part, way, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
+
+
+class Tree:
+    """Lists the folders beneath a root, one at a time; those above the last stay open: the next is near."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._held: list[tuple[Sequence[str], int]] = []  # outermost first
+
+    @contextmanager
+    def listed(self, parts: Sequence[str]) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """Give the entries of a folder, of use until the next is listed; OSError as `beneath`."""
+        if not BY_DESCRIPTOR:
+            with os.scandir(_looked_up(self._root, [*parts, ""])) as entries:
+                yield entries
+            return
+        while self._held and self._held[-1][0] != parts[: len(self._held[-1][0])]:
+            os.close(self._held.pop()[1])
+        near, start = self._held[-1] if self._held else ((), self._root)
+        folder = open_folder(start, parts[len(near) :], flags=_LISTING)
+        self._held.append((parts, folder))
+        if len(self._held) > _HELD:
+            os.close(self._held.pop(0)[1])
+        with os.scandir(folder) as entries:
+            yield entries
+
+    def close(self) -> None:
+        """Close the folders that are still open."""
+        while self._held:
+            os.close(self._held.pop()[1])
+
+
+def shared(folder: os.stat_result) -> int:
+    """Return what the group may do with what is made in a folder: nothing, as all others.
+
+    But a department that shares the folder says so by its set-group-ID bit.
+    """
+    return 0o070 if folder.st_mode & stat.S_ISGID else 0
+
+
+def write_new(new: Place, data: bytes, place: Place) -> None:
+    """Make a file that is fit to be moved to another place, see `shared`; FileExistsError."""
+    folder = None if place[1] is None else os.fstat(place[1])
+    group = shared(folder) & 0o060 if folder else 0
+    descriptor = os.open(new[0], _MAKING, 0o600 | group, dir_fd=new[1])
+    with os.fdopen(descriptor, "wb") as file:
+        if folder and group:
+            with suppress(OSError):  # a share that knows no groups
+                os.fchown(descriptor, -1, folder.st_gid)
+        file.write(data)
+
+
+def rename(old: Place, new: Place) -> None:
+    """Move a file, over another that stands there."""
+    os.replace(old[0], new[0], src_dir_fd=old[1], dst_dir_fd=new[1])
+
+
+def remove(place: Place) -> None:
+    """Remove a file; absent is fine."""
+    with suppress(FileNotFoundError):
+        os.unlink(place[0], dir_fd=place[1])
+
+
+def at(place: Place) -> os.stat_result | None:
+    """Return what is at a place, and None for nothing; a link is not followed."""
+    try:
+        return os.stat(place[0], dir_fd=place[1], follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def state(root: str, parts: Sequence[str]) -> os.stat_result | None:
+    """Return how a file beneath a root is, or None; a link is not followed."""
+    with suppress(OSError, ValueError), beneath(root, parts) as place:
+        return at(place)
+    return None
+
+
+@contextmanager
+def opened(root: str, parts: Sequence[str]) -> Iterator[BinaryIO | None]:
     """A regular file opened for reading, without following a link; None when there is none such."""
-    descriptor = _descriptor(path) if path else None
+    descriptor = _descriptor(root, parts)
     if descriptor is None:
         yield None
         return
@@ -69,24 +182,28 @@ def opened(path: Path | None) -> Iterator[BinaryIO | None]:
             raise StoreError(f"a file cannot be read: {error.strerror}") from None
 
 
-def _descriptor(path: Path) -> int | None:
+def _descriptor(root: str, parts: Sequence[str]) -> int | None:
     try:
-        return os.open(path, _READING)
+        with beneath(root, parts) as (name, folder):
+            return os.open(name, _READING, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno in NO_SUCH_FILE:
             return None
-        state = _state(path)
-        if state and not stat.S_ISREG(state.st_mode):
+        found = state(root, parts)
+        if found and not stat.S_ISREG(found.st_mode):
             return None
-        if state and error.errno in (errno.EACCES, errno.EPERM):
-            raise Forbidden(state) from None
+        if found and error.errno in (errno.EACCES, errno.EPERM):
+            raise Forbidden(found) from None
         raise StoreError(f"a file cannot be read: {error.strerror}") from None  # the cause would name it
 
 
-def _state(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except OSError:
-        return None
+def _looked_up(root: str, parts: Sequence[str], make: bool = False) -> str:
+    """The path of a file, where the folders on its way can only be looked at, and not be held."""
+    folder = Path(root, *parts[:-1])
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.resolve().is_relative_to(root):
+        raise NotADirectoryError(errno.ENOTDIR, "a link leads out of the folder")
+    return str(folder / parts[-1])

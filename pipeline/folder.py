@@ -9,14 +9,16 @@ all our processes share.
 import errno
 import hashlib
 import os
+import stat
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -28,8 +30,21 @@ from pipeline.errors import (
     StoreError,
     UsageError,
 )
-from pipeline.files import NO_SUCH_FILE, Forbidden, link, opened, same, signature, write
-from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX, is_unfinished
+from pipeline.files import (
+    NO_SUCH_FILE,
+    Forbidden,
+    Place,
+    at,
+    beneath,
+    opened,
+    remove,
+    rename,
+    same,
+    shared,
+    signature,
+    write_new,
+)
+from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
 from pipeline.ports import Job, ObjectInfo
 from pipeline.walk import keys
 
@@ -41,6 +56,7 @@ _STABLE_READS = 5  # tries to read a file that is being written to
 _RACY_NS = 10_000_000_000
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _CACHE = 65_536  # ETags kept, about 20 MB
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)  # in any time zone
 
 
 class FolderStore:
@@ -52,24 +68,32 @@ class FolderStore:
 
     def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
         self.root = root.resolve()
-        self._root, self._inside = str(self.root), os.path.join(self.root, "")  # noqa: PTH118
+        self._root = str(self.root)
         self.bucket = self.root.name
         self._folders, self._writable = folders, writable
         self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._guard = Lock()
+        self._lock_mode = 0o600
         if writable:
             self._make_folders()
+            self._lock_mode |= shared((self.root / PRIVATE).stat()) & 0o060
             self._sweep()
 
     def _make_folders(self) -> None:
-        for name in (*self._folders, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+        """Make what is missing, for this user alone; a root that its group shares is shared further."""
+        for name in (*self._folders, PRIVATE, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+            path = self.root / name
             try:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(0o700, parents=True, exist_ok=True)
+                path.mkdir(0o700 | shared(self.root.stat()), exist_ok=True)
+                if path.is_symlink():
+                    raise UsageError(f"{path} is a link; name the folder that it leads to as --root")
+                if name.startswith(PRIVATE):
+                    with suppress(PermissionError):  # another user's, of an earlier release
+                        path.chmod(path.stat().st_mode & (0o2700 | shared(path.stat())))
             except OSError as error:
-                reason = f"{self.root / name} cannot be made: {error.strerror}; name another --root"
+                reason = f"{path} cannot be made: {error.strerror}; name another --root"
                 raise UsageError(reason) from error
-            if not (self.root / name).resolve().is_relative_to(self.root):
-                raise UsageError(f"{self.root / name} is a link; name the folder that it leads to as --root")
 
     def head(self, key: str) -> ObjectInfo | None:
         """The object's description, or None; reads the file only if its ETag is not known yet.
@@ -83,7 +107,7 @@ class FolderStore:
 
     def _head(self, key: str) -> ObjectInfo | None:
         for _ in range(_STABLE_READS):
-            with opened(self._path(key)) as file:
+            with self._opened(key) as file:
                 if file is None:
                     return None
                 before = os.fstat(file.fileno())
@@ -111,7 +135,7 @@ class FolderStore:
 
     def _get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         for _ in range(_STABLE_READS):
-            with opened(self._path(key)) as file:
+            with self._opened(key) as file:
                 if file is None:
                     return None
                 before = os.fstat(file.fileno())
@@ -129,30 +153,57 @@ class FolderStore:
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
         """Write on condition, see `ports.Store`; returns the new ETag."""
-        path = self._path(key) if self._writable else None
-        if path is None or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        parts = self._parts(key) if self._writable else None
+        if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
             raise KeyNotUsable("this name cannot be a file of the folder")
-        temporary = self.root / PRIVATE / "tmp" / uuid.uuid4().hex
         try:
-            write(temporary, data)
-            if expected is None:
-                self._create(temporary, path, key)
-            else:
-                self._replace(temporary, path, key, expected)
-            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+            self._put(key, parts, data, expected)
         except OSError as error:
             if error.errno in NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
                 raise KeyNotUsable("a file or folder of the same name is in the way") from None
             raise StoreError(f"the folder cannot be written to: {error.strerror or 'it is locked'}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def _put(self, key: str, parts: Sequence[str], data: bytes, expected: str | None) -> None:
+        if expected is not None:
+            with self._lock(key):
+                now = self.head(key)
+                if now is None or now.etag != expected:
+                    raise ConditionFailed("the object is not the one that was read")
+                with self._written(parts, data) as (new, place):
+                    rename(new, place)
+            return
+        with self._written(parts, data) as (new, place):
+            try:  # without the lock: who holds it replaces what is there, and a link is made where nothing is
+                os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
+            except FileExistsError:
+                raise _in_the_way(place) from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with self._lock(key):  # as some network shares need it
+                    if at(place):
+                        raise _in_the_way(place) from None
+                    rename(new, place)
+
+    @contextmanager
+    def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:
+        """The place of a finished temporary file, and the one where it is to stand, on the same disk."""
+        name = [PRIVATE, "tmp", uuid.uuid4().hex]
+        with beneath(self._root, parts, make=True) as place, beneath(self._root, name, make=True) as new:
+            try:
+                write_new(new, data, place)
+                yield new, place
+            finally:
+                remove(new)
 
     def delete(self, key: str) -> None:
         """Remove the object; absent is fine."""
-        path = self._path(key)
-        if path is not None:
-            with self._lock(key), suppress(FileNotFoundError):
-                path.unlink()
+        parts = self._parts(key)
+        if parts is not None:
+            gone = suppress(FileNotFoundError, NotADirectoryError)
+            with self._lock(key), gone, beneath(self._root, parts) as place:
+                remove(place)
 
     def names(self, prefix: str) -> Iterator[Job]:
         """All files under a prefix, see `ports.FullStore`; links, too, which are no objects."""
@@ -180,54 +231,38 @@ class FolderStore:
                     yield info
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """All that is to be judged under a prefix, see `ports.Source`: not what is hidden or unfinished.
+        """All files under a prefix, see `ports.Source`.
 
         Reads no file, so there are no ETags; links are listed, and found to be no objects.
         """
-        return (Job(key) for key in keys(self.root, prefix, strict=True) if not is_unfinished(key))
+        return (Job(key) for key in keys(self.root, prefix, strict=True))
 
-    def _create(self, temporary: Path, path: Path, key: str) -> None:
-        """Without the lock: who holds it replaces what is there, and a link is made where nothing is."""
-        try:
-            link(path, temporary)
-        except FileExistsError:
-            raise _in_the_way(path) from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            self._create_without_links(temporary, path, key)
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO | None]:
+        parts = self._parts(key)
+        if parts is None:
+            yield None
+            return
+        with opened(self._root, parts) as file:
+            yield file
 
-    def _create_without_links(self, temporary: Path, path: Path, key: str) -> None:
-        """As some network shares need it; others of our processes that cannot link hold the lock, too."""
-        with self._lock(key):
-            if os.path.lexists(path):
-                raise _in_the_way(path)
-            temporary.replace(path)
-
-    def _replace(self, temporary: Path, path: Path, key: str, expected: str) -> None:
-        with self._lock(key):
-            now = self.head(key)
-            if now is None or now.etag != expected:
-                raise ConditionFailed("the object is not the one that was read")
-            temporary.replace(path)
-
-    def _path(self, key: str) -> Path | None:
-        """The file of a key; None for a key that is none, and where a link leads out of the root."""
+    def _parts(self, key: str) -> Sequence[str] | None:
+        """The folders and the name of a key; None for a key that is none."""
         parts = key.split("/")
         if parts[0] == PRIVATE or not key.startswith(self._folders):
             return None
         if "\0" in key or any(part in ("", ".", "..") for part in parts):
             return None
-        folder = os.path.join(self._root, *parts[:-1])  # noqa: PTH118  four times for each image
-        with suppress(OSError):
-            found = os.path.realpath(folder)
-            if found == folder or found.startswith(self._inside):
-                return Path(folder, parts[-1])
-        return None
+        try:
+            os.fsencode(key)
+        except UnicodeEncodeError:
+            return None
+        return parts
 
     def _lock(self, key: str) -> FileLock:
         stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
-        return FileLock(self.root / PRIVATE / "locks" / f"{stripe}.lock", timeout=60, is_singleton=False)
+        path = self.root / PRIVATE / "locks" / f"{stripe}.lock"
+        return FileLock(path, timeout=60, mode=self._lock_mode, is_singleton=False)
 
     def _cached(self, state: os.stat_result) -> str | None:
         with self._guard:
@@ -249,12 +284,21 @@ class FolderStore:
                     path.unlink()
 
 
-def _in_the_way(path: Path) -> ConditionFailed | KeyNotUsable:
+def _in_the_way(place: Place) -> ConditionFailed | KeyNotUsable:
     """What it means that a new object's place is taken."""
-    if path.is_dir() or path.is_symlink():
+    found = at(place)
+    if found and not stat.S_ISREG(found.st_mode):
         return KeyNotUsable("a folder or a link of the same name is in the way")
     return ConditionFailed("the object exists already")
 
 
 def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key, etag, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+    return ObjectInfo(key, etag, state.st_size, _moment(state.st_mtime))
+
+
+def _moment(seconds: float) -> datetime:
+    """The time of a file, which may be any number: the nearest that a date can be."""
+    try:
+        return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)
+    except (OverflowError, OSError, ValueError):
+        return _LATEST if seconds > 0 else _EARLIEST

@@ -18,6 +18,7 @@ from pipeline.errors import (
     CxrError,
     EngineFailed,
     InputRejected,
+    KeyNotUsable,
     ObjectTooLarge,
     ObjectUnreadable,
     StoreError,
@@ -70,7 +71,7 @@ class Judge:
             log.warning("a job failed: %s", place_of(error))
             # The words of others may quote what they read.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
-            return Outcome(job.key, "failed", detail, isinstance(error, StoreError | OSError)), None
+            return Outcome(job.key, "failed", detail, _is_of_store(error)), None
 
     def _attempt(self, job: Job) -> tuple[Outcome, Verdict | None]:
         key, started = job.key, datetime.now(UTC)
@@ -183,6 +184,11 @@ def examine(
     return verdict, preview
 
 
+def _is_of_store(error: Exception) -> bool:
+    """Whether the store failed, which passes, and not over this one name."""
+    return isinstance(error, StoreError | OSError) and not isinstance(error, KeyNotUsable)
+
+
 def too_large(limit: int) -> InputRejected:
     """The refusal of a file of more than `limit` bytes."""
     message = (
@@ -215,6 +221,8 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
             store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
         except ConditionFailed:
             continue
+        except KeyNotUsable as error:  # a folder, say, where its verdict would stand: no try will change that
+            return Outcome(job.key, "given_up", str(error))
         return Outcome(job.key, "given_up", message)
     raise StoreError("lost the race for the verdict too often")
 

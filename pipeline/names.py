@@ -1,14 +1,36 @@
 """The names of the objects: where the verdict and the preview of an inbox key stand."""
 
+import fnmatch
 import hashlib
 import hmac
-from fnmatch import fnmatch
+import re
 
 INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
 _PREVIEWS = OUTBOX + ".previews/"
 _RESERVED = ("name-not-usable/", ".previews/")
-_UNFINISHED = ("*.part", "*.partial", "*.tmp", "*.crdownload", "*~", "thumbs.db", "desktop.ini")
+# What the name of a file ends with while it is written, downloaded or synchronised, after a dot.
+_UNFINISHED = """
+    part partial tmp temp filepart upload uploading incomplete inprogress unfinished cyberduckpart swp swo swx
+    crdownload download opdownload ucdownload fdmdownload gdownload downloading aria2 aria2__temp xltd
+    !ut ut! !qb !bt bc! jc! !sync !part lftp-pget-status ffs_tmp ffs_lock kate-swp
+"""
+_ENDINGS = frozenset(_UNFINISHED.split())
+_FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # of folders that hold a half file
+# Files and folders that are hidden, or that editors, sync tools, systems and their trash keep for themselves.
+_KEPT_BACK = """
+    .* *~ ~$* #*# *.sb-????????-?????? *___jb_tmp___ *___jb_old___ *.davfs.tmp* ~syncthing~* pureftpd-upload*
+    thumbs.db ehthumbs*.db desktop.ini $recycle.bin recycler system?volume?information $extend
+    found.[0-9][0-9][0-9] __macosx network?trash?folder temporary?items thevolumesettingsfolder
+    lost+found #recycle #snapshot ~snapshot network?recycle?bin* trashbox files_trashbin files_versions
+    @eadir @tmp @recycle @recently-snapshot @snapshot @sharesnap @sharebin @__thumb @gmt-* @syno* @appstore
+    @appdata @apphome @appconf @apptemp @appshare @database @autoupdate @download @s2s @img_bkp_cache @spool
+    @quarantine @transcode *@synoeastream *@synoresource _gsdata_
+"""
+_PATTERNS = [*_KEPT_BACK.split(), "icon\r"]
+_IS_KEPT_BACK = re.compile("|".join(fnmatch.translate(pattern) for pattern in _PATTERNS))
+# Characters that move a terminal's cursor, colour it, or turn the direction of its text.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 MAX_KEY_BYTES = 1024  # of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too, so that a bucket fits a disk
 
@@ -68,10 +90,20 @@ def name_problem(inbox_key: str) -> str | None:
 
 
 def is_unfinished(inbox_key: str) -> bool:
-    """Whether a name says that its file is hidden, or still being written or downloaded: it is not judged."""
-    *folders, name = inbox_key.removeprefix(INBOX).split("/")
-    hidden = any(part.startswith(".") for part in (*folders, name))
-    return hidden or any(fnmatch(name.lower(), pattern) for pattern in _UNFINISHED)
+    """Return whether a name is of no finished file of a person's: hidden, half written, a system's or trash.
+
+    Such a file is not judged, but where a person names it.
+    """
+    *folders, name = inbox_key.removeprefix(INBOX).lower().split("/")
+    return (
+        any(_IS_KEPT_BACK.match(part) for part in (*folders, name))
+        or _ending(name) in _ENDINGS
+        or any(_ending(folder) in _FOLDER_ENDINGS for folder in folders)
+    )
+
+
+def _ending(part: str) -> str:
+    return part.rpartition(".")[2] if "." in part else ""
 
 
 def is_verdict(key: str) -> bool:
@@ -82,6 +114,11 @@ def is_verdict(key: str) -> bool:
 def printable(key: str) -> str:
     """A key as text that every encoder takes: bytes that are no UTF-8 become escapes."""
     return key.encode("utf-8", "backslashreplace").decode()
+
+
+def for_terminal(text: str) -> str:
+    """Return a name, or a sentence with one, fit to be printed: what would act on a terminal is escaped."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def key_hash(key: str, secret: str) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.intake import mark_source, record_verdict
-from pipeline.names import INBOX, OUTBOX, is_verdict, printable
+from pipeline.names import INBOX, OUTBOX, is_unfinished, is_verdict, printable
 from pipeline.ports import FullStore, Index, ObjectInfo, Queue, Row
 
 MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
@@ -34,7 +34,7 @@ def reconcile(
     now: datetime,
     minimum_age: timedelta = MINIMUM_AGE,
     failed: bool = False,
-    ignores: Callable[[str], bool] = lambda key: False,
+    ignores: Callable[[str], bool] = is_unfinished,
 ) -> Reconciled:
     """Queue what has no finished verdict of its bytes, and correct the worklist: its rows, by the outbox, and
     which sources it says are there.

@@ -207,14 +207,14 @@ def test_a_source_is_only_read_and_its_links_are_told(scans: Path, tmp_path: Pat
 def test_a_folder_that_may_not_be_read_is_not_passed_over(
     scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scandir = os.scandir
+    really = os.open
 
-    def refuse(path: Path) -> Any:
-        if path.name == "2019":
+    def refuse(path: str, *arguments: Any, **more: Any) -> int:
+        if path == "2019":
             raise PermissionError(errno.EACCES, "Permission denied")
-        return scandir(path)
+        return really(path, *arguments, **more)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     store = FolderStore(scans, ("",), writable=False)
     with pytest.raises(StoreError, match="2019 cannot be read"):
         list(store.jobs(""))

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, ObjectUnreadable, UsageError
+from pipeline.files import Place, at
 from pipeline.folder import FolderStore
 from pipeline.ports import Store
 from pipeline.s3 import S3Store
@@ -235,8 +237,12 @@ def test_what_may_not_be_read_is_described(tmp_path: Path, monkeypatch: pytest.M
     store = FolderStore(tmp_path)
     (tmp_path / "inbox/a").write_bytes(b"123")
 
-    def refuse(path: object, flags: int) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    really = os.open
+
+    def refuse(path: str, *arguments: Any, **more: Any) -> int:
+        if path == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return really(path, *arguments, **more)
 
     monkeypatch.setattr("os.open", refuse)
     info = store.head("inbox/a")
@@ -249,18 +255,16 @@ def test_what_may_not_be_read_is_described(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_share_without_links_keeps_the_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, target: Path) -> None:
-        if not path.parent.exists():
-            raise FileNotFoundError
-        raise PermissionError(errno.EPERM, "Operation not permitted", str(target))
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    def looked(path: Path, look: Callable[[Path], bool] = os.path.lexists) -> bool:
-        there = look(path)
+    def looked(place: Place) -> os.stat_result | None:
+        there = at(place)
         time.sleep(0.02)  # time for another to come in between
         return there
 
-    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    monkeypatch.setattr("os.path.lexists", looked)
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("pipeline.folder.at", looked)
     store = FolderStore(tmp_path)
     won = _race([partial(store.put, KEY, b"%d" % i, None) for i in range(8)])
     assert len(won) == 1

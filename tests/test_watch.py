@@ -31,7 +31,7 @@ def watcher(request: pytest.FixtureRequest, inbox: Path, hints: Hints) -> Iterat
     poll = request.param == "polling"
     watcher = InboxWatcher(inbox.parent, lambda key, removed: hints.append((key, removed)), poll)
     if poll:
-        watcher._rescan_seconds = watcher._settle = 0.2  # the test's patience, not the logic
+        watcher._rescan_seconds = watcher._hints.settle_seconds = 0.2  # the test's patience, not the logic
     watcher.start()
     yield watcher
     watcher.stop()
@@ -80,7 +80,7 @@ def test_what_nobody_closed_is_looked_at_again(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be a preallocated copy, which keeps still and fills up without a trace."""
-    monkeypatch.setattr("pipeline.watch._SECOND_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.hints._SECOND_LOOK_SECONDS", 0.5)
     outside = inbox.parent / "upload"
     outside.write_bytes(b"1")
     (inbox / "a.jpeg").hardlink_to(outside)
@@ -122,7 +122,7 @@ def test_what_is_no_finished_file_is_ignored(inbox: Path, hints: Hints) -> None:
 
 @pytest.mark.parametrize("watcher", ["watching"], indirect=True)
 def test_a_slow_writer_is_waited_for(inbox: Path, hints: Hints, watcher: InboxWatcher) -> None:
-    watcher._settle = 60  # so that only the close can tell
+    watcher._hints.settle_seconds = 60  # so that only the close can tell
     path = inbox / "slow.jpeg"
     with path.open("wb") as file:
         for _ in range(12):
@@ -169,7 +169,7 @@ def test_stopping_leaves_no_thread(inbox: Path) -> None:
     watcher = InboxWatcher(inbox.parent, lambda key, removed: None)
     watcher.start()
     watcher.stop()
-    assert threading.active_count() == before
+    wait_for(lambda: threading.active_count() == before)
 
 
 @pytest.mark.usefixtures("watcher")
@@ -188,7 +188,7 @@ def test_an_inbox_that_is_deleted_and_made_again(inbox: Path, hints: Hints) -> N
 def test_what_may_not_be_read_gets_some_time(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.watch._UNREADABLE_SECONDS", 3)
+    monkeypatch.setattr("pipeline.hints._UNREADABLE_SECONDS", 3)
     monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("secret.jpeg"))
     (inbox / "secret.jpeg").write_bytes(b"1")
     time.sleep(1.5)
