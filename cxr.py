@@ -92,6 +92,11 @@ def up(
     access = access_of(settings, host)
     if settings.store != "folder" and not bucket:
         raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
+    if bucket:
+        from handlers import wiring
+
+        # Says at once that there is no such bucket: the stack's table would not, and the lock would be made.
+        next(wiring.open_bucket(bucket).list(INBOX), None)
     where = f"at {url_of(access.address, port)}" if port else "at a port of its own"
     with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`", where):
         if bucket:
@@ -145,7 +150,6 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
 
     assert settings.bucket is not None  # `up` has it from its option
     store, background = wiring.open_bucket(settings.bucket), Background()
-    next(store.list(INBOX), None)  # says at once that there is no such bucket: the stack's table would not
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack

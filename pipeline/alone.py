@@ -16,9 +16,9 @@ def alone(path: Path, what: str, where: str) -> Iterator[None]:
 
     The lock goes with its process, however that ends; `where` is written beside it for the next one.
     """
-    note, lock = path.with_suffix(".running"), FileLock(path, timeout=0)
+    note, lock = path.with_suffix(".running"), FileLock(path, timeout=0, mode=0o600)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         lock.acquire()
         note.write_text(f"{where}, process {os.getpid()}", encoding="utf-8")
     except Timeout as error:

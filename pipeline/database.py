@@ -146,7 +146,7 @@ class Database:
     def _opened_anew(self) -> sqlite3.Connection:
         """Check the file, and replace it where it is not sound. One process at a time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, is_singleton=False):
+        with FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, mode=0o600, is_singleton=False):
             if self._condemned and self._condemned == self._files():
                 self._remove()
             try:

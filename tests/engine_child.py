@@ -12,7 +12,7 @@ CRASHES, SLOW = b"this image crashes the process", b"this image takes its time"
 HANGS, HUNGRY = b"this image never ends", b"this image wants all the memory"
 KILLED_ONCE = b"this image is at work while somebody kills the process"
 DEFECT = b"this image meets a defect of ours"
-MARK = "CXR_TEST_MARK"  # a variable: a file that says whether somebody has killed the process already
+MARK = "ENGINE_CHILD_MARK"  # a variable: a file that says whether somebody has killed the process already
 
 examine = Engine.examine
 

@@ -141,7 +141,8 @@ def test_one_image_that_ends_the_worker_fails_alone(cloud: Cloud, pumps: Pumps) 
     bomb = cloud.verdict("poison/bomb.jpeg")
     assert bomb
     assert bomb.reason
-    assert "Drop the same file again" in bomb.reason.message
+    assert bomb.reason.code == "crashed"
+    assert "Export the X-ray again" in bomb.reason.message
     cloud.drop({"poison/bomb.jpeg": IMAGES[1]})  # and a failed one can be dropped again
     wait_until_all_are_told(cloud, objects)
     bomb = cloud.verdict("poison/bomb.jpeg")
