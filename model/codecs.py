@@ -3,9 +3,8 @@
 Each is imported when a file needs it, and all are under free licences.
 """
 
-import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model.codestreams import Stream, check_length, first_scan, with_another_end
+from model.jpeg import decode_gray
 
 Pixels = npt.NDArray[np.integer[Any]]
 
@@ -43,10 +43,11 @@ def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
         return values
     if is_rgb and not stream.says_colours:
         stream = replace(stream, data=stream.data[:2] + _RGB + stream.data[2:])
-    decode = _by_pillow if stream.bits == 8 else _by_gdcm
-    values = decode(stream)
+    if stream.bits == 8:
+        return decode_gray(stream.data)
+    values = _by_gdcm(stream)
     if stream.scans == 1:
-        _check_end(stream, decode, values)
+        _check_end(stream, values)
     return values
 
 
@@ -67,17 +68,17 @@ def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixe
     return values.view(f"<u{depth}").reshape(shape)
 
 
-def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixels) -> None:
-    """Raise ValueError when a JPEG of cosines ends before its image, or goes on behind it.
+def _check_end(stream: Stream, values: Pixels) -> None:
+    """Raise ValueError when a JPEG of 12 bits ends before its image, or goes on behind it.
 
-    Of that libjpeg says no more than a line on the terminal: it makes up what is missing, and leaves what it
-    has no use for. So the stream's last bits are turned over: the image must differ in its last blocks, and
-    there alone.
+    Of that gdcm's libjpeg says no more than a line on the terminal: it makes up what is missing, and leaves
+    what it has no use for. So the stream's last bits are turned over: the image must differ in its last
+    blocks, and there alone.
     """
     rows, is_seen = range(0, stream.rows, _BLOCK), False
     for count in (2, 32, 512):  # bytes; the last ones may be black, or about colours alone
         try:
-            others = decode(with_another_end(stream, count))
+            others = _by_gdcm(with_another_end(stream, count))
         except Exception:  # noqa: BLE001  what is turned over may be no code at all
             continue
         is_seen = True
@@ -97,15 +98,6 @@ def _check_end(stream: Stream, decode: Callable[[Stream], Pixels], values: Pixel
 def _difference(row: int, one: Pixels, two: Pixels) -> npt.NDArray[np.bool_]:
     differ: npt.NDArray[np.bool_] = np.not_equal(one[row : row + _BLOCK], two[row : row + _BLOCK])
     return differ if differ.ndim == 2 else np.logical_or.reduce(differ, axis=2)
-
-
-def _by_pillow(stream: Stream) -> Pixels:
-    """A JPEG of 8 bits; of colours the brightness."""
-    with Image.open(io.BytesIO(stream.data), formats=("JPEG",)) as image:
-        image.draft("L", image.size)
-        if image.size != (stream.columns, stream.rows):
-            raise ValueError("the stream holds another image than it says")
-        return np.asarray(image.convert("L"))
 
 
 def _jpeg_ls(stream: Stream) -> Pixels:

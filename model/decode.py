@@ -12,12 +12,12 @@ import warnings
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from model import deep
 from model.elements import is_dicom
-from model.entropy import WatchedJpeg
 from model.guards import read_picture
+from model.jpeg import check_decodes, decode_gray
 from model.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
@@ -124,7 +124,7 @@ class _Opened:
     def _gray(self) -> Image.Image:
         picture = self._picture
         if picture.kind == "JPEG":
-            return _shown(_jpeg(picture))
+            return _jpeg(picture)
         if picture.planes:
             colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
             return deep.stretched_planes(colours)
@@ -148,17 +148,10 @@ class _Opened:
 
 def _jpeg(picture: Picture) -> Image.Image:
     """Decode a JPEG, shrunk to an eighth at most."""
-    source = WatchedJpeg(picture.data, picture.coded_until)
-    image = JpegImagePlugin.JpegImageFile(source)
-    if image.mode in ("L", "RGB"):
-        longer = max(image.size)
-        width, height = (max(side * _LEAST_SIDE // longer, 1) for side in image.size)
-        image.draft("L", (width, height))
-    if picture.coded_until:
-        source.watch(image)
-    image.load()
-    source.check()
-    return image
+    if picture.colours < 4:
+        return Image.fromarray(decode_gray(picture.data, _LEAST_SIDE))
+    check_decodes(picture.data)
+    return _shown(_loaded(_open(picture, picture.data)))
 
 
 def _loaded(image: Image.Image) -> Image.Image:

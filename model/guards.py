@@ -32,9 +32,8 @@ def _jpeg(data: bytes) -> Picture:
     if found.components not in (1, 3, 4):
         raise unsupported(f"a JPEG of {found.components} colours")
     alone = b"".join(data[start:end] for start, end in found.parts)
-    ended = found.coded_until - (found.parts[-1][1] - len(alone)) if found.is_plain else 0
     turned = orientation(b"".join(found.exif))
-    return Picture("JPEG", alone, found.width, found.height, 1, turned, ended)
+    return Picture("JPEG", alone, found.width, found.height, 1, turned, found.components)
 
 
 _PNG, _CHUNKS = b"\x89PNG\r\n\x1a\n", 100_000

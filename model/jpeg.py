@@ -1,8 +1,12 @@
-"""The structure of a JPEG stream: its frame, its scans, and whether all of them are there."""
+"""JPEG: the structure of a stream, read before it is decoded, and its decoder."""
 
 import re
 import struct
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
 
 from model.picture import AS_PNG, damaged
 from pipeline.errors import InputRejected
@@ -18,25 +22,16 @@ class Jpeg:
     height: int = 0
     components: int = 0
     scans: int = 0
-    blocks: int = 0  # the units of the picture, after so many of which a restart marker may stand
-    restart_after: int = 0
-    coded_until: int = 0  # where the compressed data of its last scan ends
     exif: list[bytes] = field(default_factory=list)
     precision: dict[tuple[int, int], int] = field(default_factory=dict)  # bits lacking
     parts: list[tuple[int, int]] = field(default_factory=list)  # what is left without notes and thumbnails
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether its one scan holds the picture from top to bottom."""
-        return self.scans == 1 and self.process in (0xC0, 0xC1)
-
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither data nor filling nor a restart
 _MARKER_LS, _JPEG_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]"), 0xF7  # whose data may go on below 0x80
-_SOI, _EOI, _SOS, _DRI, _APP1, _ALONE = 0xD8, 0xD9, 0xDA, 0xDD, 0xE1, 0x01
+_SOI, _EOI, _SOS, _APP1, _ALONE = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 _NOTES = set(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # all but JFIF and Adobe, which say what colours mean
 _PROGRESSIVE, _DCT = 0xC2, (0xC0, 0xC1, 0xC2)
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
 _SEGMENTS, _FILLING, _EXIFS = 5_000, 1 << 16, 20
 _SCANS = 100  # a progressive JPEG has about 10
@@ -48,18 +43,13 @@ def read_jpeg(data: bytes) -> Jpeg:
     found, place, filling, segments = Jpeg(), 2, 0, 0
     if not data.startswith(b"\xff\xd8"):
         raise damaged()
-    in_scan, coded, kept_from = False, (0, 0), 0
+    in_scan, kept_from = False, 0
     while True:
         pattern = _MARKER_LS if in_scan and found.process == _JPEG_LS else _MARKER
         match = pattern.search(data, place)
         if not match:
             raise damaged()  # its end is missing
-        if in_scan:
-            found.coded_until = match.start()
-            while data[found.coded_until - 1] == 0xFF and found.coded_until > place:
-                found.coded_until -= 1
-            coded = (place, found.coded_until)
-        else:
+        if not in_scan:
             filling += match.start() - place
         marker, place = data[match.end() - 1], match.end()
         segments += 1
@@ -85,9 +75,6 @@ def read_jpeg(data: bytes) -> Jpeg:
                 marker,
                 struct.unpack_from(">BHHB", body),
             )
-            found.blocks = _blocks(found, body[6:])
-        elif marker == _DRI and len(body) == 2:
-            found.restart_after = int.from_bytes(body, "big")
         elif marker == _SOS:
             found.scans += 1
             _note_scan(found, body)
@@ -100,9 +87,29 @@ def read_jpeg(data: bytes) -> Jpeg:
         raise damaged()
     if found.process in _DCT and not _is_complete(found):
         raise damaged()  # cut between two scans, and closed again
-    if found.restart_after and found.is_plain and not _has_restarts(found, data, *coded):
-        raise damaged()
     return found
+
+
+def decode_gray(data: bytes, least_side: int = 1 << 16) -> npt.NDArray[np.uint8]:
+    """Decode a JPEG of 8 bits, gray or coloured, to its brightness, [h, w].
+
+    It is halved up to three times as it is decoded, as often as that leaves `least_side` pixels or more on
+    its longer side. ValueError for what libjpeg only warns of, too: it then makes up what is missing, or
+    passes over what is too much.
+    """
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    share = 1
+    while share < 8 and max(height, width) // (2 * share) >= least_side:
+        share *= 2
+    gray: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, "GRAY", min_height=-(-height // share), min_width=-(-width // share)
+    )
+    return gray[:, :, 0]
+
+
+def check_decodes(data: bytes) -> None:
+    """Raise ValueError when a JPEG of four inks is damaged; see `decode_gray`."""
+    simplejpeg.decode_jpeg(data, "CMYK", min_factor=8)
 
 
 def _note_scan(frame: Jpeg, body: bytes) -> None:
@@ -122,22 +129,3 @@ def _is_complete(frame: Jpeg) -> bool:
     """Whether each component came, and each coefficient to its last bit."""
     came = {component for component, coefficient in frame.precision if coefficient == 0}
     return len(came) == frame.components and not any(frame.precision.values())
-
-
-def _blocks(frame: Jpeg, components: bytes) -> int:
-    """Return how many units of blocks a frame has; one colour alone has units of one block."""
-    across, down = 1, 1
-    if frame.components > 1:
-        factors = components[1::3]
-        across, down = max((f >> 4 for f in factors), default=1), max((f & 15 for f in factors), default=1)
-    return -(-frame.width // (8 * across or 8)) * -(-frame.height // (8 * down or 8))
-
-
-def _has_restarts(frame: Jpeg, data: bytes, start: int, end: int) -> bool:
-    """Whether the restart markers of the one scan are all there, and in order."""
-    expected = -(-frame.blocks // frame.restart_after) - 1
-    count = 0
-    for count, match in enumerate(_RESTART.finditer(data, start, end), 1):
-        if count > expected or match[1][0] != 0xD0 + (count - 1) % 8:
-            return False
-    return count == expected

@@ -19,7 +19,7 @@ class Picture:
     height: int
     images: int = 1  # two stand for more
     orientation: int = 1  # as EXIF numbers them
-    coded_until: int = 0  # where the compressed data of a JPEG of one scan end
+    colours: int = 1  # of a JPEG
     planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, where a decoder would mix them up
     pairs: str = ""  # the byte order of gray and opacity of 16 bits each, which come as four bytes a pixel
     is_opaque: bool = False  # whatever its opacity says

@@ -229,7 +229,7 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     ),
     "DICOMDIR": ("unsupported_format", "a table of contents", _directory),
     "no image at all": ("unsupported_format", "holds no image", lambda: _without_image("1.2.3", "DX")),
-    "several frames": ("not_a_single_image", "2 images", lambda: several(uid.ExplicitVRLittleEndian)),
+    "several frames": ("not_a_single_image", "several images", lambda: several(uid.ExplicitVRLittleEndian)),
     "MR": ("not_a_chest_xray", "(modality MR)", lambda: dicom(Modality="MR")),
     "no pixels": ("unreadable", "lacks its pixels", lambda: dicom(PixelData=None)),
     "cut in its header": ("unreadable", "cut short", lambda: dicom()[:301]),
