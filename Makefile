@@ -12,7 +12,7 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: run test install-test lint types unit fuzz bench lambda clean
+.PHONY: run test install-test lint types unit fuzz faults bench lambda clean
 
 run: .venv/runtime
 	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*.jpeg $(ROOT)/inbox/)
@@ -67,6 +67,11 @@ fuzz: SECONDS = 600
 fuzz: SEED = 1
 fuzz: .venv/tests
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
+
+# Fills the disk, locks and damages the worklist, kills processes under a running `cxr up`, for SECONDS each.
+faults: SECONDS = 40
+faults: .venv/tests
+	@$(BIN)/python -m bench.faults $(SECONDS)
 
 # Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
 bench: .venv/tests .venv/bench/installed

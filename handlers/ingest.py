@@ -24,7 +24,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
         if answer is None and any(outcome.result == "failed" for outcome in report.outcomes):
             raise IngestFailed(report.outcomes)
     outcomes = [
-        {"key": outcome.key, "result": outcome.result, "by_store": outcome.by_store}
+        {"key": outcome.key, "result": outcome.result, "passes": outcome.passes}
         for outcome in report.outcomes
     ]
     return {**(answer or {}), "outcomes": outcomes, "ignored": [ignored.reason for ignored in report.ignored]}

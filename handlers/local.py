@@ -24,7 +24,7 @@ from pipeline.ports import Operations, QueueStatus
 log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
-# Seconds before what the store or the index kept from being done is tried again: at first, and at most.
+# Seconds before what store, index or host kept from being done is tried again: at first, and at most.
 _PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 30.0
 _WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
 _LANES = 8  # deliveries at a time; most wait for the engine, which has turns of its own
@@ -178,7 +178,7 @@ class LocalQueue:
         failed = [item for item in outcomes if item["result"] == "failed"]
         if not failed or self._background.stopping.is_set():
             return None, 0
-        if failed[0]["by_store"]:
+        if failed[0]["passes"]:
             return _after_error(hint)
         if hint.tries < len(_PAUSES):
             return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries]

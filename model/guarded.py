@@ -174,7 +174,7 @@ class GuardedEngine:
                 watch.join()
             self._drop(child) if answer.is_spent or child.is_overdue else self._give_back(child)
             return answer, preview
-        raise AssertionError
+        raise AssertionError  # the loop has returned, or raised
 
     def _watch(self, child: "_Child", done: threading.Event, turn: "_Turn") -> None:
         """Let others go before an image that is slow, and end it when its time is over."""

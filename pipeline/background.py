@@ -9,7 +9,7 @@ from pipeline.errors import CxrError, place_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before work that failed is begun again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds before work that failed is begun again
 _STEADY_SECONDS = 10.0  # after so long without an error, work counts as sound again
 
 

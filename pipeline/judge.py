@@ -17,6 +17,7 @@ from pipeline.errors import (
     ConditionFailed,
     CxrError,
     EngineFailed,
+    HostError,
     InputRejected,
     KeyNotUsable,
     ObjectTooLarge,
@@ -71,7 +72,7 @@ class Judge:
             log.warning("a job failed: %s", place_of(error))
             # The words of others may quote what they read.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
-            return Outcome(job.key, "failed", detail, _is_of_store(error)), None
+            return Outcome(job.key, "failed", detail, _passes(error)), None
 
     def _attempt(self, job: Job) -> tuple[Outcome, Verdict | None]:
         key, started = job.key, datetime.now(UTC)
@@ -184,9 +185,9 @@ def examine(
     return verdict, preview
 
 
-def _is_of_store(error: Exception) -> bool:
-    """Whether the store failed, which passes, and not over this one name."""
-    return isinstance(error, StoreError | OSError) and not isinstance(error, KeyNotUsable)
+def _passes(error: Exception) -> bool:
+    """Whether store or host failed, which passes, and not over this one name."""
+    return isinstance(error, StoreError | HostError | OSError) and not isinstance(error, KeyNotUsable)
 
 
 def too_large(limit: int) -> InputRejected:

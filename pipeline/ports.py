@@ -38,7 +38,7 @@ class Outcome:
     key: str
     result: Result
     detail: str = ""  # a sentence about a failure; never the key
-    by_store: bool = False  # it failed since the store could not be read or written: no try of the image's
+    passes: bool = False  # it failed for a reason that passes and is not the image's: that was no try
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_our_fault_is_worth_another_try_and_writes_nothing(store: MemoryStore) -
 def test_an_image_that_the_engine_does_not_finish_says_why_and_is_tried_again(store: MemoryStore) -> None:
     etag = store.put(KEY, b"hang", None)
     outcome = make_judge(store).judge(Job(KEY))
-    assert (outcome.result, outcome.by_store) == ("failed", False)
+    assert (outcome.result, outcome.passes) == ("failed", False)
     said = verdict_of(store)
     assert (said.status, said.source.etag) == ("failed", etag)
     assert said.reason is not None
@@ -124,7 +124,7 @@ def test_a_store_that_does_not_answer_fails_the_job_alone() -> None:
         get = head  # type: ignore[assignment]
 
     outcome = make_judge(Broken()).judge(Job(KEY))
-    assert (outcome.result, outcome.by_store) == ("failed", True)
+    assert (outcome.result, outcome.passes) == ("failed", True)
     assert KEY not in outcome.detail
 
 
