@@ -29,6 +29,13 @@ _REPLACE_SECONDS = (
 )
 _SPELL_SECONDS = 180.0  # failures further apart are no spell: others may have reached it meanwhile
 _IMPAIRED_SECONDS = 120.0  # the same, where EC2 itself says that something is wrong with it
+_JUST_STARTED_SECONDS = 120.0  # a host that is stopped again so soon was never at work
+# Why an instance is stopped that was in order.
+# docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
+_ORDERLY = {
+    *("Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate", "Client.InstanceInitiatedShutdown"),
+    *("Server.ScheduledStop", "Server.SpotInstanceShutdown", "Server.SpotInstanceStop"),
+}
 _NOT_QUITE_STOPPED = "IncorrectInstanceState"  # or another handler has just started it
 # No room for another host there or of that kind.
 # docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
@@ -48,6 +55,7 @@ class Instance:
     address: str  # private; empty while there is none
     launched_at: float  # seconds since 1970, of the last start
     type: str = ""  # such as t3.medium
+    reason: str = ""  # EC2's code for its last change of state
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ class Fleet:
         instance = self._of(holding) or self._adopted(holding) or self._launched(holding)
         if instance.state == "running":
             return instance
+        if self._has_reverted(instance):
+            why = f"EC2 took a start back ({instance.reason or 'no reason given'})"
+            self._replace(instance, holding, why, 120)
         if instance.state == "stopped":
             self._start(instance, holding)
         if instance.state in _GONE:
@@ -144,7 +155,7 @@ class Fleet:
 
     def _adopted(self, holding: Holding) -> Instance | None:
         """An instance of ours that the lease does not know: a launch whose handler died before it said so."""
-        found = self.instances()
+        found = [one for one in self.instances() if not self._has_reverted(one)]  # one may be protected
         if not found or not self.lease.hold(holding.generation, found[-1].id, self._now()):
             return None
         return found[-1]
@@ -201,6 +212,14 @@ class Fleet:
         except BotoCoreError as error:
             raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
 
+    def _has_reverted(self, instance: Instance) -> bool:
+        """Whether EC2 accepted a start and stopped the host again: no capacity, or a key it may not use."""
+        if instance.state != "stopped":
+            return False
+        if instance.reason:
+            return instance.reason not in _ORDERLY
+        return self._now() - instance.launched_at < _JUST_STARTED_SECONDS
+
     def _is_impaired(self, instance: Instance) -> bool:
         found = self._ask("describe_instance_status", InstanceIds=[instance.id])
         checks = [
@@ -210,11 +229,13 @@ class Fleet:
         ]
         return "impaired" in checks
 
-    def _replace(self, instance: Instance, holding: Holding) -> None:
-        log.error("the host is lost, and replaced")
+    def _replace(
+        self, instance: Instance, holding: Holding, why: str = "the host was lost", pause: float = 5
+    ) -> None:
+        log.error("the host is replaced: %s", why)
         if self.lease.retire(holding.generation):
             self.terminate(instance)
-        raise HostNotReady("the host was lost; another one is launched", 5, is_fault=True)
+        raise HostNotReady(f"{why}; another one is launched", pause, is_fault=True)
 
     def _ask(self, call: str, **request: Any) -> dict[str, Any]:
         try:
@@ -234,6 +255,7 @@ def _instances(answer: dict[str, Any]) -> Iterator[Instance]:
                 found.get("PrivateIpAddress", ""),
                 launched,
                 found.get("InstanceType", ""),
+                found.get("StateReason", {}).get("Code", ""),
             )
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -234,6 +235,38 @@ def test_no_room_to_start_again_means_another_one(world: World) -> None:
         world.fleet(faulty).host()
     assert world.states() == ["terminated"]
     assert world.launched() != instance_id
+
+
+@pytest.mark.parametrize("reason", ["Server.InsufficientInstanceCapacity", "Client.InternalError", ""])
+def test_a_start_that_ec2_takes_back_means_another_host_elsewhere(world: World, reason: str) -> None:
+    """StartInstances is accepted; then EC2 puts the instance back to stopped."""
+    first, place = world.launched(), world.lease.read().generation % PLACES
+
+    class Reverting(Faulty):
+        def __getattr__(self, name: str) -> Any:
+            call = super().__getattr__(name)
+
+            def told(**request: Any) -> Any:
+                answer = call(**request)
+                for found in answer.get("Reservations", []):
+                    for one in found["Instances"]:
+                        if one["InstanceId"] == first and one["State"]["Name"] != "terminated":
+                            one["State"] = {"Name": "stopped"}
+                            one["StateReason"] = {"Code": reason}
+                            one["LaunchTime"] = datetime.fromtimestamp(world.clock.now - 30, UTC)
+                return answer
+
+            return told
+
+    fleet = world.fleet(Reverting(world.ec2))
+    with pytest.raises(HostNotReady, match="took a start back") as told:
+        fleet.host()
+    assert (told.value.is_fault, told.value.retry_after) == (True, 120)
+    with pytest.raises(HostNotReady, match="pending"):
+        fleet.host()
+    holding = world.lease.read()
+    assert holding.instance_id != first
+    assert holding.generation % PLACES != place
 
 
 def test_a_host_that_another_handler_just_started_is_waited_for(world: World) -> None:

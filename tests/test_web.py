@@ -51,7 +51,7 @@ def test_the_worklist_has_every_state_newest_first(page: Page) -> None:
     words = [re.search(r'class="state is-(\w+)"', row) for row in rows(html)]
     assert [word[1] for word in words if word] == ["waiting", "pneumonia", "normal", "rejected", "failed"]
     assert "5 X-rays, 1 waiting, 1 pneumonia, 1 normal, 1 rejected, 1 failed." in html
-    assert "The image is damaged." in rows(html)[3]
+    assert "It is damaged. Export it again." in rows(html)[3]
     assert 'datetime="2025-11-23T02:00:00+00:00"' in rows(html)[1]
     assert "2025-11-23 02:00:00 UTC" in rows(html)[1]
     assert "100%" in rows(html)[1]
@@ -250,7 +250,7 @@ def test_a_damaged_or_missing_verdict_is_said(page: Page) -> None:
     page.store.delete(verdict_key("inbox/bad.jpeg"))
     html = page.xray("bad.jpeg")
     assert "There is no verdict beside this name" in html
-    assert "The image is damaged." in html
+    assert "It is damaged. Export it again." in html
 
 
 def test_an_unknown_xray_says_what_to_do(page: Page) -> None:
