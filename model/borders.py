@@ -25,6 +25,9 @@ def content_box(gray: Image.Image | npt.NDArray[np.uint8]) -> Box:
     """
     image = gray if isinstance(gray, Image.Image) else Image.fromarray(gray)
     width, height = image.size
+    edges = (0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)
+    if not any(_is_flat(np.asarray(image.crop(edge)).ravel()) for edge in edges):
+        return 0, 0, width, height  # most X-rays; looking at all lines would cost more than all else here
     factor = max(math.ceil(max(image.size) / _LOOKED_AT), 1)
     lines = np.asarray(image.reduce(factor) if factor > 1 else image)
     left, top, right, bottom = 0, 0, lines.shape[1], lines.shape[0]

@@ -158,7 +158,8 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box
     InputRejected for a blank image.
     """
     box = content_box(gray)
-    small = squash(gray.crop(box), size)
+    is_whole = box == (0, 0, *gray.size)
+    small = squash(gray if is_whole else gray.crop(box), size)
     if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
         message = "The image is blank. Check the export, and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
