@@ -24,9 +24,13 @@ _GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what
 
 def main() -> None:
     """Judge images until the input ends."""
-    options, (images, answers) = Options.model_validate_json(sys.argv[-1]), _streams()
+    images, answers = _streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # whoever started this finishes what is at work, or kills it
+    told = receive(images)
+    if told is None:
+        return
+    options = Options.model_validate_json(told)
     try:
         names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
         engine = Engine(**{name: getattr(options, name) for name in names})

@@ -5,10 +5,7 @@ deadline and each process a limit on its memory: what goes wrong costs that imag
 Neither numpy nor ONNX Runtime is imported here; `model.child` is the other end.
 """
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +15,8 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
+from model import process
+from model.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
 from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
@@ -30,8 +29,6 @@ except ImportError:  # not on Windows
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-_PROJECT = Path(__file__).parents[1]
-CHILD = [sys.executable, "-P", "-m", "model.child"]  # -P: a folder that happens to be here holds no modules
 _LOAD_SECONDS = 60.0  # to load the network
 _SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
 _HEAD = 8  # bytes of a length, big-endian
@@ -74,7 +71,7 @@ class Greeting(BaseModel):
 
 
 class Options(BaseModel):
-    """What a process is told at its start."""
+    """What a process is told first."""
 
     weights: Path | None = None
     max_pixels: int = 50_000_000
@@ -93,7 +90,7 @@ class GuardedEngine:
     def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
         """Start the first process, without waiting for it. `command` starts another one than ours."""
         self._options, self._turns = options, _Turns(limit)
-        self._command = [*(command or CHILD), options.model_dump_json()]
+        self._command = [*(command or CHILD)]
         self._guard = threading.Lock()
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
@@ -227,7 +224,7 @@ class GuardedEngine:
                 self._idle.append(child)
 
     def _start(self) -> "_Child":
-        child = _Child(self._command)
+        child = _Child(self._command, self._options)
         with self._guard:
             if not self._closed:
                 self._all.add(child)
@@ -290,26 +287,20 @@ class _Gone(Exception):
 class _Child:
     """One process with a network of its own; used by one thread at a time."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: list[str], options: Options) -> None:
         """Start it; HostError when the system cannot."""
-        path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
-        # One image uses one core: the libraries' own threads would only cost memory.
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **threads, "PYTHONPATH": path},
-            )
+            self._process = process.take(command)
         except OSError as error:
             raise HostError(f"no process can be started ({error.strerror})") from error
         self.is_overdue = False
         self._model: ModelRef | None = None
         self._guard = threading.Lock()
+        assert self._process.stdin is not None
         for stream in (self._process.stdin, self._process.stdout):
             _widen(stream)
+        with suppress(OSError):  # it has ended already, which `wait_ready` finds
+            send(self._process.stdin, options)
 
     @property
     def model(self) -> ModelRef:
@@ -385,7 +376,7 @@ def _widen(pipe: IO[bytes] | None) -> None:
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
 
 
-def send(stream: BinaryIO, message: BaseModel, tail: bytes = b"") -> None:
+def send(stream: IO[bytes], message: BaseModel, tail: bytes = b"") -> None:
     """Write a message, with its length before it and a tail behind it."""
     content = message.model_dump_json(by_alias=True).encode()
     stream.write(len(content).to_bytes(_HEAD, "big") + content + tail)

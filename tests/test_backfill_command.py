@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import cxr
+from cxr.commands import app
 from handlers import progress, wiring
 from handlers.archive import open_archive
 from pipeline.backfill import Backfill
@@ -58,7 +58,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def command(*arguments: object) -> Any:
-    return CliRunner().invoke(cxr.app, ["backfill", *map(str, arguments)])
+    return CliRunner().invoke(app, ["backfill", *map(str, arguments)])
 
 
 def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-import cxr
+from cxr.commands import app
 from handlers import wiring
 from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import CxrError, StoreError, UsageError
@@ -55,7 +55,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    answer = CliRunner().invoke(cxr.app, arguments)
+    answer = CliRunner().invoke(app, arguments)
     if isinstance(answer.exception, CxrError):
         raise answer.exception
     assert answer.exit_code == code, answer.output
@@ -154,7 +154,7 @@ def test_forget_of_an_empty_name_or_a_folder_erases_nothing(account: Account, ke
 
 
 def test_forget_asks_first(account: Account) -> None:
-    answer = CliRunner().invoke(cxr.app, ["forget", "b.jpeg", "--bucket", "xrays"], input="n\n")
+    answer = CliRunner().invoke(app, ["forget", "b.jpeg", "--bucket", "xrays"], input="n\n")
     assert answer.exit_code == 1
     assert account.store.head("inbox/b.jpeg")
 

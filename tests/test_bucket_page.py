@@ -12,7 +12,8 @@ from flask import Flask
 from moto import mock_aws
 from typer.testing import CliRunner
 
-import cxr
+from cxr import commands
+from cxr.commands import app
 from pipeline.aws import ask
 from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import CxrError, StoreError
@@ -36,7 +37,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
 
 
 def up(*arguments: str) -> str:
-    answer = CliRunner().invoke(cxr.app, ["up", "--port", "0", *arguments])
+    answer = CliRunner().invoke(app, ["up", "--port", "0", *arguments])
     if answer.exception and not isinstance(answer.exception, SystemExit):
         raise answer.exception
     return answer.stdout
@@ -65,7 +66,7 @@ def test_the_page_shows_the_stacks_worklist(
         def close(self) -> None:
             pages.append("closed")
 
-    monkeypatch.setattr(cxr, "_server", Visit)
+    monkeypatch.setattr(commands, "_server", Visit)
     assert "Drop chest X-rays into s3://xrays/inbox/" in up("--bucket", "xrays", "--root", str(tmp_path))
     assert pages[2:] == ["closed"]
     assert "a.jpeg" in pages[0]

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-import cxr
+from cxr.commands import app
 from model.card import REFERENCE, shipped_card
 from model.engine import SHIPPED, Engine
 
@@ -42,7 +42,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_the_readme_names_real_commands_and_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    callbacks = [command.callback for command in cxr.app.registered_commands]
+    callbacks = [command.callback for command in app.registered_commands]
     real = {callback.__name__ for callback in callbacks if callback} | {"index"}
     assert set(re.findall(r"(?:^|`|bin/)cxr ([a-z]+)", text, re.M)) <= real
     assert {name for name in real if re.search(rf"\bcxr {name}\b", text)} == real

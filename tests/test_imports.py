@@ -22,6 +22,7 @@ ONLY = {  # a library, and the places that may import it
     "pydicom": (),  # the tests' alone
     "gdcm": ("model/codecs.py",),
     "jpeg_ls": ("model/codecs.py",),
+    "simplejpeg": ("model/jpeg.py",),
     "openjpeg": ("model/codecs.py",),
     "matplotlib": ("model/figures.py",),
     "ray": ("handlers/backfill_ray.py",),
@@ -30,9 +31,9 @@ ONLY = {  # a library, and the places that may import it
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
     "botocore": ("pipeline/aws.py", "pipeline/s3.py", "ec2_runner/", "handlers/wiring.py"),
     "websockets": ("ec2_runner/tunnel.py",),
-    "waitress": ("cxr.py", "ec2_runner/http.py", "pipeline/serving.py"),
+    "waitress": ("cxr/", "ec2_runner/http.py", "pipeline/serving.py"),
     "aws_lambda_powertools": ("handlers/",),
-    "flask": ("web/", "ec2_runner/server.py", "ec2_runner/caller.py", "ec2_runner/http.py", "cxr.py"),
+    "flask": ("web/", "ec2_runner/server.py", "ec2_runner/caller.py", "ec2_runner/http.py", "cxr/"),
     "flask_httpauth": ("web/",),
     "limits": ("web/",),
     "watchdog": ("pipeline/watch.py",),
@@ -40,8 +41,7 @@ ONLY = {  # a library, and the places that may import it
 
 
 def modules() -> Iterator[Path]:
-    yield ROOT / "cxr.py"
-    for package in sorted(OURS):
+    for package in sorted(OURS | {"cxr"}):
         yield from sorted((ROOT / package).rglob("*.py"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cxr
+from cxr.commands import app
 from ec2_runner import release
 from ec2_runner.agent import Publisher
 from ec2_runner.destroy import destroy
@@ -182,7 +182,7 @@ def test_destroy_leaves_what_others_have_in_a_bucket(cloud: Cloud) -> None:
 
 
 def invoke(*arguments: str, answer: str = "") -> tuple[int, str]:
-    done = CliRunner().invoke(cxr.app, arguments, input=answer)
+    done = CliRunner().invoke(app, arguments, input=answer)
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout

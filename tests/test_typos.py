@@ -103,7 +103,7 @@ def test_a_setting_like_no_other_is_an_error_too(monkeypatch: pytest.MonkeyPatch
 
 def test_every_variable_of_our_own_parts_is_a_setting() -> None:
     """Of the template's functions and of the host's scripts."""
-    root = Path(cxr.__file__).parent
+    root = Path(cxr.__file__).parents[1]
     files = [root / "template.yaml", *root.glob("ec2_runner/host/*")]
     texts = [path.read_text() for path in files]
     used = {name for text in texts for name in re.findall(r"CXR_[A-Z_]*[A-Z]", text)}
@@ -180,7 +180,7 @@ def test_a_killed_up_is_no_obstacle(tmp_path: Path) -> None:
         "import os; from pathlib import Path; from pipeline.alone import alone\n"
         f"with alone(Path({str(tmp_path / 'up.lock')!r}), 'it', 'here'): os.abort()"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=False, cwd=Path(cxr.__file__).parent)
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=False, cwd=Path(cxr.__file__).parents[1])
     assert (tmp_path / "up.running").exists()
     with alone(tmp_path / "up.lock", "it", "here"):
         pass

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 from werkzeug.security import check_password_hash
 
-import cxr
+from cxr.commands import app
 from pipeline.errors import UsageError
 from tests.test_access import LINE, PASSWORD, USERS
 from web.users import read_users, user_line, write_user
@@ -47,7 +47,7 @@ def test_without_a_file_the_line_is_all_that_is_printed(tmp_path: Path) -> None:
 
 
 def asked(*answers: str, file: Path) -> str:
-    answer = CliRunner().invoke(cxr.app, ["password", str(file)], input="\n".join(answers) + "\n")
+    answer = CliRunner().invoke(app, ["password", str(file)], input="\n".join(answers) + "\n")
     assert answer.exit_code == 0, answer.output
     return answer.stdout
 

@@ -1,4 +1,4 @@
-"""The command line: the one place that puts the parts together.
+"""The commands: the one place that puts the parts together.
 
 Each command imports what it needs, when it needs it.
 """
@@ -263,7 +263,7 @@ for command in _COMMANDS:
 index_app.command()(keep.rebuild)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; an error is one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -295,7 +295,3 @@ def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
         raise UsageError(
             f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"
         ) from error
-
-
-if __name__ == "__main__":
-    main()

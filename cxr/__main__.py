@@ -1,0 +1,5 @@
+"""`python -m cxr`."""
+
+from cxr import main
+
+main()
