@@ -35,7 +35,7 @@ _KILLS = 20
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of one fault."""
+    """The result of one fault."""
 
     fault: str
     dropped: int

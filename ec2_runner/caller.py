@@ -1,4 +1,4 @@
-"""Who asks a worker for something: its port is open to every user and every browser of the machine."""
+"""Check who asks a worker for something: its port is open to every user and browser of the machine."""
 
 import hmac
 import os

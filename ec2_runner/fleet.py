@@ -213,7 +213,7 @@ class Fleet:
             raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
 
     def _has_reverted(self, instance: Instance) -> bool:
-        """Whether EC2 accepted a start and stopped the host again: no capacity, or a key it may not use."""
+        """Return whether EC2 took an accepted start back: no capacity, or a key it may not use."""
         if instance.state != "stopped":
             return False
         if instance.reason:

@@ -89,7 +89,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
 
 
 def _json(body: bytes) -> object:
-    """What a body says; None when it is no JSON. Not by pydantic: to it, a name has to be Unicode."""
+    """Return what a body says; None when it is no JSON. Not by pydantic: to it, a name has to be Unicode."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -101,7 +101,7 @@ def _refused(reason: str, message: str, code: int) -> ResponseReturnValue:
 
 
 def _problem(error: ValidationError) -> str:
-    """What is wrong with a body, without a word of what it holds."""
+    """Say what is wrong with a body, without a word of what it holds."""
     names = [name for name in error.errors()[0]["loc"] if isinstance(name, str)]
     what = f"`{names[0]}` is wrong" if names else "it is no JSON object"
     return f'{what}: send {{"release": NUMBER, "jobs": ["inbox/NAME", ...]}}, at most {_MOST_JOBS} jobs'

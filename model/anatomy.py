@@ -124,7 +124,7 @@ def part_elsewhere(texts: Iterable[str]) -> str | None:
 
 
 def is_not_frontal(texts: Iterable[str]) -> bool:
-    """Whether texts name a lateral, oblique or lying view."""
+    """Return whether texts name a lateral, oblique or lying view."""
     return any(_known(word, _NOT_FRONTAL) for text in texts for word in _words(text))
 
 

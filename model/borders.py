@@ -1,4 +1,4 @@
-"""Where the X-ray lies in a picture that has a black or white border around it."""
+"""Find the X-ray in a picture that has a black or white border around it."""
 
 import math
 

@@ -40,7 +40,7 @@ class Stream:
 
     @property
     def is_lossless_jpeg(self) -> bool:
-        """Whether it is the JPEG of differences, not that of cosines."""
+        """Return whether it is the JPEG of differences, not that of cosines."""
         return self.marker == _LOSSLESS
 
 
@@ -54,7 +54,7 @@ def opened(data: bytes) -> Stream:
 
 
 def is_stream(data: bytes) -> bool:
-    """Whether bytes begin as one of the streams does."""
+    """Return whether bytes begin as one of the streams does."""
     return data.startswith((_JPEG + b"\xff", _JPEG2000, _JP2))
 
 
@@ -164,7 +164,7 @@ def check_length(stream: Stream, scan: Scan, planes: Sequence[npt.NDArray[np.int
 
 
 def _code_lengths(segment: bytes) -> Iterator[tuple[int, dict[int, int]]]:
-    """Of each table: its number, and how many bits long the code of each symbol is."""
+    """Return each table by its number: how many bits long the code of each symbol is."""
     while segment:
         counts, lengths = segment[1:17], dict[int, int]()
         symbols = iter(segment[17 : 17 + sum(counts)])

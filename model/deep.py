@@ -52,7 +52,7 @@ def stretched_planes(planes: list[Pixels]) -> Image.Image:
 
 
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Whether Pillow would keep only the high bytes of a file that it opened."""
+    """Return whether Pillow would keep only the high bytes of a file that it opened."""
     return bool(image.tile) and _raw_mode(image)[:-1] in _DEEP
 
 

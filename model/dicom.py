@@ -191,7 +191,7 @@ def _codes(elements: Elements, words: tuple[str, ...]) -> list[str]:
 
 
 def _turns(orientation: tuple[str, ...]) -> tuple[Image.Transpose, ...]:
-    """What makes rows lead to the patient's left and columns to the feet, as a frontal X-ray is shown.
+    """Return the turn after which rows lead to the patient's left and columns to the feet: a frontal X-ray.
 
     Nothing where the tag says too little.
     """

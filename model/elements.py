@@ -53,7 +53,7 @@ class Value:
 
 @dataclass
 class Elements:
-    """What was asked for of a file, or of an item in it."""
+    """The values asked for of a file, or of an item in it."""
 
     order: Order = "<"
     values: dict[int, Value] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Elements:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the bytes begin as a DICOM file does, with its preamble or without."""
+    """Return whether the bytes begin as a DICOM file does, with its preamble or without."""
     if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM" or data.startswith(b"DICM"):
         return True
     if len(data) < 12 or data[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):

@@ -48,7 +48,7 @@ class Refusal(BaseModel):
 
 
 class Answer(BaseModel):
-    """What a process says of an image; the preview's bytes follow. Exactly one of the first four is set."""
+    """The answer about one image; the preview's bytes follow. Exactly one of the first four is set."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,14 +64,14 @@ class Answer(BaseModel):
 
 
 class Greeting(BaseModel):
-    """What a process says when it has loaded the network, or why it could not."""
+    """The first message of a process: the network that it has loaded, or why it could not."""
 
     model: ModelRef | None = None
     problem: str = ""
 
 
 class Options(BaseModel):
-    """What a process is told first."""
+    """The first message to a process."""
 
     weights: Path | None = None
     max_pixels: int = 50_000_000
@@ -264,7 +264,7 @@ class _Turn:
 
 
 class _Turns:
-    """As many turns at a time as there are cores to be used; as many slow images may stand aside."""
+    """Give as many turns at a time as there are cores to be used; as many slow images may stand aside."""
 
     def __init__(self, limit: int) -> None:
         self._turns, self._aside = threading.Semaphore(limit), threading.Semaphore(limit)
@@ -310,7 +310,7 @@ class _Child:
 
     @property
     def was_killed(self) -> bool:
-        """Whether somebody else ended it by a signal, or the system did."""
+        """Return whether somebody else ended it by a signal, or the system did."""
         return self._process.returncode in _KILLED
 
     def wait_ready(self) -> None:

@@ -1,4 +1,4 @@
-"""What a picture's file says of itself, read from its structure before any decoder sees it.
+"""Read what a picture's file says of itself, from its structure, before any decoder sees it.
 
 A decoder believes a file: it makes room for what the file claims, and does all the work that it asks for. So
 the claims are read here first, with bounds on time and memory, and what decoding does not need is left out.

@@ -126,6 +126,6 @@ def _note_scan(frame: Jpeg, body: bytes) -> None:
 
 
 def _is_complete(frame: Jpeg) -> bool:
-    """Whether each component came, and each coefficient to its last bit."""
+    """Return whether each component came, and each coefficient to its last bit."""
     came = {component for component, coefficient in frame.precision if coefficient == 0}
     return len(came) == frame.components and not any(frame.precision.values())

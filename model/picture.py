@@ -1,4 +1,4 @@
-"""What a picture's file claims to hold, and the two refusals of a file that cannot be read."""
+"""The claims of a picture's file, and the two refusals of a file that cannot be read."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -246,7 +246,7 @@ def _short(reader: _Reader, *values: int) -> _Entry:
 
 
 def _is_whole(reader: _Reader, entries: dict[int, _Entry]) -> bool:
-    """Whether numbers stand as they are, not as differences, which have a depth."""
+    """Return whether numbers stand as they are, not as differences, which have a depth."""
     return reader.value(entries, _PREDICTOR, 1) == 1
 
 

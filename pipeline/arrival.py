@@ -1,4 +1,4 @@
-"""Whether a file has arrived as a whole: what its end says of that, and who has it open."""
+"""Tell whether a file has arrived as a whole, by its end and by who has it open."""
 
 import os
 import struct
@@ -74,7 +74,7 @@ def _is_whole_dicom(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _end_of_tiff(file: BinaryIO, head: bytes) -> float:
-    """Where the first image's data ends; infinity when its directory is not there yet."""
+    """Return where the first image's data ends; infinity when its directory is not there yet."""
     order, found = "<" if head[:2] == b"II" else ">", dict[int, tuple[int, ...]]()
     try:
         file.seek(struct.unpack(f"{order}I", head[4:8])[0])

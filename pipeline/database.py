@@ -82,7 +82,7 @@ class Database:
             database.execute("DELETE FROM fills WHERE is_done AND mark <> ?", (mark,))
 
     def is_filled(self) -> bool:
-        """Whether the file has been filled since it was made."""
+        """Return whether the file has been filled since it was made."""
         return next(self.select("SELECT 1 FROM fills WHERE is_done"), None) is not None
 
     def check(self) -> None:
@@ -214,7 +214,7 @@ class Database:
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """What a check found."""
+    """Damage that a check found."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 

@@ -210,7 +210,7 @@ class FolderStore:
         return map(Job, keys(self.root, prefix))
 
     def holds(self, key: str) -> bool:
-        """Whether there is such a file, or one in such a folder."""
+        """Return whether there is such a file, or one in such a folder."""
         found = keys(self.root, key) if key.endswith("/") else [key]
         return any(self.head(one) for one in found)
 

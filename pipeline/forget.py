@@ -11,7 +11,7 @@ _TRIES = 5  # times so many looks, before it is given up
 
 
 def is_known(key: str, store: FullStore, index: Index) -> bool:
-    """Whether there is anything to be erased of an inbox key."""
+    """Return whether there is anything to be erased of an inbox key."""
     return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
 
 
@@ -46,5 +46,5 @@ def _erase(key: str, store: FullStore, index: Index) -> bool:
 
 
 def _places(key: str) -> tuple[str, str, str]:
-    """Where the X-ray, its verdict and its previews stand."""
+    """Return where the X-ray, its verdict and its previews stand."""
     return key, verdict_key(key), preview_prefix(key)

@@ -186,7 +186,7 @@ def examine(
 
 
 def _passes(error: Exception) -> bool:
-    """Whether store or host failed, which passes, and not over this one name."""
+    """Return whether store or host failed, which passes, and not over this one name."""
     return isinstance(error, StoreError | HostError | OSError) and not isinstance(error, KeyNotUsable)
 
 

@@ -48,7 +48,7 @@ def inbox_key(verdict_key: str) -> str:
 
 
 def has_place(key: str, inbox_key: str) -> bool:
-    """Whether the verdict of `inbox_key` belongs at the outbox key `key`.
+    """Return whether the verdict of `inbox_key` belongs at the outbox key `key`.
 
     A name that is not Unicode stands in its verdict as `printable` wrote it, and cannot be held against it.
     """

@@ -97,7 +97,7 @@ class FullStore(Store, Protocol):
         """All objects under a prefix, by name, none of them read; with ETags where the listing has them."""
 
     def holds(self, key: str) -> bool:
-        """Whether `purge` would find something to remove: a former version counts, too."""
+        """Return whether `purge` would find something to remove: a former version counts, too."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class S3Store:
         return (Job(info.key, info.etag) for info in self.list(prefix))
 
     def holds(self, key: str) -> bool:
-        """Whether there is a version or a delete marker of the object, see `ports.FullStore`."""
+        """Return whether there is a version or a delete marker of the object, see `ports.FullStore`."""
         return any(self._versions(key))
 
     def purge(self, key: str) -> int:

@@ -202,7 +202,7 @@ class SqliteIndex:
         return self._file.filling()
 
     def is_filled(self) -> bool:
-        """Whether all was written since the file was made; else it is to be filled from the outbox."""
+        """Return whether all was written since the file was made; else it is to be filled from the outbox."""
         return self._file.is_filled()
 
     def check(self) -> None:

@@ -139,7 +139,7 @@ _MUTATIONS = (_flip, _flip, _overwrite, _overwrite, _nudge, _nudge, _cut, _remov
 
 @dataclass
 class Report:
-    """What became of the files so far."""
+    """Count what became of the files so far."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest: tuple[float, str] = (0.0, "")

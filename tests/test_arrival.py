@@ -1,4 +1,4 @@
-"""Whether a file has arrived as a whole."""
+"""Tell whether a file has arrived as a whole."""
 
 import os
 from collections.abc import Callable

@@ -97,7 +97,7 @@ def drop_a_table(path: Path) -> None:
 
 
 def lose_the_words(path: Path) -> None:
-    """What a check of the file does not find."""
+    """Damage that a check of the file does not find."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE names_data SET block = x'00' WHERE id > 1")
 
@@ -131,7 +131,7 @@ def test_whatever_happens_to_the_file_all_rows_are_right_again(
 
 
 def is_as(index: SqliteIndex, rows: object) -> bool:
-    """Whether the page shows these rows, finds them by name and counts them; no other error than ours."""
+    """Check that the page shows these rows, finds them by name and counts them; no other error than ours."""
     try:
         index.record(replace(DONE, key="inbox/0-x"))
         index.drop("inbox/0-x")

@@ -30,8 +30,8 @@ warnings.simplefilter("always")
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 import cxr
 from handlers import local
-from model import guarded
-guarded.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
+from model import process
+process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
 local._PAUSES = (0.0, 0.0)
 cxr.main()
 """

@@ -1,4 +1,6 @@
-"""`cxr up`, for tests: the real one, but its watcher fails while a file `watcher-fails` lies in the root."""
+"""`cxr up`, for tests: the real one, but its images are judged by `tests.engine_child`, and its watcher fails
+while a file `watcher-fails` lies in the root.
+"""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cxr
+from model import process
 from pipeline.hints import Hints
 
 
@@ -24,5 +27,6 @@ def failing(work: Callable[..., None]) -> Callable[..., None]:
 if __name__ == "__main__":
     for name in ("settle", "found", "look"):  # its own thread, its scans, and the system's events
         setattr(Hints, name, failing(getattr(Hints, name)))
+    process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
     sys.argv = ["cxr", *sys.argv[1:]]
     cxr.main()

@@ -3,9 +3,9 @@
 import sys
 
 import cxr
-from model import guarded
+from model import process
 
 if __name__ == "__main__":
-    guarded.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
+    process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
     sys.argv = ["cxr", "worker"]
     cxr.main()
