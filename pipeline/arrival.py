@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _HEAD, _TAIL = 1 << 16, 1 << 10  # bytes that are read
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 _PIXEL_DATA, _LAST_ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0"  # tags of DICOM
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of a TIFF's strips and tiles
 _SHORT, _LONG = 3, 4
@@ -64,6 +65,8 @@ def _tail(file: BinaryIO, size: int) -> bytes:
 
 def _is_whole_dicom(file: BinaryIO, head: bytes, size: int) -> bool:
     at = head.rfind(_PIXEL_DATA)
+    if _DEFLATED in head:
+        return True  # where it ends cannot be seen without unpacking it
     if at < 0:
         return size > len(head)  # its header is cut, or it goes on for longer than is looked at
     start = at + (8 if head[at + 4 : at + 6] in (b"OW", b"OB") else 4)

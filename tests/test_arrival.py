@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from pipeline.arrival import looks_whole, still_written
 from tests import dicoms, pictures
@@ -45,6 +45,12 @@ def test_a_cut_file_does_not_look_whole(name: str) -> None:
         reserved = data[:size].ljust(len(data), b"\0")
         if "JPEG" in name and "DICOM" not in name:
             assert not looks_whole(BytesIO(reserved), len(reserved))
+
+
+def test_a_deflated_dicom_file_is_taken_at_once() -> None:
+    """Where it ends cannot be seen: the wait would be for nothing."""
+    data = dicoms.dicom(syntax=DeflatedExplicitVRLittleEndian)
+    assert looks_whole(BytesIO(data), len(data))
 
 
 def test_reserved_room_does_not_look_whole() -> None:
