@@ -162,9 +162,9 @@ class LocalQueue:
                 again, pause = _after_error(hint)
             with self._changed:
                 del self._at_work[key]
+                if again and key not in self._hints:  # a newer hint says more
+                    self._queue(key, again, pause)
                 self._changed.notify_all()  # who stops waits for this, and a newer hint of the same key
-            if again and key not in self._hints:
-                self._queue(key, again, pause)
 
     def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float]:
         """Deliver once: None when all is done, else what is to be delivered again, and after how long."""
