@@ -10,7 +10,7 @@ import sys
 from typing import BinaryIO
 
 from model.engine import Engine
-from model.guarded import Answer, Greeting, Options, Refusal, receive, send
+from model.messages import Answer, Greeting, Options, Refusal, receive, send
 from pipeline.errors import InputRejected, UsageError, place_of
 
 try:
@@ -32,8 +32,7 @@ def main() -> None:
         return
     options = Options.model_validate_json(told)
     try:
-        names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
-        engine = Engine(**{name: getattr(options, name) for name in names})
+        engine = Engine.of(options)
     except UsageError as error:
         send(answers, Greeting(problem=str(error)))
         return

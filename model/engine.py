@@ -35,6 +35,7 @@ from pipeline.verdict import (
 )
 
 if TYPE_CHECKING:  # the processes that judge need no settings
+    from model.messages import Options
     from pipeline.settings import Settings
 
 SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
@@ -118,8 +119,8 @@ class Engine:
         )
 
     @classmethod
-    def of(cls, settings: "Settings") -> "Engine":
-        """The engine that the settings ask for."""
+    def of(cls, settings: "Settings | Options") -> "Engine":
+        """Build the engine that the settings ask for."""
         names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
         return cls(**{name: getattr(settings, name) for name in names})
 

@@ -9,77 +9,24 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, BinaryIO
-
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING
 
 from model import process
+from model.messages import HEAD, Answer, Greeting, Options, send, widen
 from model.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
-from pipeline.ports import Examination, ImageFacts
-from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from pipeline.ports import Examination
+from pipeline.verdict import ModelRef
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 _LOAD_SECONDS = 60.0  # to load the network
+_LOADING_SECONDS = 4.0  # after so long a process that still loads keeps no image of another one waiting
 _SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
-_HEAD = 8  # bytes of a length, big-endian
-_PIPE = 1 << 20  # bytes; as much as Linux lets a user have
 _KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
 _ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
-
-
-class Refusal(BaseModel):
-    """An `InputRejected` on its way."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: ReasonCode
-    message: str
-    facts: ImageFacts | None = None
-
-
-class Answer(BaseModel):
-    """The answer about one image; the preview's bytes follow. Exactly one of the first four is set."""
-
-    model_config = ConfigDict(frozen=True)
-
-    finding: Finding | None = None
-    refusal: Refusal | None = None
-    out_of_memory: bool = False
-    defect: str | None = None  # of ours, and where
-    facts: ImageFacts | None = None
-    warnings: tuple[Warning, ...] = ()
-    timing_ms: dict[str, float] = {}
-    preview: int | None = None  # its bytes
-    is_spent: bool = False  # it has grown: start another one
-
-
-class Greeting(BaseModel):
-    """The first message of a process: the network that it has loaded, or why it could not."""
-
-    model: ModelRef | None = None
-    problem: str = ""
-
-
-class Options(BaseModel):
-    """The first message to a process."""
-
-    weights: Path | None = None
-    max_pixels: int = 50_000_000
-    prevalence: float | None = None
-    keep_uid: bool = False
-    burned_in_previews: bool = False
-    image_seconds: float = 20
-    image_memory: int = 1_500_000_000
 
 
 class GuardedEngine:
@@ -159,7 +106,7 @@ class GuardedEngine:
     def _ask(self, data: bytes, turn: "_Turn") -> tuple[Answer, bytes | None]:
         """Ask one process; and once more a new one, if somebody else has killed the first."""
         for is_last in (False, True):
-            child, done = self._take(), threading.Event()
+            child, done = self._take(turn), threading.Event()
             watch = threading.Thread(target=self._watch, args=[child, done, turn], daemon=True)
             watch.start()
             try:
@@ -202,20 +149,28 @@ class GuardedEngine:
         limit = f"{self._options.image_memory / 1e9:.1f} GB"
         return EngineFailed("out_of_memory", f"It needs more than {limit} of memory to be judged. {_ADVICE}")
 
-    def _take(self) -> "_Child":
-        """A process that has loaded the network and has nothing to do."""
+    def _take(self, turn: "_Turn | None" = None) -> "_Child":
+        """Return a process that has loaded the network and has nothing to do; let others go before meanwhile,
+        if that takes long.
+        """
         with self._guard:
             if self._closed:
                 raise HostError("the program is ending")
             child = self._idle.pop() if self._idle else None
         child = child or self._start()
+        late = threading.Timer(_LOADING_SECONDS, turn.stand_aside) if turn and not child.is_ready else None
         try:
+            if late:
+                late.start()
             child.wait_ready()
         except BaseException:
             self._drop(child)
             if self._closed:
                 raise HostError("the program is ending") from None
             raise
+        finally:
+            if late:
+                late.cancel()
         return child
 
     def _give_back(self, child: "_Child") -> None:
@@ -252,7 +207,7 @@ class _Turn:
     def stand_aside(self) -> None:
         """Let another image have this turn, if not too many stand aside already."""
         with self._guard:
-            if not self._is_over and self._aside.acquire(blocking=False):
+            if not self._is_over and not self._is_aside and self._aside.acquire(blocking=False):
                 self._is_aside = True
                 self._turns.release()
 
@@ -298,7 +253,7 @@ class _Child:
         self._guard = threading.Lock()
         assert self._process.stdin is not None
         for stream in (self._process.stdin, self._process.stdout):
-            _widen(stream)
+            widen(stream)
         with suppress(OSError):  # it has ended already, which `wait_ready` finds
             send(self._process.stdin, options)
 
@@ -307,6 +262,11 @@ class _Child:
         """The network that it has loaded."""
         assert self._model is not None
         return self._model
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has loaded the network."""
+        return self._model is not None
 
     @property
     def was_killed(self) -> bool:
@@ -336,7 +296,7 @@ class _Child:
         """Have it judge an image; _Gone when it ends instead."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(len(data).to_bytes(_HEAD, "big"))
+            self._process.stdin.write(len(data).to_bytes(HEAD, "big"))
             self._process.stdin.write(data)
             self._process.stdin.flush()
             answer = Answer.model_validate_json(self._read_block())
@@ -357,7 +317,7 @@ class _Child:
                 stream.close()
 
     def _read_block(self) -> bytes:
-        return self._read(int.from_bytes(self._read(_HEAD), "big"))
+        return self._read(int.from_bytes(self._read(HEAD), "big"))
 
     def _read(self, size: int) -> bytes:
         assert self._process.stdout is not None
@@ -367,27 +327,3 @@ class _Child:
                 self._process.wait()
             raise _Gone
         return data
-
-
-def _widen(pipe: IO[bytes] | None) -> None:
-    """Let a pipe hold a whole image, where the system can: it then passes in one go (Linux)."""
-    if pipe and fcntl and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # the user has too many wide pipes already
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
-
-
-def send(stream: IO[bytes], message: BaseModel, tail: bytes = b"") -> None:
-    """Write a message, with its length before it and a tail behind it."""
-    content = message.model_dump_json(by_alias=True).encode()
-    stream.write(len(content).to_bytes(_HEAD, "big") + content + tail)
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> bytes | None:
-    """Read the bytes of one image; None when there will be no more."""
-    head = stream.read(_HEAD)
-    if len(head) < _HEAD:
-        return None
-    size = int.from_bytes(head, "big")
-    data = stream.read(size)
-    return data if len(data) == size else None

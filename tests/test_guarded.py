@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from model import guarded
 from model.engine import Engine
-from model.guarded import GuardedEngine, Options
+from model.guarded import GuardedEngine
+from model.messages import Options
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from tests import pictures
 from tests.engine_child import CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
@@ -82,6 +84,25 @@ def test_a_process_that_somebody_kills_costs_no_image(
     with GuardedEngine(Options(), 1, HOSTILE) as engine:
         assert engine.examine(IMAGE + KILLED_ONCE).finding.label
         assert (tmp_path / "mark").exists()
+
+
+def test_a_process_that_never_loads_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guarded, "_LOADING_SECONDS", 0.2)
+    with GuardedEngine(Options(), 1) as engine, ThreadPoolExecutor(1) as pool:
+        assert engine.model
+        engine.warm(2)
+        loading = next(child for child in engine._all if not child.is_ready)
+        loading._process.send_signal(signal.SIGSTOP)
+        with engine._guard:
+            engine._idle.sort(key=lambda child: child is loading)  # it is the next to be taken
+        stuck = pool.submit(engine.examine, IMAGE)
+        time.sleep(0.5)
+        assert engine.examine(IMAGE).finding
+        assert not stuck.done()
+        loading._process.send_signal(signal.SIGCONT)
+        assert stuck.result(60).finding
 
 
 def test_closing_breaks_off_what_is_at_work() -> None:
