@@ -7,8 +7,8 @@ Neither numpy nor ONNX Runtime is imported here; `model.child` is the other end.
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from model import process
 from model.messages import HEAD, Answer, Greeting, Options, send, widen
 from model.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
+from pipeline.parallel import Turn, Turns
 from pipeline.ports import Examination
 from pipeline.verdict import ModelRef
 
@@ -36,7 +37,7 @@ class GuardedEngine:
 
     def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
         """Start the first process, without waiting for it. `command` starts another one than ours."""
-        self._options, self._turns = options, _Turns(limit)
+        self._options, self._turns = options, Turns(limit)
         self._command = [*(command or CHILD)]
         self._guard = threading.Lock()
         self._idle: list[_Child] = []
@@ -103,7 +104,7 @@ class GuardedEngine:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, turn: "_Turn") -> tuple[Answer, bytes | None]:
+    def _ask(self, data: bytes, turn: Turn) -> tuple[Answer, bytes | None]:
         """Ask one process; and once more a new one, if somebody else has killed the first."""
         for is_last in (False, True):
             child, done = self._take(turn), threading.Event()
@@ -126,7 +127,7 @@ class GuardedEngine:
             return answer, preview
         raise AssertionError  # the loop has returned, or raised
 
-    def _watch(self, child: "_Child", done: threading.Event, turn: "_Turn") -> None:
+    def _watch(self, child: "_Child", done: threading.Event, turn: Turn) -> None:
         """Let others go before an image that is slow, and end it when its time is over."""
         if not done.wait(min(_SLOW_SECONDS, self._options.image_seconds)):
             turn.stand_aside()
@@ -149,7 +150,7 @@ class GuardedEngine:
         limit = f"{self._options.image_memory / 1e9:.1f} GB"
         return EngineFailed("out_of_memory", f"It needs more than {limit} of memory to be judged. {_ADVICE}")
 
-    def _take(self, turn: "_Turn | None" = None) -> "_Child":
+    def _take(self, turn: Turn | None = None) -> "_Child":
         """Return a process that has loaded the network and has nothing to do; let others go before meanwhile,
         if that takes long.
         """
@@ -195,44 +196,6 @@ class GuardedEngine:
         if not is_closed:
             with suppress(HostError):  # whoever asks next tries again, and says so
                 self.warm(self._wanted)
-
-
-class _Turn:
-    """The right to use a core, which an image that turns out to be slow gives up early."""
-
-    def __init__(self, turns: threading.Semaphore, aside: threading.Semaphore) -> None:
-        self._turns, self._aside = turns, aside
-        self._guard, self._is_aside, self._is_over = threading.Lock(), False, False
-
-    def stand_aside(self) -> None:
-        """Let another image have this turn, if not too many stand aside already."""
-        with self._guard:
-            if not self._is_over and not self._is_aside and self._aside.acquire(blocking=False):
-                self._is_aside = True
-                self._turns.release()
-
-    def end(self) -> None:
-        """Give back what is held."""
-        with self._guard:
-            self._is_over = True
-            (self._aside if self._is_aside else self._turns).release()
-
-
-class _Turns:
-    """Give as many turns at a time as there are cores to be used; as many slow images may stand aside."""
-
-    def __init__(self, limit: int) -> None:
-        self._turns, self._aside = threading.Semaphore(limit), threading.Semaphore(limit)
-
-    @contextmanager
-    def turn(self) -> Iterator[_Turn]:
-        """Wait for a turn, and hold it."""
-        self._turns.acquire()
-        turn = _Turn(self._turns, self._aside)
-        try:
-            yield turn
-        finally:
-            turn.end()
 
 
 class _Gone(Exception):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from threading import Lock, Semaphore
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -28,3 +30,41 @@ def unordered(
     finally:
         for future in running:
             future.cancel()
+
+
+class Turn:
+    """The right to use a core, which an image that turns out to be slow gives up early."""
+
+    def __init__(self, turns: Semaphore, aside: Semaphore) -> None:
+        self._turns, self._aside = turns, aside
+        self._guard, self._is_aside, self._is_over = Lock(), False, False
+
+    def stand_aside(self) -> None:
+        """Let another image have this turn, if not too many stand aside already."""
+        with self._guard:
+            if not self._is_over and not self._is_aside and self._aside.acquire(blocking=False):
+                self._is_aside = True
+                self._turns.release()
+
+    def end(self) -> None:
+        """Give back what is held."""
+        with self._guard:
+            self._is_over = True
+            (self._aside if self._is_aside else self._turns).release()
+
+
+class Turns:
+    """Give as many turns at a time as there are cores to be used; as many slow images may stand aside."""
+
+    def __init__(self, limit: int) -> None:
+        self._turns, self._aside = Semaphore(limit), Semaphore(limit)
+
+    @contextmanager
+    def turn(self) -> Iterator[Turn]:
+        """Wait for a turn, and hold it."""
+        self._turns.acquire()
+        turn = Turn(self._turns, self._aside)
+        try:
+            yield turn
+        finally:
+            turn.end()
