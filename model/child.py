@@ -80,7 +80,9 @@ def _streams() -> tuple[BinaryIO, BinaryIO]:
 def _limit_memory(most: int) -> None:
     """Have memory beyond `most` bytes refused: what is written to privately, which is what counts (Linux)."""
     if resource is not None and sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
 
 def _set_alarm(seconds: float) -> None:
