@@ -51,8 +51,14 @@ def make_judge(
 ) -> tuple[Judge, int]:
     """The judge that the settings ask for, its network loaded, and how many threads it is to have."""
     engine = GuardedEngine.of(settings)
-    engine.warm(settings.threads + 1)  # one in reserve: for when another is killed, or at a slow image
-    return Judge(store, engine, release, settings.max_bytes, upgrades), settings.threads * _FETCHING
+    try:
+        engine.warm(settings.threads + 1)  # one in reserve: for when another is killed, or at a slow image
+        assert engine.model  # loaded now, so that wrong weights are said at the start
+        judge = Judge(store, engine, release, settings.max_bytes, upgrades)
+    except BaseException:
+        engine.close()
+        raise
+    return judge, settings.threads * _FETCHING
 
 
 def check(settings: Settings) -> None:

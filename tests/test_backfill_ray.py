@@ -4,7 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,8 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
 
     settings, ours, theirs = load_settings(), tmp_path / "ours", tmp_path / "theirs"
     store = open_archive(str(scans), str(ours))
-    expected = results(backfill.make(str(scans), str(ours), settings).run(store.jobs()))
+    with closing(backfill.make(str(scans), str(ours), settings)) as here:
+        expected = results(here.run(store.jobs()))
     assert Counter(expected.values()) == {"classified": COUNT - 1, "rejected": 1}
     answers = backfill_ray.run(str(scans), str(theirs), settings, 2, None)
     first = next(answers)
