@@ -31,8 +31,8 @@ _KEPT_BACK = """
     *.td.cfg *.part-frag[0-9]*
 """
 _PATTERNS = [*_KEPT_BACK.split(), "icon\r"]
-# In turn: a deleted file that a network share's client still has open; a numbered temporary file; a download of
-# the AWS command line, with eight hexadecimal digits (a date is a person's); a stream that was copied as a file.
+# In turn: a deleted file that the client of a share still has open; a numbered temporary file; a download of
+# the AWS command line, with eight hexadecimal digits (a date is a person's); a stream, copied as a file.
 _EXPRESSIONS = (
     r"cifs\d+\Z",
     r".*\.tmp[-._]?\d+\Z",
