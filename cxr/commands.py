@@ -24,7 +24,7 @@ from handlers.cli import Root
 from model import cli as learn
 from model.cli import Weights
 from pipeline.errors import UsageError, explained
-from pipeline.names import INBOX
+from pipeline.names import INBOX, for_terminal
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import RELEASE, VERSION
 from web import cli as who
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
+    from pipeline.alone import Tell
     from pipeline.ports import Store
     from pipeline.sqlite import SqliteIndex
     from web.access import Access
@@ -69,12 +70,12 @@ def _options(
 @app.command()
 def up(
     root: Root = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Of the page; for a network, set CXR_USERS first.")
+        str, typer.Option(metavar="ADDRESS", help="Address of the page; for a network, set CXR_USERS first.")
     ] = "127.0.0.1",
     poll: Annotated[
-        bool, typer.Option("--poll", help="Scan instead of watching: for network shares.")
+        bool, typer.Option("--poll", help="Scan the inbox instead of watching it: for network shares.")
     ] = False,
     bucket: Annotated[
         str | None,
@@ -85,7 +86,7 @@ def up(
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
     from pipeline.alone import alone
     from pipeline.folder import PRIVATE
-    from web.access import access_of, url_of
+    from web.access import access_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
@@ -97,14 +98,13 @@ def up(
 
         # Says at once that there is no such bucket: the stack's table would not, and the lock would be made.
         next(wiring.open_bucket(bucket).list(INBOX), None)
-    where = f"at {url_of(access.address, port)}" if port else "at a port of its own"
-    with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`", where):
+    with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`") as tell:
         if bucket:
-            return _serve_bucket(settings, access, port)
-        return _serve_folder(settings, access, port, poll)
+            return _serve_bucket(settings, access, port, tell)
+        return _serve_folder(settings, access, port, tell, poll)
 
 
-def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> None:
+def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, poll: bool) -> None:
     from ec2_runner.service import Service
     from ec2_runner.worker import Worker
     from handlers import local, wiring
@@ -134,14 +134,14 @@ def _serve_folder(settings: Settings, access: Access, port: int, poll: bool) -> 
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
-        _run(server, f"Drop chest X-rays into {settings.root / INBOX}")
+        _run(server, tell, f"Drop chest X-rays into {settings.root / INBOX}")
     finally:
         queue.stop()  # and with it the threads in the background
         watcher.stop()
         worklist.close()
 
 
-def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
+def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.background import Background
     from pipeline.folder import PRIVATE
@@ -160,7 +160,7 @@ def _serve_bucket(settings: Settings, access: Access, port: int) -> None:
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
-            _run(server, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
+            _run(server, tell, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
         finally:
             background.stop()
 
@@ -176,12 +176,14 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     return create_app(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
-def _run(server: BaseWSGIServer, where: str) -> None:
-    """Serve until Ctrl-C."""
+def _run(server: BaseWSGIServer, tell: Tell, where: str) -> None:
+    """Serve until Ctrl-C; `tell` passes the address on to the next `cxr up`."""
     from web.access import url_of
 
+    address = url_of(server.effective_host, server.effective_port)
+    tell(f"at {address}")
     typer.echo(where)
-    typer.echo(f"and see them at {url_of(server.effective_host, server.effective_port)}  (Ctrl-C ends it)")
+    typer.echo(f"and see them at {address}  (Ctrl-C ends it)")
     try:
         server.run()
     finally:
@@ -194,16 +196,16 @@ def classify(
         list[str],
         typer.Argument(metavar="PATH...", help="Files, folders, s3://bucket/folder/, - for standard input."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="One verdict a line, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only verdicts, one per line.")] = False,
     heatmaps: Annotated[
-        Path | None, typer.Option(help="A folder for pictures of what moved each answer: no localisation.")
+        Path | None, typer.Option(help="Folder for heatmaps of what moved each answer: no localisation.")
     ] = None,
     weights: Weights = None,
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.guarded import GuardedEngine
 
-    settings, show, rejected = load_settings(weights=weights), None, False
+    settings, show, statuses = load_settings(weights=weights), None, set()
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
         from pipeline.classify import line, verdicts
         from pipeline.verdict import Release
@@ -214,9 +216,11 @@ def classify(
             show = Heatmaps(heatmaps, map(Path, names)).write
         limits = settings.max_bytes, settings.threads
         for verdict in verdicts(names, engine, Release(), *limits, show, _bucket):
-            rejected |= verdict.status != "classified"
+            statuses.add(verdict.status)
             typer.echo(verdict.to_json_line() if as_json else line(verdict))
-    raise typer.Exit(1 if rejected else 0)
+    if not statuses:
+        typer.echo(for_terminal(f"There is no X-ray in {', '.join(names)}: nothing was judged."), err=True)
+    raise typer.Exit(1 if statuses - {"classified"} else 0)
 
 
 @app.command()
@@ -243,13 +247,12 @@ def worker(
     check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
     host = warm.make_worker(store, settings, release)
-    service = Service(host, host.model, release)
+    service, token = Service(host, host.model, release), settings.worker_token
     if settings.host_id is None:
-        agent.serve(service, settings.worker_port, token=settings.worker_token)
+        agent.serve(service, settings.worker_port, token=token)
     else:
         publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
         key = settings.host_key_file
-        token = settings.worker_token
         agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key, token)
 
 
@@ -274,7 +277,7 @@ def run() -> None:
         if _verbose:
             raise
         code, what = explained(error)
-        typer.echo(f"cxr: {what}", err=True)
+        typer.echo(for_terminal(f"cxr: {what}"), err=True)
         sys.exit(code)
 
 

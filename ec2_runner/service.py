@@ -46,7 +46,7 @@ class Status(BaseModel):
     last_error_at: datetime | None
 
     def host(self) -> HostStatus:
-        """What of it people are shown."""
+        """Return the part shown on the page."""
         return HostStatus(
             state=self.state,
             since=self.since,

@@ -25,6 +25,12 @@ def open_archive(source: str, outbox: str) -> ArchiveStore:
     return ArchiveStore(_source(*of_source), _outbox(*of_outbox))
 
 
+def is_empty(source: str) -> bool:
+    """Return whether there is nothing to judge at an address; raise UsageError where it is not there."""
+    place = _source(*_parts(source))
+    return next(ArchiveStore(place, place).jobs(), None) is None
+
+
 def is_bucket(address: str) -> bool:
     """Whether an address is one of S3."""
     return address.startswith(BUCKETS)
@@ -37,6 +43,8 @@ def absolute(address: str) -> str:
 
 def _parts(address: str) -> tuple[str, str]:
     """The bucket, empty for a folder, and the folder with its slash at the end."""
+    if not address:
+        raise UsageError("an address is empty: name a folder, or s3://bucket/folder")
     if not is_bucket(address):
         return "", f"{absolute(address)}/".replace("//", "/")
     bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.backfill import Backfill, Done
 from pipeline.errors import UsageError
-from pipeline.names import INBOX, printable
+from pipeline.names import INBOX, for_terminal, printable
 from pipeline.ports import Job
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
@@ -21,16 +21,23 @@ def backfill(
     source: Annotated[str, typer.Argument(help="The archive: a folder, or s3://bucket/folder.")],
     outbox: Annotated[str, typer.Argument(help="Where its verdicts go: a folder, or s3://bucket/folder.")],
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process, or the workers of Ray.")
+        Literal["local", "ray"], typer.Option(help="Judge in this process, or on Ray's workers.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: processes, each on one core; if not said, on all.")
+        int | None,
+        typer.Option(min=1, help="With Ray: number of processes, one per core.  [default: all cores]"),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray: of a cluster, `auto` on its head; if not said, this machine.")
+        str | None,
+        typer.Option(
+            help="With Ray: address of the cluster, `auto` on its head node.  [default: this machine]"
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One image a line, and nothing else on standard output.")
+        bool,
+        typer.Option(
+            "--json", help="Print one line of JSON per image, and nothing else, on standard output."
+        ),
     ] = False,
 ) -> None:
     """Judge an archive at once. Run it again to go on after a break, or with a later release or network:
@@ -39,11 +46,15 @@ def backfill(
     from rich.console import Console
 
     from handlers import progress
-    from handlers.archive import open_archive
+    from handlers.archive import is_empty, open_archive
 
     if engine == "local" and (workers or address):
-        raise UsageError("--workers and --address are of Ray: add --engine ray, or set CXR_THREADS")
-    settings, store = load_settings(), open_archive(source, outbox)
+        raise UsageError("--workers and --address are for Ray: add --engine ray, or set CXR_THREADS")
+    settings = load_settings()
+    if is_empty(source) and outbox:
+        typer.echo(for_terminal(f"There is no X-ray in {source}: nothing was judged."), err=True)
+        return
+    store = open_archive(source, outbox)
     start = time.monotonic()
     if engine == "ray":
         answers = _with_ray(source, outbox, settings, workers, address)

@@ -19,8 +19,8 @@ _LOCAL_JOB_SECONDS = 2.0
 Root = Annotated[
     Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
 ]
-Bucket = Annotated[str | None, typer.Option(help="A bucket instead of a folder.")]
-Stack = Annotated[str | None, typer.Option(help="Of the bucket.  [default: cxr-inbox, or CXR_STACK]")]
+Bucket = Annotated[str | None, typer.Option(help="Use a bucket instead of a folder.")]
+Stack = Annotated[str | None, typer.Option(help="The bucket's stack.  [default: cxr-inbox, or CXR_STACK]")]
 _BATCH = 16  # X-rays that are judged together
 
 
@@ -54,15 +54,15 @@ def replay(
     """Feed saved events through the handlers over the folder: a line for each record."""
     from handlers import local, wiring
 
-    failed = False
+    failed, loaded = False, [(path, _load_event(path)) for path in events]
     with wiring.provided(load_settings(root=root)):
-        for path in events:
-            answer = local.deliver(_load_event(path))
+        for path, event in loaded:
+            answer = local.deliver(event)
             for outcome in answer.outcomes:
                 typer.echo(for_terminal(f"{path.name}: {outcome['key']}: {outcome['result']}"))
                 failed |= outcome["result"] in ("failed", "given_up")
             for reason in answer.ignored:
-                typer.echo(f"{path.name}: ignored: {reason}")
+                typer.echo(for_terminal(f"{path.name}: ignored: {reason}"))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -98,7 +98,7 @@ def reconcile(
     bucket: Bucket = None,
     stack: Stack = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Also what has a verdict that says `failed`.")
+        bool, typer.Option("--failed", help="Also judge again what has a verdict that says `failed`.")
     ] = False,
 ) -> None:
     """Have everything judged that has no verdict of its own: here, or by the queue of the bucket's stack."""

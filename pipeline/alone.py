@@ -1,26 +1,29 @@
 """One program at a time on a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
 
+Tell = Callable[[str], None]  # takes where the program runs, for the next one
+
 
 @contextmanager
-def alone(path: Path, what: str, where: str) -> Iterator[None]:
+def alone(path: Path, what: str) -> Iterator[Tell]:
     """Hold the lock file `path` meanwhile; UsageError says where `what` runs already, if it does.
 
-    The lock goes with its process, however that ends; `where` is written beside it for the next one.
+    The lock goes with its process, however that ends. What `Tell` takes is written beside it.
     """
     note, lock = path.with_suffix(".running"), FileLock(path, timeout=0, mode=0o600)
     try:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         lock.acquire()
-        note.write_text(f"{where}, process {os.getpid()}", encoding="utf-8")
+        _write(note, "starting")
     except Timeout as error:
         reason = f"{what} runs on this folder already, {_said(note)}: use it, or end it first"
         raise UsageError(reason) from error
@@ -28,10 +31,14 @@ def alone(path: Path, what: str, where: str) -> Iterator[None]:
         lock.release()
         raise UsageError(f"{path} cannot be made: {error.strerror}; name another --root") from error
     try:
-        yield
+        yield partial(_write, note)
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def _write(note: Path, where: str) -> None:
+    note.write_text(f"{where}, process {os.getpid()}", encoding="utf-8")
 
 
 def _said(note: Path) -> str:

@@ -69,6 +69,8 @@ def line(verdict: Verdict) -> str:
 
 def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Reader]:
     for name in names:
+        if not name:
+            raise UsageError("a path is empty: name a file or a folder, or . for the folder you are in")
         path = Path(name)
         if name.startswith(BUCKETS):
             yield from _in_bucket(name, open_store)

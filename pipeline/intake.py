@@ -4,7 +4,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError, place_of
@@ -23,6 +23,10 @@ _GIVE_UP = (
 _NO_HOST = (
     "No machine that judges X-rays could be reached for two hours. When one runs again, drop the same file"
     " again, or run `cxr reconcile --failed`."
+)
+_IN_THE_WAY = (
+    "The verdict cannot be written: a file or folder of its name is in the way in the outbox. Remove that,"
+    " then drop the same file again."
 )
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 
@@ -128,7 +132,21 @@ def _give_up(key: str, code: ReasonCode, message: str, ports: Ports) -> Outcome:
     if outcome.result == "given_up":
         ports.count("Failed", 1)
     _settle(outcome, since, ports)
+    if outcome.result == "given_up":
+        _show_in_the_way(key, since, ports)
     return outcome
+
+
+def _show_in_the_way(key: str, since: datetime, ports: Ports) -> None:
+    """Write the row of an object whose verdict has no place in the outbox; without the source's ETag, so that
+    `reconcile` tries it again.
+    """
+    place = verdict_key(key)
+    if ports.store.head(place) is None:
+        row = Row(printable(key), "failed", reason="internal", message=shortened(_IN_THE_WAY))
+        ports.index.record(replace(row, started_at=since, finished_at=ports.now()))
+        if ports.store.head(place):  # by another handler, meanwhile
+            record_verdict(place, ports.store, ports.index)
 
 
 def record_verdict(key: str, store: Store, index: Index) -> Row | None:

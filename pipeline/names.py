@@ -13,7 +13,8 @@ _RESERVED = ("name-not-usable/", ".previews/")
 _UNFINISHED = """
     part partial tmp temp filepart upload uploading incomplete inprogress unfinished cyberduckpart swp swo swx
     crdownload download opdownload ucdownload fdmdownload gdownload downloading aria2 aria2__temp xltd
-    !ut ut! !qb !bt bc! jc! !sync !part lftp-pget-status ffs_tmp ffs_lock kate-swp
+    !ut ut! !qb !bt bc! jc! ob! fb! !sync !part bts rslsc rslsv lftp-pget-status ffs_tmp ffs_lock kate-swp
+    gstmp azdownload crswap dlpart dtapart dctmp td getright dap mega ytdl
 """
 _ENDINGS = frozenset(_UNFINISHED.split())
 _FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # of folders that hold a half file
@@ -26,9 +27,19 @@ _KEPT_BACK = """
     @eadir @tmp @recycle @recently-snapshot @snapshot @sharesnap @sharebin @__thumb @gmt-* @syno* @appstore
     @appdata @apphome @appconf @apptemp @appshare @database @autoupdate @download @s2s @img_bkp_cache @spool
     @quarantine @transcode *@synoeastream *@synoresource _gsdata_
+    recycled recycle.bin deleted?items dfsrprivate ntfrs_preexisting___see_eventlog lost.dir
+    *.td.cfg *.part-frag[0-9]*
 """
 _PATTERNS = [*_KEPT_BACK.split(), "icon\r"]
-_IS_KEPT_BACK = re.compile("|".join(fnmatch.translate(pattern) for pattern in _PATTERNS))
+# In turn: a deleted file that the client of a share still has open; a numbered temporary file; a download of
+# the AWS command line, with eight hexadecimal digits (a date is a person's); a stream, copied as a file.
+_EXPRESSIONS = (
+    r"cifs\d+\Z",
+    r".*\.tmp[-._]?\d+\Z",
+    r".*\.(?:jpe?g|png|gif|bmp|tiff?|webp|dcm|dicom)\.(?!\d+\Z)[0-9a-f]{8}\Z",
+    ".*[:\uf022\uf03a](?:zone\\.identifier|smartscreen|encryptable|afp_|com\\.apple\\.)",
+)
+_IS_KEPT_BACK = re.compile("|".join((*map(fnmatch.translate, _PATTERNS), *_EXPRESSIONS)))
 # Characters that move a terminal's cursor, colour it, or turn the direction of its text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 MAX_KEY_BYTES = 1024  # of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html

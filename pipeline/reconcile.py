@@ -60,7 +60,7 @@ class _Known:
 
     @classmethod
     def of(cls, row: Row) -> "_Known":
-        """Of a row."""
+        """Build from a worklist row."""
         etag = row.etag if row.status else None
         return cls(etag, row.status == "failed", row.source == "present", row.waiting_since)
 

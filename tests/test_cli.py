@@ -50,6 +50,27 @@ def test_replay_says_what_is_wrong_with_an_event(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stdout) == (2, b"")
     assert answer.stderr.decode().count("\n") == 1
     assert b"holds no JSON event" in answer.stderr
+    assert cxr("replay", path, "--root", tmp_path / "root").returncode == 2
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_error_does_not_act_on_the_terminal() -> None:
+    answer = cxr("classify", "a\033[31mb\r")
+    assert (answer.returncode, answer.stderr) == (2, b"cxr: a\\x1b[31mb\\r: there is no such file\n")
+
+
+def test_an_empty_path_is_wrong_use_and_an_empty_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.hidden").touch()
+    for words in (["classify", ""], ["backfill", "", tmp_path / "out"], ["backfill", tmp_path, ""]):
+        answer = cxr(*words)
+        assert answer.returncode == 2
+        assert b" is empty: name a " in answer.stderr
+    for words in (["classify", tmp_path / "empty"], ["backfill", tmp_path / "empty", tmp_path / "out"]):
+        answer = cxr(*words)
+        assert (answer.returncode, answer.stdout) == (0, b"")
+        assert answer.stderr.decode() == f"There is no X-ray in {tmp_path}/empty: nothing was judged.\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_classify_prints_one_verdict_a_line_and_nothing_else(tmp_path: Path) -> None:

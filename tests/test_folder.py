@@ -3,25 +3,30 @@
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from handlers import local, wiring
 from pipeline import files
 from pipeline.classify import verdicts
 from pipeline.errors import ConditionFailed, KeyNotUsable, StoreError, UsageError
+from pipeline.events import s3_event
 from pipeline.folder import FolderStore
+from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
 from pipeline.ports import Job
+from pipeline.reconcile import reconcile
 from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Release
 from pipeline.walk import keys
 from pipeline.watch import InboxWatcher
-from tests.fakes import LIMIT, FakeEngine
+from tests.fakes import LIMIT, FakeEngine, InlineHost
 
 DEPTH = 1_100
 
@@ -118,6 +123,35 @@ def test_a_folder_where_a_verdict_should_be_stops_that_key_alone(store: FolderSt
     assert [info.key for info in store.list("outbox/") if ".previews" not in info.key] == ["outbox/b.json"]
     (store.root / "outbox/a.json").rmdir()
     assert judge.judge(Job("inbox/a")).result == "classified"
+
+
+def test_what_has_no_place_for_its_verdict_has_a_row_that_says_so(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PAUSES", (0, 0))
+    (store.root / "inbox/a").write_bytes(b"P")
+    (store.root / "outbox/a.json").mkdir()
+    judge = Judge(store, FakeEngine(), Release(number=1, version="test"), LIMIT)
+    with closing(SqliteIndex(tmp_path / "rows.sqlite")) as index:
+        ports = Ports(store, index, InlineHost(judge), judge.release, "secret")
+        wiring.provide(ports)
+        event = s3_event("b", ["inbox/a"])
+        assert local.deliver(event).outcomes == [{"key": "inbox/a", "result": "given_up"}]
+        row = index.get("inbox/a")
+        assert row is not None
+        assert (row.state, row.source) == ("failed", "present")
+        assert "in the way in the outbox" in (row.message or "")
+        (store.root / "outbox/a.json").rmdir()
+        assert reconcile(store, index, LocalKeys(), datetime.now(UTC), timedelta(0)).queued == 1
+        assert local.deliver(event).outcomes == [{"key": "inbox/a", "result": "classified"}]
+        row = index.get("inbox/a")
+        assert row is not None
+        assert (row.state, row.message) == ("pneumonia", None)
+
+
+class LocalKeys:
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        self.keys = list(keys)
 
 
 def test_names_that_are_no_text(store: FolderStore) -> None:

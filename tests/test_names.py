@@ -27,6 +27,9 @@ HALF = [
     *("~syncthing~x.jpeg.tmp", ".syncthing.x.jpeg.tmp", ".stversions/x.jpeg", ".dropbox.cache/a/x.jpeg"),
     *("x.jpeg.!ut", "x.jpeg.!sync", "x.jpeg.!qB", "x.jpeg.bc!", "x.jpeg.aria2", "x.jpeg.incomplete"),
     *("x.jpeg.swp", "x.jpeg~", "#x.jpeg#", ".#x.jpeg", "~$x.jpeg", "x.jpeg.sb-12ab34cd-a1B2c3", "x.tmp"),
+    *("x.jpeg_.gstmp", "x.jpeg.gstmp", "x.jpeg.azDownload", "x.jpeg.td", "x.jpeg.td.cfg", "x.jpeg.bts"),
+    *("x.rslsc", "x.jpeg.getright", "x.jpeg.dap", "x.jpeg.mega", "x.jpeg.ytdl", "cifs1234", "x.jpeg.tmp-123"),
+    *("x.jpeg.tmp.4711", "x.jpeg.crswap", "x.jpeg.part-Frag3", "x.jpeg.6eF5b5da", "IM0001.dcm.ABCDEF01"),
     *("x.jpeg___jb_tmp___", "x.jpeg.ffs_tmp", "x.jpeg.cyberduckpart/1", ".x.jpeg.icloud", "x.jpeg.uploading"),
 ]
 SYSTEMS = [
@@ -58,7 +61,31 @@ SYSTEMS = [
         ".nfs00001",
     ),
 ]
+SYSTEMS += [
+    *("RECYCLED/x.jpeg", "RECYCLE.BIN/x.jpeg", "Deleted Items/x.jpeg", "DfsrPrivate/Deleted/x.jpeg"),
+    *("Thumbs.db:encryptable", "x.jpeg:Zone.Identifier", "x.jpeg\uf03aZone.Identifier", "x.jpeg:AFP_AfpInfo"),
+    *("x.jpeg:Zone.Identifier:$DATA", "LOST.DIR/1"),
+]
 PEOPLES = [
+    *(
+        "cifs1234.jpeg",
+        "cifs",
+        "cifs12a",
+        "x.tmp-a",
+        "x.jpeg.20240101",
+        "1.2.840.1abcdef0",
+        "10:30.jpeg",
+        "td",
+    ),
+    *(
+        "recycled.jpeg",
+        "deleted/x",
+        "mega/x.jpeg",
+        "Dr. Mega/x.jpeg",
+        "zone.identifier.jpeg",
+        "tmp-123",
+        "x.tdcfg",
+    ),
     *("x.jpeg", "part.jpeg", "part", "tmp", "tmp/x.jpeg", "temp/x", "download/x.jpeg", "Downloads/x.jpeg"),
     *(
         "upload/x",

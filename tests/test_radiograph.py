@@ -27,6 +27,17 @@ def engine() -> Engine:
     "part",
     [
         *("", "CHEST", "THORAX", "CHEST HEAD", "ABDOMEN", "TSPINE", "RIB", "HANDLE", "?", "CHEST EXTREMITY"),
+        *(
+            "THORAX_UP",
+            "CHEST/ABD",
+            "PULMONAIRE",
+            "PULMONAR",
+            "SHLDR",
+            "SCHULTERGELENK",
+            "LOWBACK",
+            "UPRIGHT",
+        ),
+        *("CHESTABDPELVIS", "PELVISCHEST", "BABYGRAM", "LOW", "UP", "NECK", "STERNUM", "CHESTHAND"),
         *("TORAX", "TORACE", "PULMON", "BRUSTKORB", "POUMONS", "POITRINE", "LUNGS", "SHOULDERS", "WHOLEBODY"),
     ],
 )
@@ -35,18 +46,21 @@ def test_a_body_part_that_may_be_a_chest_is_taken(part: str) -> None:
 
 
 ELSEWHERE = {
-    "hand": "HAND HANDS MANO MANOS MAO MAIN HAND_LEFT LHAND",
+    "hand": "HANDE MANI HANDWRIST HAND HANDS MANO MANOS MAO MAIN HAND_LEFT LHAND",
     "finger": "FINGERS DEDO DOIGT DITO",
-    "wrist": "WRISTS HANDGELENK POIGNET POLSO",
-    "forearm": "ULNA RADIUS FOREARM UNTERARM",
+    "wrist": "POLSI HANDGELENKE WRISTS HANDGELENK POIGNET POLSO",
+    "forearm": "UNTERARME RADIUSULNA AVANTBRAS ULNA RADIUS FOREARM UNTERARM",
     "elbow": "ELBOW CODO COTOVELO GOMITO",
-    "upper arm": "HUMERUS ARM UPPERARM OBERARM BRAZO",
-    "arm or leg": "EXTREMITY EXTREMITIES UPPEREXTREMITY LOWEREXTREMITY EXTREMIDAD",
+    "upper arm": "OBERARME UPARM HUMERUS ARM UPPERARM OBERARM BRAZO",
+    "arm or leg": (
+        "LOWEXT UP_EXM LOWEXM UPEXT UPREXT EXTREMITY EXTREMITIES UPPEREXTREMITY LOWEREXTREMITY EXTREMIDAD"
+    ),
     "foot": "FOOT FEET PIED FUSS PIEDE",
+    "ankle": "CAVIGLIE FUSSGELENK SPRUNGGELENKE",
     "toe": "TOES ZEHEN ORTEIL",
-    "leg": "TIBIA FIBULA LOWERLEG LOWER-LEG PIERNA",
-    "knee": "KNEES RODILLA GENOU KNIE GINOCCHIO JOELHO",
-    "hip": "HIPS CADERA HANCHE",
+    "leg": "GAMBE TIBFIB TIB/FIB BEINE TIBIA FIBULA LOWERLEG LOWER-LEG PIERNA",
+    "knee": "KNIEGELENK BILATKNEES KNEES RODILLA GENOU KNIE GINOCCHIO JOELHO",
+    "hip": "HUEFTGELENK HUFTEN QUADRIS HIPS CADERA HANCHE",
     "pelvis": "PELVIS BECKEN BASSIN BACINO",
     "head": "SKULL CRANIUM CRANEO SCHADEL HEAD SINUS MANDIBLE",
     "tooth": "TEETH ZAHN",
@@ -62,8 +76,8 @@ def test_another_part_of_the_body_is_refused_by_our_own_name_for_it(part: str, w
 
 
 def test_accents_and_small_letters_do_not_hide_a_body_part() -> None:
-    for text in ("Cráneo", "Fuß", "Schädel", "pé PIES"):
-        with pytest.raises(InputRejected, match=r"\(body part: (head|foot)\)"):
+    for text in ("Cráneo", "Fuß", "Schädel", "pé PIES", "Hüfte", "Füße", "Hände"):
+        with pytest.raises(InputRejected, match=r"\(body part: (head|foot|hip|hand)\)"):
             decode(dicom(SpecificCharacterSet="ISO_IR 100", BodyPartExamined=text), LIMIT)
 
 
@@ -145,7 +159,10 @@ TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
         ({"PatientAge": None, "PatientBirthDate": "19600101", date: "20200101"}, ("age_outside_training",))
         for date in ("SeriesDate", "AcquisitionDate", "ContentDate")
     ],
-    *[({"ViewPosition": view}, ()) for view in (None, "", "AP", "PA", "BILATERAL")],
+    *[
+        ({"ViewPosition": view}, ())
+        for view in (None, "", "AP", "PA", "BILATERAL", "BILAT", "UPRIGHT", "LEFT")
+    ],
     *[
         ({"ViewPosition": view}, ("not_frontal",))
         for view in (
@@ -161,6 +178,8 @@ TOLD: list[tuple[dict[str, object], tuple[str, ...]]] = [
                 "DECUBITUS",
                 "LLAT",
             ),
+            *("SEITL", "SEITL.", "XTLAT", "LATDEC", "LATEROLATERAL", "TRANSLATERAL", "LATER", "XTABLELAT"),
+            *("SCHRAEGAUFNAHME", "SEITLICHE", "LATERODECUBITO", "MEDLAT"),
             *("LATERALE", "SEITLICH", "PA_OBL", "L LAT DECUB"),
         )
     ],

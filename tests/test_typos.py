@@ -166,11 +166,16 @@ def test_the_version_is_told(said: Said) -> None:
 
 
 def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) -> None:
-    with alone(tmp_path / ".cxr/up.lock", "`cxr up`", "at http://127.0.0.1:8000"):
+    with alone(tmp_path / ".cxr/up.lock", "`cxr up`") as tell:
+        assert (
+            f"runs on this folder already, starting, process {os.getpid()}"
+            in said("up", "--root", tmp_path, "--port", "0")[1]
+        )
+        tell("at http://127.0.0.1:8000")
         code, line = said("up", "--root", tmp_path, "--port", "0")
     assert code == 2
     assert f"runs on this folder already, at http://127.0.0.1:8000, process {os.getpid()}" in line
-    with alone(tmp_path / ".cxr/up.lock", "`cxr up`", "again"):
+    with alone(tmp_path / ".cxr/up.lock", "`cxr up`"):
         pass
     assert [path.name for path in (tmp_path / ".cxr").glob("*.running")] == []
 
@@ -178,11 +183,11 @@ def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) 
 def test_a_killed_up_is_no_obstacle(tmp_path: Path) -> None:
     code = (
         "import os; from pathlib import Path; from pipeline.alone import alone\n"
-        f"with alone(Path({str(tmp_path / 'up.lock')!r}), 'it', 'here'): os.abort()"
+        f"with alone(Path({str(tmp_path / 'up.lock')!r}), 'it'): os.abort()"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=False, cwd=Path(cxr.__file__).parents[1])
     assert (tmp_path / "up.running").exists()
-    with alone(tmp_path / "up.lock", "it", "here"):
+    with alone(tmp_path / "up.lock", "it"):
         pass
 
 

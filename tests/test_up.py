@@ -154,6 +154,13 @@ def test_a_taken_port_is_said_in_one_line(up: Up, tmp_path: Path) -> None:
     assert answer.stderr.count("\n") == 1
 
 
+def test_a_second_one_on_a_free_port_is_told_the_first_ones_address(up: Up, root: Path) -> None:
+    command = [sys.executable, "-m", "cxr", "up", "--root", str(root), "--port", "0"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 2
+    assert f"already, at {up.url}, process {up.process.pid}:" in answer.stderr
+
+
 def test_an_upload_that_is_too_large_is_refused_before_it_comes(up: Up) -> None:
     """One file of the largest size and the form around it are as much as is taken."""
     address = urlsplit(up.url)
