@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from model import deep
 from model.elements import is_dicom
-from model.guards import read_picture
+from model.guards import check_rows, read_picture
 from model.jpeg import check_decodes, decode_gray
 from model.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
@@ -125,6 +125,8 @@ class _Opened:
         picture = self._picture
         if picture.kind == "JPEG":
             return _jpeg(picture)
+        if picture.kind == "PNG":
+            check_rows(picture.data)
         if picture.planes:
             colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
             return deep.stretched_planes(colours)
