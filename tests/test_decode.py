@@ -423,6 +423,23 @@ def test_a_cut_file_is_damaged(kind: str, share: float) -> None:
     assert refusal_of(whole[: int(len(whole) * share)]).code == "unreadable"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_in_a_tiff_that_is_cut_or_damaged_is_damaged(mode: str) -> None:
+    picture = sample().resize((400, 300)).convert("RGB").convert(mode)
+    whole = encoded(picture, "TIFF", compression="jpeg", tiffinfo={278: 64})
+    with Image.open(io.BytesIO(whole)) as image:
+        places, sizes = image.tag_v2[273], image.tag_v2[279]  # type: ignore[attr-defined]
+    assert len(places) > 2
+    decode(whole, 50_000_000)
+    for place, size in zip(places, sizes, strict=True):
+        middle = place + size // 2
+        overwritten = whole[:middle] + b"\x55" * 100 + whole[middle + 100 :]
+        emptied = whole[:middle] + bytes(size // 2) + whole[middle + size // 2 :]
+        ended = whole[:middle] + (b"\xff\xd9" * size)[: size // 2] + whole[middle + size // 2 :]
+        for broken in (overwritten, emptied, ended):
+            assert refusal_of(broken).code == "unreadable"
+
+
 def without_rows(whole: bytes, lost: float) -> bytes:
     """Return a PNG whose data end properly, and too early."""
     chunks = dict[bytes, bytes]()
