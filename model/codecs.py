@@ -3,26 +3,21 @@
 Each is imported when a file needs it, and all are under free licences.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.codestreams import Stream, check_length, first_scan, with_another_end
+from model.codestreams import Stream, check_length, first_scan
+from model.complaints import complaints_are_damage
 from model.jpeg import decode_gray
 
 Pixels = npt.NDArray[np.integer[Any]]
 
 _RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"  # a segment that says: not YCbCr
-_BLOCK = 8  # pixels a side, of what a JPEG codes as one
-_quiet = Lock()
 
 
 def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
@@ -45,10 +40,7 @@ def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
         stream = replace(stream, data=stream.data[:2] + _RGB + stream.data[2:])
     if stream.bits == 8:
         return decode_gray(stream.data)
-    values = _by_gdcm(stream)
-    if stream.scans == 1:
-        _check_end(stream, values)
-    return values
+    return _by_gdcm(stream)
 
 
 def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixels:
@@ -66,38 +58,6 @@ def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixe
         plane = Image.frombytes("L", (rows * columns, 1), frame[start:end], "packbits", "L")
         values[place // depth, :, depth - 1 - place % depth] = np.asarray(plane)[0]
     return values.view(f"<u{depth}").reshape(shape)
-
-
-def _check_end(stream: Stream, values: Pixels) -> None:
-    """Raise ValueError when a JPEG of 12 bits ends before its image, or goes on behind it.
-
-    Of that gdcm's libjpeg says no more than a line on the terminal: it makes up what is missing, and leaves
-    what it has no use for. So the stream's last bits are turned over: the image must differ in its last
-    blocks, and there alone.
-    """
-    rows, is_seen = range(0, stream.rows, _BLOCK), False
-    for count in (2, 32, 512):  # bytes; the last ones may be black, or about colours alone
-        try:
-            others = _by_gdcm(with_another_end(stream, count))
-        except Exception:  # noqa: BLE001  what is turned over may be no code at all
-            continue
-        is_seen = True
-        row = next((row for row in rows if _difference(row, values, others).any()), None)
-        if row is None:
-            continue
-        column = int(_difference(row, values, others).any(axis=0).argmax())
-        across = -(-stream.columns // _BLOCK)
-        behind = (len(rows) - row // _BLOCK) * across - column // _BLOCK
-        if behind > 4 * count + 4 * across * (stream.components > 1):  # with colours, four come at once
-            raise ValueError("the stream ends before its image")
-        return
-    if is_seen:
-        raise ValueError("the stream goes on behind its image")
-
-
-def _difference(row: int, one: Pixels, two: Pixels) -> npt.NDArray[np.bool_]:
-    differ: npt.NDArray[np.bool_] = np.not_equal(one[row : row + _BLOCK], two[row : row + _BLOCK])
-    return differ if differ.ndim == 2 else np.logical_or.reduce(differ, axis=2)
 
 
 def _jpeg_ls(stream: Stream) -> Pixels:
@@ -145,29 +105,10 @@ def _by_gdcm(stream: Stream) -> Pixels:
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     depth = 8 if stream.bits <= 8 else 16
     image.SetPixelFormat(gdcm.PixelFormat(stream.components, depth, stream.bits, stream.bits - 1, 0))
-    with _nothing_said():
+    with complaints_are_damage():
         data = image.GetBuffer()
     if data is None:
         raise ValueError("the stream is damaged")
     shape = (stream.rows, stream.columns) if gray else (stream.rows, stream.columns, 3)
     values = np.frombuffer(data.encode("utf-8", "surrogateescape"), np.uint8 if depth == 8 else "<u2")
     return values.reshape(shape)
-
-
-@contextmanager
-def _nothing_said() -> Iterator[None]:
-    """Keep gdcm's libjpeg from writing to the terminal, of sound files too ("precision 12")."""
-    with _quiet:
-        try:
-            kept = os.dup(2)
-        except OSError:  # there is none
-            yield
-            return
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 2)
-        os.close(nothing)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -16,8 +16,8 @@ from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from model import deep
 from model.elements import is_dicom
-from model.guards import read_picture
-from model.jpeg import check_decodes, decode_gray
+from model.guards import check_rows, read_picture
+from model.jpeg import check_decodes, decode_gray, read_jpeg
 from model.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
@@ -125,6 +125,10 @@ class _Opened:
         picture = self._picture
         if picture.kind == "JPEG":
             return _jpeg(picture)
+        if picture.kind == "PNG":
+            check_rows(picture.data)
+        for stream in picture.streams:  # libtiff keeps to itself what is wrong with them
+            _check_stream(stream, picture)
         if picture.planes:
             colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
             return deep.stretched_planes(colours)
@@ -150,8 +154,16 @@ def _jpeg(picture: Picture) -> Image.Image:
     """Decode a JPEG, shrunk to an eighth at most."""
     if picture.colours < 4:
         return Image.fromarray(decode_gray(picture.data, _LEAST_SIDE))
-    check_decodes(picture.data)
+    check_decodes(picture.data, picture.colours)
     return _shown(_loaded(_open(picture, picture.data)))
+
+
+def _check_stream(stream: bytes, picture: Picture) -> None:
+    """Raise ValueError or InputRejected for a JPEG within a TIFF that is cut, damaged or larger than it."""
+    found = read_jpeg(stream)
+    if found.width * found.height > 4 * max(picture.width * picture.height, _MIN_SIDE**2):
+        raise damaged()
+    check_decodes(stream, found.components)
 
 
 def _loaded(image: Image.Image) -> Image.Image:

@@ -78,6 +78,37 @@ def _png(data: bytes) -> Picture:
     )
 
 
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # values a pixel, by colour type
+_WHOLE = ((0, 1, 0, 1),)  # the rows and columns of a pass: from, and how many further
+_ADAM7 = (
+    *((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)),
+)
+_PIECE, _INFLATED = 1 << 15, 1 << 20  # bytes, before and after
+
+
+def check_rows(data: bytes) -> None:
+    """Raise InputRejected for a PNG, as `read_picture` returns it, that lacks rows: Pillow leaves them black.
+
+    Raise zlib.error when it cannot be inflated.
+    """
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, len(_PNG) + 8)
+    lacking, place, inflater = 0, len(_PNG), zlib.decompressobj()
+    for top, down, left, across in _ADAM7 if interlace else _WHOLE:
+        rows, columns = -(-(height - top) // down), -(-(width - left) // across)
+        if rows > 0 and columns > 0:
+            lacking += rows * (1 + (columns * depth * _SAMPLES[colour] + 7) // 8)
+    while lacking > 0:
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"IEND":
+            raise damaged()
+        for start in range(place + 8, place + 8 + length, _PIECE) if name == b"IDAT" else ():
+            piece = data[start : min(start + _PIECE, place + 8 + length)]
+            while piece and lacking > 0:
+                lacking -= len(inflater.decompress(piece, _INFLATED))
+                piece = inflater.unconsumed_tail
+        place += length + 12
+
+
 _STEPS = 1_000_000  # blocks of a GIF
 
 

@@ -107,9 +107,12 @@ def decode_gray(data: bytes, least_side: int = 1 << 16) -> npt.NDArray[np.uint8]
     return gray[:, :, 0]
 
 
-def check_decodes(data: bytes) -> None:
-    """Raise ValueError when a JPEG of four inks is damaged; see `decode_gray`."""
-    simplejpeg.decode_jpeg(data, "CMYK", min_factor=8)
+def check_decodes(data: bytes, components: int) -> None:
+    """Raise ValueError when a JPEG is damaged that another decoder is to show; see `decode_gray`."""
+    if components == 4:
+        simplejpeg.decode_jpeg(data, "CMYK", min_factor=8)
+    else:
+        decode_gray(data, 1)
 
 
 def _note_scan(frame: Jpeg, body: bytes) -> None:

@@ -21,6 +21,7 @@ class Picture:
     orientation: int = 1  # as EXIF numbers them
     colours: int = 1  # of a JPEG
     planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, where a decoder would mix them up
+    streams: tuple[bytes, ...] = ()  # the JPEGs within a TIFF
     pairs: str = ""  # the byte order of gray and opacity of 16 bits each, which come as four bytes a pixel
     is_opaque: bool = False  # whatever its opacity says
     is_signed: bool = False  # its numbers may be negative, though Pillow reads them as if they could not

@@ -11,30 +11,13 @@ from dataclasses import dataclass
 
 from model.picture import Picture, damaged, unsupported
 
-_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
+_SIZES = dict(zip((*range(1, 14), 16, 17, 18), map(int, "1124811248484888"), strict=True))  # bytes, by type
 _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # by type: what a whole number is written as
 
 _KIND, _OLD_KIND, _WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS = 254, 255, 256, 257, 258, 259, 262
 _STRIPS, _TURNED, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 274, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
-_PREDICTOR = 317
+_PREDICTOR, _JPEG_TABLES, _JPEG = 317, 347, 7  # the last is a packing
 _NEEDED = {
     *(_WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS, _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR),
     *(_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT),
@@ -125,6 +108,13 @@ class _Reader:
             raise damaged()
         return struct.unpack_from(f"{self.order}{min(entry.count, 16)}{_NUMBERS[entry.kind]}", entry.raw)
 
+    def all_values(self, entries: dict[int, _Entry], tag: int) -> tuple[int, ...]:
+        """All whole numbers; none where the entry is missing."""
+        entry = entries.get(tag)
+        if not entry or entry.kind not in _NUMBERS:
+            return ()
+        return struct.unpack(f"{self.order}{entry.count}{_NUMBERS[entry.kind]}", entry.raw)
+
 
 _PLACES = {_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES}
 
@@ -209,13 +199,27 @@ def _alone(reader: _Reader, entries: dict[int, _Entry], width: int, height: int)
     planes: tuple[bytes, ...] = ()
     if is_planar and colours == 2 and samples >= 3 and set(bits) == {16}:
         planes = tuple(_written(reader, _plane(reader, kept, number, pieces)) for number in range(3))
+    is_jpeg = reader.value(entries, _PACKING, 1) == _JPEG
     return Picture(
         *("TIFF", _written(reader, kept), width, height, 1, reader.value(entries, _TURNED, 1), 0, planes),
         pairs=pairs,
         is_opaque=extra != 2,
         is_signed=form == 2,
         is_inverted=colours == 0,
+        streams=_streams(reader, kept) if is_jpeg else (),
     )
+
+
+def _streams(reader: _Reader, kept: dict[int, _Entry]) -> tuple[bytes, ...]:
+    """Return each strip or tile of a TIFF packed by JPEG as a whole JPEG, with the tables that all share."""
+    tags = (_STRIPS, _STRIP_BYTES) if _STRIPS in kept else (_TILES, _TILE_BYTES)
+    places, sizes = (reader.all_values(kept, tag) for tag in tags)
+    sizes = sizes or (len(reader.data),)  # a single one may leave it out
+    if sum(sizes) > len(reader.data) or len(places) != len(sizes):
+        raise damaged()
+    tables = kept[_JPEG_TABLES].raw.removesuffix(b"\xff\xd9") if _JPEG_TABLES in kept else b"\xff\xd8"
+    pieces = zip(places, sizes, strict=True)
+    return tuple(tables + reader.data[place + 2 : place + size] for place, size in pieces)
 
 
 def _pieces(reader: _Reader, entries: dict[int, _Entry], width: int, height: int) -> int:

@@ -423,6 +423,56 @@ def test_a_cut_file_is_damaged(kind: str, share: float) -> None:
     assert refusal_of(whole[: int(len(whole) * share)]).code == "unreadable"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_in_a_tiff_that_is_cut_or_damaged_is_damaged(mode: str) -> None:
+    picture = sample().resize((400, 300)).convert("RGB").convert(mode)
+    whole = encoded(picture, "TIFF", compression="jpeg", tiffinfo={278: 64})
+    with Image.open(io.BytesIO(whole)) as image:
+        places, sizes = image.tag_v2[273], image.tag_v2[279]  # type: ignore[attr-defined]
+    assert len(places) > 2
+    decode(whole, 50_000_000)
+    for place, size in zip(places, sizes, strict=True):
+        middle = place + size // 2
+        overwritten = whole[:middle] + b"\x55" * 100 + whole[middle + 100 :]
+        emptied = whole[:middle] + bytes(size // 2) + whole[middle + size // 2 :]
+        ended = whole[:middle] + (b"\xff\xd9" * size)[: size // 2] + whole[middle + size // 2 :]
+        for broken in (overwritten, emptied, ended):
+            assert refusal_of(broken).code == "unreadable"
+
+
+def without_rows(whole: bytes, lost: float) -> bytes:
+    """Return a PNG whose data end properly, and too early."""
+    chunks = dict[bytes, bytes]()
+    place = 8
+    while place < len(whole):
+        length, name = struct.unpack_from(">I4s", whole, place)
+        chunks[name] = chunks.get(name, b"") + whole[place + 8 : place + 8 + length]
+        place += 12 + length
+    rows = zlib.decompress(chunks[b"IDAT"])
+    chunks[b"IDAT"] = zlib.compress(rows[: min(int(len(rows) * (1 - lost)), len(rows) - 1)])
+    return pictures.png_of(chunks.items())
+
+
+PNGS: dict[str, Callable[[], bytes]] = {
+    **{
+        mode: lambda mode=mode: encoded(sample().resize((131, 75)).convert("RGB").convert(mode), "PNG")
+        for mode in ("1", "L", "P", "RGB", "RGBA", "LA")
+    },
+    "interlaced": lambda: pictures.interlaced(sample().resize((131, 75))),
+    "16 bits": lambda: pictures.deep_png(deep_values(16), 0),
+    "16 bits a colour": lambda: pictures.deep_png(deep_values(16), 2),
+    "16 bits and opacity": lambda: pictures.deep_png(deep_values(16), 4),
+}
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("kind", PNGS)
+def test_a_png_of_fewer_rows_than_it_says_is_damaged(kind: str, lost: float) -> None:
+    whole = PNGS[kind]()
+    decode(whole, 50_000_000)
+    assert refusal_of(without_rows(whole, lost)).code == "unreadable"
+
+
 def test_a_file_that_is_broken_in_its_header_is_damaged() -> None:
     assert refusal_of(b"\xff\xd8\xff\xe0" + b"\0" * 500).code == "unreadable"
     assert refusal_of(b"II*\0" + b"\xff" * 500).code == "unreadable"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import uid
+from pydicom import dcmread, uid
+from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 
 from model.decode import decode
@@ -59,6 +60,43 @@ def test_a_frame_that_is_not_whole_is_refused(kind: str, harm: str) -> None:
     with pytest.raises(InputRejected) as caught:
         decode(dicoms.packed(HARM[harm](frame()), syntax, pixels()), LIMIT)
     assert caught.value.code == "unreadable"
+
+
+def _of_12_bits() -> bytes:
+    """Return a JPEG that nothing here can write; pydicom brings one."""
+    path = get_testdata_file("JPGExtended.dcm")
+    assert isinstance(path, str)
+    return get_frame(dcmread(path).PixelData, 0, number_of_frames=1)
+
+
+DEEP: dict[str, tuple[str, Callable[[], bytes], Callable[[], dicoms.Pixels]]] = {
+    "12 bits": (uid.JPEGExtended12Bit, _of_12_bits, lambda: np.zeros((1024, 256), np.uint16)),
+    "lossless": (
+        uid.JPEGLosslessSV1,
+        lambda: dicoms.lossless_jpeg(dicoms.deep() * 7, 1, 16),
+        lambda: dicoms.deep() * 7,
+    ),
+}
+OVERWRITTEN: dict[str, Callable[[bytes], bytes]] = {
+    f"100 other bytes at {share} %": lambda frame, share=share: (  # type: ignore[misc]
+        frame[: len(frame) * share // 100] + b"\x55" * 100 + frame[len(frame) * share // 100 + 100 :]
+    )
+    for share in (20, 35, 50, 65, 80)
+}
+
+
+@pytest.mark.parametrize("harm", OVERWRITTEN | HARM)
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_deep_jpeg_of_damaged_data_is_refused(
+    kind: str, harm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    syntax, frame, pixels = DEEP[kind]
+    decode(dicoms.packed(frame(), syntax, pixels(), BitsStored=16), LIMIT)
+    broken = (OVERWRITTEN | HARM)[harm](frame())
+    with pytest.raises(InputRejected) as caught:
+        decode(dicoms.packed(broken, syntax, pixels(), BitsStored=16), LIMIT)
+    assert caught.value.code == "unreadable"
+    assert capfd.readouterr().err == ""
 
 
 def test_a_jpeg_with_a_black_corner_is_whole() -> None:
