@@ -109,7 +109,7 @@ class Service:
 
     @property
     def end(self) -> End | None:
-        """Why it takes no more jobs; None while it does."""
+        """Return why it takes no more jobs; None while it does."""
         return self._end
 
     def wait_closed(self, timeout: float) -> bool:

@@ -76,7 +76,7 @@ def _told(answers: Iterator[Done]) -> Iterator[Done]:
 
 
 def make(source: str, outbox: str, settings: Settings) -> Backfill:
-    """What judges the images of an archive in this process, its network loaded."""
+    """Build the judge of an archive's images in this process, with its network loaded."""
     from ec2_runner.worker import make_judge
     from handlers.archive import open_archive
 

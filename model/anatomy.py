@@ -178,7 +178,7 @@ _NOT_FRONTAL = frozenset(
 
 
 def part_elsewhere(texts: Iterable[str]) -> str | None:
-    """The part of the body that texts name, in our own words; None where it may be a chest."""
+    """Return the part of the body that texts name, in our own words; None where it may be a chest."""
     words = [word for text in texts for word in _words(text)]
     if any(_known(word, _CHEST) for word in words):
         return None
@@ -191,7 +191,7 @@ def is_not_frontal(texts: Iterable[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text, a code as one."""
+    """Return the words of a text; a code is one word."""
     if re.fullmatch(r"[A-Z]\d?-[0-9A-F]+|\d{6,18}", text):
         return [text]
     return re.findall("[A-Z]+", text)

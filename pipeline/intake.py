@@ -49,7 +49,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of an event."""
+    """The results of an event."""
 
     outcomes: list[Outcome]
     ignored: list[Ignored]

@@ -47,14 +47,14 @@ MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too,
 
 
 def verdict_key(inbox_key: str) -> str:
-    """Where the verdict of an inbox key stands; under a hash when the plain name cannot be used."""
+    """Return where the verdict of an inbox key stands: under a hash when the plain name cannot be used."""
     if name_problem(inbox_key):
         return f"{UNUSABLE}{_digest(inbox_key)}.json"
     return f"{OUTBOX}{inbox_key.removeprefix(INBOX)}.json"
 
 
 def inbox_key(verdict_key: str) -> str:
-    """The inbox key of a verdict; not of one under `UNUSABLE`, whose name is a hash."""
+    """Return the inbox key of a verdict; not of one under `UNUSABLE`, whose name is a hash."""
     return INBOX + verdict_key.removeprefix(OUTBOX).removesuffix(".json")
 
 
@@ -69,21 +69,17 @@ def has_place(key: str, inbox_key: str) -> bool:
 
 
 def preview_key(inbox_key: str, etag: str) -> str:
-    """Where the preview of one version of an inbox object stands:
-    its name says of which bytes it was made.
-    """
+    """Return where the preview of one version of an inbox object stands: its name says of which bytes."""
     return f"{preview_prefix(inbox_key)}{etag}.jpg"
 
 
 def preview_prefix(inbox_key: str) -> str:
-    """The folder of all the previews of an inbox key."""
+    """Return the folder of all the previews of an inbox key."""
     return f"{_PREVIEWS}{_digest(inbox_key)}/"
 
 
 def name_problem(inbox_key: str) -> str | None:
-    """Why no verdict can stand beside this name, in words for the
-    person who chose it; None when it is fine.
-    """
+    """Return why no verdict can stand beside this name, for the person who chose it; None when it is fine."""
     rest = inbox_key.removeprefix(INBOX)
     *folders, name = rest.split("/")
     try:
@@ -118,12 +114,12 @@ def _ending(part: str) -> str:
 
 
 def is_verdict(key: str) -> bool:
-    """Whether a key is that of a verdict."""
+    """Return whether a key is that of a verdict."""
     return key.startswith(OUTBOX) and key.endswith(".json")
 
 
 def printable(key: str) -> str:
-    """A key as text that every encoder takes: bytes that are no UTF-8 become escapes."""
+    """Return a key as text that every encoder takes: bytes that are no UTF-8 become escapes."""
     return key.encode("utf-8", "backslashreplace").decode()
 
 
@@ -133,9 +129,7 @@ def for_terminal(text: str) -> str:
 
 
 def key_hash(key: str, secret: str) -> str:
-    """What stands in logs for a key, which may be a patient's name:
-    equal for equal keys, and not to be guessed.
-    """
+    """Return what logs show for a key, which may be a patient's name: a keyed hash that nobody can guess."""
     return hmac.new(secret.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 
 

@@ -51,7 +51,7 @@ def reconcile(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the worklist says of a key, as far as it matters here."""
+    """The part of a worklist row that matters here."""
 
     etag: str | None  # that of the verdict
     is_failed: bool
