@@ -78,7 +78,10 @@ def _both_bytes(
         values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
         return values
 
-    opacity = np.asarray(high.getchannel("A")) if name.startswith("RGBA") else None
+    opacity = None
+    if name.startswith("RGBA"):
+        fine = np.asarray(high.getchannel("A")).astype(np.uint16) << 8 | np.asarray(low.getchannel("A"))
+        opacity = _opacity(fine)
     return _joined((high.height, high.width), wide), opacity
 
 
@@ -86,9 +89,19 @@ def stretched_pairs(
     pixels: npt.NDArray[np.uint8], order: str, is_inverted: bool = False, is_opaque: bool = False
 ) -> Image.Image:
     """Return gray and opacity of 16 bits each, [h, w, 4 bytes], as 8-bit gray."""
-    opacity = None if is_opaque else np.ascontiguousarray(pixels[..., 2 if order == ">" else 3])
-    gray = pixels.view(f"{order}u2")[..., 0].astype(np.uint16)
+    gray, fine = (pixels.view(f"{order}u2")[..., number] for number in range(2))
+    opacity = None if is_opaque else _opacity(fine)
+    gray = gray.astype(np.uint16)
     return _faded(stretched(gray, is_inverted, opacity), opacity)
+
+
+def _opacity(values: Gray) -> npt.NDArray[np.uint8]:
+    """Return opacity in 8 bits; the most that occurs is opaque, since 10 bits may stand for all 16."""
+    most = max(int(values.max()), 1)
+    shares, found = (np.arange(most + 1) * 255 // most).astype(np.uint8), np.empty(values.shape, np.uint8)
+    for rows in _bands(values.shape):
+        found[rows] = shares[values[rows]]
+    return found
 
 
 def _faded(shown: Image.Image, opacity: npt.NDArray[np.uint8] | None) -> Image.Image:

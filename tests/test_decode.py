@@ -423,6 +423,14 @@ def test_a_cut_file_is_damaged(kind: str, share: float) -> None:
     assert refusal_of(whole[: int(len(whole) * share)]).code == "unreadable"
 
 
+@pytest.mark.parametrize("most", [200, 1023, 4095, 65535])
+@pytest.mark.parametrize("colours", [4, 6])
+def test_opacity_of_any_depth_is_opaque_at_its_most(colours: int, most: int) -> None:
+    values = deep_values(10)
+    opaque = pictures.deep_png(values, colours, np.full(values.shape, most, np.uint16))
+    assert np.abs(gray_of(opaque) - gray_of(pictures.deep_png(values, 0))).max() <= 1
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_a_jpeg_in_a_tiff_that_is_cut_or_damaged_is_damaged(mode: str) -> None:
     picture = sample().resize((400, 300)).convert("RGB").convert(mode)
