@@ -8,15 +8,15 @@ import numpy.typing as npt
 
 from model.codecs import decoded, unpacked_runs
 from model.codestreams import Family, Stream, is_stream, opened
+from model.deep import brightness
 from model.elements import Elements, Value, fragments
-from model.grayscale import BAND, bands
+from model.grayscale import bands
 from pipeline.errors import InputRejected
 
 Pixels = npt.NDArray[np.integer[Any]]
 Packing = Family | Literal["none", "runs"]
 
 AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
-_LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths: ITU-R BT.601, as Pillow has it
 _ROWS_COMPARED, _SMOOTHER, _ALIKE = 64, 0.5, 0.9
 
 
@@ -187,13 +187,9 @@ def _roughness(values: Pixels) -> float:
 
 def _brightness(colours: Pixels, bits: int) -> Stored:
     """That of RGB, [h, w, 3], or of what is one already, [h, w]; colours of few values count as 8 bits."""
-    result = colours
+    result: Pixels = colours
     if colours.ndim == 3:
-        result = np.empty(colours.shape[:2], f"u{colours.itemsize}")
-        for start in range(0, len(colours), BAND):
-            red, green, blue = (colours[start : start + BAND, :, n].astype(np.uint32) for n in range(3))
-            sums = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-            result[start : start + BAND] = (sums + (1 << 15)) >> 16
+        result = brightness(colours.shape[:2], lambda rows: colours[rows])
     return Stored(result, 8 if bits <= 8 or int(result.max()) < 256 else bits, is_colour=True)
 
 
