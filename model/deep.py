@@ -15,9 +15,9 @@ from PIL import Image, ImageChops, ImageFile
 Pixels = npt.NDArray[np.generic]
 Gray = npt.NDArray[np.uint16]
 
-_BAND = 1 << 19  # pixels that are worked on at a time
+_AT_ONCE = 1 << 19  # pixels that are worked on at a time
 _DEEP = ("RGB;16", "RGBX;16", "RGBA;16", "RGBa;16", "LA;16")  # Pillow's names, without their byte order
-_RED, _GREEN, _BLUE = 19595, 38470, 7471  # of 65536: ITU-R BT.601, as Pillow has it
+LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths: ITU-R BT.601, as Pillow has it
 
 
 def stretched(
@@ -28,7 +28,7 @@ def stretched(
     Where `visible` is 0, a value sets no limit.
     """
     if pixels.ndim == 3:
-        pixels = _joined(pixels.shape[:2], lambda rows: pixels[rows])
+        pixels = brightness(pixels.shape[:2], lambda rows: pixels[rows])
     limits = []
     for rows in _bands(pixels.shape):
         band = pixels[rows] if visible is None else pixels[rows][visible[rows] > 0]
@@ -48,7 +48,9 @@ def stretched(
 
 def stretched_planes(planes: list[Pixels]) -> Image.Image:
     """Return red, green and blue of 16 bits, [h, w] each, as 8-bit gray."""
-    return stretched(_joined(planes[0].shape, lambda rows: np.stack([plane[rows] for plane in planes], -1)))
+    return stretched(
+        brightness(planes[0].shape, lambda rows: np.stack([plane[rows] for plane in planes], -1))
+    )
 
 
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
@@ -78,17 +80,30 @@ def _both_bytes(
         values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
         return values
 
-    opacity = np.asarray(high.getchannel("A")) if name.startswith("RGBA") else None
-    return _joined((high.height, high.width), wide), opacity
+    opacity = None
+    if name.startswith("RGBA"):
+        fine = np.asarray(high.getchannel("A")).astype(np.uint16) << 8 | np.asarray(low.getchannel("A"))
+        opacity = _opacity(fine)
+    return brightness((high.height, high.width), wide), opacity
 
 
 def stretched_pairs(
     pixels: npt.NDArray[np.uint8], order: str, is_inverted: bool = False, is_opaque: bool = False
 ) -> Image.Image:
     """Return gray and opacity of 16 bits each, [h, w, 4 bytes], as 8-bit gray."""
-    opacity = None if is_opaque else np.ascontiguousarray(pixels[..., 2 if order == ">" else 3])
-    gray = pixels.view(f"{order}u2")[..., 0].astype(np.uint16)
+    gray, fine = (pixels.view(f"{order}u2")[..., number] for number in range(2))
+    opacity = None if is_opaque else _opacity(fine)
+    gray = gray.astype(np.uint16)
     return _faded(stretched(gray, is_inverted, opacity), opacity)
+
+
+def _opacity(values: Gray) -> npt.NDArray[np.uint8]:
+    """Return opacity in 8 bits; the most that occurs is opaque, since 10 bits may stand for all 16."""
+    most = max(int(values.max()), 1)
+    shares, found = (np.arange(most + 1) * 255 // most).astype(np.uint8), np.empty(values.shape, np.uint8)
+    for rows in _bands(values.shape):
+        found[rows] = shares[values[rows]]
+    return found
 
 
 def _faded(shown: Image.Image, opacity: npt.NDArray[np.uint8] | None) -> Image.Image:
@@ -109,18 +124,18 @@ def _loaded(image: ImageFile.ImageFile, raw_mode: str) -> Image.Image:
     return image
 
 
-def _joined(shape: tuple[int, ...], colours: Callable[[slice], Pixels]) -> Gray:
-    """Return the gray of colours, whose rows are asked for some at a time."""
+def brightness(shape: tuple[int, ...], colours: Callable[[slice], Pixels]) -> Gray:
+    """Return the gray of red, green and blue, whose rows are asked for some at a time."""
     gray = np.empty(shape, np.uint16)
     for rows in _bands(shape):
         band = colours(rows)
         red, green, blue = (band[..., colour].astype(np.uint32) for colour in range(3))
-        gray[rows] = (red * _RED + green * _GREEN + blue * _BLUE + 0x8000) >> 16
+        gray[rows] = (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + 0x8000) >> 16
     return gray
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
     """Cut the rows of a picture into slices."""
     height, width = shape[:2]
-    step = max(_BAND // width, 1)
+    step = max(_AT_ONCE // width, 1)
     return (slice(top, min(top + step, height)) for top in range(0, height, step))

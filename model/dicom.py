@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from model.deep import LUMA
 from model.elements import (
     CutShortError,
     Elements,
@@ -55,7 +56,6 @@ _NO_IMAGES = (  # by the numbers behind 1.2.840.10008.5.1.4.1.1, or the modality
 )
 
 _PALETTE = ("Red", "Green", "Blue")
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow has it
 _REGIONS = ("AnatomicRegionSequence", "AnatomicRegionModifierSequence", "PrimaryAnatomicStructureSequence")
 _VIEWS = ("ViewCodeSequence", "ViewModifierCodeSequence")
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
@@ -270,7 +270,7 @@ def _palette(elements: Elements) -> LookUp:
     count, first, *_ = elements.integers(f"{words[0]}Descriptor")
     values = [elements.value(f"{word}Data") for word in words]
     colours = np.stack([_entries(value.data, count, elements.order) for value in values if value])
-    return LookUp(first, np.array(_LUMA) @ colours, white=255 if colours.max() < 256 else 65535)
+    return LookUp(first, np.array(LUMA) / sum(LUMA) @ colours, white=255 if colours.max() < 256 else 65535)
 
 
 def _entries(data: memoryview, count: int, order: str) -> npt.NDArray[np.float64]:

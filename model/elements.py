@@ -243,12 +243,12 @@ class _Reader:
             raise OvergrownError("too many elements")
 
 
-def fragments(view: memoryview, order: Order = "<") -> Iterator[memoryview]:
+def fragments(view: memoryview) -> Iterator[memoryview]:
     """The pieces of compressed pixel data, the table of offsets among them; the last may be cut short.
 
     They end where something else than an item follows: the mark that closes them is often missing or wrong.
     """
-    place, head = 0, struct.Struct(f"{order}HHI").unpack_from
+    place, head = 0, struct.Struct("<HHI").unpack_from
     while place + 8 <= len(view):
         group, number, length = head(view, place)
         if (group, number) != _ITEM:

@@ -16,7 +16,7 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 _DARKEST, _BRIGHTEST = 0.005, 0.995  # shares of the pixels: what is stretched without a window
 _WHITE, _ALIKE = 0.5, 0.9  # shares of the pixels: a window or table that shows more of them so is of no use
-BAND = 256  # rows
+_BAND = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Grayscale:
             grays = self._grays(values, counts)
         grays[padding] = 0
         shown = np.empty(pixels.shape, np.uint8)
-        for start in range(0, len(pixels), BAND):
-            band = pixels[start : start + BAND]
-            shown[start : start + BAND] = grays[band.astype(np.intp) - lowest]
+        for start in range(0, len(pixels), _BAND):
+            band = pixels[start : start + _BAND]
+            shown[start : start + _BAND] = grays[band.astype(np.intp) - lowest]
         return shown
 
     def _is_padding(self, values: Integers) -> npt.NDArray[np.bool_]:
@@ -113,9 +113,9 @@ class Grayscale:
     def _unpadded(self, pixels: Integers) -> Integers:
         """The box of what is no padding; all, where there is nothing else."""
         rows, columns = np.zeros(pixels.shape[0], bool), np.zeros(pixels.shape[1], bool)
-        for start in range(0, len(pixels), BAND):
-            shown = ~self._is_padding(pixels[start : start + BAND])
-            rows[start : start + BAND] = shown.any(axis=1)
+        for start in range(0, len(pixels), _BAND):
+            shown = ~self._is_padding(pixels[start : start + _BAND])
+            rows[start : start + _BAND] = shown.any(axis=1)
             columns |= shown.any(axis=0)
         if not rows.any():
             return pixels
@@ -145,7 +145,7 @@ class Grayscale:
 
 def bands(pixels: Integers) -> Iterator[Integers]:
     """Some rows at once: an image of 49 million pixels must not become several of them."""
-    return (pixels[start : start + BAND] for start in range(0, len(pixels), BAND))
+    return (pixels[start : start + _BAND] for start in range(0, len(pixels), _BAND))
 
 
 def _stretched(values: Array, counts: Integers) -> Array:

@@ -13,12 +13,6 @@ from model.jpeg import read_jpeg
 from model.picture import Picture, damaged, unsupported
 from model.tiff import orientation, read_tiff
 
-
-def check_jpeg(data: bytes) -> None:
-    """Raise InputRejected for a stream (JPEG, JPEG-LS) that is cut, or would keep its decoder for long."""
-    read_jpeg(data)
-
-
 _PROCESSES = {0xC0, 0xC1, 0xC2, 0xC3}  # Huffman: baseline, extended, progressive, lossless
 
 

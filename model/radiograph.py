@@ -25,7 +25,7 @@ _OTHERS = frozenset(
         " RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC",
     )
 )
-_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25, "J": 365.25, "A": 365.25}
 _YOUNGEST, _OLDEST, _OLDEST_MAN = 1, 5, 130  # completed years; the first two are those of the training data
 
 
@@ -79,11 +79,12 @@ class Tags:
 
     def _worked_out(self) -> Iterator[int]:
         born = _date(self.born)
-        taken = next((found for found in map(_date, self.taken) if found), None)
-        if born and taken and born <= taken:
-            years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
-            if years <= _OLDEST_MAN:
-                yield years
+        for taken in map(_date, self.taken):
+            if born and taken and born <= taken:
+                years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+                if years <= _OLDEST_MAN:
+                    yield years
+                    return
 
     @property
     def _is_not_frontal(self) -> bool:
@@ -103,11 +104,17 @@ class Tags:
 
 
 def _stated(age: str) -> Iterator[int]:
-    """The years of "003Y", "3 Y", "18 months" or "42"; nothing where it is none."""
-    found = re.fullmatch(r"(\d{1,4})\s*(?:([DWMY])[A-Z]{0,5})?\.?", age)
+    """Return the years of "003Y", "3 Y", "18 months", "3.5Y", "1Y6M" or "42"; nothing where it is none.
+
+    Of the letters, J is for the German Jahre, A for the Spanish años and the Italian anni.
+    """
+    number, unit = r"(\d{1,4}(?:[.,]\d{1,2})?)\s*", r"([DWMYJA])[A-ZÄÖÜÑ]{0,5}\.?"
+    found = re.fullmatch(rf"{number}(?:{unit}\s*(?:{number}{unit})?)?", age.strip().upper())
     if not found:
         return
-    years = int(int(found[1]) * _DAYS[found[2] or "Y"] / _DAYS["Y"] + 1e-6)
+    parts = ((found[1], found[2] or "Y"), (found[3] or "0", found[4] or "Y"))
+    days = sum(float(size.replace(",", ".")) * _DAYS[unit] for size, unit in parts)
+    years = int(days / _DAYS["Y"] + 1e-6)
     if years <= _OLDEST_MAN:
         yield years
 

@@ -8,16 +8,16 @@ import numpy.typing as npt
 
 from model.codecs import decoded, unpacked_runs
 from model.codestreams import Family, Stream, is_stream, opened
+from model.deep import brightness
 from model.elements import Elements, Value, fragments
-from model.grayscale import BAND, bands
+from model.grayscale import bands
 from pipeline.errors import InputRejected
 
 Pixels = npt.NDArray[np.integer[Any]]
 Packing = Family | Literal["none", "runs"]
 
 AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
-_LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths: ITU-R BT.601, as Pillow has it
-_ROWS_COMPARED, _SMOOTHER = 64, 0.5
+_ROWS_COMPARED, _SMOOTHER, _ALIKE = 64, 0.5, 0.9
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,26 @@ def _believed(values: Pixels, bits: int, is_signed: bool) -> Pixels:
     """
     some = values[:: max(len(values) // _ROWS_COMPARED, 1)]
     stated, other = (_roughness(_of_bits(some, bits, sign)) for sign in (is_signed, not is_signed))
-    return _of_bits(values, bits, is_signed if other >= _SMOOTHER * stated else not is_signed)
+    if other >= _SMOOTHER * stated or (not is_signed and _is_saturated(some, bits)):
+        return _of_bits(values, bits, is_signed)
+    return _of_bits(values, bits, not is_signed)
+
+
+def _is_saturated(values: Pixels, bits: int) -> bool:
+    """Return whether those in the upper half are bright air or a border, rather than below zero.
+
+    They are nearly all alike then: all the brightest that there is, or at least, with a sign, not close to
+    their neighbours' values.
+    """
+    read, half = _of_bits(values, bits, False).astype(np.int32), 1 << (bits - 1)
+    upper = read[read >= half]
+    if not upper.size or np.mean(np.abs(upper - np.median(upper)) <= half >> 7) < _ALIKE:
+        return False
+    if np.mean(upper == 2 * half - 1) >= _ALIKE:
+        return True
+    is_upper = read >= half
+    steps = np.abs(np.diff(read - 2 * half * is_upper, axis=1))[is_upper[:, 1:] != is_upper[:, :-1]]
+    return bool(steps.size) and float(np.median(steps)) > half >> 6
 
 
 def _of_bits(values: Pixels, bits: int, is_signed: bool) -> Pixels:
@@ -168,13 +187,9 @@ def _roughness(values: Pixels) -> float:
 
 def _brightness(colours: Pixels, bits: int) -> Stored:
     """That of RGB, [h, w, 3], or of what is one already, [h, w]; colours of few values count as 8 bits."""
-    result = colours
+    result: Pixels = colours
     if colours.ndim == 3:
-        result = np.empty(colours.shape[:2], f"u{colours.itemsize}")
-        for start in range(0, len(colours), BAND):
-            red, green, blue = (colours[start : start + BAND, :, n].astype(np.uint32) for n in range(3))
-            sums = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-            result[start : start + BAND] = (sums + (1 << 15)) >> 16
+        result = brightness(colours.shape[:2], lambda rows: colours[rows])
     return Stored(result, 8 if bits <= 8 or int(result.max()) < 256 else bits, is_colour=True)
 
 

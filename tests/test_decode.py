@@ -18,7 +18,7 @@ from pydicom import dcmread, uid
 from pydicom.encaps import get_frame
 
 from model.decode import decode
-from model.guards import check_jpeg
+from model.jpeg import read_jpeg
 from pipeline.errors import InputRejected
 from tests import dicoms, pictures
 from tests.pictures import encoded, tiff
@@ -162,9 +162,9 @@ def test_a_progressive_jpeg_as_it_should_be_is_read() -> None:
 
 @pytest.mark.parametrize("make", [dicoms.jpeg, lambda: dicoms.lossless_jpeg(dicoms.deep(), 1, 12)])
 def test_a_frame_of_any_depth_is_checked_alone(make: Callable[[], bytes]) -> None:
-    check_jpeg(make())
+    read_jpeg(make())
     with pytest.raises(InputRejected):
-        check_jpeg(make()[:-50])
+        read_jpeg(make()[:-50])
 
 
 def test_a_frame_of_jpeg_ls_is_checked_to_its_end() -> None:
@@ -172,9 +172,9 @@ def test_a_frame_of_jpeg_ls_is_checked_to_its_end() -> None:
         noisy = np.random.default_rng(1).integers(0, 4096, (64, 64)).astype(np.uint16)
         file = dcmread(io.BytesIO(dicoms.compressed(syntax, noisy, **options)))
         frame = get_frame(file.PixelData, 0, number_of_frames=1).rstrip(b"\0")
-        check_jpeg(frame)
+        read_jpeg(frame)
         with pytest.raises(InputRejected):
-            check_jpeg(frame[:-100])
+            read_jpeg(frame[:-100])
 
 
 _CHILD = """
@@ -421,6 +421,14 @@ def test_bytes_behind_the_end_of_a_jpeg_are_no_damage() -> None:
 def test_a_cut_file_is_damaged(kind: str, share: float) -> None:
     whole = encoded(sample(), kind)
     assert refusal_of(whole[: int(len(whole) * share)]).code == "unreadable"
+
+
+@pytest.mark.parametrize("most", [200, 1023, 4095, 65535])
+@pytest.mark.parametrize("colours", [4, 6])
+def test_opacity_of_any_depth_is_opaque_at_its_most(colours: int, most: int) -> None:
+    values = deep_values(10)
+    opaque = pictures.deep_png(values, colours, np.full(values.shape, most, np.uint16))
+    assert np.abs(gray_of(opaque) - gray_of(pictures.deep_png(values, 0))).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

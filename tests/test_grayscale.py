@@ -270,6 +270,28 @@ def test_a_wrong_sign_does_not_wrap() -> None:
     assert error(dicom(signed, PixelRepresentation=0, BitsStored=12, **window), gray()) <= 1
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("noise", [0, 1])
+def test_a_saturated_border_around_a_dark_picture_is_bright(bits: int, noise: int) -> None:
+    body = (20 if noise else 0) + gray().astype(np.int32) // 4
+    body = body << (bits - 8)
+    body[:60], body[:, :40], body[:, -40:] = (1 << bits) - 1, (1 << bits) - 1, (1 << bits) - 1
+    body -= noise * np.random.default_rng(1).integers(0, max(bits - 8, 1), body.shape)
+    pixels = body.astype(np.uint8 if bits == 8 else np.uint16)
+    window = {"WindowCenter": 1 << (bits - 1), "WindowWidth": 1 << bits}
+    assert error(dicom(pixels, BitsStored=bits, **window), (body >> (bits - 8)).astype(np.uint8)) <= 1
+
+
+def test_a_few_values_below_zero_do_not_wrap() -> None:
+    """Noise around zero is all near the top where its sign is ignored."""
+    values = (deep() // 2).astype(np.int16)
+    values[:60], values[:, :40] = 0, 0
+    values += np.random.default_rng(1).integers(-8, 9, values.shape).astype(np.int16)
+    window = {"WindowCenter": 1024, "WindowWidth": 2048}
+    expected = (np.clip(values, 0, 2047) / 8).astype(np.uint8)
+    assert error(dicom(values, PixelRepresentation=0, BitsStored=16, **window), expected) <= 1
+
+
 def test_a_jpeg_2000_says_its_sign_and_depth() -> None:
     signed = (deep().astype(np.int32) - 2048).astype(np.int16)
     window = {"WindowCenter": 0, "WindowWidth": 4096}

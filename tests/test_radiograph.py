@@ -275,11 +275,18 @@ def test_the_uid_is_kept_only_where_that_is_allowed() -> None:
             ("18M", (1,)),
             ("60 M", (5,)),
         ),
+        *(("3.5Y", (3,)), ("3,5 Y", (3,)), ("003J", (3,)), ("3 JAHRE", (3,)), ("3a", (3,)), ("2 años", (2,))),
+        *(("1Y6M", (1,)), ("1Y 18M", (2,)), ("4Y11M", (4,)), ("6M3D", (0,)), ("1.2.3Y", ()), ("3A4", ())),
         *(("100W", (1,)), ("400D", (1,)), ("5 YEARS", (5,)), ("", ()), ("Y", ()), ("999Y", ()), ("4.5X", ())),
     ],
 )
 def test_an_age_is_read_as_devices_write_it(age: str, years: tuple[int, ...]) -> None:
     assert Tags(age=age).years == years
+
+
+@pytest.mark.parametrize("senseless", ["19000101", "20180101", "20190230", "99991231", "soon"])
+def test_a_senseless_date_does_not_keep_the_others_from_being_tried(senseless: str) -> None:
+    assert Tags(born="20190101", taken=(senseless, "", "20230301")).years == (4,)
 
 
 def test_a_birth_date_of_another_century_is_no_age() -> None:
