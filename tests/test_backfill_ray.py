@@ -23,6 +23,9 @@ COUNT = 128
 WORKER = "ray::MapWorker(MapBatches(_Worker))"
 
 
+pytestmark = pytest.mark.timeout(300)  # Ray starts slowly beside other tests
+
+
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     folder = tmp_path / "scans"
