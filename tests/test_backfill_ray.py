@@ -18,12 +18,10 @@ from tests.test_backfill_command import said, verdicts
 from tests.test_up import varied
 
 # Ray uses what it deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:::ray")
+# Ray starts slowly beside other tests.
+pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.timeout(300)]
 COUNT = 128
 WORKER = "ray::MapWorker(MapBatches(_Worker))"
-
-
-pytestmark = pytest.mark.timeout(300)  # Ray starts slowly beside other tests
 
 
 @pytest.fixture
