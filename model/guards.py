@@ -25,8 +25,8 @@ def _jpeg(data: bytes) -> Picture:
         raise unsupported(f"a JPEG of {found.bits} bits a colour")
     if found.components not in (1, 3, 4):
         raise unsupported(f"a JPEG of {found.components} colours")
-    view = memoryview(data)  # which is copied once
-    alone = b"".join(view[start:end] for start, end in found.parts)
+    # Pillow, which decodes four inks, reads all notes; libjpeg passes over them.
+    alone = data if found.components < 4 else b"".join(data[start:end] for start, end in found.parts)
     turned = orientation(b"".join(found.exif))
     return Picture("JPEG", alone, found.width, found.height, 1, turned, found.components)
 
