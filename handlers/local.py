@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
 # Seconds before what store, index or host kept from being done is tried again: at first, and at most.
-_PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 30.0
+_PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 10.0
 _WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
 _LANES = 8  # deliveries at a time; most wait for the engine, which has turns of its own
 _STOP_SECONDS = 3.0  # for what is at work when the queue is to end
