@@ -136,7 +136,7 @@ class GuardedEngine:
                 child.kill()
 
     def _why(self, child: "_Child") -> Exception:
-        """What to say of an image whose process ended over it."""
+        """Return the error for an image whose process ended over it."""
         if self._closed:
             return HostError("the program is ending")
         if child.is_overdue:
@@ -228,7 +228,7 @@ class _Child:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has loaded the network."""
+        """Return whether it has loaded the network."""
         return self._model is not None
 
     @property

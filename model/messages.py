@@ -1,4 +1,4 @@
-"""What a process that judges (`model.child`) and whoever started it say to one another, over two pipes."""
+"""The messages between a process that judges (`model.child`) and whoever started it, over two pipes."""
 
 from contextlib import suppress
 from pathlib import Path

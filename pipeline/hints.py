@@ -200,7 +200,7 @@ class Hints:
         return os.access(self._root / key, os.R_OK)
 
     def _state(self, key: str) -> os.stat_result | None:
-        """What the file is now; None for links, pipes and what is not there."""
+        """Return what the file is now; None for links, pipes and what is not there."""
         found = state(str(self._root), key.split("/"))
         return found if found and stat.S_ISREG(found.st_mode) else None
 

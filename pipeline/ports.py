@@ -287,7 +287,7 @@ class Index(Protocol):
         """Say that what is written inside is all that there is: the worklist is whole afterwards."""
 
     def erase_traces(self) -> None:
-        """Leave nothing of rows that are gone where they were kept."""
+        """Erase what is left of rows that are gone."""
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""

@@ -210,7 +210,7 @@ class SqliteIndex:
         self._file.check()
 
     def erase_traces(self) -> None:
-        """Leave nothing in the file of rows that are gone, see `ports.Index`."""
+        """Erase what the file still holds of rows that are gone, see `ports.Index`."""
         with self._file.writing() as database:  # the pieces of their names, too
             database.execute("INSERT INTO names (names) VALUES ('optimize')")
         self._file.compact()
