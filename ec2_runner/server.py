@@ -8,7 +8,6 @@ as they finish. 409 says: of another release; 503: stopping; 401: not from one w
 import json
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
 from itertools import chain
 from typing import Annotated
 
@@ -124,7 +123,7 @@ def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
 
 
 def _line(outcome: Outcome) -> bytes:
-    return json.dumps(asdict(outcome)).encode() + b"\n"  # ASCII: also names that are no Unicode
+    return json.dumps(vars(outcome)).encode() + b"\n"  # ASCII: also names that are no Unicode
 
 
 def _exposition(service: Service) -> str:

@@ -7,6 +7,8 @@ system can, and ends when nobody is there any more to answer to.
 import os
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from model.engine import Engine
@@ -20,6 +22,7 @@ except ImportError:  # not on Windows
 
 _GRACE_SECONDS = 5.0  # beyond the deadline, for whoever started this to have ended it
 _GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what they took
+_STATE = Path("/proc/self/statm")  # man proc_pid_statm: the second number is of resident pages
 
 
 def main() -> None:
@@ -92,6 +95,12 @@ def _set_alarm(seconds: float) -> None:
 
 
 def _has_grown() -> bool:
+    """Return whether it holds much memory now; elsewhere than on Linux, whether it ever did.
+
+    On Linux the most that it ever held counts the memory of the program that started it.
+    """
+    with suppress(OSError):
+        return int(_STATE.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _GROWN
     if resource is None:
         return False
     unit = 1 if sys.platform == "darwin" else 1024

@@ -7,14 +7,16 @@ Neither numpy nor ONNX Runtime is imported here; `model.child` is the other end.
 
 import signal
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from model import process
 from model.messages import HEAD, Answer, Greeting, Options, send, widen
 from model.process import CHILD
+from pipeline.background import Background
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from pipeline.parallel import Turn, Turns
 from pipeline.ports import Examination
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _LOAD_SECONDS = 60.0  # to load the network
 _LOADING_SECONDS = 4.0  # after so long a process that still loads keeps no image of another one waiting
 _SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
+_TICK_SECONDS = 0.1  # how exactly all this is kept
 _KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
 _ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
 
@@ -45,6 +48,8 @@ class GuardedEngine:
         self._closed = False
         self._model: ModelRef | None = None
         self._wanted = 0
+        self._background = Background()
+        self._background.start("deadline of images", self._watch)
         self.warm(1)
 
     @classmethod
@@ -93,6 +98,7 @@ class GuardedEngine:
             children = list(self._all)
             self._all.clear()
             self._idle.clear()
+        self._background.stop(1)
         for child in children:
             child.kill()
 
@@ -107,11 +113,10 @@ class GuardedEngine:
     def _ask(self, data: bytes, turn: Turn) -> tuple[Answer, bytes | None]:
         """Ask one process; and once more a new one, if somebody else has killed the first."""
         for is_last in (False, True):
-            child, done = self._take(turn), threading.Event()
-            watch = threading.Thread(target=self._watch, args=[child, done, turn], daemon=True)
-            watch.start()
+            child = self._take(turn)
             try:
-                answer, preview = child.ask(data)
+                with child.limited(turn, _SLOW_SECONDS, self._options.image_seconds):
+                    answer, preview = child.ask(data)
             except _Gone:
                 self._drop(child)
                 if child.was_killed and not child.is_overdue and not is_last and not self._closed:
@@ -120,20 +125,17 @@ class GuardedEngine:
             except BaseException:  # Ctrl-C, in the midst of an answer
                 self._drop(child)
                 raise
-            finally:
-                done.set()
-                watch.join()
             self._drop(child) if answer.is_spent or child.is_overdue else self._give_back(child)
             return answer, preview
         raise AssertionError  # the loop has returned, or raised
 
-    def _watch(self, child: "_Child", done: threading.Event, turn: Turn) -> None:
-        """Let others go before an image that is slow, and end it when its time is over."""
-        if not done.wait(min(_SLOW_SECONDS, self._options.image_seconds)):
-            turn.stand_aside()
-            if not done.wait(max(self._options.image_seconds - _SLOW_SECONDS, 0)):
-                child.is_overdue = True
-                child.kill()
+    def _watch(self) -> None:
+        """Hold all processes to their limits, until the engine is closed."""
+        while not self._background.stopping.wait(_TICK_SECONDS):
+            with self._guard:
+                children = list(self._all)
+            for child in children:
+                child.check(time.monotonic())
 
     def _why(self, child: "_Child") -> Exception:
         """Return the error for an image whose process ended over it."""
@@ -159,19 +161,15 @@ class GuardedEngine:
                 raise HostError("the program is ending")
             child = self._idle.pop() if self._idle else None
         child = child or self._start()
-        late = threading.Timer(_LOADING_SECONDS, turn.stand_aside) if turn and not child.is_ready else None
         try:
-            if late:
-                late.start()
-            child.wait_ready()
+            if not child.is_ready:
+                with child.limited(turn, _LOADING_SECONDS, _LOAD_SECONDS):
+                    child.wait_ready()
         except BaseException:
             self._drop(child)
             if self._closed:
                 raise HostError("the program is ending") from None
             raise
-        finally:
-            if late:
-                late.cancel()
         return child
 
     def _give_back(self, child: "_Child") -> None:
@@ -214,6 +212,7 @@ class _Child:
         self.is_overdue = False
         self._model: ModelRef | None = None
         self._guard = threading.Lock()
+        self._limits: tuple[Turn | None, float, float] | None = None
         assert self._process.stdin is not None
         for stream in (self._process.stdin, self._process.stdout):
             widen(stream)
@@ -236,21 +235,37 @@ class _Child:
         """Return whether somebody else ended it by a signal, or the system did."""
         return self._process.returncode in _KILLED
 
+    @contextmanager
+    def limited(self, turn: Turn | None, slow: float, longest: float) -> Iterator[None]:
+        """Limit what it does within the block: after `slow` seconds others go before, after `longest` it is
+        ended. `check` sees to that.
+        """
+        now = time.monotonic()
+        self._limits = (turn, now + slow, now + longest)
+        try:
+            yield
+        finally:
+            with self._guard:  # an answer that came in time is not called late any more
+                self._limits = None
+
+    def check(self, now: float) -> None:
+        """Do what its limits ask for at a moment; does not wait for its end."""
+        with self._guard:
+            turn, slow, end = self._limits or (None, now, now + 1)
+            if now >= slow and turn:
+                turn.stand_aside()
+            if now >= end:
+                self.is_overdue = True
+                self._process.kill()
+
     def wait_ready(self) -> None:
         """Wait until it has loaded the network; UsageError when there is none, HostError when it died."""
-        if self._model is not None:
-            return
-        late = threading.Timer(_LOAD_SECONDS, self.kill)
-        late.daemon = True
-        late.start()
         try:
             greeting = Greeting.model_validate_json(self._read_block())
         except (_Gone, ValueError):
             self.kill()
             code = self._process.returncode
             raise HostError(f"the process that judges images ended at its start (exit code {code})") from None
-        finally:
-            late.cancel()
         if greeting.model is None:
             raise UsageError(greeting.problem)
         self._model = greeting.model

@@ -1,8 +1,9 @@
 """Work side by side, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from queue import SimpleQueue
 from threading import Lock, Semaphore
 from typing import TypeVar
 
@@ -18,15 +19,22 @@ def unordered(
     What has not begun is dropped when nobody asks on.
     """
     running: set[Future[Result]] = set()
+    finished: SimpleQueue[Future[Result]] = SimpleQueue()
+
+    def next_result() -> Result:
+        future = finished.get()
+        running.remove(future)
+        return future.result()
+
     try:
         for item in items:
-            running.add(pool.submit(work, item))
+            future = pool.submit(work, item)
+            running.add(future)
+            future.add_done_callback(finished.put)
             if len(running) >= limit:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield next_result()
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield next_result()
     finally:
         for future in running:
             future.cancel()

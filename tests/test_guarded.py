@@ -86,6 +86,23 @@ def test_a_process_that_somebody_kills_costs_no_image(
         assert (tmp_path / "mark").exists()
 
 
+def test_a_large_program_does_not_make_its_processes_seem_grown() -> None:
+    """Linux counts what the one that starts another holds as the most that the other ever held."""
+    code = """if True:
+        from model.guarded import GuardedEngine
+        from model.messages import Options
+        from tests.test_guarded import IMAGE
+        held = b"." * 800_000_000
+        with GuardedEngine(Options(), 1) as engine:
+            engine.examine(IMAGE)
+            first = set(engine._all)
+            engine.examine(IMAGE)
+            print(engine._all == first)
+    """
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60)
+    assert printed == "True\n"
+
+
 def test_a_process_that_never_loads_keeps_no_other_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
