@@ -104,7 +104,8 @@ def _by_gdcm(stream: Stream) -> Pixels:
     syntax = "1.2.840.10008.1.2.4.57" if stream.is_lossless_jpeg else "1.2.840.10008.1.2.4.51"
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     depth = 8 if stream.bits <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(stream.components, depth, stream.bits, stream.bits - 1, 0))
+    stored = max(stream.bits, 8)  # of fewer it knows nothing, and ends the process
+    image.SetPixelFormat(gdcm.PixelFormat(stream.components, depth, stored, stored - 1, 0))
     with complaints_are_damage():
         data = image.GetBuffer()
     if data is None:

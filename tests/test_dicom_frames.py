@@ -10,6 +10,8 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 
+from model.codecs import decoded
+from model.codestreams import opened
 from model.decode import decode
 from pipeline.errors import InputRejected
 from tests import dicoms, pictures
@@ -97,6 +99,14 @@ def test_a_deep_jpeg_of_damaged_data_is_refused(
         decode(dicoms.packed(broken, syntax, pixels(), BitsStored=16), LIMIT)
     assert caught.value.code == "unreadable"
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+def test_a_lossless_jpeg_of_few_bits_is_read(bits: int) -> None:
+    """To gdcm they are eight: of fewer it knows nothing, and ends the process."""
+    pixels = (dicoms.gray() >> (8 - bits)).astype(np.uint8)
+    stream = opened(dicoms.lossless_jpeg(pixels, 1, bits))
+    assert np.array_equal(decoded(stream), pixels)
 
 
 def test_a_jpeg_with_a_black_corner_is_whole() -> None:
