@@ -47,7 +47,7 @@ class Done:
             outcome.detail,
             finding.label if finding else None,
             reason.code if reason else None,
-            finding.probability if finding else None,
+            verdict.shown_probability if verdict else None,
         )
 
     @property
@@ -101,7 +101,7 @@ class Tally:
         self.results: Counter[Result] = Counter()
         self.labels: Counter[Label] = Counter()
         self.reasons: Counter[ReasonCode] = Counter()
-        self.histogram = [0] * BINS  # of P(pneumonia), in equal steps from 0 to 1
+        self.histogram = [0] * BINS  # of P(pneumonia), where it means something, in equal steps from 0 to 1
         self._lost = 0  # in a row
 
     def add(self, done: Done) -> None:
