@@ -6,6 +6,7 @@ Neither numpy nor ONNX Runtime is imported here; `model.child` is the other end.
 """
 
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ _LOAD_SECONDS = 60.0  # to load the network
 _LOADING_SECONDS = 4.0  # after so long a process that still loads keeps no image of another one waiting
 _SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
 _TICK_SECONDS = 0.1  # how exactly all this is kept
+_END_SECONDS = 5.0  # for a process that answers no more to have ended
 _KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
 _ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
 
@@ -49,8 +51,8 @@ class GuardedEngine:
         self._model: ModelRef | None = None
         self._wanted = 0
         self._background = Background()
-        self._background.start("deadline of images", self._watch)
         self.warm(1)
+        self._background.start("deadline of images", self._watch)
 
     @classmethod
     def of(cls, settings: "Settings") -> "GuardedEngine":
@@ -285,10 +287,8 @@ class _Child:
 
     def kill(self) -> None:
         """End it at once, and wait for that; again is fine."""
-        with self._guard:
-            if self._process.poll() is None:
-                self._process.kill()
-            self._process.wait()
+        self._process.kill()  # nothing where it has ended
+        self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with suppress(OSError):
@@ -301,7 +301,7 @@ class _Child:
         assert self._process.stdout is not None
         data = self._process.stdout.read(size)
         if len(data) < size:
-            with self._guard:
-                self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # as it has ended: its exit code says why
+                self._process.wait(_END_SECONDS)
             raise _Gone
         return data
