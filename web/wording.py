@@ -43,7 +43,7 @@ REASONS: dict[ReasonCode, str] = {
     "internal": "It could not be judged, by no fault of its own. Drop it again.",
 }
 WARNINGS: dict[Warning, str] = {
-    "atypical": "Unlike the images that the network learned from: what it makes of this one means nothing.",
+    "atypical": "Unlike the training images: the network's answer means nothing here.",
     "age_outside_training": (
         "The patient is not 1 to 5 years old, as all in the training data were. On adults the network is no "
         "better than a coin."
