@@ -221,11 +221,6 @@ class Verdict(Part):
     timing_ms: TimingMs = TimingMs()
     notice: str = NOTICE
 
-    @property
-    def shown_probability(self) -> float | None:
-        """P(pneumonia) of what was classified, where it means something."""
-        return self.finding.probability if self.finding and not doubt_of(self.warnings) else None
-
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.status == "classified" and self.finding is None:

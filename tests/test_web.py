@@ -228,7 +228,6 @@ def test_a_doubt_is_said_in_the_worklist_too(page: Page, doubt: Warning) -> None
     verdict = Verdict.model_validate(json.loads(page.get("/api/verdicts/a.dcm"))["verdict"])
     assert verdict.finding
     assert verdict.finding.probability > 0.9  # programs have it
-    assert verdict.shown_probability is None
     assert line_of(verdict) == f"inbox/a.dcm: uncertain, {doubt.replace('_', ' ')}"
     assert wording.WARNINGS[doubt] in html
     assert wording.UNDECIDED in html
