@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 
 from model.engine import SHIPPED, Engine
-from model.vision import models
+from model.train.vision import models
 
 _ROUNDS = 200
 

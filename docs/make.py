@@ -151,7 +151,7 @@ def _measured(facts: Card) -> list[tuple[Metrics, str]]:
 def measure_card(originals: Path, copies: Path) -> None:
     """Measure the shipped network anew on the fixed fold, and write its machine-readable card."""
     from model.evaluate import evaluate_folder
-    from model.export import load_network
+    from model.train.export import load_network
 
     settings = Settings(prevalence=None, weights=None)  # whatever the environment says
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())

@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
     _check_folder(data)
-    from model.recipe import run
+    from model.train.recipe import run
 
     run(data, out, epochs=epochs, seed=seed)
 
@@ -52,7 +52,7 @@ def export(
     """Calibrate a trained network and write it as ONNX."""
     _check_folder(run)
     _check_folder(data)
-    from model.recipe import calibrate_and_export
+    from model.train.recipe import calibrate_and_export
 
     typer.echo(f"written: {calibrate_and_export(run, data)}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from model.engine import Calibration
-from model.export import load_network
+from model.train.export import load_network
 from model.preprocess import Array
 
 

@@ -70,7 +70,7 @@ def _write_network(network: Path, size: int, out: Path, console: Console) -> Non
     if histories:
         charts.losses(histories, out / "losses.png")
     try:
-        from model.summary import write_summary
+        from model.train.summary import write_summary
 
         console.print(write_summary(network, size, out / "model-summary.txt"), highlight=False)
     except (ImportError, UsageError) as error:

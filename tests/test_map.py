@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.card import REFERENCE
 from model.engine import Engine
-from model.export import load_network
+from model.train.export import load_network
 from model.preprocess import Array, network_input
 
 SAMPLES = sorted((Path(__file__).parents[1] / "events/samples").glob("*.jpeg"))

@@ -13,7 +13,7 @@ import torch
 
 from bench.peers import plain
 from model.engine import SHIPPED
-from model.export import load_network
+from model.train.export import load_network
 
 
 def main(out: str, paths: list[str]) -> None:

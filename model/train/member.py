@@ -1,4 +1,4 @@
-"""Training one member of the network, top to bottom. `model.ensemble` trains them all.
+"""Training one member of the network, top to bottom. `model.train.ensemble` trains them all.
 
 A run is a folder. It holds `state.pt`: everything that is needed to go on after a kill; and at the end the
 averaged weights.
@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.augment import Augment, standardise
 from model.data import Sample, load_pixels
-from model.network import Member, NetworkConfig
-from model.vision import v2
+from model.train.augment import Augment, standardise
+from model.train.network import Member, NetworkConfig
+from model.train.vision import v2
 from pipeline.errors import UsageError
 
 AVERAGED = "averaged.safetensors"  # in a member's folder, when its training is over

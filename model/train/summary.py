@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.export import load_network
+from model.train.export import load_network
 
 _PER_MULTIPLY_ADD = 2  # torch counts a multiplication and an addition as two operations
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from model.calibrate import choose_limits, choose_thresholds, fit_platt, pattern_auc
 from model.data import Sample, load_pixels, load_samples
 from model.engine import Calibration
-from model.ensemble import predict, train
-from model.export import export, load_network
-from model.network import Network
-from model.stress import STRESSES
-from model.train import TrainConfig, served_input
+from model.train.ensemble import predict, train
+from model.train.export import export, load_network
+from model.train.member import TrainConfig, served_input
+from model.train.network import Network
+from model.train.stress import STRESSES
 from pipeline.errors import UsageError
 
 NAME, MODEL_VERSION = "cxr", "2"

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from model.engine import Calibration
-from model.network import Network, NetworkConfig
+from model.train.network import Network, NetworkConfig
 from pipeline.errors import UsageError
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.data import Sample, load_pixels, load_samples
-from model.network import Network
-from model.train import AVERAGED, Tick, TrainConfig, served_input, train_member
+from model.train.member import AVERAGED, Tick, TrainConfig, served_input, train_member
+from model.train.network import Network
 from pipeline.errors import CxrError, UsageError
 
 _POLL = 1.0  # seconds between two looks at the processes

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.vision import v2
+from model.train.vision import v2
 
 Stress = Callable[[Tensor], Tensor]  # [N, 1, H, W] 8-bit -> the same
 _BORDER = 16  # pixels of 224

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.vision import v2
+from model.train.vision import v2
 
 
 def standardise(image: Tensor) -> Tensor:
