@@ -47,7 +47,7 @@ def network_input(gray: Image.Image, size: int) -> Array:
 
 @cache
 def _surroundings(side: int) -> Array:
-    """What takes the mean of a pixel's surroundings along an axis, [side, side]: twice, which has no corners."""
+    """What takes the mean of the surroundings along an axis, [side, side]: twice, which has no corners."""
     places, reach = np.arange(side), round(_REACH * side)
     box = (np.abs(places[:, None] - places) <= reach).astype(np.float64)
     box /= box.sum(1, keepdims=True)  # at the ends there are fewer

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from model.engine import Calibration
-from model.train.export import load_network
 from model.preprocess import Array
+from model.train.export import load_network
 
 
 class TorchReference:

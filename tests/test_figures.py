@@ -17,8 +17,8 @@ from model.bootstrap import Bootstrap
 from model.data import Sample, load_origins, load_samples
 from model.figures import COLOURS, folder
 from model.measure import Cases
-from model.train.network import Network, NetworkConfig
 from model.report import history_of, network_beside
+from model.train.network import Network, NetworkConfig
 from model.train.summary import layers, write_summary
 from pipeline.errors import UsageError
 from pipeline.verdict import Label

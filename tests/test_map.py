@@ -10,8 +10,8 @@ from PIL import Image
 
 from model.card import REFERENCE
 from model.engine import Engine
-from model.train.export import load_network
 from model.preprocess import Array, network_input
+from model.train.export import load_network
 
 SAMPLES = sorted((Path(__file__).parents[1] / "events/samples").glob("*.jpeg"))
 DELETED = 0.2  # of the map's cells

@@ -6,13 +6,14 @@ from PIL import Image
 
 from model import pointing
 from model.engine import Engine
-from model.pointing import SIDE, SIZES, Pointing, find_field, plant, play
+from model.lungs import SIDE, Gray, Mask, find_field
+from model.pointing import SIZES, Pointing, plant, play
 from model.preprocess import Array
 from tests import pictures
 
 
 @pytest.fixture
-def chest() -> pointing.Gray:
+def chest() -> Gray:
     """A body with two dark lungs."""
     rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE
     gray = np.where((columns > 0.06) & (columns < 0.94), 170.0, 5.0)
@@ -21,7 +22,7 @@ def chest() -> pointing.Gray:
     return gray.astype(np.float32)
 
 
-def test_lungs_are_found_in_their_body(chest: pointing.Gray) -> None:
+def test_lungs_are_found_in_their_body(chest: Gray) -> None:
     field = find_field(chest)
     assert field
     for lung in field.lungs:
@@ -40,7 +41,7 @@ def test_where_there_are_none_none_are_found(level: float) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("lung", [0, 1])
-def test_an_opacity_lies_in_its_lung(chest: pointing.Gray, lung: int, size: float) -> None:
+def test_an_opacity_lies_in_its_lung(chest: Gray, lung: int, size: float) -> None:
     field = find_field(chest)
     assert field
     shown, opacity = plant(chest, field, lung, size, np.random.default_rng(3))
@@ -54,10 +55,10 @@ def test_an_opacity_lies_in_its_lung(chest: pointing.Gray, lung: int, size: floa
 class Points(Engine):
     """An engine whose map is where the image is brighter than the chest was."""
 
-    def __init__(self, chest: pointing.Gray, is_right: bool) -> None:
+    def __init__(self, chest: Gray, is_right: bool) -> None:
         super().__init__()
         self._small = np.asarray(Image.fromarray(chest).resize((18, 18), Image.Resampling.BOX))
-        self._is_right, self.seen = is_right, list[pointing.Gray]()
+        self._is_right, self.seen = is_right, list[Gray]()
 
     def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
         """Where the opacity is, or as far on the other side."""
@@ -68,11 +69,11 @@ class Points(Engine):
 
 @pytest.mark.parametrize(("is_right", "least", "most"), [(True, 0.9, 1.0), (False, 0.0, 0.1)])
 def test_the_game_is_won_by_a_map_that_points(
-    chest: pointing.Gray, is_right: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+    chest: Gray, is_right: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Points(chest, is_right)
 
-    def planted(*arguments: object) -> tuple[pointing.Gray, pointing.Mask]:
+    def planted(*arguments: object) -> tuple[Gray, Mask]:
         shown, opacity = plant(*arguments)  # type: ignore[arg-type]
         engine.seen.append(shown)
         return shown, opacity

@@ -18,17 +18,17 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from model.train import recipe
-from model.train.augment import Augment
 from model.calibrate import choose_thresholds, fit_platt, pattern_auc
 from model.data import load_samples, patient_of
 from model.engine import Calibration, Engine, Limits
-from model.train.ensemble import train
 from model.evaluate import evaluate_folder, table
 from model.measure import calibration_error
+from model.train import recipe
+from model.train.augment import Augment
+from model.train.ensemble import train
+from model.train.member import AVERAGED, Run, TrainConfig, rate_at, train_member
 from model.train.network import Member, Network, NetworkConfig
 from model.train.stress import STRESSES
-from model.train.member import AVERAGED, Run, TrainConfig, rate_at, train_member
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.verdict import Thresholds

@@ -5,17 +5,17 @@ import math
 import torch
 from torch import Tensor
 
-from model.train.vision import v2
+from model.preprocess import normalise
+from model.train.vision import Mask, Pixels, v2
 
 
-def standardise(image: Tensor) -> Tensor:
-    """`model.preprocess.standardise` for tensors, [..., H, W]: zero mean and unit deviation of each image."""
-    deviation, mean = torch.std_mean(image, dim=(-2, -1), keepdim=True, correction=0)
-    return (image - mean) / deviation.clamp_min(1.0)
+def normalised(image: Tensor) -> Tensor:
+    """Return `model.preprocess.normalise` of a tensor, [..., H, W]."""
+    return torch.from_numpy(normalise(image.numpy()))
 
 
 class Augment:
-    """Random changes of one image, [1, H, W] 8-bit -> [1, size, size] standardised.
+    """Random changes of one image, [1, H, W] 8-bit -> [1, size, size] as the network gets it.
 
     `films` are images, [N, 1, H, W] 8-bit, whose tone is lent to others. Draws from torch's generator.
     """
@@ -40,7 +40,7 @@ class Augment:
                 v2.ToDtype(torch.float32),
             ]
         )
-        self.standardised = v2.Compose(
+        self.blurred = v2.Compose(
             [
                 v2.RandomApply([v2.GaussianNoise(sigma=0.15, clip=False)], p=0.3),
                 # A finding never depends on one place alone.
@@ -49,15 +49,17 @@ class Augment:
             ]
         )
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Change an image, and with it a mask of something in it, [H, W] -> [size, size]."""
         lent, bent = (torch.rand(2) < torch.tensor([0.4, 0.4])).tolist()
         if lent:
             image = self._lend_tone(image)
-        image = self.framing(image)
+        image, where = self.framing(Pixels(image), Mask(where[None].to(torch.uint8)))
+        image = image.as_subclass(Tensor)
         if bent:
             image = _bend_tone(image)
-        result: Tensor = self.standardised(standardise(self.exposure(image)))
-        return result
+        changed: Tensor = self.blurred(normalised(self.exposure(image)))
+        return changed, where.as_subclass(Tensor)[0].bool()
 
     def _lend_tone(self, image: Tensor) -> Tensor:
         """Part of the way to another film's histogram: tone curves differ by machine."""

@@ -111,7 +111,7 @@ class Backbone(nn.Module):
             weight = learned[f"{name}.weight"]
             layer.weight.copy_(weight.sum(1, keepdim=True) if name == "_conv_stem" else weight)
             if isinstance(layer, nn.BatchNorm2d):
-                layer.bias.copy_(learned[f"{name}.bias"])  # type: ignore[union-attr]  # they have one
+                layer.bias.copy_(learned[f"{name}.bias"])
                 layer.running_mean.copy_(learned[f"{name}.running_mean"])  # type: ignore[union-attr]
                 layer.running_var.copy_(learned[f"{name}.running_var"])  # type: ignore[union-attr]
 

@@ -24,11 +24,14 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.data import Sample, load_pixels
-from model.train.augment import Augment, standardise
+from model.train.augment import Augment, normalised
 from model.train.network import Member, NetworkConfig
+from model.train.planting import find_lungs, plant
 from model.train.vision import v2
 from pipeline.errors import UsageError
 
+_COVERED, _TOUCHED = 0.4, 0.02  # of a cell of the map: more is in the opacity, less is beside it
+_RARE = 4  # times as much as other cells weigh those of an opacity, which are few
 AVERAGED = "averaged.safetensors"  # in a member's folder, when its training is over
 
 
@@ -36,23 +39,17 @@ AVERAGED = "averaged.safetensors"  # in a member's folder, when its training is 
 class TrainConfig:
     """The recipe."""
 
-    epochs: int = 40
-    # Small images first: most of what is to be learned shows in them, at a fraction of the time (Tan and Le
-    # 2021, arXiv:2104.00298). Up to this share of the run, this share of the network's size:
-    sizes: tuple[tuple[float, float], ...] = ((0.4, 2 / 3), (0.75, 8 / 9), (1.0, 1.0))
+    epochs: float = 8
     batch: int = 32
-    rate: float = 2e-3  # AdamW's peak, reached after a tenth of the run, then down a cosine to zero
+    rate: float = 1e-3  # AdamW's peak, reached after a tenth of the run, then down a cosine to zero
     weight_decay: float = 0.05
     smoothing: float = 0.05  # of the labels: some of them are wrong, and confidence is to be earned
     viral_weight: float = 0.2  # of the auxiliary bacterial-or-viral loss
+    planted: float = 0.4  # of the normal images in which lungs are found: see `planting`
+    place_weight: float = 0.5  # of the loss of the evidence's places
     averaging: float = 0.998  # decay of the exponential moving average of the weights, which is what ships
     seed: int = 1  # of the first member; the next ones count on
     network: NetworkConfig = field(default_factory=NetworkConfig)
-
-    def size_at(self, epoch: int) -> int:
-        """Pixels a side of the images of an epoch, counted from 0."""
-        share = next(share for until, share in self.sizes if epoch < until * self.epochs or until == 1.0)
-        return 16 * round(share * self.network.size / 16)  # whole cells of the map
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,9 @@ class Run:
         torch.manual_seed(self.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.samples = samples
-        self.network = Member(config.network).to(self.device)
+        self.network = Member(config.network)
+        self.network.backbone.load_imagenet()
+        self.network.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=True
@@ -87,11 +86,13 @@ class Run:
         )
         self.step = 0  # batches done since the beginning of the run
         self.steps_per_epoch = len(samples) // config.batch
+        counts = torch.bincount(torch.tensor([sample.label for sample in samples]), minlength=2)
+        self.weights = len(samples) / (2 * counts)  # of the classes
         self.history: list[dict[str, float]] = []
 
     @property
     def last_step(self) -> int:
-        return self.steps_per_epoch * self.config.epochs
+        return int(self.steps_per_epoch * self.config.epochs)
 
     def save(self) -> None:
         """Write the state beside the old one and swap them: a kill leaves a whole file."""
@@ -121,13 +122,13 @@ class Run:
         self.step, self.history = state["step"], json.loads(state["history"])
         return True
 
-    def learn(self, images: Tensor, labels: Tensor, viral: Tensor) -> float:
-        """One step of gradient descent on a batch: [N, 1, size, size], [N], [N] (-1: not known)."""
+    def learn(self, batch: "Batch") -> float:
+        """One step of gradient descent."""
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * rate_at(self.step / self.last_step)
-        logits = self.network(images.to(self.device, memory_format=torch.channels_last))
-        loss = self._loss(logits, labels.to(self.device), viral.to(self.device))
+        evidence = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
+        loss = self._loss(evidence.cpu(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
@@ -145,14 +146,81 @@ class Run:
         """How far the run is."""
         return Tick(self.index, self.step, self.last_step, loss, rate, epoch)
 
-    def _loss(self, logits: Tensor, labels: Tensor, viral: Tensor) -> Tensor:
-        smooth = labels.float() * (1 - self.config.smoothing) + self.config.smoothing / 2
-        loss = functional.binary_cross_entropy_with_logits(logits[:, 0], smooth)
-        known = viral >= 0
+    def _loss(self, evidence: Tensor, batch: "Batch") -> Tensor:
+        logits = evidence.mean((2, 3))
+        # Both classes weigh alike: the decision then moves less where they are mixed differently.
+        weight = self.weights[batch.labels] * ~batch.planted
+        loss = functional.binary_cross_entropy_with_logits(logits[:, 0], self._soft(batch.labels), weight)
+        known = batch.viral >= 0
         if known.any():
-            pattern = functional.binary_cross_entropy_with_logits(logits[known, 1], viral[known].float())
+            pattern = functional.binary_cross_entropy_with_logits(
+                logits[known, 1], batch.viral[known].float()
+            )
             loss = loss + self.config.viral_weight * pattern
-        return loss
+        return loss + self.config.place_weight * self._place_loss(evidence[:, 0], batch)
+
+    def _place_loss(self, evidence: Tensor, batch: "Batch") -> Tensor:
+        """Of normal images: evidence in what was planted, and against it everywhere else."""
+        cells = batch.where.shape[-1] // evidence.shape[-1]
+        covered = functional.avg_pool2d(batch.where[:, None].float(), cells)[:, 0]
+        is_planted = covered > _COVERED
+        counted = (batch.labels == 0)[:, None, None] & (is_planted | (covered < _TOUCHED))
+        weight = counted * (1 + _RARE * is_planted)
+        losses = functional.binary_cross_entropy_with_logits(
+            evidence, self._soft(is_planted), reduction="none"
+        )
+        return (losses * weight).sum() / weight.sum().clamp_min(1)
+
+    def _soft(self, labels: Tensor) -> Tensor:
+        return labels.float() * (1 - self.config.smoothing) + self.config.smoothing / 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images as the network gets them, and what is known of each."""
+
+    images: Tensor  # [N, 1, size, size]
+    labels: Tensor  # [N]: 1 pneumonia, 0 normal
+    viral: Tensor  # [N]: 1 viral, 0 bacterial, -1 not known
+    where: Tensor  # [N, size, size]: what was planted
+    planted: Tensor  # [N]: whether something was: such an image is neither normal nor a pneumonia
+
+
+class Drawer:
+    """Draws batches of samples, changed at random; every draw hangs on the seed and the step alone."""
+
+    def __init__(self, samples: list[Sample], config: TrainConfig, seed: int) -> None:
+        self._samples, self._config, self._seed = samples, config, seed
+        self._pixels = torch.from_numpy(load_pixels(samples))[:, None]
+        normal = [index for index, sample in enumerate(samples) if not sample.label]
+        found = find_lungs([self._pixels[index, 0].numpy() for index in normal])
+        self._lungs = {index: lungs for index, lungs in zip(normal, found, strict=True) if lungs is not None}
+        self._augment = Augment(config.network.size, self._pixels)
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples' places in an epoch."""
+        draw = np.random.default_rng([self._seed, epoch])
+        return torch.from_numpy(draw.permutation(len(self._samples)))
+
+    def batch(self, indices: Tensor, step: int) -> Batch:
+        """The batch of a step."""
+        torch.manual_seed(self._seed * 1_000_003 + step)
+        chance = np.random.default_rng([self._seed, step, 1])
+        drawn = [self._draw(int(index), chance) for index in indices]
+        chosen = [self._samples[index] for index in indices]
+        return Batch(
+            images=torch.stack([image for image, _ in drawn]),
+            labels=torch.tensor([sample.label for sample in chosen]),
+            viral=torch.tensor([sample.viral for sample in chosen]),
+            where=torch.stack([where for _, where in drawn]),
+            planted=torch.tensor([bool(where.any()) for _, where in drawn]),
+        )
+
+    def _draw(self, index: int, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+        image, where = self._pixels[index], torch.zeros(self._pixels.shape[-2:], dtype=torch.bool)
+        if index in self._lungs and chance.random() < self._config.planted:
+            image, where = plant(image, self._lungs[index], chance)
+        return self._augment(image, where)
 
 
 def train_member(samples: list[Sample], out: Path, config: TrainConfig, index: int) -> Iterator[Tick]:
@@ -165,33 +233,24 @@ def train_member(samples: list[Sample], out: Path, config: TrainConfig, index: i
     )
     run = Run(learned, out, config, index)
     run.resume()
-    pixels = torch.from_numpy(load_pixels(learned))[:, None]
-    validation = validation_tensor(held_out, config.network.size)
+    drawer, validation = Drawer(learned, config, run.seed), validation_tensor(held_out, config.network.size)
     with _stop_signal() as stopped:
         while run.step < run.last_step:
-            yield from _epoch(run, pixels, stopped)
+            yield from _epoch(run, drawer, stopped)
             yield _finish_epoch(run, validation)
     run.finish()
 
 
-def _epoch(run: Run, pixels: Tensor, stopped: list[int]) -> Iterator[Tick]:
-    """From where the run stands to the end of the epoch.
-
-    Every draw hangs on (seed, step) alone, so that a run that was interrupted ends as one that was not.
-    """
+def _epoch(run: Run, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
+    """From where the run stands to the end of the epoch, or of the run."""
     epoch, first = divmod(run.step, run.steps_per_epoch)
-    order = torch.from_numpy(np.random.default_rng([run.seed, epoch]).permutation(len(run.samples)))
-    augment = Augment(run.config.size_at(epoch), pixels)
+    last = min(run.steps_per_epoch, run.last_step - epoch * run.steps_per_epoch)
     losses, began = [], time.monotonic()
-    for indices in order.split(run.config.batch)[first : run.steps_per_epoch]:
+    for indices in drawer.order(epoch).split(run.config.batch)[first:last]:
         if stopped or _orphaned():
             run.save()
             raise KeyboardInterrupt
-        torch.manual_seed(run.seed * 1_000_003 + run.step)
-        batch = [run.samples[index] for index in indices]
-        images = torch.stack([augment(pixels[index]) for index in indices])
-        labels = torch.tensor([sample.label for sample in batch])
-        losses.append(run.learn(images, labels, torch.tensor([sample.viral for sample in batch])))
+        losses.append(run.learn(drawer.batch(indices, run.step)))
         rate = len(losses) * run.config.batch / (time.monotonic() - began)
         yield run.tick(float(np.mean(losses[-50:])), rate)
     run.history.append(
@@ -214,12 +273,12 @@ def _predict_member(member: torch.nn.Module, images: Tensor) -> Tensor:
     """The averaged member's pneumonia logits, [N], on the CPU."""
     member.eval()
     device = next(member.parameters()).device
-    return torch.cat([member(batch.to(device))[:, 0].cpu() for batch in images.split(64)])
+    return torch.cat([member(batch.to(device))[:, 0].mean((1, 2)).cpu() for batch in images.split(64)])
 
 
 def served_input(pixels: Tensor, size: int) -> Tensor:
     """8-bit gray, [N, 1, H, W], as the network's input, [N, 1, size, size]; no augmentation."""
-    return standardise(v2.functional.resize(pixels, [size, size], antialias=True).float())
+    return normalised(v2.functional.resize(pixels, [size, size], antialias=True))
 
 
 def validation_tensor(samples: list[Sample], size: int) -> tuple[Tensor, Tensor]:

@@ -31,5 +31,7 @@ _declare_missing_operators()
 
 from torchvision import models  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
+from torchvision.tv_tensors import Image as Pixels  # noqa: E402
+from torchvision.tv_tensors import Mask  # noqa: E402
 
-__all__ = ["models", "v2"]
+__all__ = ["Mask", "Pixels", "models", "v2"]
