@@ -49,9 +49,7 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
     Or each `source` of its `manifest.csv`, whose columns `file` and `patient_key` name images and patients.
     UsageError when there is none.
     """
-    found = _by_source(folder) or _by_folder(folder)
-    if not found:
-        raise UsageError(f"{folder} holds no folder of images; put each population into a folder of its own")
+    found = find_populations(folder)
     engine, console = Engine.of(settings), Console(stderr=True)
     judged = []
     with ThreadPoolExecutor(settings.threads) as pool:
@@ -62,6 +60,14 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
             )
             judged.append(_population(name, [patient for _, patient in images], list(shown)))
     return Populations(populations=judged, model=engine.model)
+
+
+def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    """The images of each population, see `judge_populations`, and whose each is."""
+    found = _by_source(folder) or _by_folder(folder)
+    if not found:
+        raise UsageError(f"{folder} holds no folder of images; put each population into a folder of its own")
+    return found
 
 
 def table(seen: Populations) -> str:

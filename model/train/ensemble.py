@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
@@ -20,15 +23,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.data import Sample, load_pixels, load_samples
+from model.decode import decode
+from model.populations import find_populations
+from model.preprocess import network_input
 from model.train.member import AVERAGED, Tick, TrainConfig, served_input, train_member
 from model.train.network import Network
+from model.train.outside import as_copy, changed
 from pipeline.errors import CxrError, UsageError
 
 _POLL = 1.0  # seconds between two looks at the processes
+_CHILDREN = 1200  # of the training images, to compare other populations with
+_MAX_PIXELS = 50_000_000
 
 
-def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
+def train(data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None) -> Path:
     """Train on `data` (see `model.data`), in the folder `out`; returns the path of `network.safetensors`.
+
+    `outside` holds images of other populations, see `model.populations`; without any, none is recognised.
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """
@@ -45,7 +56,10 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console) -> Path:
         f"{len(learned)} images to train {config.network.members} members on, {held_out} to validate"
     )
     _train_members(samples, out, config, console)
-    return _save_network(assemble(learned, out, config), out, config)
+    strangers = (
+        [path for images in find_populations(outside).values() for path, _ in images] if outside else []
+    )
+    return _save_network(assemble(learned, out, config, strangers), out, config)
 
 
 def _train_members(samples: list[Sample], out: Path, config: TrainConfig, console: Console) -> None:
@@ -130,8 +144,11 @@ def _line(tick: Tick, config: TrainConfig) -> str:
     )
 
 
-def assemble(samples: list[Sample], out: Path, config: TrainConfig) -> Network:
-    """The network of the finished members in `out`, with what is fitted to the images as they are served."""
+def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: Sequence[Path]) -> Network:
+    """The network of the finished members in `out`, with what is fitted to the images as they are served.
+
+    `strangers` are images of other populations.
+    """
     network = Network(config.network)
     for index, member in enumerate(network.members):
         member.load_state_dict(load_file(_folder(out, index) / AVERAGED))
@@ -140,6 +157,8 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig) -> Network:
     for member in network.members:
         settle_statistics(member, pixels, config.network.size)
     fit_typicality(network, pixels, torch.tensor([sample.label for sample in samples]))
+    if strangers:
+        fit_outside(network, pixels, strangers)
     _round(network)
     return network
 
@@ -180,6 +199,28 @@ def fit_typicality(network: Network, pixels: Tensor, labels: Tensor) -> None:
     network.eval()
     batches = (served_input(batch, network.config.size) for batch in pixels.split(64))
     network.typicality.fit(torch.cat([network.pooled(batch) for batch in batches]), labels)
+
+
+@torch.inference_mode()
+def fit_outside(network: Network, pixels: Tensor, strangers: Sequence[Path]) -> None:
+    """Learn from training images and from others who is of another population.
+
+    Both as they are and changed alike, so that how an image was made tells nothing.
+    """
+    network.eval()
+    chance = np.random.default_rng(0)
+    known = chance.permutation(len(pixels))[:_CHILDREN]
+    children = [Image.fromarray(pixels[index, 0].numpy()) for index in known]
+    others = [as_copy(decode(path.read_bytes(), _MAX_PIXELS)[0], chance) for path in strangers]
+    network.outside.fit(*(_views(network, images, chance) for images in (children, others)))
+
+
+def _views(network: Network, images: list[Image.Image], chance: np.random.Generator) -> Tensor:
+    """The features of images, and of twice as many changed ones."""
+    seen = []
+    for view in chain(images, *(changed(images, chance) for _ in range(2))):
+        seen.append(network.pooled(torch.from_numpy(network_input(view, network.config.size))))
+    return torch.cat(seen)
 
 
 @torch.inference_mode()

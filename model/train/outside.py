@@ -4,11 +4,18 @@ The distance to the training images (`model.train.typicality`) knows what is str
 not: it flags one adult in four. A linear head that has seen some adults flags those of other hospitals, too.
 """
 
+import io
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from model.preprocess import WORKING_SIZE, squash
+
+_QUALITIES = (75, 85, 95)  # of JPEG, as the archive's copies may have been made
 _STRENGTH = 1e-3  # of the fit (scikit-learn's C): small, so that no single feature decides
 
 
@@ -37,3 +44,39 @@ class Outside(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [N, C] -> logits [N]."""
         return features @ self.weight + self.bias
+
+
+def as_copy(image: Image.Image, chance: np.random.Generator) -> Image.Image:
+    """A gray image as the archive's copies were made, so that sharpness does not tell the kinds apart."""
+    return _compressed(squash(image, WORKING_SIZE), int(chance.choice(_QUALITIES)))
+
+
+def changed(images: Iterable[Image.Image], chance: np.random.Generator) -> Iterator[Image.Image]:
+    """Images as other devices and hands would have made them: cut, smaller, blurred or sharpened, darker."""
+    for image in images:
+        width, height = (int(side * chance.uniform(0.75, 1)) for side in image.size)
+        left, top = (
+            int(chance.integers(whole - part + 1))
+            for whole, part in zip(image.size, (width, height), strict=True)
+        )
+        side = int(chance.choice((160, 192, 224, 320)))
+        view = squash(image.crop((left, top, left + width, top + height)), side)
+        how = chance.random()
+        if how < 0.35:
+            view = view.filter(ImageFilter.GaussianBlur(chance.uniform(0.2, 1.2)))
+        elif how < 0.75:
+            view = view.filter(
+                ImageFilter.UnsharpMask(chance.uniform(0.5, 2), int(chance.integers(40, 250)), 0)
+            )
+        if chance.random() < 0.5:
+            gamma = np.exp(chance.uniform(-0.5, 0.5))
+            view = view.point([int(255 * (level / 255) ** gamma) for level in range(256)])
+        if chance.random() < 0.5:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        yield _compressed(view, int(chance.integers(35, 96)))
+
+
+def _compressed(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
