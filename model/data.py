@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ Fold = Literal["train", "validation", "report"]
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 VALIDATION_SHARE = 0.1  # of the patients outside the fixed fold
+ERAS = 4
 REPORT_SHARE = 0.1  # of all patients, where no manifest names a fixed fold
 
 
@@ -38,6 +39,7 @@ class Sample:
     viral: int  # 1 viral, 0 bacterial, -1 not known or normal
     patient: str
     fold: Fold
+    era: int = 0  # by the patient's number among those of its class: 0 for the first ones, to ERAS - 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> lis
     samples = [_sample(path, manifest.get(path.name, {}), fixed) for path in _images(data, suffixes)]
     if {sample.label for sample in samples} != {0, 1}:
         raise UsageError(f"{data} holds no NORMAL/ and PNEUMONIA/ images; name the folder that does")
-    return _without_copies(samples)
+    return _with_eras(_without_copies(samples))
 
 
 def load_origins(data: Path, samples: Iterable[Sample]) -> list[Origin]:
@@ -165,3 +167,18 @@ def _without_copies(samples: list[Sample]) -> list[Sample]:
             raise UsageError(f"{sample.path} cannot be read ({error.strerror})") from error
         kept.setdefault(content, sample)
     return sorted(kept.values(), key=lambda sample: sample.path)
+
+
+def _with_eras(samples: list[Sample]) -> list[Sample]:
+    """Number the eras: an archive counts its patients as they come, so that far numbers are far years."""
+    era_of: dict[tuple[int, str], int] = {}
+    for label in CLASSES.values():
+        patients = sorted({sample.patient for sample in samples if sample.label == label}, key=_counted)
+        era_of |= {(label, patient): ERAS * place // len(patients) for place, patient in enumerate(patients)}
+    return [replace(sample, era=era_of[sample.label, sample.patient]) for sample in samples]
+
+
+def _counted(patient: str) -> tuple[str, int, str]:
+    """Sorts names by their last number: IM-0999 before IM-1000, and all IM before NORMAL2-IM."""
+    parts = re.split(r"(\d+)$", patient)
+    return (parts[0], int(parts[1]), "") if len(parts) > 1 else (patient, 0, "")

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from itertools import chain
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.data import Sample, load_pixels, load_samples
+from model.data import ERAS, Sample, load_pixels, load_samples
 from model.decode import decode
 from model.populations import find_populations
 from model.preprocess import network_input
-from model.train.member import AVERAGED, Tick, TrainConfig, served_input, train_member
+from model.train.member import AVERAGED, Job, Tick, TrainConfig, served_input, train_member
 from model.train.network import Network
 from model.train.outside import as_copy, changed
 from pipeline.errors import CxrError, UsageError
 
+_WITNESSES = 100  # their seeds begin so far behind those of the members
 _POLL = 1.0  # seconds between two looks at the processes
 _CHILDREN = 1200  # of the training images, to compare other populations with
 _MAX_PIXELS = 50_000_000
@@ -43,51 +45,76 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console, outside:
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """
-    samples = load_samples(data)
-    learned = [sample for sample in samples if sample.fold == "train"]
-    held_out = sum(sample.fold == "validation" for sample in samples)
-    if len(learned) < config.batch:
+    jobs = plan(load_samples(data), config)
+    member = jobs[0]
+    learned, held_out = len(member.learned), len(member.held_out)
+    if learned < config.batch:
         raise UsageError(
-            f"too few patients: the fold `train` has {len(learned)} images, not {config.batch}; add images"
+            f"too few patients: the fold `train` has {learned} images, not {config.batch}; add images"
         )
     if not held_out:
         raise UsageError("too few patients: the fold `validation` has none, to calibrate on; add images")
     console.print(
-        f"{len(learned)} images to train {config.network.members} members on, {held_out} to validate"
+        f"{learned} images to train {config.network.members} members on, {held_out} to validate;"
+        f" {ERAS} witnesses, each of an era that it has not seen"
     )
-    _train_members(samples, out, config, console)
-    strangers = (
-        [path for images in find_populations(outside).values() for path, _ in images] if outside else []
-    )
-    return _save_network(assemble(learned, out, config, strangers), out, config)
+    _do(jobs, out, config, console)
+    others = find_populations(outside) if outside else {}
+    strangers = [path for images in others.values() for path, _ in images]
+    return _save_network(assemble(member.learned, out, config, strangers), out, config)
 
 
-def _train_members(samples: list[Sample], out: Path, config: TrainConfig, console: Console) -> None:
-    """One process a member: single threads side by side leave no core waiting for another."""
+def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
+    """The members, and a witness of each era: what it says of films of other years calibrates the members.
+
+    None sees the fold that reports.
+    """
+    folds = {fold: [sample for sample in samples if sample.fold == fold] for fold in ("train", "validation")}
+    members = [
+        Job(_name(index), folds["train"], folds["validation"], config.seed + index)
+        for index in range(config.network.members)
+    ]
+    known = [sample for sample in samples if sample.fold != "report"]
+    witnesses = [
+        Job(
+            f"witness-{era + 1}",
+            [sample for sample in known if sample.era != era],
+            [sample for sample in known if sample.era == era],
+            config.seed + _WITNESSES + era,
+        )
+        for era in range(ERAS)
+    ]
+    return members + witnesses
+
+
+def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> None:
+    """One process a job, of which as many work as there are cores, so that no thread waits for another."""
     context = multiprocessing.get_context("spawn")
     ticks: Queue[Tick | CxrError] = context.Queue()
+    slots = context.Semaphore(os.cpu_count() or 1)
     processes: list[BaseProcess] = [
-        context.Process(target=_work, args=(samples, _folder(out, index), config, index, ticks), daemon=True)
-        for index in range(config.network.members)
+        context.Process(target=_work, args=(job, out / job.name, config, ticks, slots), daemon=True)
+        for job in jobs
     ]
     with _forwarded(processes) as stopped:
         for process in processes:
             if not stopped:
                 process.start()
-        _show(ticks, processes, config, console)
+        _show(ticks, jobs, processes, config, console)
     if stopped:
         raise KeyboardInterrupt
     if any(process.exitcode for process in processes):
-        raise CxrError("a member's training ended early; the same command goes on from where it stopped")
+        raise CxrError("a training ended early; the same command goes on from where it stopped")
 
 
 def _work(
-    samples: list[Sample], out: Path, config: TrainConfig, index: int, ticks: "Queue[Tick | CxrError]"
+    job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]", slots: Semaphore
 ) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.network.members))
+    torch.set_num_threads(1)
     try:
-        for tick in train_member(samples, out, config, index):
-            ticks.put(tick)
+        with slots:
+            for tick in train_member(job, out, config):
+                ticks.put(tick)
     except CxrError as error:
         ticks.put(error)
     except KeyboardInterrupt:
@@ -95,16 +122,17 @@ def _work(
 
 
 def _show(
-    ticks: "Queue[Tick | CxrError]", processes: list[BaseProcess], config: TrainConfig, console: Console
+    ticks: "Queue[Tick | CxrError]",
+    jobs: list[Job],
+    processes: list[BaseProcess],
+    config: TrainConfig,
+    console: Console,
 ) -> None:
-    """Show how far the members are, until all their processes have ended."""
+    """Show how far the jobs are, until all their processes have ended."""
     with _progress(console) as progress:
-        bars = [
-            progress.add_task(f"member {index + 1}", total=None, loss=0.0, rate=0.0)
-            for index in range(len(processes))
-        ]
+        bars = {job.name: progress.add_task(job.name, total=None, loss=0.0, rate=0.0) for job in jobs}
         for tick in _received(ticks, processes):
-            bar = bars[tick.member]
+            bar = bars[tick.job]
             progress.update(bar, completed=tick.step, total=tick.last_step, loss=tick.loss, rate=tick.rate)
             if tick.epoch:
                 console.print(_line(tick, config))
@@ -138,7 +166,7 @@ def _line(tick: Tick, config: TrainConfig) -> str:
     epoch = tick.epoch
     left = (tick.last_step - tick.step) * config.batch / tick.rate / 60
     return (
-        f"member {tick.member + 1}  epoch {epoch['epoch']:2}/{config.epochs}  loss {epoch['loss']:.4f}  "
+        f"{tick.job}  epoch {epoch['epoch']:2}/{config.epochs}  loss {epoch['loss']:.4f}  "
         f"validation: loss {epoch['validation_loss']:.4f}, AUC {epoch['validation_auc']:.4f}  "
         f"{tick.rate:.0f} images/s, {left:.0f} min left at this rate"
     )
@@ -151,7 +179,7 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: S
     """
     network = Network(config.network)
     for index, member in enumerate(network.members):
-        member.load_state_dict(load_file(_folder(out, index) / AVERAGED))
+        member.load_state_dict(load_file(out / _name(index) / AVERAGED))
     _round(network)
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
     for member in network.members:
@@ -237,7 +265,7 @@ def _save_network(network: Network, out: Path, config: TrainConfig) -> Path:
         name: (value.half() if _is_heavy(name, value) else value).contiguous()
         for name, value in network.state_dict().items()
     }
-    histories = [_history(_folder(out, index) / AVERAGED) for index in range(config.network.members)]
+    histories = [_history(out / _name(index) / AVERAGED) for index in range(config.network.members)]
     save_file(weights, path, {"config": json.dumps(asdict(config)), "history": json.dumps(histories)})
     return path
 
@@ -248,8 +276,8 @@ def _history(path: Path) -> list[dict[str, float]]:
         return history
 
 
-def _folder(out: Path, index: int) -> Path:
-    return out / f"member-{index + 1}"
+def _name(index: int) -> str:
+    return f"member-{index + 1}"
 
 
 @contextmanager

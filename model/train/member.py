@@ -1,4 +1,4 @@
-"""Training one member of the network, top to bottom. `model.train.ensemble` trains them all.
+"""Training one network, top to bottom. `model.train.ensemble` trains them all.
 
 A run is a folder. It holds `state.pt`: everything that is needed to go on after a kill; and at the end the
 averaged weights.
@@ -53,10 +53,20 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """How far a member's training is; `epoch` holds the figures of one that has just ended."""
+class Job:
+    """One training: of a member, or of a witness, which has seen all eras but one and judges that one."""
 
-    member: int
+    name: str  # also that of its folder
+    learned: list[Sample]
+    held_out: list[Sample]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a job is; `epoch` holds the figures of one that has just ended."""
+
+    job: str
     step: int
     last_step: int
     loss: float
@@ -65,15 +75,14 @@ class Tick:
 
 
 class Run:
-    """One member's training in its folder; made again on the same folder, it goes on where it stopped."""
+    """A job in its folder; made again on the same folder, it goes on where it stopped."""
 
-    def __init__(self, samples: list[Sample], out: Path, config: TrainConfig, index: int) -> None:
+    def __init__(self, job: Job, out: Path, config: TrainConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.config, self.out, self.index = config, out, index
-        self.seed = config.seed + index
-        torch.manual_seed(self.seed)
+        self.config, self.out, self.job = config, out, job
+        samples = job.learned
+        torch.manual_seed(job.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.samples = samples
         self.network = Member(config.network)
         self.network.backbone.load_imagenet()
         self.network.to(self.device)
@@ -144,7 +153,7 @@ class Run:
 
     def tick(self, loss: float, rate: float, epoch: dict[str, float] | None = None) -> Tick:
         """How far the run is."""
-        return Tick(self.index, self.step, self.last_step, loss, rate, epoch)
+        return Tick(self.job.name, self.step, self.last_step, loss, rate, epoch)
 
     def _loss(self, evidence: Tensor, batch: "Batch") -> Tensor:
         logits = evidence.mean((2, 3))
@@ -223,21 +232,19 @@ class Drawer:
         return self._augment(image, where)
 
 
-def train_member(samples: list[Sample], out: Path, config: TrainConfig, index: int) -> Iterator[Tick]:
-    """Train the member of this index in the folder `out`, telling how far it is.
+def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
+    """Do a job in the folder `out`, telling how far it is.
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """
-    learned, held_out = (
-        [sample for sample in samples if sample.fold == fold] for fold in ("train", "validation")
-    )
-    run = Run(learned, out, config, index)
+    run = Run(job, out, config)
     run.resume()
-    drawer, validation = Drawer(learned, config, run.seed), validation_tensor(held_out, config.network.size)
+    drawer = Drawer(job.learned, config, job.seed)
+    held_out = validation_tensor(job.held_out, config.network.size)
     with _stop_signal() as stopped:
         while run.step < run.last_step:
             yield from _epoch(run, drawer, stopped)
-            yield _finish_epoch(run, validation)
+            yield _finish_epoch(run, held_out)
     run.finish()
 
 
