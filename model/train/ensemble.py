@@ -30,6 +30,8 @@ from model.preprocess import network_input
 from model.train.member import AVERAGED, Job, Tick, TrainConfig, served_input, train_member
 from model.train.network import Network
 from model.train.outside import as_copy, changed
+from model.train.settle import settle_statistics
+from model.train.witness import testify
 from pipeline.errors import CxrError, UsageError
 
 _WITNESSES = 100  # their seeds begin so far behind those of the members
@@ -81,6 +83,7 @@ def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
             [sample for sample in known if sample.era != era],
             [sample for sample in known if sample.era == era],
             config.seed + _WITNESSES + era,
+            is_witness=True,
         )
         for era in range(ERAS)
     ]
@@ -115,6 +118,8 @@ def _work(
         with slots:
             for tick in train_member(job, out, config):
                 ticks.put(tick)
+            if job.is_witness:
+                testify(job, out, config)
     except CxrError as error:
         ticks.put(error)
     except KeyboardInterrupt:
@@ -201,24 +206,6 @@ def _round(network: nn.Module) -> None:
     for name, value in network.state_dict().items():
         if _is_heavy(name, value):
             value.copy_(value.half())
-
-
-@torch.no_grad()
-def settle_statistics(member: nn.Module, pixels: Tensor, size: int) -> None:
-    """Estimate the batch norms' statistics anew on images as they will be served, without augmentation.
-
-    Those of training are of augmented images, and shift every logit (Touvron et al. 2019, arXiv:1906.06423).
-    """
-    member.eval()
-    norms = [module for module in member.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over all that comes
-        norm.train()
-    shuffled = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
-    for batch in shuffled.split(64):
-        member(served_input(batch, size))
-    member.eval()
 
 
 @torch.inference_mode()

@@ -60,6 +60,7 @@ class Job:
     learned: list[Sample]
     held_out: list[Sample]
     seed: int
+    is_witness: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""What a network says of an era that it has not seen: as near as one archive comes to another year's films.
+
+The probability and its thresholds are fitted to what all witnesses say, of clean images and of stressed ones,
+so that they hold where the films change; see `model.calibrate`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from model.data import load_pixels
+from model.train.member import AVERAGED, Job, TrainConfig, served_input
+from model.train.network import Member
+from model.train.settle import settle_statistics
+from model.train.stress import STRESSES
+
+SAID = "said.npz"  # in a witness's folder, when it is done
+_SHARE = 4  # each stress is put on every fourth image: on all, it would take as long as the training
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """What witnesses said of N images, some of them stressed."""
+
+    logits: npt.NDArray[np.float32]  # [N, 2]
+    truth: npt.NDArray[np.int_]  # [N]
+    viral: npt.NDArray[np.int_]  # [N]
+    era: npt.NDArray[np.int_]  # [N]
+    stress: npt.NDArray[np.str_]  # [N]
+    patient: npt.NDArray[np.str_]  # [N]
+
+
+@torch.inference_mode()
+def testify(job: Job, out: Path, config: TrainConfig) -> None:
+    """Have a finished witness judge its era, and write down what it says."""
+    member = Member(config.network)
+    member.load_state_dict(load_file(out / AVERAGED))
+    settle_statistics(member, torch.from_numpy(load_pixels(job.learned))[:, None], config.network.size)
+    pixels, parts = torch.from_numpy(load_pixels(job.held_out))[:, None], []
+    for number, (name, stress) in enumerate(STRESSES.items()):
+        chosen = np.arange(len(pixels)) if name == "none" else np.arange(number % _SHARE, len(pixels), _SHARE)
+        batches = (served_input(stress(batch), config.network.size) for batch in pixels[chosen].split(64))
+        logits = torch.cat([member(batch).mean((2, 3)) for batch in batches]).numpy()
+        parts.append((chosen, np.full(len(chosen), name), logits))
+    chosen, names, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    of = [job.held_out[index] for index in chosen]
+    np.savez(
+        out / SAID,
+        logits=logits,
+        truth=np.array([sample.label for sample in of]),
+        viral=np.array([sample.viral for sample in of]),
+        era=np.array([sample.era for sample in of]),
+        stress=names,
+        patient=np.array([sample.patient for sample in of]),
+    )
+
+
+def heard(folders: list[Path]) -> Testimony:
+    """What all witnesses said, from their folders."""
+    said = [np.load(folder / SAID) for folder in folders]
+    return Testimony(
+        *(np.concatenate([one[name] for one in said]) for name in Testimony.__dataclass_fields__)
+    )
