@@ -257,7 +257,7 @@ def worker(
 
 
 _COMMANDS: list[Callable[..., None]] = [
-    *(learn.explore, learn.train, learn.evaluate, learn.export),
+    *(learn.explore, learn.train, learn.evaluate, learn.export, learn.calibrate),
     who.password,
     *(keep.replay, backfill, keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
 ]

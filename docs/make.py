@@ -65,9 +65,8 @@ def samples_table() -> str:
         seen = engine.examine(path.read_bytes())
         finding, warnings = seen.finding, ", ".join(word for word in seen.warnings if word in DOUBTS)
         drawn = path.stem.split("-")[0]
-        lines.append(
-            f"| `{path.name}` | {drawn} | {finding.label} | {finding.probability:.2f} | {warnings} |"
-        )
+        probability = "" if warnings else f"{finding.probability:.2f}"
+        lines.append(f"| `{path.name}` | {drawn} | {finding.label} | {probability} | {warnings} |")
     return "\n".join(lines) + "\n"
 
 

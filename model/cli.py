@@ -1,4 +1,4 @@
-"""`cxr explore`, `train`, `export`, `evaluate`. What is heavy is imported when a command runs."""
+"""`cxr explore`, `train`, `export`, `evaluate`, `calibrate`: what is heavy is imported when one runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +58,9 @@ def export(
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")
+    ] = None,
     weights: Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
     everything: Annotated[
@@ -67,17 +69,32 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="A folder for figures and tables; some show patients' images.")
     ] = None,
+    populations: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a folder of folders, each of images of one population, without labels."),
+    ] = None,
 ) -> None:
     """Measure a network on labelled images, with 95 % confidence intervals.
 
     Images that it refuses count in `refused` alone: the other figures are of those that it judged.
     """
+    settings = load_settings(weights=weights)
+    if (data is None) == (populations is None):
+        raise UsageError("name a folder of labelled images, or --populations and a folder")
+    if populations:
+        _check_folder(populations)
+        from model.populations import judge_populations
+        from model.populations import table as counted
+
+        seen = judge_populations(populations, settings)
+        typer.echo(seen.model_dump_json(indent=1) if as_json else counted(seen))
+        return
+    assert data
     _check_folder(data)
     from rich.console import Console
 
     from model.evaluate import judge_folder, table
 
-    settings = load_settings(weights=weights)
     if out:
         from model.figures import folder
 
@@ -89,6 +106,28 @@ def evaluate(
         from model.report import write_report
 
         write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
+
+
+def calibrate(
+    data: Annotated[
+        Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/: some hundred X-rays of your own.")
+    ],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write; its card is written beside it.")],
+    weights: Weights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The card as JSON.")] = False,
+) -> None:
+    """Fit the network's probability, thresholds and typicality to your own X-rays; it learns nothing else.
+
+    Serve the result with CXR_WEIGHTS. Nothing is written when your X-rays do not show that it is better.
+    """
+    _check_folder(data)
+    from rich.console import Console
+
+    from model.site import calibrate_site, table
+
+    card = calibrate_site(data, out, load_settings(weights=weights), Console(stderr=True))
+    typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
+    typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)
 
 
 def _check_folder(path: Path) -> None:

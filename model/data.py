@@ -9,7 +9,7 @@ selected on.
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +49,15 @@ class Origin:
     colour: bool  # the file is stored in colour, though X-rays have none
 
 
-def load_samples(data: Path) -> list[Sample]:
+def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> list[Sample]:
     """All images under `data`, each once (by content), with labels from folders and folds by patient.
 
-    Raises UsageError when a class is missing.
+    Files of other suffixes are passed over; None: of any name, but not hidden. Raises UsageError when a class
+    is missing.
     """
     manifest = _read_manifest(data)
     fixed = {row["patient_key"] for row in manifest.values() if row.get("original_here") == "1"}
-    samples = [_sample(path, manifest.get(path.name, {}), fixed) for path in _images(data)]
+    samples = [_sample(path, manifest.get(path.name, {}), fixed) for path in _images(data, suffixes)]
     if {sample.label for sample in samples} != {0, 1}:
         raise UsageError(f"{data} holds no NORMAL/ and PNEUMONIA/ images; name the folder that does")
     return _without_copies(samples)
@@ -103,9 +104,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UsageError(f"{path} cannot be read as an image: remove it, or export it again") from error
 
 
-def _images(data: Path) -> Iterator[Path]:
+def _images(data: Path, suffixes: Collection[str] | None) -> Iterator[Path]:
     for path in sorted(data.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and _class_of(path) is not None:
+        is_fit = path.suffix.lower() in suffixes if suffixes is not None else path.is_file()
+        if is_fit and _class_of(path) is not None and not path.name.startswith("."):
             yield path
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import StoreError
 from pipeline.judge import Judge, give_up
 from pipeline.parallel import unordered
 from pipeline.ports import Job, Outcome, Result
-from pipeline.verdict import Label, ReasonCode, Verdict
+from pipeline.verdict import Label, ReasonCode, Verdict, Warning, doubt_of
 
 PAUSES = (0.5, 2.0)  # seconds before an image is tried the second and the third time
 BINS = 10  # of the histogram of P
@@ -35,6 +35,7 @@ class Done:
     detail: str = ""
     label: Label | None = None
     reason: ReasonCode | None = None
+    doubt: Warning | None = None  # why its probability means nothing
     probability: float | None = None
 
     @classmethod
@@ -47,6 +48,7 @@ class Done:
             outcome.detail,
             finding.label if finding else None,
             reason.code if reason else None,
+            doubt_of(verdict.warnings) if verdict else None,
             finding.probability if finding else None,
         )
 
@@ -101,7 +103,7 @@ class Tally:
         self.results: Counter[Result] = Counter()
         self.labels: Counter[Label] = Counter()
         self.reasons: Counter[ReasonCode] = Counter()
-        self.histogram = [0] * BINS  # of P(pneumonia), in equal steps from 0 to 1
+        self.histogram = [0] * BINS  # of P(pneumonia), where it means something, in equal steps from 0 to 1
         self._lost = 0  # in a row
 
     def add(self, done: Done) -> None:
@@ -111,7 +113,7 @@ class Tally:
             self.labels[done.label] += 1
         if done.reason:
             self.reasons[done.reason] += 1
-        if done.probability is not None:
+        if done.probability is not None and not done.doubt:
             self.histogram[min(int(done.probability * BINS), BINS - 1)] += 1
         self._lost = self._lost + 1 if done.result == "failed" else 0
         if self._lost >= _LOST_IN_A_ROW:

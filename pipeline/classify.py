@@ -14,7 +14,7 @@ from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import for_terminal, is_unfinished, printable
 from pipeline.ports import Engine, ObjectInfo, Store
-from pipeline.verdict import Release, Source, Verdict
+from pipeline.verdict import Release, Source, Verdict, doubt_of
 from pipeline.walk import keys
 
 STANDARD_INPUT = "-"
@@ -62,7 +62,9 @@ def line(verdict: Verdict) -> str:
     """A verdict for a person's eyes."""
     key = for_terminal(verdict.source.key)
     if verdict.finding:
-        return f"{key}: {verdict.finding.label}, P(pneumonia) {verdict.finding.probability:.2f}"
+        doubt = (doubt_of(verdict.warnings) or "").replace("_", " ")
+        why = doubt or f"P(pneumonia) {verdict.finding.probability:.2f}"
+        return f"{key}: {verdict.finding.label}, {why}"
     assert verdict.reason is not None
     return f"{key}: {verdict.status}, {verdict.reason.code}: {verdict.reason.message}"
 

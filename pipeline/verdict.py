@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -43,6 +44,16 @@ DOUBTS: tuple[Warning, ...] = (
     "not_frontal",
     "for_processing",
 )  # no confident label with these
+
+
+def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
+    """Return the first of the warnings with which the network does not decide.
+
+    The probability means nothing then: the verdict keeps it, and nothing shows it.
+    """
+    return next((warning for warning in warnings if warning in DOUBTS), None)
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
 LARGEST_GRID = 64  # cells of a side; ours has 9

@@ -1,5 +1,7 @@
 """What the page shows, asked by Flask's client."""
 
+import csv
+import io
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,11 +10,12 @@ from typing import get_args
 
 import pytest
 
+from pipeline.classify import line as line_of
 from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import verdict_key
 from pipeline.ports import Job
-from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Warning
+from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Verdict, Warning
 from tests.fakes import LIMIT
 from tests.webpage import HOSTILE, NOW, RELEASE, UNICODE, Page
 from web import wording
@@ -215,8 +218,17 @@ def test_a_doubt_is_said_in_the_worklist_too(page: Page, doubt: Warning) -> None
     page.judged("a.dcm", f"P {doubt}".encode())
     (row,) = rows(page.get("/"))
     assert wording.WARNINGS[doubt] in unescape(row)
-    assert 'class="bar is-uncertain is-doubtful"' in row
     html = unescape(page.xray("a.dcm"))
+    for said in (row, html):  # a probability that means nothing is not shown
+        assert "%" not in said.replace("width: 100%", "")
+        assert 'class="bar' not in said
+        assert 'class="gauge' not in said
+    (line,) = csv.DictReader(io.StringIO(page.get("/api/verdicts.csv")))
+    assert (line["label"], line["probability"]) == ("uncertain", "")
+    verdict = Verdict.model_validate(json.loads(page.get("/api/verdicts/a.dcm"))["verdict"])
+    assert verdict.finding
+    assert verdict.finding.probability > 0.9  # programs have it
+    assert line_of(verdict) == f"inbox/a.dcm: uncertain, {doubt.replace('_', ' ')}"
     assert wording.WARNINGS[doubt] in html
     assert wording.UNDECIDED in html
     assert wording.LABELS["uncertain"] not in html

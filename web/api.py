@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain, islice
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from pipeline.judge import read_verdict
 from pipeline.names import INBOX
 from pipeline.ports import HostState, Monitor, Operations, Row, SourceState, State, Store
 from pipeline.sqlite import SqliteIndex
-from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
+from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning, doubt_of
 from pipeline.worklist import Worklist
 from web.audit import note
 from web.views import asked, parameters
@@ -30,7 +31,10 @@ class Item(BaseModel):
     state: State = Field(description="the row in one word: what it waits for, or what its verdict says")
     status: Status | None = Field(None, description="of the last verdict; null before the first")
     label: Label | None = None
-    probability: float | None = Field(None, description="calibrated P(pneumonia)")
+    probability: float | None = Field(
+        None,
+        description="calibrated P(pneumonia); it means nothing where a warning makes it `uncertain`",
+    )
     normal_below: float | None = None
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
@@ -180,7 +184,8 @@ def _lines(rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
             count += 1
             line = io.StringIO()
-            csv.writer(line).writerow([_cell(getattr(row, name)) for name in _CSV])
+            shown = replace(row, probability=None) if doubt_of(row.warnings) else row
+            csv.writer(line).writerow([_cell(getattr(shown, name)) for name in _CSV])
             yield line.getvalue()
     finally:
         note("export", count=count)

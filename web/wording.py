@@ -1,13 +1,12 @@
 """The words of the page: what codes, states and numbers are called."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from flask import Flask
 
 from pipeline.names import INBOX
 from pipeline.ports import Row, State
-from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Warning
+from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
 from web.views import parameters, toggled
 
 STATES: dict[State, str] = {
@@ -26,7 +25,7 @@ LABELS: dict[Label, str] = {
     "normal": "The probability of pneumonia is below the threshold for normal.",
 }
 UNDECIDED = (
-    "The network does not decide about this X-ray, whatever the probability: a warning below says why."
+    "The network does not decide about this X-ray, and gives no probability: a warning below says why."
 )
 REASONS: dict[ReasonCode, str] = {
     "empty": "The file is empty.",
@@ -44,7 +43,7 @@ REASONS: dict[ReasonCode, str] = {
     "internal": "It could not be judged, by no fault of its own. Drop it again.",
 }
 WARNINGS: dict[Warning, str] = {
-    "atypical": "Unlike the training images: the probability means little here.",
+    "atypical": "Unlike the training images: the network's answer means nothing here.",
     "age_outside_training": (
         "The patient is not 1 to 5 years old, as all in the training data were. On adults the network is no "
         "better than a coin."
@@ -78,11 +77,6 @@ def name_of(row: Row) -> str:
 def is_addressable(name: str) -> bool:
     """Whether an address can hold the name: a browser follows the parts `.` and `..` elsewhere."""
     return not {".", ".."} & set(name.split("/"))
-
-
-def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
-    """The first of the warnings for which the network does not decide."""
-    return next((warning for warning in warnings if warning in DOUBTS), None)
 
 
 def percent(share: float, digits: int = 0) -> str:

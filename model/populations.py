@@ -1,0 +1,125 @@
+"""What a network says of whole populations, also of those that it should not judge.
+
+Each is a folder of images without labels: the children of another hospital, adults, laterals, hands,
+photographs. What counts is how many get a confident label.
+"""
+
+import csv
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, Field
+from rich.console import Console
+from rich.progress import track
+
+from model.bootstrap import Bootstrap, Metric
+from model.data import patient_of
+from model.engine import Engine
+from pipeline.errors import InputRejected, UsageError
+from pipeline.settings import Settings
+from pipeline.verdict import ModelRef
+from pipeline.walk import keys
+
+
+class Population(BaseModel):
+    """What became of the images of one population; the shares are of all its images."""
+
+    name: str
+    images: int
+    patients: int
+    refused: Metric = Field(description="share that was not judged")
+    uncertain: Metric = Field(description="share that was judged, without a confident label")
+    confident: Metric = Field(description="share that got a confident label")
+    pneumonia: int = Field(description="images with the confident label `pneumonia`")
+    normal: int = Field(description="images with the confident label `normal`")
+
+
+class Populations(BaseModel):
+    """Some populations, judged by one network."""
+
+    populations: list[Population]
+    model: ModelRef
+
+
+def judge_populations(folder: Path, settings: Settings) -> Populations:
+    """Judge all images of a folder: each folder in it is a population.
+
+    Or each `source` of its `manifest.csv`, whose columns `file` and `patient_key` name images and patients.
+    UsageError when there is none.
+    """
+    found = _by_source(folder) or _by_folder(folder)
+    if not found:
+        raise UsageError(f"{folder} holds no folder of images; put each population into a folder of its own")
+    engine, console = Engine.of(settings), Console(stderr=True)
+    judged = []
+    with ThreadPoolExecutor(settings.threads) as pool:
+        for name, images in sorted(found.items()):
+            answers = pool.map(lambda image: _said(engine, image[0]), images)
+            shown = track(
+                answers, name, len(images), console=console, transient=True, disable=not console.is_terminal
+            )
+            judged.append(_population(name, [patient for _, patient in images], list(shown)))
+    return Populations(populations=judged, model=engine.model)
+
+
+def table(seen: Populations) -> str:
+    """A line for each population, for a person's eyes."""
+    lines = [f"{'':24} {'images':>6}  {'refused':24} {'uncertain':24} confident"]
+    for one in seen.populations:
+        lines.append(f"{one.name:24} {one.images:6}  {one.refused!s:24} {one.uncertain!s:24} {one.confident}")
+    return "\n".join([*lines, "Shares of all images; 95 % intervals by bootstrap over patients."])
+
+
+def _by_source(folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    path, found = folder / "manifest.csv", defaultdict[str, list[tuple[Path, str]]](list)
+    if path.is_file():
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if row.get("source"):
+                        found[row["source"]].append(
+                            (folder / row["file"], row.get("patient_key") or row["file"])
+                        )
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise UsageError(f"{path} cannot be read: it has to be a table with the column `file`") from error
+    return found
+
+
+def _by_folder(folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    found = defaultdict[str, list[tuple[Path, str]]](list)
+    for key in sorted(keys(folder, "")):
+        name, slash, inner = key.partition("/")
+        if slash:
+            found[name].append((folder / key, patient_of(inner.rpartition("/")[2])))
+    return found
+
+
+def _said(engine: Engine, path: Path) -> str:
+    try:
+        return engine.examine(path.read_bytes()).finding.label
+    except InputRejected:
+        return "refused"
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _population(name: str, patients: list[str], said: list[str]) -> Population:
+    words, draws = np.array(said), Bootstrap(patients)
+
+    def share(*wanted: str) -> Metric:
+        found = draws.share(np.isin(words, wanted), np.ones(len(words), np.bool_))
+        assert found is not None
+        return found
+
+    return Population(
+        name=name,
+        images=len(said),
+        patients=len(set(patients)),
+        refused=share("refused"),
+        uncertain=share("uncertain"),
+        confident=share("normal", "pneumonia"),
+        pneumonia=said.count("pneumonia"),
+        normal=said.count("normal"),
+    )

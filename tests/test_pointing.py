@@ -1,0 +1,87 @@
+"""Lungs are found, opacities lie in them, and a map that points is told from one that does not."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model import pointing
+from model.engine import Engine
+from model.pointing import SIDE, SIZES, Pointing, find_field, plant, play
+from model.preprocess import Array
+from tests import pictures
+
+
+@pytest.fixture
+def chest() -> pointing.Gray:
+    """A body with two dark lungs."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE
+    gray = np.where((columns > 0.06) & (columns < 0.94), 170.0, 5.0)
+    for middle in (0.29, 0.71):
+        gray[np.hypot((rows - 0.48) / 0.28, (columns - middle) / 0.13) < 1] = 60
+    return gray.astype(np.float32)
+
+
+def test_lungs_are_found_in_their_body(chest: pointing.Gray) -> None:
+    field = find_field(chest)
+    assert field
+    for lung in field.lungs:
+        assert (chest[lung] == 60).mean() > 0.9
+        assert lung[chest == 60].mean() == pytest.approx(0.5, abs=0.05)
+    assert field.body[:, SIDE // 2].all()
+    assert not field.body[:, 4].any()
+
+
+@pytest.mark.parametrize("level", [0.0, 128.0])
+def test_where_there_are_none_none_are_found(level: float) -> None:
+    assert find_field(np.full((SIDE, SIDE), level, np.float32)) is None
+    noise = np.random.default_rng(1).uniform(0, 255, (SIDE, SIDE)).astype(np.float32)
+    assert find_field(noise) is None
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lung", [0, 1])
+def test_an_opacity_lies_in_its_lung(chest: pointing.Gray, lung: int, size: float) -> None:
+    field = find_field(chest)
+    assert field
+    shown, opacity = plant(chest, field, lung, size, np.random.default_rng(3))
+    assert (shown >= chest).all()
+    assert np.array_equal(shown - chest > 1, (shown - chest > 1) & (chest < 170))
+    assert field.lungs[lung][opacity].mean() > 0.45
+    assert opacity.mean() == pytest.approx(np.pi / 4 * size**2, rel=0.6)
+    assert shown[opacity & (chest == 60)].mean() > 90
+
+
+class Points(Engine):
+    """An engine whose map is where the image is brighter than the chest was."""
+
+    def __init__(self, chest: pointing.Gray, is_right: bool) -> None:
+        super().__init__()
+        self._small = np.asarray(Image.fromarray(chest).resize((18, 18), Image.Resampling.BOX))
+        self._is_right, self.seen = is_right, list[pointing.Gray]()
+
+    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
+        """Where the opacity is, or as far on the other side."""
+        grid = self.seen.pop(0)
+        grid = np.asarray(Image.fromarray(grid).resize((18, 18), Image.Resampling.BOX)) - self._small
+        return np.zeros((1, 2)), (grid if self._is_right else grid[:, ::-1])[None], np.zeros(1)
+
+
+@pytest.mark.parametrize(("is_right", "least", "most"), [(True, 0.9, 1.0), (False, 0.0, 0.1)])
+def test_the_game_is_won_by_a_map_that_points(
+    chest: pointing.Gray, is_right: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Points(chest, is_right)
+
+    def planted(*arguments: object) -> tuple[pointing.Gray, pointing.Mask]:
+        shown, opacity = plant(*arguments)  # type: ignore[arg-type]
+        engine.seen.append(shown)
+        return shown, opacity
+
+    monkeypatch.setattr(pointing, "plant", planted)
+    image = pictures.encoded(Image.fromarray(chest.astype(np.uint8)), "PNG")
+    seen = list(play([image] * 5, engine))
+    assert [(one.size, one.planted) for one in seen] == [(size, 10) for size in SIZES]
+    for one in seen:
+        assert isinstance(one, Pointing)
+        assert least <= one.hit <= most
+        assert 0 <= one.outside_body <= one.outside_lungs <= 1
