@@ -192,7 +192,7 @@ def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom(page: Page) -
     page.set_viewport_size({"width": 600, "height": 500})
     page.mouse.move(300, 300)
     page.mouse.wheel(0, 100)
-    page.wait_for_function("scrollY > 0")
+    wait_for(lambda: bool(page.evaluate("scrollY > 0")))
     page.mouse.wheel(0, -50)  # the same turn of the wheel goes on scrolling
     expect(page.locator("#zoom-now")).to_have_text("1\u00d7")
 
