@@ -9,7 +9,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -29,6 +29,7 @@ from pipeline.verdict import (
     Interval,
     ModelRef,
     Pattern,
+    Population,
     Thresholds,
     Typicality,
     Warning,
@@ -67,6 +68,7 @@ class Calibration(BaseModel):
     prevalence: float  # the share of pneumonia among the images it was fitted on
     thresholds: Thresholds
     typicality: Limits
+    outside_above: float  # the logit of being of another population, beyond which the label is `uncertain`
     pattern_auc: Interval | None = None  # of bacterial against viral, where it is good enough to be shown
 
     def probability(self, logit: float) -> float:
@@ -83,6 +85,19 @@ class Calibration(BaseModel):
         thresholds = {name: _moved(value, shift) for name, value in self.thresholds}
         changes = {"prevalence": prevalence, "offset": self.offset + shift}
         return self.model_copy(update={**changes, "thresholds": Thresholds(**thresholds)})
+
+
+class Outputs(NamedTuple):
+    """What the network says of N images, raw."""
+
+    logits: Array  # [N, 2]: pneumonia; viral (against bacterial), given pneumonia
+    maps: Array  # [N, h, w]: the mean of each is the pneumonia logit
+    distances: Array  # [N]: how unlike the training images
+    outside: Array  # [N]: the logit of being of another population
+
+    def of(self, index: int) -> "Outputs":
+        """Return what it says of one of them, without the first axis."""
+        return Outputs(*(part[index] for part in self))
 
 
 class Engine:
@@ -135,22 +150,18 @@ class Engine:
         shown = self._burned_in_previews or "burned_in_text" not in warnings
         preview = encode_preview(gray) if shown else None
         decoded = time.perf_counter()
-        logits, maps, distances = self.outputs(pixels)
-        distance, shares = float(distances[0]), _shares(box, gray.size)
-        finding = interpret(self.calibration, logits[0], maps[0], distance, facts, warnings, shares)
+        outputs = self.outputs(pixels).of(0)
+        finding = interpret(self.calibration, outputs, facts, warnings, _shares(box, gray.size))
         inferred = time.perf_counter()
         timing = {
             "decode": round((decoded - clock) * 1000, 2),
             "infer": round((inferred - decoded) * 1000, 2),
         }
-        if finding.typicality and finding.typicality.is_atypical:
-            warnings = ("atypical", *warnings)
-        return Examination(facts, finding, preview, warnings, timing)
+        return Examination(facts, finding, preview, (*doubts_of(finding), *warnings), timing)
 
-    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
-        """The raw outputs: [N, 1, size, size] -> logits [N, 2], maps [N, h, w], distances [N]."""
-        logits, maps, distances = self._session.run(None, {"image": pixels})
-        return logits, maps, distances
+    def outputs(self, pixels: Array) -> Outputs:
+        """The raw outputs for [N, 1, size, size]."""
+        return Outputs(*self._session.run(None, {"image": pixels}))
 
 
 def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box]:
@@ -169,37 +180,54 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box
 
 def interpret(
     calibration: Calibration,
-    logits: Array,
-    activation: Array,
-    distance: float,
+    outputs: Outputs,
     facts: ImageFacts,
     warnings: tuple[Warning, ...] = (),
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> Finding:
-    """The network's outputs for one image, logits [2], map [h, w] and distance, as a finding.
+    """The network's outputs for one image, see `Outputs.of`, as a finding.
 
     `box` is the part of the image that the network saw, as shares of its width and height.
     InputRejected for what is too unlike the training images; what is rather unlike them, by its looks or by
     what its file says, is never a confident label.
     """
-    typicality = Typicality(score=round(distance, 1), **calibration.typicality.model_dump())
+    typicality = Typicality(score=round(float(outputs.distances), 1), **calibration.typicality.model_dump())
     if typicality.score > typicality.refused_above:
         message = (
             "This does not look like a chest X-ray. Drop a frontal one, whole and with nothing drawn on it."
         )
         raise InputRejected("not_a_chest_xray", message, facts)
-    probability = calibration.probability(float(logits[0]))  # the label is of the whole, not of four decimals
-    grid = [[round(float(cell), 3) for cell in line] for line in activation]
-    doubtful = typicality.is_atypical or any(warning in DOUBTS for warning in warnings)
+    population = Population(
+        other=round(_sigmoid(float(outputs.outside)), 4),
+        doubted_above=round(_sigmoid(calibration.outside_above), 4),
+    )
+    probability = calibration.probability(
+        float(outputs.logits[0])
+    )  # the label is of the whole, not of four decimals
+    grid = [[round(float(cell), 3) for cell in line] for line in outputs.maps]
+    doubtful = (
+        typicality.is_atypical or population.is_doubted or any(warning in DOUBTS for warning in warnings)
+    )
     return Finding(
         label="uncertain" if doubtful else calibration.thresholds.label(probability),
         probability=round(probability, 4),
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
         typicality=typicality,
-        pattern=_pattern(calibration, float(logits[1])),
+        population=population,
+        pattern=_pattern(calibration, float(outputs.logits[1])),
         map=ActivationMap(grid=grid, box=box),
     )
+
+
+def doubts_of(finding: Finding) -> tuple[Warning, ...]:
+    """Return the warnings that the network itself gives."""
+    doubts: list[Warning] = []
+    if finding.typicality and finding.typicality.is_atypical:
+        doubts.append("atypical")
+    if finding.population and finding.population.is_doubted:
+        doubts.append("other_population")
+    return tuple(doubts)
 
 
 def _pattern(calibration: Calibration, logit: float) -> Pattern | None:

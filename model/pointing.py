@@ -80,7 +80,7 @@ def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
 def _seen(engine: Engine, gray: Gray, opacity: Mask, field: Field) -> tuple[bool, float, float]:
     image = Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8))
     pixels, _ = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
-    grid = engine.outputs(pixels)[1][0]
+    grid = engine.outputs(pixels).maps[0]
     shown = np.asarray(Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     mass = np.maximum(shown, 0) + 1e-9
     lungs = ndimage.binary_dilation(field.lungs[0] | field.lungs[1], iterations=SIDE // 40)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from model.engine import Calibration
+from model.engine import Calibration, Outputs
 from model.preprocess import Array
 from model.train.export import load_network
 
@@ -17,7 +17,6 @@ class TorchReference:
         self.calibration = calibration
 
     @torch.inference_mode()
-    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
-        """As `Engine.outputs`: [N, 1, size, size] -> logits [N, 2], maps [N, h, w], distances [N]."""
-        logits, maps, distances = self._network(torch.from_numpy(pixels))
-        return logits.numpy(), maps.numpy(), distances.numpy()
+    def outputs(self, pixels: Array) -> Outputs:
+        """As `Engine.outputs`."""
+        return Outputs(*(part.numpy() for part in self._network(torch.from_numpy(pixels))))

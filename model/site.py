@@ -20,11 +20,10 @@ from model.bootstrap import Bootstrap, Metric
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import Sample, load_samples
 from model.decode import decode
-from model.engine import SHIPPED, Calibration, Engine, interpret, prepare
+from model.engine import SHIPPED, Calibration, Engine, Outputs, interpret, prepare
 from model.measure import measure
 from model.metrics import Metrics
 from model.onnxfile import with_note
-from model.preprocess import Array
 from pipeline.errors import CxrError, InputRejected, UsageError
 from pipeline.ports import ImageFacts
 from pipeline.settings import Settings
@@ -60,9 +59,7 @@ class _Seen:
     sample: Sample
     facts: ImageFacts
     warnings: tuple[Warning, ...]
-    logits: Array  # [2]
-    map: Array  # [h, w]
-    distance: float
+    outputs: Outputs
 
 
 def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console) -> SiteCard:
@@ -162,8 +159,7 @@ def _seen(engine: Engine, sample: Sample, max_pixels: int) -> _Seen | None:
         pixels, _ = prepare(gray, facts, engine.calibration.size)
     except InputRejected:
         return None
-    logits, maps, distances = engine.outputs(pixels)
-    return _Seen(sample, facts, warnings, logits[0], maps[0], float(distances[0]))
+    return _Seen(sample, facts, warnings, engine.outputs(pixels).of(0))
 
 
 def _parts(seen: Sequence[_Seen]) -> dict[str, int]:
@@ -176,27 +172,27 @@ def _parts(seen: Sequence[_Seen]) -> dict[str, int]:
 def _fit(base: Calibration, seen: Sequence[_Seen]) -> Calibration:
     """Calibrate anew on images; the share of pneumonia among them becomes the prevalence."""
     truth = np.array([one.sample.label for one in seen])
-    logits = np.array([float(one.logits[0]) for one in seen])
+    logits = np.array([float(one.outputs.logits[0]) for one in seen])
     slope, offset = fit_platt(logits, truth)
     changes = {
         "slope": slope,
         "offset": offset,
         "prevalence": round(float(truth.mean()), 3),
         "thresholds": choose_thresholds(1 / (1 + np.exp(-(slope * logits + offset))), truth),
-        "typicality": choose_limits(np.array([one.distance for one in seen])),
+        "typicality": choose_limits(np.array([float(one.outputs.distances) for one in seen])),
     }
     return base.model_copy(update=changes)
 
 
 def _finding(calibration: Calibration, one: _Seen) -> Finding | None:
     try:
-        return interpret(calibration, one.logits, one.map, one.distance, one.facts, one.warnings)
+        return interpret(calibration, one.outputs, one.facts, one.warnings)
     except InputRejected:
         return None
 
 
 def _loss(calibration: Calibration, one: _Seen) -> float:
-    p = calibration.probability(float(one.logits[0]))
+    p = calibration.probability(float(one.outputs.logits[0]))
     return -math.log(max(p if one.sample.label else 1 - p, _NEVER))
 
 

@@ -36,10 +36,17 @@ ReasonCode = Literal[
     "internal",
 ]
 Warning = Literal[
-    "atypical", "age_outside_training", "age_unknown", "not_frontal", "for_processing", "burned_in_text"
+    "atypical",
+    "other_population",
+    "age_outside_training",
+    "age_unknown",
+    "not_frontal",
+    "for_processing",
+    "burned_in_text",
 ]
 DOUBTS: tuple[Warning, ...] = (
     "atypical",
+    "other_population",
     "age_outside_training",
     "not_frontal",
     "for_processing",
@@ -120,6 +127,20 @@ class Typicality(Part):
         return self.score > self.atypical_above
 
 
+class Population(Part):
+    """How likely this X-ray is of another population than the children that the network learned from."""
+
+    other: Probability
+    doubted_above: Probability = Field(
+        description="beyond it the label is `uncertain`, whatever the probability"
+    )
+
+    @property
+    def is_doubted(self) -> bool:
+        """Return whether the network should not be asked for a confident label."""
+        return self.other > self.doubted_above
+
+
 class Interval(Part):
     """A figure with its 95 % interval."""
 
@@ -164,6 +185,7 @@ class Finding(Part):
     prevalence: Probability = Field(description="the share of pneumonia that the probability assumes")
     thresholds: Thresholds
     typicality: Typicality | None = None
+    population: Population | None = None
     pattern: Pattern | None = None
     map: ActivationMap
 
@@ -209,8 +231,8 @@ class Verdict(Part):
     finding: Finding | None = None
     warnings: list[Warning] = Field(
         default=[],
-        description="in the order of this list; with `atypical`, `age_outside_training`, `not_frontal` or"
-        " `for_processing` the label is `uncertain`, whatever the probability",
+        description="in the order of this list; with `atypical`, `other_population`, `age_outside_training`,"
+        " `not_frontal` or `for_processing` the label is `uncertain`, whatever the probability",
     )
     reason: Reason | None = None
     preview_key: str | None = None

@@ -44,6 +44,7 @@ REASONS: dict[ReasonCode, str] = {
 }
 WARNINGS: dict[Warning, str] = {
     "atypical": "Unlike the training images: the network's answer means nothing here.",
+    "other_population": "This does not look like a child's X-ray of the kind the network learned from.",
     "age_outside_training": (
         "The patient is not 1 to 5 years old, as all in the training data were. On adults the network is no "
         "better than a coin."
@@ -61,6 +62,7 @@ WARNINGS: dict[Warning, str] = {
 }
 TAGS: dict[Warning, str] = {
     "atypical": "atypical",
+    "other_population": "other population",
     "age_outside_training": "age outside training",
     "age_unknown": "age unknown",
     "not_frontal": "not frontal",

@@ -28,7 +28,7 @@ def load_network(path: Path) -> Network:
 
 def export(network: Network, calibration: Calibration, path: Path) -> None:
     """Write the network as ONNX with a free batch axis; outputs
-    `logits` [N, 2], `map` [N, h, w], `distance` [N].
+    `logits` [N, 2], `map` [N, h, w], `distance` [N], `outside` [N].
     """
     size = network.config.size
     example = torch.zeros(2, 1, size, size)
@@ -38,7 +38,7 @@ def export(network: Network, calibration: Calibration, path: Path) -> None:
             network.eval(),
             (example,),
             input_names=["image"],
-            output_names=["logits", "map", "distance"],
+            output_names=["logits", "map", "distance", "outside"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             verbose=False,
