@@ -33,14 +33,18 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
         "runs/cxr"
     ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a trial.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.1, help="Fewer for a trial.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
+    outside: Annotated[
+        Path | None,
+        typer.Option(help="A folder of folders with images of other populations, to be told from these."),
+    ] = None,
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
     _check_folder(data)
     from model.train.recipe import run
 
-    run(data, out, epochs=epochs, seed=seed)
+    run(data, out, epochs=epochs, seed=seed, outside=outside)
 
 
 def export(

@@ -201,9 +201,7 @@ def interpret(
         other=round(_sigmoid(float(outputs.outside)), 4),
         doubted_above=round(_sigmoid(calibration.outside_above), 4),
     )
-    probability = calibration.probability(
-        float(outputs.logits[0])
-    )  # the label is of the whole, not of four decimals
+    probability = calibration.probability(float(outputs.logits[0]))  # not rounded yet: the label is of it
     grid = [[round(float(cell), 3) for cell in line] for line in outputs.maps]
     doubtful = (
         typicality.is_atypical or population.is_doubted or any(warning in DOUBTS for warning in warnings)

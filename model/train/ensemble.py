@@ -28,7 +28,7 @@ from model.decode import decode
 from model.populations import find_populations
 from model.preprocess import network_input
 from model.train.member import AVERAGED, Job, Tick, TrainConfig, served_input, train_member
-from model.train.network import Network
+from model.train.network import Network, Output
 from model.train.outside import as_copy, changed
 from model.train.settle import settle_statistics
 from model.train.witness import testify
@@ -239,11 +239,11 @@ def _views(network: Network, images: list[Image.Image], chance: np.random.Genera
 
 
 @torch.inference_mode()
-def predict(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, 2] and distances [N] of the network in evaluation mode."""
+def predict(network: Network, images: Tensor) -> Output:
+    """The outputs of the network in evaluation mode."""
     network.eval()
     outputs = [network(batch) for batch in images.split(64)]
-    return torch.cat([out.logits for out in outputs]), torch.cat([out.distance for out in outputs])
+    return Output(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
 
 
 def _save_network(network: Network, out: Path, config: TrainConfig) -> Path:
