@@ -15,23 +15,26 @@ SPECIFICITY = 0.98  # of what is not called pneumonia
 TYPICAL = 0.98  # the share of these images that is not called atypical
 REFUSED = 1.9  # times the limit of atypical lies that of what is refused: beyond every validation image
 PATTERN_AUC = 0.8  # the lower end of its interval, below which bacterial or viral is not shown
-_STEPS, _DONE = 100, 1e-10  # of Newton's method, at most; a change so small ends it
+_STEPS, _DONE, _LEAST = 100, 1e-8, 1e-12  # of Newton's method, at most; a change so small ends it
 _RIDGE = 1e-3  # on the slope: it stays finite where the classes are parted without an error
 _NARROWEST = (0.35, 0.65)  # P in here is never a confident label, however well the validation fold separates
 
 
 def fit_platt(logits: Floats, truth: npt.NDArray[np.int_]) -> tuple[float, float]:
     """Slope and offset of P = sigmoid(slope * logit + offset), by maximum likelihood (Platt 1999)."""
-    inputs = np.column_stack([logits, np.ones(len(logits))])
-    found, ridge = np.zeros(2), np.diag([_RIDGE, 0.0])
+    middle, spread = float(logits.mean()), float(logits.std()) or 1.0
+    inputs = np.column_stack([(logits - middle) / spread, np.ones(len(logits))])
+    found, ridge = np.zeros(2), np.diag([_RIDGE / spread**2, 0.0])
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(inputs @ found, -60, 60)))
         slope = inputs.T @ (p - truth) + ridge @ found
-        step = np.linalg.solve((inputs * (p * (1 - p))[:, None]).T @ inputs + ridge + 1e-12, slope)
-        found = found - step * min(1, 4 / max(np.abs(step).max(), 1e-12))  # far out it would overshoot
+        step = np.linalg.solve(
+            (inputs * (p * (1 - p))[:, None]).T @ inputs + ridge + _LEAST * np.eye(2), slope
+        )
+        found = found - step * min(1, 4 / max(np.abs(step).max(), _LEAST))  # far out it would overshoot
         if np.abs(step).max() < _DONE:
             break
-    return float(found[0]), float(found[1])
+    return float(found[0] / spread), float(found[1] - found[0] * middle / spread)
 
 
 def choose_limits(distance: Floats) -> Limits:

@@ -22,7 +22,7 @@ _DOTTED = (0, (2, 3))
 def confusion(cases: Cases, metrics: Metrics, path: Path) -> None:
     """What was said of the images of each class: by label, and at the decision."""
     labels = [name for name in CALLED if name != "refused" or not cases.judged.all()]
-    decided = np.where(cases.probability > cases.decision, "pneumonia", "normal")
+    decided = np.where(cases.probability > cases.decisions, "pneumonia", "normal")
     with canvas(path, (10.5, 4.3), columns=2) as (figure, axes):
         headline(
             figure,

@@ -86,6 +86,8 @@ def evaluate(
     if (data is None) == (populations is None):
         raise UsageError("name a folder of labelled images, or --populations and a folder")
     if populations:
+        if out or everything:
+            raise UsageError("--out and --all are for labelled images, not for --populations")
         _check_folder(populations)
         from model.populations import judge_populations
         from model.populations import table as counted
@@ -129,6 +131,10 @@ def calibrate(
 
     from model.site import calibrate_site, table
 
+    if out.suffix != ".onnx" or not out.parent.is_dir():
+        raise UsageError(
+            f"{out} is no place for a network: name a file that ends in .onnx, in a folder that is there"
+        )
     card = calibrate_site(data, out, load_settings(weights=weights), Console(stderr=True))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
     typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)

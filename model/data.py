@@ -133,17 +133,26 @@ def _read_manifest(data: Path) -> dict[str, dict[str, str]]:
 def _sample(path: Path, row: dict[str, str], fixed: set[str]) -> Sample:
     label = _class_of(path)
     assert label is not None
-    patient = row.get("patient_key") or patient_of(path.name)
+    patient = row.get("patient_key") or patient_of(path.name, _folder_in_class(path))
     kind = row.get("subtype") or path.name.lower()
     viral = -1 if label == 0 else 1 if "virus" in kind else 0 if "bacteria" in kind else -1
     fold = "report" if patient in fixed else _fold(patient, report=0.0 if fixed else REPORT_SHARE)
     return Sample(path, label, viral, patient, fold)
 
 
-def patient_of(name: str) -> str:
-    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`."""
+def patient_of(name: str, folder: str = "") -> str:
+    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`.
+
+    A folder of its own is another patient's: viewers export each as `IM-0001-0001.dcm`.
+    """
     match = re.match(r"(person\d+|(?:NORMAL2-)?IM-\d+)", name)
-    return match.group(1) if match else Path(name).stem
+    return f"{folder}/{match.group(1) if match else Path(name).stem}".removeprefix("/")
+
+
+def _folder_in_class(path: Path) -> str:
+    parts = path.parts[:-1]
+    classes = [place for place, part in enumerate(parts) if part in CLASSES]
+    return "/".join(parts[classes[-1] + 1 :])
 
 
 def _fold(patient: str, report: float) -> Fold:

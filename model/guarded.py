@@ -211,7 +211,7 @@ class _Child:
             self._process = process.take(command)
         except OSError as error:
             raise HostError(f"no process can be started ({error.strerror})") from error
-        self.is_overdue = False
+        self.is_overdue = self._is_ended = False  # the second: by us, when it had not ended itself
         self._model: ModelRef | None = None
         self._guard = threading.Lock()
         self._limits: tuple[Turn | None, float, float] | None = None
@@ -235,7 +235,7 @@ class _Child:
     @property
     def was_killed(self) -> bool:
         """Return whether somebody else ended it by a signal, or the system did."""
-        return self._process.returncode in _KILLED
+        return self._process.returncode in _KILLED and not self._is_ended
 
     @contextmanager
     def limited(self, turn: Turn | None, slow: float, longest: float) -> Iterator[None]:
@@ -287,8 +287,11 @@ class _Child:
 
     def kill(self) -> None:
         """End it at once, and wait for that; again is fine."""
-        self._process.kill()  # nothing where it has ended
-        self._process.wait()
+        if self._process.poll() is None:
+            self._is_ended = True
+            self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # as long as the system does not let it go
+            self._process.wait(_END_SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with suppress(OSError):

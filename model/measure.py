@@ -37,12 +37,12 @@ class Cases:
     pattern: Floats  # the viral share; NaN where there is none
     called: npt.NDArray[np.str_]  # one of CALLED
     patients: list[str]
-    thresholds: Thresholds
+    low: Floats  # the thresholds by which each was judged; NaN where refused
+    high: Floats
 
     @classmethod
     def of(cls, samples: Sequence[Sample], findings: Sequence[Finding | None]) -> "Cases":
         """UsageError when one class has no image that was judged: there is nothing to measure."""
-        judged = [finding for finding in findings if finding]
         truth = np.array([sample.label for sample in samples])
         if len({sample.label for sample, finding in zip(samples, findings, strict=True) if finding}) < 2:
             raise UsageError("too few images could be judged to measure anything; are they chest X-rays?")
@@ -53,7 +53,10 @@ class Cases:
             pattern=np.array([f.pattern.viral if f and f.pattern else np.nan for f in findings]),
             called=np.array([finding.label if finding else "refused" for finding in findings]),
             patients=[sample.patient for sample in samples],
-            thresholds=judged[0].thresholds,
+            low=np.array([finding.thresholds.normal_below if finding else np.nan for finding in findings]),
+            high=np.array(
+                [finding.thresholds.pneumonia_above if finding else np.nan for finding in findings]
+            ),
         )
 
     @property
@@ -67,9 +70,21 @@ class Cases:
         return np.asarray(self.called == np.where(self.truth == 1, "pneumonia", "normal"))
 
     @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds; where they are not the same for all, the median ones."""
+        return Thresholds(
+            normal_below=float(np.nanmedian(self.low)), pneumonia_above=float(np.nanmedian(self.high))
+        )
+
+    @property
+    def decisions(self) -> Floats:
+        """The one threshold of each that decides where uncertainty is not allowed."""
+        return np.round((self.low + self.high) / 2, 4)
+
+    @property
     def decision(self) -> float:
-        """The one threshold that decides where uncertainty is not allowed."""
-        return round((self.thresholds.normal_below + self.thresholds.pneumonia_above) / 2, 4)
+        """The same of all; where it is not the same, the median one."""
+        return round(float(np.nanmedian(self.decisions)), 4)
 
 
 def measure(
@@ -97,13 +112,13 @@ def measure(
         average_precision=_known(draws.figure(lambda w: precision(truth, probability, w), judged)),
         brier=_known(draws.mean((cases.probability - cases.truth) ** 2, judged)),
         ece=_known(draws.figure(lambda w: calibration_error(truth, probability, w), judged)),
-        at_decision=_at(cases, draws, cases.decision),
-        at_half=_at(cases, draws, 0.5),
+        at_decision=_at(cases, draws, cases.decisions, cases.decision),
+        at_half=_at(cases, draws, np.full(len(cases.truth), 0.5), 0.5),
         not_called_normal=Lower(
-            threshold=low, sensitivity=_known(draws.share(cases.probability >= low, judged & sick))
+            threshold=low, sensitivity=_known(draws.share(cases.probability >= cases.low, judged & sick))
         ),
         not_called_pneumonia=Upper(
-            threshold=high, specificity=_known(draws.share(cases.probability <= high, judged & ~sick))
+            threshold=high, specificity=_known(draws.share(cases.probability <= cases.high, judged & ~sick))
         ),
         uncertain=_known(draws.share(cases.called == "uncertain", judged)),
         refused=_known(draws.share(~judged, np.ones_like(judged))),
@@ -163,8 +178,9 @@ def _known(metric: Metric | None) -> Metric:
     return metric
 
 
-def _at(cases: Cases, draws: Bootstrap, threshold: float) -> AtThreshold:
-    hit, sick, judged = (cases.probability > threshold) == (cases.truth == 1), cases.truth == 1, cases.judged
+def _at(cases: Cases, draws: Bootstrap, thresholds: Floats, threshold: float) -> AtThreshold:
+    sick, judged = cases.truth == 1, cases.judged
+    hit = (cases.probability > thresholds) == sick
     return AtThreshold(
         threshold=threshold,
         accuracy=_known(draws.share(hit, judged)),
@@ -236,7 +252,7 @@ def _groups(cases: Cases, origins: Sequence[Origin]) -> Iterator[tuple[str, Mask
 def _group(name: str, cases: Cases, draws: Bootstrap, members: Mask) -> Group:
     among = members & cases.judged
     truth, probability = cases.truth[among], cases.probability[among]
-    right = (cases.probability > cases.decision) == (cases.truth == 1)
+    right = (cases.probability > cases.decisions) == (cases.truth == 1)
     return Group(
         name=name,
         images=int(members.sum()),

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.preprocess import Array
 from pipeline.errors import UsageError
-from pipeline.verdict import ActivationMap, Finding, Verdict
+from pipeline.verdict import ActivationMap, Finding, Verdict, doubt_of
 
 OPACITY = 0.6  # of the full colour, as the page begins
 LEAST_SCALE = 4.0  # logits: a map with less than this is drawn faint, not stretched to full colour
@@ -74,7 +74,7 @@ def draw(gray: Image.Image, verdict: Verdict) -> Image.Image:
     canvas = Image.new("RGB", (_WIDTH, _MARGIN + picture.height + foot), _GROUND)
     canvas.paste(picture, ((_WIDTH - picture.width) // 2, _MARGIN))
     top = _MARGIN + picture.height + 20
-    _draw_answer(ImageDraw.Draw(canvas), top, finding)
+    _draw_answer(ImageDraw.Draw(canvas), top, verdict, finding)
     _draw_scale(canvas, (_WIDTH // 2, top + 22, _WIDTH - _MARGIN, top + 36), scale_of(finding.map))
     _draw_foot(ImageDraw.Draw(canvas), top + 78, verdict.warnings)
     return canvas
@@ -134,8 +134,11 @@ def _stretched(grid: Array, length: int) -> Array:
     return held
 
 
-def _draw_answer(pen: ImageDraw.ImageDraw, top: int, finding: Finding) -> None:
+def _draw_answer(pen: ImageDraw.ImageDraw, top: int, verdict: Verdict, finding: Finding) -> None:
     pen.text((_MARGIN, top - 4), finding.label.capitalize(), _LABELS[finding.label], _font(32))
+    if doubt_of(verdict.warnings):
+        pen.text((_MARGIN, top + 42), "no probability, for the reason below", _FAINT, _font(17))
+        return
     chance = f"P(pneumonia) {finding.probability:.3f}"
     pen.text((_MARGIN, top + 40), chance, _TEXT, _font(20))
     after = _MARGIN + 14 + pen.textlength(chance, _font(20))

@@ -21,6 +21,7 @@ from model.data import load_samples
 from model.decode import decode
 from model.engine import Engine, prepare
 from model.lungs import SIDE, Field, Gray, Mask, find_field
+from pipeline.errors import UsageError
 from pipeline.ports import ImageFacts
 from pipeline.settings import Settings
 
@@ -66,6 +67,8 @@ def plant(gray: Gray, field: Field, lung: int, size: float, chance: np.random.Ge
 def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
     """Plant in both lungs of each image that has them, one opacity at a time; one answer for each size."""
     fields = [(gray, field) for gray in map(_gray, images) if (field := find_field(gray))]
+    if not fields:
+        raise UsageError("in none of these images two lungs were found; name the normal X-rays")
     for size in SIZES:
         chance = np.random.default_rng(_SEED)
         seen = [
@@ -79,10 +82,14 @@ def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
 
 def _seen(engine: Engine, gray: Gray, opacity: Mask, field: Field) -> tuple[bool, float, float]:
     image = Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8))
-    pixels, _ = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
-    grid = engine.outputs(pixels).maps[0]
-    shown = np.asarray(Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    mass = np.maximum(shown, 0) + 1e-9
+    pixels, box = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
+    left, top, right, bottom = box  # of the image, what the network saw
+    grid = Image.fromarray(engine.outputs(pixels).maps[0])
+    shown = np.full((SIDE, SIDE), -np.inf, np.float32)
+    shown[top:bottom, left:right] = np.asarray(
+        grid.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    )
+    mass = np.maximum(shown, 0) + np.float32(1e-9)
     lungs = ndimage.binary_dilation(field.lungs[0] | field.lungs[1], iterations=SIDE // 40)
     where = np.unravel_index(int(shown.argmax()), shown.shape)
     return bool(opacity[where]), _share(mass, ~lungs), _share(mass, ~field.body)

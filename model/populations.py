@@ -16,8 +16,9 @@ from rich.progress import track
 
 from model.bootstrap import Bootstrap, Metric
 from model.data import patient_of
-from model.engine import Engine
-from pipeline.errors import InputRejected, UsageError
+from model.guarded import GuardedEngine
+from pipeline.errors import EngineFailed, InputRejected, UsageError
+from pipeline.names import is_unfinished
 from pipeline.settings import Settings
 from pipeline.verdict import ModelRef
 from pipeline.walk import keys
@@ -50,16 +51,16 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
     UsageError when there is none.
     """
     found = find_populations(folder)
-    engine, console = Engine.of(settings), Console(stderr=True)
-    judged = []
-    with ThreadPoolExecutor(settings.threads) as pool:
+    console, judged = Console(stderr=True), []
+    with GuardedEngine.of(settings) as engine, ThreadPoolExecutor(settings.threads) as pool:
+        engine.warm(settings.threads)
         for name, images in sorted(found.items()):
-            answers = pool.map(lambda image: _said(engine, image[0]), images)
+            answers = pool.map(lambda image: _said(engine, image[0], settings.max_bytes), images)
             shown = track(
                 answers, name, len(images), console=console, transient=True, disable=not console.is_terminal
             )
             judged.append(_population(name, [patient for _, patient in images], list(shown)))
-    return Populations(populations=judged, model=engine.model)
+        return Populations(populations=judged, model=engine.model)
 
 
 def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
@@ -80,32 +81,38 @@ def table(seen: Populations) -> str:
 
 def _by_source(folder: Path) -> dict[str, list[tuple[Path, str]]]:
     path, found = folder / "manifest.csv", defaultdict[str, list[tuple[Path, str]]](list)
-    if path.is_file():
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if row.get("source"):
-                        found[row["source"]].append(
-                            (folder / row["file"], row.get("patient_key") or row["file"])
-                        )
-        except (OSError, ValueError, KeyError, csv.Error) as error:
-            raise UsageError(f"{path} cannot be read: it has to be a table with the column `file`") from error
+    if not path.is_file():
+        return found
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                source, name = row.get("source"), row["file"]
+                if source and name:
+                    image = (folder / name).resolve()
+                    if not image.is_relative_to(folder.resolve()) or not image.is_file():
+                        raise UsageError(f"{path} names {name}, and there is no such file in {folder}")
+                    found[source].append((image, row.get("patient_key") or name))
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read: it has to be a table with the column `file`") from error
     return found
 
 
 def _by_folder(folder: Path) -> dict[str, list[tuple[Path, str]]]:
     found = defaultdict[str, list[tuple[Path, str]]](list)
-    for key in sorted(keys(folder, "")):
+    for key in sorted(keys(folder, "", strict=True)):
         name, slash, inner = key.partition("/")
-        if slash:
-            found[name].append((folder / key, patient_of(inner.rpartition("/")[2])))
+        if slash and not is_unfinished(key) and (folder / key).is_file():
+            within, _, file = inner.rpartition("/")
+            found[name].append((folder / key, patient_of(file, within)))
     return found
 
 
-def _said(engine: Engine, path: Path) -> str:
+def _said(engine: GuardedEngine, path: Path, max_bytes: int) -> str:
     try:
+        if path.stat().st_size > max_bytes:
+            return "refused"
         return engine.examine(path.read_bytes()).finding.label
-    except InputRejected:
+    except (InputRejected, EngineFailed):
         return "refused"
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from error

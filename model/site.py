@@ -18,18 +18,18 @@ from rich.progress import track
 
 from model.bootstrap import Bootstrap, Metric
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
-from model.data import Sample, load_samples
+from model.data import CLASSES, Sample, load_samples
 from model.decode import decode
-from model.engine import SHIPPED, Calibration, Engine, Outputs, interpret, prepare
+from model.engine import SHIPPED, Calibration, Engine, Limits, Outputs, interpret, prepare
 from model.measure import measure
 from model.metrics import Metrics
 from model.onnxfile import with_note
 from pipeline.errors import CxrError, InputRejected, UsageError
 from pipeline.ports import ImageFacts
 from pipeline.settings import Settings
-from pipeline.verdict import Finding, ModelRef, Warning
+from pipeline.verdict import Finding, ModelRef, doubt_of
 
-LEAST = 50  # images of each class; with fewer the thresholds would hang on one or two of them
+LEAST, _PATIENTS = 100, 20  # images of each class, and whose: the thresholds hang on the most unusual of them
 _AUC = 0.8  # its lower end; below it no calibration makes the network's word worth having
 _PARTS = 5  # of the patients: each is judged by a calibration of the others
 _SEED = 3
@@ -58,7 +58,6 @@ class _Seen:
 
     sample: Sample
     facts: ImageFacts
-    warnings: tuple[Warning, ...]
     outputs: Outputs
 
 
@@ -68,15 +67,18 @@ def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console
     CxrError when these images do not show that it would be better than the network as it is.
     """
     engine = Engine(settings.weights, settings.max_pixels)
-    seen = _look(folder, engine, settings, console)
-    counts = [sum(one.sample.label == label for one in seen) for label in (0, 1)]
-    if min(counts) < LEAST:
-        raise CxrError(
-            f"too few images: {counts[0]} normal ones and {counts[1]} with pneumonia could be judged,"
-            f" and {LEAST} of each are needed; add some"
-        )
-    card = _card(engine, seen)
-    if card.before.auc.low < _AUC:
+    looked = _look(folder, engine, settings, console)
+    seen = [one for one in looked if isinstance(one, _Seen)]
+    for name, label in CLASSES.items():
+        own = [one.sample.patient for one in seen if one.sample.label == label]
+        if len(own) < LEAST or len(set(own)) < _PATIENTS:
+            raise CxrError(
+                f"too few images: of {name}/ the network judges {len(own)}, of {len(set(own))} patients;"
+                f" {LEAST} of {_PATIENTS} patients are needed. A manifest.csv with the columns `file` and"
+                " `patient_key` says whose each is"
+            )
+    card = _card(engine, looked)
+    if min(card.before.auc.low, card.after.auc.low) < _AUC:
         raise CxrError(
             f"the network cannot tell these images apart (AUC {card.before.auc}), and no calibration mends"
             " that: are they frontal chest X-rays of children, each in its folder?"
@@ -93,27 +95,32 @@ def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console
     return card
 
 
-def _card(engine: Engine, seen: Sequence[_Seen]) -> SiteCard:
+def _card(engine: Engine, looked: Sequence["_Seen | Sample"]) -> SiteCard:
     """Calibrate on all, and measure each patient by a calibration of the others; no file is known yet."""
-    samples, base, parts = [one.sample for one in seen], engine.calibration, _parts(seen)
+    base, seen = engine.calibration, [one for one in looked if isinstance(one, _Seen)]
+    samples = [one.sample if isinstance(one, _Seen) else one for one in looked]
+    parts = _parts(seen)
     fitted = [
         _fit(base, [one for one in seen if parts[one.sample.patient] != part]) for part in range(_PARTS)
     ]
-    after = [fitted[parts[sample.patient]] for sample in samples]
-    losses = [_loss(base, one) - _loss(own, one) for one, own in zip(seen, after, strict=True)]
-    gain = Bootstrap([sample.patient for sample in samples]).mean(losses, np.ones(len(seen), np.bool_))
+    own = {one.sample: fitted[parts[one.sample.patient]] for one in seen}
+    losses = [_loss(base, one) - _loss(own[one.sample], one) for one in seen]
+    patients = [one.sample.patient for one in seen]
+    gain = Bootstrap(patients).mean(losses, np.ones(len(seen), np.bool_))
     assert gain is not None
     made = _fit(base, seen).model_copy(update={"version": f"{base.version}-site"})
-    before = measure(samples, [_finding(base, one) for one in seen], model=engine.model)
+    before = [_finding(base, one) if isinstance(one, _Seen) else None for one in looked]
+    after = [_finding(own[one.sample], one) if isinstance(one, _Seen) else None for one in looked]
+    counts = [sum(one.sample.label == label for one in seen) for label in (0, 1)]
     return SiteCard(
         version=made.version,
         sha256="",
         network=engine.model,
-        calibrated_on=f"{before.normal} normal X-rays and {before.pneumonia} with pneumonia, of"
-        f" {before.patients} patients",
+        calibrated_on=f"{counts[0]} normal X-rays and {counts[1]} with pneumonia, of {len(set(patients))}"
+        " patients",
         calibration=made,
-        before=before,
-        after=measure(samples, [_finding(own, one) for one, own in zip(seen, after, strict=True)]),
+        before=measure(samples, before, model=engine.model),
+        after=measure(samples, after),
         gain=gain,
     )
 
@@ -143,23 +150,37 @@ def table(card: SiteCard) -> str:
     )
 
 
-def _look(folder: Path, engine: Engine, settings: Settings, console: Console) -> list[_Seen]:
+def _look(folder: Path, engine: Engine, settings: Settings, console: Console) -> list["_Seen | Sample"]:
+    """What the network makes of each image, and the mere sample where it would not decide: where it refuses,
+    or where the file says that it should.
+    """
     samples = load_samples(folder, suffixes=None)
     with ThreadPoolExecutor(settings.threads) as pool:
-        answers = pool.map(lambda sample: _seen(engine, sample, settings.max_pixels), samples)
-        shown = track(
-            answers, "judging", len(samples), console=console, transient=True, disable=not console.is_terminal
+        answers = pool.map(lambda sample: _seen(engine, sample, settings) or sample, samples)
+        return list(
+            track(
+                answers,
+                "judging",
+                len(samples),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
         )
-        return [one for one in shown if one]
 
 
-def _seen(engine: Engine, sample: Sample, max_pixels: int) -> _Seen | None:
+def _seen(engine: Engine, sample: Sample, settings: Settings) -> _Seen | None:
     try:
-        gray, facts, warnings = decode(sample.path.read_bytes(), max_pixels)
+        if sample.path.stat().st_size > settings.max_bytes:
+            return None
+        gray, facts, warnings = decode(sample.path.read_bytes(), settings.max_pixels)
         pixels, _ = prepare(gray, facts, engine.calibration.size)
     except InputRejected:
         return None
-    return _Seen(sample, facts, warnings, engine.outputs(pixels).of(0))
+    outputs = engine.outputs(pixels).of(0)
+    if doubt_of(warnings) or outputs.distances > engine.calibration.typicality.refused_above:
+        return None
+    return _Seen(sample, facts, outputs)
 
 
 def _parts(seen: Sequence[_Seen]) -> dict[str, int]:
@@ -170,23 +191,30 @@ def _parts(seen: Sequence[_Seen]) -> dict[str, int]:
 
 
 def _fit(base: Calibration, seen: Sequence[_Seen]) -> Calibration:
-    """Calibrate anew on images; the share of pneumonia among them becomes the prevalence."""
+    """Calibrate anew on images; the share of pneumonia among them becomes the prevalence.
+
+    What the network refuses it goes on refusing: only what is atypical is told anew.
+    """
     truth = np.array([one.sample.label for one in seen])
     logits = np.array([float(one.outputs.logits[0]) for one in seen])
+    distances = np.array([float(one.outputs.distances) for one in seen])
     slope, offset = fit_platt(logits, truth)
     changes = {
         "slope": slope,
         "offset": offset,
         "prevalence": round(float(truth.mean()), 3),
         "thresholds": choose_thresholds(1 / (1 + np.exp(-(slope * logits + offset))), truth),
-        "typicality": choose_limits(np.array([float(one.outputs.distances) for one in seen])),
+        "typicality": Limits(
+            atypical_above=min(choose_limits(distances).atypical_above, base.typicality.refused_above),
+            refused_above=base.typicality.refused_above,
+        ),
     }
     return base.model_copy(update=changes)
 
 
 def _finding(calibration: Calibration, one: _Seen) -> Finding | None:
     try:
-        return interpret(calibration, one.outputs, one.facts, one.warnings)
+        return interpret(calibration, one.outputs, one.facts)
     except InputRejected:
         return None
 
@@ -197,8 +225,12 @@ def _loss(calibration: Calibration, one: _Seen) -> float:
 
 
 def _write(out: Path, network: bytes, card: SiteCard) -> None:
+    """Write both whole, or neither."""
+    files = {out: network, out.with_suffix(".json"): f"{card.model_dump_json(indent=1)}\n".encode()}
     try:
-        out.write_bytes(network)
-        out.with_suffix(".json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for path, content in files.items():
+            path.with_name(f".{path.name}.part").write_bytes(content)
+        for path in files:
+            path.with_name(f".{path.name}.part").replace(path)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}); name another --out") from error

@@ -11,6 +11,7 @@ from pipeline.ports import Examination
 CRASHES, SLOW = b"this image crashes the process", b"this image takes its time"
 HANGS, HUNGRY = b"this image never ends", b"this image wants all the memory"
 KILLED_ONCE = b"this image is at work while somebody kills the process"
+CLOSES = b"this image makes the process close its answers and go on"
 DEFECT = b"this image meets a defect of ours"
 MARK = "ENGINE_CHILD_MARK"  # a variable: a file that says whether somebody has killed the process already
 
@@ -26,6 +27,9 @@ def examine_or_not(engine: Engine, data: bytes) -> Examination:
         time.sleep(600)
     if data.endswith(HUNGRY):
         bytearray(4_000_000_000)
+    if data.endswith(CLOSES):
+        os.closerange(3, 64)
+        time.sleep(600)
     if data.endswith(DEFECT):
         raise RuntimeError(f"a defect over {data!r}")
     if data.endswith(KILLED_ONCE) and not os.path.exists(os.environ[MARK]):  # noqa: PTH110

@@ -18,7 +18,7 @@ from model.guarded import GuardedEngine
 from model.messages import Options
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from tests import pictures
-from tests.engine_child import CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
+from tests.engine_child import CLOSES, CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
 from tests.fakes import SAMPLES
 from tests.machines import wait_for
 
@@ -49,6 +49,7 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
     ("ending", "code", "message"),
     [
         (CRASHES, "crashed", "The program that reads images crashed over this file."),
+        (CLOSES, "took_too_long", "It was not judged within 2 seconds."),
         (HANGS, "took_too_long", "It was not judged within 2 seconds."),
         (HUNGRY, "out_of_memory", "It needs more than 1.5 GB of memory to be judged."),
         (DEFECT, "internal", "It could not be judged (RuntimeError at engine_child.py"),

@@ -145,3 +145,13 @@ def test_a_folder_that_cannot_hold_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would be classified"):
         overlay.Heatmaps(tmp_path / "maps", [tmp_path])
     assert not (tmp_path / "maps").exists()
+
+
+def test_a_probability_that_means_nothing_is_not_drawn() -> None:
+    gray = Image.new("L", (300, 200), 100)
+    said = verdict([[1.0]])
+    assert said.finding
+    other = said.model_copy(update={"finding": said.finding.model_copy(update={"probability": 0.123})})
+    assert overlay.draw(gray, said) != overlay.draw(gray, other)
+    doubted = [one.model_copy(update={"warnings": ["atypical"]}) for one in (said, other)]
+    assert overlay.draw(gray, doubted[0]) == overlay.draw(gray, doubted[1])

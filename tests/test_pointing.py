@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from model import pointing
+from model.borders import content_box
 from model.engine import Engine
 from model.lungs import SIDE, Gray, Mask, find_field
 from model.pointing import SIZES, Pointing, plant, play
 from model.preprocess import Array
+from pipeline.errors import UsageError
 from tests import pictures
 
 
@@ -39,6 +41,12 @@ def test_where_there_are_none_none_are_found(level: float) -> None:
     assert find_field(noise) is None
 
 
+def test_without_lungs_there_is_no_game() -> None:
+    image = pictures.encoded(Image.new("L", (SIDE, SIDE), 128), "PNG")
+    with pytest.raises(UsageError, match="two lungs"):
+        list(play([image], Engine()))
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("lung", [0, 1])
 def test_an_opacity_lies_in_its_lung(chest: Gray, lung: int, size: float) -> None:
@@ -57,13 +65,16 @@ class Points(Engine):
 
     def __init__(self, chest: Gray, is_right: bool) -> None:
         super().__init__()
-        self._small = np.asarray(Image.fromarray(chest).resize((18, 18), Image.Resampling.BOX))
-        self._is_right, self.seen = is_right, list[Gray]()
+        self._chest, self._is_right, self.seen = chest, is_right, list[Gray]()
+        self.cropped = 0
 
     def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
-        """Where the opacity is, or as far on the other side."""
-        grid = self.seen.pop(0)
-        grid = np.asarray(Image.fromarray(grid).resize((18, 18), Image.Resampling.BOX)) - self._small
+        """Where the opacity is, or as far on the other side; of the part that the network is shown."""
+        shown = self.seen.pop(0)
+        left, top, right, bottom = content_box(np.clip(shown, 0, 255).astype(np.uint8))
+        self.cropped += left > 0  # the air beside the body is cut off
+        brighter = Image.fromarray((shown - self._chest)[top:bottom, left:right])
+        grid = np.asarray(brighter.resize((18, 18), Image.Resampling.BOX))
         return np.zeros((1, 2)), (grid if self._is_right else grid[:, ::-1])[None], np.zeros(1)
 
 
@@ -82,6 +93,7 @@ def test_the_game_is_won_by_a_map_that_points(
     image = pictures.encoded(Image.fromarray(chest.astype(np.uint8)), "PNG")
     seen = list(play([image] * 5, engine))
     assert [(one.size, one.planted) for one in seen] == [(size, 10) for size in SIZES]
+    assert engine.cropped > 10
     for one in seen:
         assert isinstance(one, Pointing)
         assert least <= one.hit <= most

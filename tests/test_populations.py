@@ -18,9 +18,13 @@ def test_each_folder_is_a_population(tmp_path: Path) -> None:
         ("bad", {n: make for n, (_, make) in pictures.BAD.items()}),
     ):
         for number, make in enumerate(makers.values()):
-            path = tmp_path / name / f"ward {number % 2}" / f"person{number // 2}_{number}"
+            path = tmp_path / name / f"ward {number % 2}" / f"person{number // 4}_{number}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(make())
+    for name in ("good/.DS_Store", ".git/HEAD"):  # no images, and of no population
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("hidden")
+    (tmp_path / "good" / "lost").symlink_to(tmp_path / "nowhere")
     answer = cxr("evaluate", "--populations", tmp_path, "--json")
     assert answer.returncode == 0, answer.stderr
     bad, good = Populations.model_validate_json(answer.stdout).populations
@@ -55,9 +59,15 @@ def test_wrong_folders_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.jpeg").write_bytes(b"")
     with pytest.raises(UsageError, match="put each population into a folder of its own"):
         judge_populations(tmp_path, Settings())
-    (tmp_path / "manifest.csv").write_text("source\nnorth\n")
+    (tmp_path / "manifest.csv").write_text("source,name\nnorth,a\n")
     with pytest.raises(UsageError, match="has to be a table"):
         judge_populations(tmp_path, Settings())
+    for row in ("north,/etc/hostname", "north,../a.jpeg", "north,none.jpeg"):
+        (tmp_path / "manifest.csv").write_text(f"source,file\n{row}\n", encoding="utf-8-sig")
+        with pytest.raises(UsageError, match="there is no such file"):
+            judge_populations(tmp_path, Settings())
+    answer = cxr("evaluate", "--populations", tmp_path, "--all")
+    assert (answer.returncode, b"are for labelled images" in answer.stderr) == (2, True)
     for arguments in ((), (tmp_path, "--populations", tmp_path)):
         answer = cxr("evaluate", *arguments)
         assert (answer.returncode, b"--populations and a folder" in answer.stderr) == (2, True)

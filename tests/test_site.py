@@ -1,6 +1,7 @@
 """A network calibrated for one department: better there, or not written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,16 @@ def seen(number: int, shift: float, apart: float = 4.0) -> list[site._Seen]:
             site._Seen(
                 Sample(Path(f"{index}.png"), sick, -1, f"p{index // 3}", "train"),
                 FACTS,
-                (),
                 np.array([logit, 0], np.float32),
                 np.full((9, 9), logit, np.float32),
                 base.typicality.atypical_above * (0.5 if index % 7 else 1.2),
             )
         )
     return found
+
+
+def one_patient(one: site._Seen) -> site._Seen:
+    return replace(one, sample=replace(one.sample, patient="p0" if one.sample.label else one.sample.patient))
 
 
 @pytest.fixture
@@ -56,12 +60,15 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[site._Seen]:
 
 def test_a_network_that_is_off_is_put_right(looked: list[site._Seen], tmp_path: Path) -> None:
     looked += seen(200, shift=2.0)
+    refused = [replace(one.sample, path=Path(f"r{number}")) for number, one in enumerate(looked[:40])]
+    looked += refused  # type: ignore[arg-type]  # images that it refuses count as such, and nothing else
     out = tmp_path / "site.onnx"
     card = calibrate_site(tmp_path, out, Settings(), QUIET)
     assert card.gain.low > 0.1
     assert card.before.at_decision.specificity.value < 0.8 < card.after.at_decision.specificity.value
     assert card.after.ece.value < 0.05 < card.before.ece.value
     assert card.before.uncertain.value > 0.1
+    assert card.before.refused.value == card.after.refused.value == pytest.approx(40 / 440, abs=1e-3)
     assert "right when certain" in table(card)
 
     made, shipped = Engine(out), Engine()
@@ -76,7 +83,8 @@ def test_a_network_that_is_off_is_put_right(looked: list[site._Seen], tmp_path: 
 def test_what_is_not_shown_to_be_better_is_not_written(looked: list[site._Seen], tmp_path: Path) -> None:
     out = tmp_path / "site.onnx"
     for found, said in (
-        (seen(site.LEAST - 1, shift=2.0), "too few images: 49 normal ones and 49 with pneumonia"),
+        (seen(site.LEAST - 1, shift=2.0), "too few images: of NORMAL/ the network judges 99, of 66 patients"),
+        ([one_patient(one) for one in seen(200, shift=2.0)], "judges 200, of 1 patients"),
         (seen(200, shift=0.0), "do not show that a calibration of their own would be better"),
         (seen(200, shift=2.0, apart=0.5), "cannot tell these images apart"),
     ):
@@ -94,9 +102,11 @@ def test_the_command_reads_any_image_and_says_what_lacks(tmp_path: Path) -> None
     (tmp_path / "NORMAL" / "notes.txt").write_text("no image")
     answer = cxr("calibrate", tmp_path, "--out", tmp_path / "site.onnx")
     assert answer.returncode == 1
-    assert b"and 50 of each are needed; add some" in answer.stderr
-    assert b"0 normal" not in answer.stderr
+    assert b"100 of 20 patients are needed" in answer.stderr
     assert not (tmp_path / "site.onnx").exists()
+    for out in (tmp_path / "site.json", tmp_path / "none" / "site.onnx"):
+        answer = cxr("calibrate", tmp_path, "--out", out)
+        assert (answer.returncode, b"ends in .onnx" in answer.stderr) == (2, True)
 
 
 def test_a_note_is_set_and_all_else_stays() -> None:
