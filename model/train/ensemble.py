@@ -30,7 +30,7 @@ from model.preprocess import network_input
 from model.train.member import AVERAGED, Job, Tick, TrainConfig, served_input, train_member
 from model.train.network import Network, Output
 from model.train.outside import as_copy, changed
-from model.train.settle import settle_statistics
+from model.train.settle import fold_norms, settle_statistics
 from model.train.witness import testify
 from pipeline.errors import CxrError, UsageError
 
@@ -185,10 +185,11 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: S
     network = Network(config.network)
     for index, member in enumerate(network.members):
         member.load_state_dict(load_file(out / _name(index) / AVERAGED))
-    _round(network)
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
     for member in network.members:
         settle_statistics(member, pixels, config.network.size)
+    fold_norms(network)
+    _round(network)
     fit_typicality(network, pixels, torch.tensor([sample.label for sample in samples]))
     if strangers:
         fit_outside(network, pixels, strangers)

@@ -1,7 +1,10 @@
-"""The statistics of batch norms, for images as they are served."""
+"""Batch norms, made ready to serve."""
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.train.member import served_input
 
@@ -22,3 +25,13 @@ def settle_statistics(member: nn.Module, pixels: Tensor, size: int) -> None:
     for batch in shuffled.split(64):
         member(served_input(batch, size))
     member.eval()
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Fold each norm of a network in evaluation mode into the convolution before it, as it is served."""
+    for part in network.modules():
+        if isinstance(part, nn.Sequential):
+            for place, (layer, norm) in enumerate(pairwise(part)):
+                if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    part[place] = fuse_conv_bn_eval(layer, norm)
+                    part[place + 1] = nn.Identity()
