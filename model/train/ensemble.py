@@ -27,11 +27,19 @@ from model.data import ERAS, Sample, load_pixels, load_samples
 from model.decode import decode
 from model.populations import find_populations
 from model.preprocess import network_input
-from model.train.member import AVERAGED, Job, Tick, TrainConfig, served_input, train_member
+from model.train.member import (
+    AVERAGED,
+    Job,
+    Tick,
+    TrainConfig,
+    is_trained,
+    served_input,
+    train_member,
+)
 from model.train.network import Network, Output
 from model.train.outside import as_copy, changed
 from model.train.settle import fold_norms, settle_statistics
-from model.train.witness import testify
+from model.train.witness import SAID, testify
 from pipeline.errors import CxrError, UsageError
 
 _WITNESSES = 100  # their seeds begin so far behind those of the members
@@ -92,6 +100,7 @@ def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
 
 def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> None:
     """One process a job, of which as many work as there are cores, so that no thread waits for another."""
+    jobs = [job for job in jobs if not _is_done(job, out / job.name, config)]
     context = multiprocessing.get_context("spawn")
     ticks: Queue[Tick | CxrError] = context.Queue()
     slots = context.Semaphore(os.cpu_count() or 1)
@@ -108,6 +117,10 @@ def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> No
         raise KeyboardInterrupt
     if any(process.exitcode for process in processes):
         raise CxrError("a training ended early; the same command goes on from where it stopped")
+
+
+def _is_done(job: Job, out: Path, config: TrainConfig) -> bool:
+    return is_trained(out, config) and (not job.is_witness or (out / SAID).is_file())
 
 
 def _work(

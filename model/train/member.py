@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -125,7 +126,7 @@ class Run:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["config"] != json.dumps(asdict(self.config)):
-            raise UsageError(f"{self.out} holds a run with other settings; name another --out")
+            raise _other_settings(self.out)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -150,7 +151,8 @@ class Run:
     def finish(self) -> None:
         """Write the averaged weights, which are what ships, with the run's history."""
         weights = {name: value.contiguous().cpu() for name, value in self.average.module.state_dict().items()}
-        save_file(weights, self.out / AVERAGED, {"history": json.dumps(self.history)})
+        notes = {"history": json.dumps(self.history), "config": json.dumps(asdict(self.config))}
+        save_file(weights, self.out / AVERAGED, notes)
 
     def tick(self, loss: float, rate: float, epoch: dict[str, float] | None = None) -> Tick:
         """How far the run is."""
@@ -231,6 +233,20 @@ class Drawer:
         if index in self._lungs and chance.random() < self._config.planted:
             image, where = plant(image, self._lungs[index], chance)
         return self._augment(image, where)
+
+
+def is_trained(out: Path, config: TrainConfig) -> bool:
+    """Return whether the training in a folder is over; UsageError when it was by another recipe."""
+    if not (out / AVERAGED).is_file():
+        return False
+    with safe_open(out / AVERAGED, "pt") as file:
+        if file.metadata()["config"] != json.dumps(asdict(config)):
+            raise _other_settings(out)
+    return True
+
+
+def _other_settings(out: Path) -> UsageError:
+    return UsageError(f"{out} holds a run with other settings; name another --out")
 
 
 def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
