@@ -134,16 +134,16 @@ class Database:
                 with suppress(ValueError):
                     self._open.remove(held[0])
                 held[0].close()
-            if self._sound is None or self._sound != self._files() or self._sound == self._condemned:
-                database = self._opened_anew()
+            sound = self._sound  # another thread may find at any moment that it is not
+            if sound is None or sound != self._files() or sound == self._condemned:
+                database, sound = self._opened_anew()
             else:
                 database = self._connect()
             self._open.append(database)
-            assert self._sound is not None
-            self._local.held = database, self._sound
+            self._local.held = database, sound
             return database
 
-    def _opened_anew(self) -> sqlite3.Connection:
+    def _opened_anew(self) -> tuple[sqlite3.Connection, _Files]:
         """Check the file, and replace it where it is not sound. One process at a time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, mode=0o600, is_singleton=False):
@@ -157,7 +157,7 @@ class Database:
                 self._remove()
                 return self._made()
 
-    def _made(self) -> sqlite3.Connection:
+    def _made(self) -> tuple[sqlite3.Connection, _Files]:
         self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # it names patients
         database = self._connect()
         try:
@@ -175,8 +175,9 @@ class Database:
         except BaseException:
             database.close()
             raise
-        self._sound, self._condemned = self._files(), None
-        return database
+        sound = self._files()
+        self._sound, self._condemned = sound, None
+        return database, sound
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(

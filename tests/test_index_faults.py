@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import database, rebuild
+from pipeline.database import Database
 from pipeline.errors import IndexNotReady
 from pipeline.events import s3_event
 from pipeline.forget import forget
@@ -278,3 +280,22 @@ def traces(path: Path) -> list[str]:
     files = [each for each in path.parent.iterdir() if each.is_file()]
     words = (b"Mustermann", b"mustermann", b"ust", b"stm")
     return [each.name for each in files if any(word in each.read_bytes() for word in words)]
+
+
+def test_another_thread_may_find_the_file_unsound_at_any_moment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, connect = SqliteIndex(path), Database._connect
+    index.record(DONE)
+
+    def connect_while_another_fails(self: Database) -> sqlite3.Connection:
+        found = connect(self)
+        self._sound = None  # as `_told` does in the thread that failed
+        return found
+
+    monkeypatch.setattr(Database, "_connect", connect_while_another_fails)
+    with ThreadPoolExecutor(1) as pool:  # a thread without a connection yet
+        found = pool.submit(index.get, KEY).result()
+    assert found
+    assert found.key == KEY
+    index.close()
