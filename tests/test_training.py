@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from model.calibrate import choose_thresholds, fit_platt, pattern_auc
-from model.data import load_samples, patient_of
+from model.data import ERAS, load_samples, patient_of
 from model.engine import Calibration, Engine, Limits
 from model.evaluate import evaluate_folder, table
 from model.measure import calibration_error
-from model.train import recipe
+from model.train import recipe, witness
 from model.train.augment import Augment
-from model.train.ensemble import train
-from model.train.member import AVERAGED, Run, TrainConfig, rate_at, train_member
+from model.train.ensemble import plan, train
+from model.train.member import AVERAGED, Batch, Run, TrainConfig, is_trained, rate_at, train_member
 from model.train.network import Member, Network, NetworkConfig
 from model.train.stress import STRESSES
 from pipeline.errors import UsageError
@@ -34,9 +35,7 @@ from pipeline.settings import Settings
 from pipeline.verdict import Thresholds
 from tests import pictures
 
-TINY = TrainConfig(
-    epochs=2, batch=8, network=NetworkConfig(size=32, stem=4, widths=(4, 8), strides=(2, 2), blocks=1)
-)
+TINY = TrainConfig(epochs=2, batch=8, network=NetworkConfig(size=64, width=16))
 QUIET = Console(quiet=True)
 
 
@@ -112,22 +111,22 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_a_killed_member_ends_as_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = load_samples(data)
-    ticks = list(train_member(samples, tmp_path / "whole", TINY, 0))
+    job = plan(load_samples(data), TINY)[0]
+    ticks = list(train_member(job, tmp_path / "whole", TINY))
     assert [tick.epoch["epoch"] for tick in ticks if tick.epoch] == [1, 2]
     learn, steps = Run.learn, []
 
-    def learn_until_the_kill(self: Run, *batch: torch.Tensor) -> float:
+    def learn_until_the_kill(self: Run, batch: Batch) -> float:
         steps.append(self.step)
         if len(steps) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return learn(self, *batch)
+        return learn(self, batch)
 
     monkeypatch.setattr(Run, "learn", learn_until_the_kill)
     with pytest.raises(KeyboardInterrupt):
-        list(train_member(samples, tmp_path / "killed", TINY, 0))
+        list(train_member(job, tmp_path / "killed", TINY))
     assert not (tmp_path / "killed" / AVERAGED).exists()
-    list(train_member(samples, tmp_path / "killed", TINY, 0))
+    list(train_member(job, tmp_path / "killed", TINY))
     assert steps == list(range(len(steps)))
     whole, resumed = (load_file(tmp_path / name / AVERAGED) for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
@@ -137,37 +136,72 @@ def test_a_killed_member_ends_as_one_that_was_not(
 def test_a_stopped_training_saves_every_member_and_goes_on(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cxr", "train", str(data), "--out", str(tmp_path), "--epochs", "50"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        folders = [tmp_path / f"member-{number}" for number in (1, 2)]
-        while not all((folder / "state.pt").exists() for folder in folders):
+        while not (found := [path.parent for path in tmp_path.glob("*/state.pt")]):
             assert process.poll() is None
             time.sleep(0.2)
         process.terminate()
         assert process.wait(60) != 0
-    steps = [torch.load(folder / "state.pt", weights_only=True)["step"] for folder in folders]
+    steps = [torch.load(folder / "state.pt", weights_only=True)["step"] for folder in found]
     assert all(step > 0 for step in steps)
     assert not (tmp_path / "network.safetensors").exists()
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(data: Path, tmp_path: Path) -> None:
+    job = plan(load_samples(data), TINY)[0]
+    list(train_member(job, tmp_path, replace(TINY, epochs=1)))
+    assert is_trained(tmp_path, replace(TINY, epochs=1))
+    for again in (lambda: list(train_member(job, tmp_path, TINY)), lambda: is_trained(tmp_path, TINY)):
+        with pytest.raises(UsageError, match="other settings"):
+            again()
+
+
+def test_witnesses_have_not_seen_their_era(data: Path) -> None:
     samples = load_samples(data)
-    list(train_member(samples, tmp_path, replace(TINY, epochs=1), 0))
-    with pytest.raises(UsageError, match="other settings"):
-        list(train_member(samples, tmp_path, replace(TINY, epochs=1, seed=2), 0))
+    jobs = plan(samples, TINY)
+    assert [job.name for job in jobs] == ["member-1", *(f"witness-{era}" for era in range(1, ERAS + 1))]
+    assert len({job.seed for job in jobs}) == len(jobs)
+    for era, job in enumerate(jobs[1:]):
+        assert job.is_witness
+        assert {sample.era for sample in job.held_out} == {era}
+        assert era not in {sample.era for sample in job.learned}
+        assert not {s.patient for s in job.learned} & {s.patient for s in job.held_out}
+    judged = [sample for job in jobs[1:] for sample in job.held_out]
+    assert sorted(judged, key=str) == sorted((s for s in samples if s.fold != "report"), key=str)
+    assert not any(sample.fold == "report" for job in jobs for sample in (*job.learned, *job.held_out))
+
+
+def test_eras_follow_the_numbers_of_the_patients(data: Path) -> None:
+    for label in (0, 1):
+        numbers = sorted(
+            (int(re.findall(r"\d+", sample.patient)[0]), sample.era)
+            for sample in load_samples(data)
+            if sample.label == label
+        )
+        assert [era for _, era in numbers] == sorted(era for _, era in numbers)
+        assert {era for _, era in numbers} == set(range(ERAS))
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run, long enough to learn the drawings."""
     out = tmp_path_factory.mktemp("run")
-    config = replace(TINY, epochs=15, averaging=0.9, smoothing=0.0, rate=1e-2)
-    train(data, out, config, QUIET)
+    config = replace(TINY, epochs=4, averaging=0.9)
+    for job in plan(load_samples(data), config):  # here, since a process would take longer than the training
+        list(train_member(job, out / job.name, config))
+        if job.is_witness:
+            witness.testify(job, out / job.name, config)
+    strangers = out / "strangers" / "adults"
+    strangers.mkdir(parents=True)
+    for number in range(8):
+        Image.effect_noise((80, 80), 30 + number).save(strangers / f"{number}.png")
+    train(data, out, config, QUIET, strangers.parent)
     return out
 
 
 def test_a_trained_network_serves_and_is_measured(data: Path, run: Path) -> None:
     path = recipe.calibrate_and_export(run, data)
     engine = Engine(path)
-    assert engine.calibration.size == 32
+    assert engine.calibration.size == 64
     assert json.loads((run / "calibration.json").read_text()) == engine.calibration.model_dump()
     metrics = evaluate_folder(data, Settings(weights=path), everything=True)
     assert metrics.auc.low <= metrics.auc.value <= metrics.auc.high
@@ -182,8 +216,8 @@ def test_the_map_of_the_network_is_exact() -> None:
         assert isinstance(member, Member)
         torch.nn.init.normal_(member.head.weight)
     with torch.inference_mode():
-        logits, maps, _ = network(torch.randn(3, 1, 144, 144))
-    assert maps.shape == (3, 9, 9)
+        logits, maps, _, _ = network(torch.randn(3, 1, 160, 160))
+    assert maps.shape == (3, 10, 10)
     assert torch.allclose(maps.mean((1, 2)), logits[:, 0], atol=1e-4)
     assert sum(parameter.numel() for parameter in network.parameters()) < 5_000_000
 
@@ -194,7 +228,7 @@ def test_augmentation_keeps_shape_and_scale_and_follows_the_seed() -> None:
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        results.append(augment(image))
+        results.append(augment(image, image[0] > 128)[0])
     assert results[0].shape == (1, 160, 160)
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
@@ -239,6 +273,7 @@ def test_another_prevalence_moves_p_by_bayes_and_keeps_the_labels() -> None:
         prevalence=0.75,
         thresholds=Thresholds(normal_below=0.3, pneumonia_above=0.8),
         typicality=Limits(atypical_above=1, refused_above=2),
+        outside_above=0,
     )
     for prevalence in (0.001, 0.1, 0.75, 0.999):
         moved = trained.at(prevalence)
