@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from model.borders import Box
 from model.preprocess import Array
 
 _SIDE = 64  # pixels a side that are looked at
@@ -12,18 +13,21 @@ _NEAR = (
 )
 
 
-def outside_share(gray: Image.Image, grid: Array) -> float:
-    """The share of a map's evidence for pneumonia, [h, w], that lies beside the body in an image, 0 to 1."""
-    size = (grid.shape[1], grid.shape[0])
-    inside = Image.fromarray(find_body(gray).astype(np.float32)).resize(size, Image.Resampling.BOX)
+def outside_share(gray: Image.Image, box: Box, grid: Array) -> float:
+    """The share of a map's evidence for pneumonia, [h, w], that lies beside the body, 0 to 1.
+
+    `box` is the part of the image that the map covers.
+    """
+    size, body = (grid.shape[1], grid.shape[0]), find_body(gray, box)
+    inside = Image.fromarray(body.astype(np.float32)).resize(size, Image.Resampling.BOX)
     evidence = np.maximum(grid, 0)
     total = float(evidence.sum())
     return float((evidence * (1 - np.asarray(inside))).sum()) / total if total > 0 else 0.0
 
 
-def find_body(gray: Image.Image) -> npt.NDArray[np.bool_]:
+def find_body(gray: Image.Image, box: Box) -> npt.NDArray[np.bool_]:
     """Return a mask of the body, [64, 64]: in each row, all between the first and the last bright place."""
-    small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX, box))
     bright = small > _otsu(small)
     has = bright.any(1)
     left = np.where(has, bright.argmax(1), _SIDE)

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from model.borders import Box, content_box
+from model.chest import outside_share
 from model.decode import decode
 from model.preprocess import Array, network_input, squash
 from pipeline.errors import InputRejected, UsageError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the processes that judge need no settings
 SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
+_MOST = 0.5  # of the evidence for pneumonia
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
 _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
 
@@ -157,7 +159,10 @@ class Engine:
             "decode": round((decoded - clock) * 1000, 2),
             "infer": round((inferred - decoded) * 1000, 2),
         }
-        return Examination(facts, finding, preview, (*doubts_of(finding), *warnings), timing)
+        said = (*doubts_of(finding), *warnings)
+        if finding.label == "pneumonia" and outside_share(gray, box, outputs.maps) > _MOST:
+            said = (*said, "evidence_outside")
+        return Examination(facts, finding, preview, said, timing)
 
     def outputs(self, pixels: Array) -> Outputs:
         """The raw outputs for [N, 1, size, size]."""

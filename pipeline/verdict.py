@@ -43,6 +43,7 @@ Warning = Literal[
     "not_frontal",
     "for_processing",
     "burned_in_text",
+    "evidence_outside",
 ]
 DOUBTS: tuple[Warning, ...] = (
     "atypical",

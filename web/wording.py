@@ -58,6 +58,7 @@ WARNINGS: dict[Warning, str] = {
         "The file says that this is a detector's raw image (FOR PROCESSING). The network knows "
         "finished X-rays only."
     ),
+    "evidence_outside": "Most of the evidence lies outside the chest: look at the map before you believe it.",
     "burned_in_text": "Text may be burned into the image. It may name the patient.",
 }
 TAGS: dict[Warning, str] = {
@@ -68,6 +69,7 @@ TAGS: dict[Warning, str] = {
     "not_frontal": "not frontal",
     "for_processing": "raw image",
     "burned_in_text": "text in the image",
+    "evidence_outside": "evidence outside",
 }
 
 
