@@ -1,4 +1,4 @@
-"""Does the map point? Opacities planted into normal X-rays, and whether the map's maximum lies in them.
+"""Measure whether the map points: does its maximum lie in opacities planted into normal X-rays?
 
 `python -m model.pointing DATA [WEIGHTS]` takes the normal originals of the fixed fold. A pneumonia of the
 data set has no outline to compare with; a planted opacity has. After the pointing game of Zhang et al. 2016,
@@ -39,7 +39,7 @@ _NEAR, _ASTRAY = 0.15, 0.14  # of a centre: where most of a lung lies; how far i
 
 @dataclass(frozen=True)
 class Field:
-    """Where the body and the lungs are, [SIDE, SIDE]; the right lung, which is on the left, first."""
+    """Hold the masks of body and lungs, [SIDE, SIDE]; the right lung, which is on the left, comes first."""
 
     body: Mask
     lungs: tuple[Mask, Mask]
@@ -47,7 +47,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Pointing:
-    """What became of the planted opacities of one size."""
+    """Hold the figures for the planted opacities of one size."""
 
     size: float
     planted: int
