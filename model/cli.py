@@ -127,15 +127,13 @@ def calibrate(
     Serve the result with CXR_WEIGHTS. Nothing is written when your X-rays do not show that it is better.
     """
     _check_folder(data)
-    from rich.console import Console
-
     from model.site import calibrate_site, table
 
     if out.suffix != ".onnx" or not out.parent.is_dir():
         raise UsageError(
             f"{out} is no place for a network: name a file that ends in .onnx, in a folder that is there"
         )
-    card = calibrate_site(data, out, load_settings(weights=weights), Console(stderr=True))
+    card = calibrate_site(data, out, load_settings(weights=weights))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
     typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)
 

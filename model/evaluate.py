@@ -1,9 +1,11 @@
 """Judges labelled images with the serving engine itself, and says how well that went."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -16,6 +18,9 @@ from model.metrics import AtThreshold, Metrics
 from pipeline.errors import InputRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.verdict import Finding, ModelRef
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,20 @@ def judge_folder(data: Path, settings: Settings, everything: bool = False) -> Ev
         raise UsageError(
             f"too few patients: {fold} has no {' and no '.join(lacking)}; measure all with --all"
         )
-    engine, console = Engine.of(settings), Console(stderr=True)
-    with ThreadPoolExecutor(settings.threads) as pool:
-        findings = pool.map(lambda sample: _finding(engine, sample), samples)
-        shown = track(
-            findings,
-            "judging",
-            len(samples),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        return Evaluation(samples, list(shown), load_origins(data, samples), engine.model)
+    engine = Engine.of(settings)
+    findings = side_by_side(lambda sample: _finding(engine, sample), samples, settings.threads)
+    return Evaluation(samples, findings, load_origins(data, samples), engine.model)
+
+
+def side_by_side(
+    judge: Callable[[Item], Result], items: Sequence[Item], threads: int, title: str = "judging"
+) -> list[Result]:
+    """Return what `judge` makes of each item, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(threads) as pool:
+        answers = pool.map(judge, items)
+        quiet = not console.is_terminal
+        return list(track(answers, title, len(items), console=console, transient=True, disable=quiet))
 
 
 def _finding(engine: Engine, sample: Sample) -> Finding | None:

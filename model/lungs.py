@@ -1,4 +1,4 @@
-"""Where the lungs are in a normal X-ray, by its own structure alone."""
+"""Find the lungs in a normal X-ray by its own structure alone."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _NEAR, _ASTRAY = 0.15, 0.14  # of a centre: where most of a lung lies; how far i
 
 @dataclass(frozen=True)
 class Field:
-    """Where the body and the lungs are, [SIDE, SIDE]; the right lung, which is on the left, first."""
+    """Hold the masks of body and lungs, [SIDE, SIDE]; the right lung, which is on the left, comes first."""
 
     body: Mask
     lungs: tuple[Mask, Mask]

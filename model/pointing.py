@@ -1,4 +1,4 @@
-"""Does the map point? Opacities planted into normal X-rays, and whether the map's maximum lies in them.
+"""Measure whether the map points: does its maximum lie in opacities planted into normal X-rays?
 
 `python -m model.pointing DATA [WEIGHTS]` takes the normal originals of the fixed fold. A pneumonia of the
 data set has no outline to compare with; a planted opacity has. After the pointing game of Zhang et al. 2016,
@@ -34,7 +34,7 @@ _SEED = 5
 
 @dataclass(frozen=True)
 class Pointing:
-    """What became of the planted opacities of one size."""
+    """Hold the figures for the planted opacities of one size."""
 
     size: float
     planted: int

@@ -1,4 +1,4 @@
-"""What a network says of whole populations, also of those that it should not judge.
+"""Count what a network says of whole populations, also of those that it should not judge.
 
 Each is a folder of images without labels: the children of another hospital, adults, laterals, hands,
 photographs. What counts is how many get a confident label.
@@ -6,16 +6,15 @@ photographs. What counts is how many get a confident label.
 
 import csv
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, Field
-from rich.console import Console
-from rich.progress import track
 
 from model.bootstrap import Bootstrap, Metric
 from model.data import patient_of
+from model.evaluate import side_by_side
 from model.guarded import GuardedEngine
 from pipeline.errors import EngineFailed, InputRejected, UsageError
 from pipeline.names import is_unfinished
@@ -25,7 +24,7 @@ from pipeline.walk import keys
 
 
 class Population(BaseModel):
-    """What became of the images of one population; the shares are of all its images."""
+    """Count the answers about one population; the shares are of all its images."""
 
     name: str
     images: int
@@ -38,7 +37,7 @@ class Population(BaseModel):
 
 
 class Populations(BaseModel):
-    """Some populations, judged by one network."""
+    """Hold the counts of several populations, judged by one network."""
 
     populations: list[Population]
     model: ModelRef
@@ -51,15 +50,13 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
     UsageError when there is none.
     """
     found = find_populations(folder)
-    console, judged = Console(stderr=True), []
-    with GuardedEngine.of(settings) as engine, ThreadPoolExecutor(settings.threads) as pool:
+    with GuardedEngine.of(settings) as engine:
         engine.warm(settings.threads)
+        judged = []
         for name, images in sorted(found.items()):
-            answers = pool.map(lambda image: _said(engine, image[0], settings.max_bytes), images)
-            shown = track(
-                answers, name, len(images), console=console, transient=True, disable=not console.is_terminal
-            )
-            judged.append(_population(name, [patient for _, patient in images], list(shown)))
+            paths, patients = [path for path, _ in images], [patient for _, patient in images]
+            judge = partial(_said, engine, settings.max_bytes)
+            judged.append(_population(name, patients, side_by_side(judge, paths, settings.threads, name)))
         return Populations(populations=judged, model=engine.model)
 
 
@@ -72,7 +69,7 @@ def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
 
 
 def table(seen: Populations) -> str:
-    """A line for each population, for a person's eyes."""
+    """Build a table with a line for each population."""
     lines = [f"{'':24} {'images':>6}  {'refused':24} {'uncertain':24} confident"]
     for one in seen.populations:
         lines.append(f"{one.name:24} {one.images:6}  {one.refused!s:24} {one.uncertain!s:24} {one.confident}")
@@ -107,7 +104,8 @@ def _by_folder(folder: Path) -> dict[str, list[tuple[Path, str]]]:
     return found
 
 
-def _said(engine: GuardedEngine, path: Path, max_bytes: int) -> str:
+def _said(engine: GuardedEngine, max_bytes: int, path: Path) -> str:
+    """Return the label of an image, or `refused`."""
     try:
         if path.stat().st_size > max_bytes:
             return "refused"

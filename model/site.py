@@ -7,20 +7,18 @@ and what is typical there. Needs no torch.
 import hashlib
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, Field
-from rich.console import Console
-from rich.progress import track
 
 from model.bootstrap import Bootstrap, Metric
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import CLASSES, Sample, load_samples
 from model.decode import decode
 from model.engine import SHIPPED, Calibration, Engine, Limits, Outputs, interpret, prepare
+from model.evaluate import side_by_side
 from model.measure import measure
 from model.metrics import Metrics
 from model.onnxfile import with_note
@@ -37,7 +35,7 @@ _NEVER = 1e-4  # P is given to four digits: an error costs no more than this mak
 
 
 class SiteCard(BaseModel):
-    """What a calibrated network is, beside its file."""
+    """Describe a calibrated network; the card lies beside its file."""
 
     version: str
     sha256: str = Field(description="of the ONNX file, as in a verdict's `model`")
@@ -54,20 +52,20 @@ class SiteCard(BaseModel):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the network makes of one image, before any calibration."""
+    """Hold the raw outputs for one image, before any calibration."""
 
     sample: Sample
     facts: ImageFacts
     outputs: Outputs
 
 
-def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console) -> SiteCard:
+def calibrate_site(folder: Path, out: Path, settings: Settings) -> SiteCard:
     """Write the calibrated network to `out` and its card beside it.
 
     CxrError when these images do not show that it would be better than the network as it is.
     """
     engine = Engine(settings.weights, settings.max_pixels)
-    looked = _look(folder, engine, settings, console)
+    looked = _look(folder, engine, settings)
     seen = [one for one in looked if isinstance(one, _Seen)]
     for name, label in CLASSES.items():
         own = [one.sample.patient for one in seen if one.sample.label == label]
@@ -77,7 +75,11 @@ def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console
                 f" {LEAST} of {_PATIENTS} patients are needed. A manifest.csv with the columns `file` and"
                 " `patient_key` says whose each is"
             )
-    card = _card(engine, looked)
+    made = _fit(engine.calibration, seen)
+    made = made.model_copy(update={"version": f"{made.version}-site"})
+    network = (settings.weights or SHIPPED).read_bytes()
+    network = with_note(network, "calibration", made.model_dump_json())
+    card = _card(engine, looked, made, network)
     if min(card.before.auc.low, card.after.auc.low) < _AUC:
         raise CxrError(
             f"the network cannot tell these images apart (AUC {card.before.auc}), and no calibration mends"
@@ -88,15 +90,12 @@ def calibrate_site(folder: Path, out: Path, settings: Settings, console: Console
             f"these {len(seen)} images do not show that a calibration of their own would be better (gain in"
             f" log loss {card.gain}): keep the network as it is, or add images"
         )
-    network = (settings.weights or SHIPPED).read_bytes()
-    network = with_note(network, "calibration", card.calibration.model_dump_json())
-    card = card.model_copy(update={"sha256": hashlib.sha256(network).hexdigest()})
     _write(out, network, card)
     return card
 
 
-def _card(engine: Engine, looked: Sequence["_Seen | Sample"]) -> SiteCard:
-    """Calibrate on all, and measure each patient by a calibration of the others; no file is known yet."""
+def _card(engine: Engine, looked: Sequence["_Seen | Sample"], made: Calibration, network: bytes) -> SiteCard:
+    """Measure before and after; after, each patient is judged by a calibration of the others."""
     base, seen = engine.calibration, [one for one in looked if isinstance(one, _Seen)]
     samples = [one.sample if isinstance(one, _Seen) else one for one in looked]
     parts = _parts(seen)
@@ -108,13 +107,12 @@ def _card(engine: Engine, looked: Sequence["_Seen | Sample"]) -> SiteCard:
     patients = [one.sample.patient for one in seen]
     gain = Bootstrap(patients).mean(losses, np.ones(len(seen), np.bool_))
     assert gain is not None
-    made = _fit(base, seen).model_copy(update={"version": f"{base.version}-site"})
     before = [_finding(base, one) if isinstance(one, _Seen) else None for one in looked]
     after = [_finding(own[one.sample], one) if isinstance(one, _Seen) else None for one in looked]
     counts = [sum(one.sample.label == label for one in seen) for label in (0, 1)]
     return SiteCard(
         version=made.version,
-        sha256="",
+        sha256=hashlib.sha256(network).hexdigest(),
         network=engine.model,
         calibrated_on=f"{counts[0]} normal X-rays and {counts[1]} with pneumonia, of {len(set(patients))}"
         " patients",
@@ -126,7 +124,7 @@ def _card(engine: Engine, looked: Sequence["_Seen | Sample"]) -> SiteCard:
 
 
 def table(card: SiteCard) -> str:
-    """Before and after, for a person's eyes."""
+    """Build a table of the figures before and after."""
     rows = [
         ("AUC", card.before.auc, card.after.auc),
         ("accuracy at the decision", card.before.at_decision.accuracy, card.after.at_decision.accuracy),
@@ -150,23 +148,12 @@ def table(card: SiteCard) -> str:
     )
 
 
-def _look(folder: Path, engine: Engine, settings: Settings, console: Console) -> list["_Seen | Sample"]:
-    """What the network makes of each image, and the mere sample where it would not decide: where it refuses,
-    or where the file says that it should.
+def _look(folder: Path, engine: Engine, settings: Settings) -> list["_Seen | Sample"]:
+    """Return what the network makes of each image, or the mere sample where it would not decide: where it
+    refuses, or where the file says that it should.
     """
     samples = load_samples(folder, suffixes=None)
-    with ThreadPoolExecutor(settings.threads) as pool:
-        answers = pool.map(lambda sample: _seen(engine, sample, settings) or sample, samples)
-        return list(
-            track(
-                answers,
-                "judging",
-                len(samples),
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-        )
+    return side_by_side(lambda sample: _seen(engine, sample, settings) or sample, samples, settings.threads)
 
 
 def _seen(engine: Engine, sample: Sample, settings: Settings) -> _Seen | None:
@@ -184,7 +171,7 @@ def _seen(engine: Engine, sample: Sample, settings: Settings) -> _Seen | None:
 
 
 def _parts(seen: Sequence[_Seen]) -> dict[str, int]:
-    """The part of each patient, drawn at random."""
+    """Draw a part at random for each patient."""
     names = sorted({one.sample.patient for one in seen})
     drawn = np.random.default_rng(_SEED).permutation(len(names)) % _PARTS
     return dict(zip(names, drawn.tolist(), strict=True))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from model import site
@@ -22,7 +21,6 @@ from pipeline.settings import Settings
 from tests import pictures
 from tests.test_cli import cxr
 
-QUIET = Console(quiet=True)
 FACTS = ImageFacts("image/png", 100, 100)
 
 
@@ -63,7 +61,7 @@ def test_a_network_that_is_off_is_put_right(looked: list[site._Seen], tmp_path: 
     refused = [replace(one.sample, path=Path(f"r{number}")) for number, one in enumerate(looked[:40])]
     looked += refused  # type: ignore[arg-type]  # images that it refuses count as such, and nothing else
     out = tmp_path / "site.onnx"
-    card = calibrate_site(tmp_path, out, Settings(), QUIET)
+    card = calibrate_site(tmp_path, out, Settings())
     assert card.gain.low > 0.1
     assert card.before.at_decision.specificity.value < 0.8 < card.after.at_decision.specificity.value
     assert card.after.ece.value < 0.05 < card.before.ece.value
@@ -90,7 +88,7 @@ def test_what_is_not_shown_to_be_better_is_not_written(looked: list[site._Seen],
     ):
         looked[:] = found
         with pytest.raises(CxrError, match=said):
-            calibrate_site(tmp_path, out, Settings(), QUIET)
+            calibrate_site(tmp_path, out, Settings())
     assert not list(tmp_path.iterdir())
 
 

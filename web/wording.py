@@ -24,9 +24,7 @@ LABELS: dict[Label, str] = {
     "uncertain": "The probability is between the thresholds: the network does not decide.",
     "normal": "The probability of pneumonia is below the threshold for normal.",
 }
-UNDECIDED = (
-    "The network does not decide about this X-ray, and gives no probability: a warning below says why."
-)
+UNDECIDED = "No call, and no probability: the reason is below."
 REASONS: dict[ReasonCode, str] = {
     "empty": "The file is empty.",
     "too_large": "The file is too large.",
@@ -43,8 +41,8 @@ REASONS: dict[ReasonCode, str] = {
     "internal": "It could not be judged, by no fault of its own. Drop it again.",
 }
 WARNINGS: dict[Warning, str] = {
-    "atypical": "Unlike the training images: the network's answer means nothing here.",
-    "other_population": "This does not look like a child's X-ray of the kind the network learned from.",
+    "atypical": "Too unlike the training images: no call.",
+    "other_population": "Not a child's X-ray of the kind the network learned from: no call.",
     "age_outside_training": (
         "The patient is not 1 to 5 years old, as all in the training data were. On adults the network is no "
         "better than a coin."
