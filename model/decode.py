@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile, TiffImagePlugin
 
 from model import deep
+from model.colour import check_colours
 from model.elements import is_dicom
 from model.guards import check_rows, read_picture
 from model.jpeg import check_decodes, decode_gray, read_jpeg
@@ -138,7 +139,7 @@ class _Opened:
             return deep.stretched_pairs(pixels, picture.pairs, picture.is_inverted, picture.is_opaque)
         if deep.is_deep_colour(image):
             return deep.stretched_colour(lambda: _open(picture, picture.data), picture.is_inverted)
-        image.load()
+        check_colours(_loaded(image))
         if image.mode.startswith(("I", "F")):
             values = np.asarray(image)
             if picture.kind == "TIFF" and not picture.is_signed and values.dtype == np.int32:
@@ -153,9 +154,13 @@ class _Opened:
 def _jpeg(picture: Picture) -> Image.Image:
     """Decode a JPEG, shrunk to an eighth at most."""
     if picture.colours < 4:
-        return Image.fromarray(decode_gray(picture.data, _LEAST_SIDE))
+        gray = Image.fromarray(decode_gray(picture.data, _LEAST_SIDE))
+        check_colours(_open(picture, picture.data))
+        return gray
     check_decodes(picture.data, picture.colours)
-    return _shown(_loaded(_open(picture, picture.data)))
+    image = _loaded(_open(picture, picture.data))
+    check_colours(image)
+    return _shown(image)
 
 
 def _check_stream(stream: bytes, picture: Picture) -> None:
