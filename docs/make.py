@@ -104,6 +104,7 @@ def card() -> str:
         "facts": "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items()),
         "figures": _figures(facts),
         "values": _predictive_values(facts),
+        "populations": _populations(facts),
         "limits": "".join(f"- {limit}\n" for limit in facts.limits),
     }
     text = CARD_TEXT.read_text(encoding="utf-8")
@@ -144,19 +145,32 @@ def _predictive_values(facts: Card) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _populations(facts: Card) -> str:
+    lines = ["| | images | refused | uncertain | confident |", "|---|---|---|---|---|"]
+    for one in facts.populations:
+        shares = f"{one.refused} | {one.uncertain} | {one.confident}"
+        lines.append(f"| {one.name} | {one.images} | {shares} |")
+    return "\n".join(lines) + "\n"
+
+
 def _measured(facts: Card) -> list[tuple[Metrics, str]]:
     return [(facts.originals, "originals"), (facts.copies, "squashed copies")]
 
 
-def measure_card(originals: Path, copies: Path) -> None:
-    """Measure the shipped network anew on the fixed fold, and write its machine-readable card."""
+def measure_card(originals: Path, copies: Path, *others: Path) -> None:
+    """Measure the shipped network anew on the fixed fold, and write its machine-readable card.
+
+    `others` hold other populations, see `model.populations`.
+    """
     from model.evaluate import evaluate_folder
+    from model.populations import judge_populations
     from model.train.export import load_network
 
     settings = Settings(prevalence=None, weights=None)  # whatever the environment says
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
     measured = [evaluate_folder(path, settings) for path in (originals, copies)]
-    made = make_card(parameters, Engine().calibration, *measured)
+    populations = [one for path in others for one in judge_populations(path, settings).populations]
+    made = make_card(parameters, Engine().calibration, measured[0], measured[1], populations)
     CARD.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -199,7 +213,13 @@ def _page() -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--screenshots", action="store_true")
-    parser.add_argument("--card", nargs=2, type=Path, metavar=("ORIGINALS", "COPIES"), help="measure anew")
+    parser.add_argument(
+        "--card",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="measure: ORIGINALS COPIES [POPULATIONS]...",
+    )
     arguments = parser.parse_args()
     if arguments.card:
         measure_card(*arguments.card)

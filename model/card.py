@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from model.engine import SHIPPED, Calibration
 from model.metrics import Metrics
+from model.populations import Population
 
 CARD = SHIPPED.with_suffix(".json")
 REFERENCE = SHIPPED.with_suffix(".safetensors")
@@ -32,6 +33,7 @@ class Card(BaseModel):
     calibration: Calibration
     originals: Metrics = Field(description="the fixed fold's images at their original size")
     copies: Metrics = Field(description="all images of the fixed fold's patients, as squashed copies")
+    populations: list[Population] = Field(description="what it says of others, whom it should not judge")
 
 
 def shipped_card() -> Card:
@@ -39,7 +41,13 @@ def shipped_card() -> Card:
     return Card.model_validate_json(CARD.read_bytes())
 
 
-def make_card(parameters: int, calibration: Calibration, originals: Metrics, copies: Metrics) -> Card:
+def make_card(
+    parameters: int,
+    calibration: Calibration,
+    originals: Metrics,
+    copies: Metrics,
+    populations: list[Population],
+) -> Card:
     """The shipped network's card, from what was measured."""
     return Card(
         name=calibration.name,
@@ -47,7 +55,7 @@ def make_card(parameters: int, calibration: Calibration, originals: Metrics, cop
         sha256=_sha256(SHIPPED),
         reference_sha256=_sha256(REFERENCE),
         parameters=parameters,
-        command="cxr train chest_xray",
+        command="cxr train chest_xray --outside adults",
         licence="MIT",
         trained_on=(
             "Chest X-Ray Images (Pneumonia), Kermany, Zhang, Goldbaum 2018, doi 10.17632/rscbjbr9sj.3, "
@@ -59,6 +67,7 @@ def make_card(parameters: int, calibration: Calibration, originals: Metrics, cop
         calibration=calibration,
         originals=originals,
         copies=copies,
+        populations=populations,
     )
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from pipeline.errors import InputRejected
 
 _STRONG = 56  # levels between a pixel's strongest and weakest colour; a tinted scan has up to 40
-_SHARE = 0.2  # of the pixels: beyond letters, a logo or a ruler in colour
+_SHARE = 0.1  # of the pixels: beyond letters, a logo or a ruler in colour
 _SHRUNK = 8  # times each side, before it is looked at
 _MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
 

@@ -24,7 +24,7 @@ from model.data import ERAS, load_samples, patient_of
 from model.engine import Calibration, Engine, Limits
 from model.evaluate import evaluate_folder, table
 from model.measure import calibration_error
-from model.train import recipe, witness
+from model.train import eras, recipe, witness
 from model.train.augment import Augment
 from model.train.ensemble import plan, train
 from model.train.member import AVERAGED, Batch, Run, TrainConfig, is_trained, rate_at, train_member
@@ -208,6 +208,18 @@ def test_a_trained_network_serves_and_is_measured(data: Path, run: Path) -> None
     assert metrics.auc.value > 0.9
     assert metrics.images == len(load_samples(data))
     assert "accuracy" in table(metrics)
+
+
+@pytest.mark.parametrize("way", eras.WAYS)
+def test_an_era_is_measured_by_a_calibration_of_the_others(run: Path, way: str) -> None:
+    said = witness.heard([run / f"witness-{era}" for era in range(1, ERAS + 1)])
+    measured = eras.carried_over(said, way, 2)
+    assert measured["clean"].images == ((said.era == 2) & (said.stress == "none")).sum()
+    assert measured["stressed"].images == ((said.era == 2) & (said.stress != "none")).sum()
+    turned = replace(said, logits=np.where((said.era == 2)[:, None], -said.logits, said.logits))
+    again = eras.carried_over(turned, way, 2)
+    assert again["clean"].not_called_normal.threshold == measured["clean"].not_called_normal.threshold
+    assert again["clean"].auc.value == pytest.approx(1 - measured["clean"].auc.value, abs=0.02)
 
 
 def test_the_map_of_the_network_is_exact() -> None:
