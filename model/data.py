@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.preprocess import WORKING_SIZE, squash
+from model.preprocess import as_copy
 from pipeline.errors import UsageError
 
 Fold = Literal["train", "validation", "report"]
@@ -78,13 +78,13 @@ def load_origins(data: Path, samples: Iterable[Sample]) -> list[Origin]:
 
 
 def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
-    """The images as [N, 224, 224] 8-bit gray, squashed: the network's input before augmentation."""
+    """Return the images as [N, 224, 224] 8-bit gray, see `as_copy`; augmentation and resizing come after."""
     return np.stack([_pixels(sample.path) for sample in samples])
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     with _opened(path) as image:
-        return np.asarray(squash(image.convert("L"), WORKING_SIZE))
+        return np.asarray(as_copy(image.convert("L")))
 
 
 def _origin(path: Path, row: dict[str, str], resized: bool) -> Origin:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from model.borders import Box, content_box
 from model.chest import outside_share
 from model.decode import decode
-from model.preprocess import Array, network_input, squash
+from model.preprocess import Array, as_copy, network_input
 from pipeline.errors import InputRejected, UsageError
 from pipeline.ports import Examination, ImageFacts
 from pipeline.verdict import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # the processes that judge need no settings
     from model.messages import Options
     from pipeline.settings import Settings
 
-SHIPPED = Path(__file__).with_name("weights") / "cxr-2.onnx"
+SHIPPED = Path(__file__).with_name("weights") / "cxr-3.onnx"
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _MOST = 0.5  # of the evidence for pneumonia
@@ -176,7 +176,7 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box
     """
     box = content_box(gray)
     is_whole = box == (0, 0, *gray.size)
-    small = squash(gray if is_whole else gray.crop(box), size)
+    small = as_copy(gray if is_whole else gray.crop(box))
     if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
         message = "The image is blank. Check the export, and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)

@@ -163,7 +163,7 @@ def test_the_summary_leaves_no_parameter_out(tmp_path: Path) -> None:
     network = Network(NetworkConfig())
     found = layers(network, torch.zeros(1, 1, 64, 64))
     assert sum(layer.parameters for layer in found) == sum(part.numel() for part in network.parameters())
-    shipped = network_beside(Path("model/weights/cxr-2.onnx"))
+    shipped = network_beside(Path("model/weights/cxr-3.onnx"))
     assert shipped is not None
     assert all(len(history) >= 2 for history in history_of(shipped))
     words = write_summary(shipped, 64, tmp_path / "summary.txt")

@@ -51,7 +51,7 @@ def test_what_the_map_points_at_matters_most(inputs: Array) -> None:
     After the deletion game of Petsiuk et al. 2018, arXiv:1806.07421.
     """
     engine, random = Engine(), np.random.default_rng(0)
-    logits, maps, _ = engine.outputs(inputs)
+    logits, maps, _, _ = engine.outputs(inputs)
     side = maps.shape[-1]
     count = round(DELETED * side * side)
     drops: dict[str, list[float]] = {"strongest": [], "random": []}

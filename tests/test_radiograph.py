@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from model.decode import decode
-from model.engine import Engine, interpret
+from model.engine import Engine, Outputs, interpret
 from model.radiograph import Tags
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
@@ -238,11 +238,12 @@ def test_warnings_come_in_the_order_of_their_list(engine: Engine) -> None:
 @pytest.mark.parametrize("warning", get_args(Warning))
 def test_a_doubt_makes_any_probability_uncertain(engine: Engine, warning: Warning) -> None:
     facts = ImageFacts("application/dicom", 320, 256)
-    logits, activation = np.array([30, 0], np.float32), np.zeros((2, 2), np.float32)
-    told = () if warning == "atypical" else (warning,)
-    limits = engine.calibration.typicality
-    distance = limits.atypical_above + 1 if warning == "atypical" else 0.0
-    finding = interpret(engine.calibration, logits, activation, distance, facts, told)
+    calibration = engine.calibration
+    distance = calibration.typicality.atypical_above + 1 if warning == "atypical" else 0.0
+    outside = calibration.outside_above + (1 if warning == "other_population" else -1)
+    said = Outputs(*(np.asarray(part, np.float32) for part in ([30, 0], np.zeros((2, 2)), distance, outside)))
+    told = () if warning in ("atypical", "other_population") else (warning,)
+    finding = interpret(calibration, said, facts, told)
     assert finding.label == ("uncertain" if warning in DOUBTS else "pneumonia")
     assert finding.probability > finding.thresholds.pneumonia_above
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from model import site
 from model.calibrate import fit_platt
 from model.data import Sample
-from model.engine import SHIPPED, Engine
+from model.engine import SHIPPED, Engine, Outputs
 from model.onnxfile import with_note
 from model.site import SiteCard, calibrate_site, table
 from pipeline.errors import CxrError
@@ -36,9 +36,12 @@ def seen(number: int, shift: float, apart: float = 4.0) -> list[site._Seen]:
             site._Seen(
                 Sample(Path(f"{index}.png"), sick, -1, f"p{index // 3}", "train"),
                 FACTS,
-                np.array([logit, 0], np.float32),
-                np.full((9, 9), logit, np.float32),
-                base.typicality.atypical_above * (0.5 if index % 7 else 1.2),
+                Outputs(
+                    np.array([logit, 0], np.float32),
+                    np.full((10, 10), logit, np.float32),
+                    np.float32(base.typicality.atypical_above * (0.5 if index % 7 else 1.2)),
+                    np.float32(base.outside_above - 1),
+                ),
             )
         )
     return found
@@ -71,9 +74,9 @@ def test_a_network_that_is_off_is_put_right(looked: list[site._Seen], tmp_path: 
 
     made, shipped = Engine(out), Engine()
     assert made.calibration == card.calibration
-    assert (made.model.version, made.model.sha256) == ("2-site", card.sha256)
+    assert (made.model.version, made.model.sha256) == ("3-site", card.sha256)
     assert SiteCard.model_validate_json((tmp_path / "site.json").read_bytes()) == card
-    pixels = np.random.default_rng(0).normal(size=(1, 1, 144, 144)).astype(np.float32)
+    pixels = np.random.default_rng(0).normal(size=(1, 1, 160, 160)).astype(np.float32)
     for own, other in zip(made.outputs(pixels), shipped.outputs(pixels), strict=True):
         assert np.array_equal(own, other)  # the network is the same
 

@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-_WEIGHTS = Path(__file__).parents[2] / "model" / "weights" / "cxr-2.onnx"
+from model import preprocess
+
+_WEIGHTS = Path(__file__).parents[2] / "model" / "weights" / "cxr-3.onnx"
 
 
 def session() -> onnxruntime.InferenceSession:
@@ -32,9 +34,8 @@ def read(data: bytes) -> Image.Image:
 
 
 def network_input(gray: Image.Image, size: int) -> np.ndarray:
-    """[1, size, size], of zero mean and unit deviation."""
-    pixels = np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR), np.float32)
-    return ((pixels - pixels.mean()) / max(pixels.std(), 1.0))[None]
+    """[1, size, size]: what the network takes, which is ours to say."""
+    return preprocess.network_input(gray, size)[0]
 
 
 def write_preview(gray: Image.Image, folder: str) -> None:

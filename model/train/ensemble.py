@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Semaphore
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from model.data import ERAS, Sample, load_pixels, load_samples
 from model.decode import decode
 from model.populations import find_populations
-from model.preprocess import network_input
+from model.preprocess import as_copy, network_input
 from model.train.member import (
     AVERAGED,
     Job,
@@ -37,14 +36,14 @@ from model.train.member import (
     train_member,
 )
 from model.train.network import Network, Output
-from model.train.outside import as_copy, changed
+from model.train.outside import changed
 from model.train.settle import fold_norms, settle_statistics
 from model.train.witness import SAID, testify
 from pipeline.errors import CxrError, UsageError
 
 _WITNESSES = 100  # their seeds begin so far behind those of the members
 _POLL = 1.0  # seconds between two looks at the processes
-_CHILDREN = 1200  # of the training images, to compare other populations with
+_BATCH = 64
 _MAX_PIXELS = 50_000_000
 
 
@@ -203,9 +202,7 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: S
         settle_statistics(member, pixels, config.network.size)
     fold_norms(network)
     _round(network)
-    fit_typicality(network, pixels, torch.tensor([sample.label for sample in samples]))
-    if strangers:
-        fit_outside(network, pixels, strangers)
+    fit_heads(network, pixels, torch.tensor([sample.label for sample in samples]), strangers)
     _round(network)
     return network
 
@@ -223,40 +220,38 @@ def _round(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def fit_typicality(network: Network, pixels: Tensor, labels: Tensor) -> None:
-    """Learn from the training images, as they are served, what is typical of them."""
-    network.eval()
-    batches = (served_input(batch, network.config.size) for batch in pixels.split(64))
-    network.typicality.fit(torch.cat([network.pooled(batch) for batch in batches]), labels)
+def fit_heads(network: Network, pixels: Tensor, labels: Tensor, strangers: Sequence[Path]) -> None:
+    """Learn from the training images what is typical of them, and from others who is of another population.
 
-
-@torch.inference_mode()
-def fit_outside(network: Network, pixels: Tensor, strangers: Sequence[Path]) -> None:
-    """Learn from training images and from others who is of another population.
-
-    Both as they are and changed alike, so that how an image was made tells nothing.
+    All are seen as they are served and changed alike: how an image was made should tell nothing.
     """
     network.eval()
+    children = torch.cat([network.pooled(batch) for batch in views(pixels, 1, network.config.size)])
+    network.typicality.fit(children, labels.repeat(2))
+    if strangers:
+        copies = [as_copy(decode(path.read_bytes(), _MAX_PIXELS)[0]) for path in strangers]
+        adults = views(
+            torch.from_numpy(np.stack([np.asarray(copy) for copy in copies]))[:, None], 2, network.config.size
+        )
+        seen = torch.cat([network.pooled(batch) for batch in adults])
+        network.outside.fit(children, seen, network.typicality.whitening)
+
+
+def views(pixels: Tensor, changes: int, size: int) -> Iterator[Tensor]:
+    """Images, [N, 1, h, w] 8-bit, as they are served, and then changed so many times; in small batches."""
     chance = np.random.default_rng(0)
-    known = chance.permutation(len(pixels))[:_CHILDREN]
-    children = [Image.fromarray(pixels[index, 0].numpy()) for index in known]
-    others = [as_copy(decode(path.read_bytes(), _MAX_PIXELS)[0], chance) for path in strangers]
-    network.outside.fit(*(_views(network, images, chance) for images in (children, others)))
-
-
-def _views(network: Network, images: list[Image.Image], chance: np.random.Generator) -> Tensor:
-    """The features of images, and of twice as many changed ones."""
-    seen = []
-    for view in chain(images, *(changed(images, chance) for _ in range(2))):
-        seen.append(network.pooled(torch.from_numpy(network_input(view, network.config.size))))
-    return torch.cat(seen)
+    yield from (served_input(batch, size) for batch in pixels.split(_BATCH))
+    for _ in range(changes):
+        for batch in pixels.split(_BATCH):
+            images = changed((Image.fromarray(image[0].numpy()) for image in batch), chance)
+            yield torch.from_numpy(np.concatenate([network_input(image, size) for image in images]))
 
 
 @torch.inference_mode()
 def predict(network: Network, images: Tensor) -> Output:
     """The outputs of the network in evaluation mode."""
     network.eval()
-    outputs = [network(batch) for batch in images.split(64)]
+    outputs = [network(batch) for batch in images.split(_BATCH)]
     return Output(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
 
 

@@ -1,7 +1,8 @@
 """Who is outside: how likely an image is of another population than the children of the training.
 
-The distance to the training images (`model.train.typicality`) knows what is strange, but an adult's chest is
-not: it flags one adult in four. A linear head that has seen some adults flags those of other hospitals, too.
+The distance to the training images (`model.train.typicality`) misses one adult in seven. A linear
+discriminant that has seen some adults flags those of other hospitals, too; how children differ from one
+another it takes from there.
 """
 
 import io
@@ -10,17 +11,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from model.preprocess import WORKING_SIZE, squash
-
-_QUALITIES = (75, 85, 95)  # of JPEG, as the archive's copies may have been made
-_STRENGTH = 1e-3  # of the fit (scikit-learn's C): small, so that no single feature decides
+from model.calibrate import fit_platt
+from model.preprocess import squash
 
 
 class Outside(nn.Module):
-    """A linear head on averaged features."""
+    """A linear discriminant on averaged features (Fisher 1936, doi 10.1111/j.1469-1809.1936.tb02137.x)."""
 
     weight: Tensor  # [C]
     bias: Tensor  # []
@@ -30,25 +28,19 @@ class Outside(nn.Module):
         self.register_buffer("weight", torch.zeros(channels))
         self.register_buffer("bias", torch.zeros(()))
 
-    def fit(self, inside: Tensor, outside: Tensor) -> None:
-        """Learn from the features, [N, C], of images of either kind; both kinds weigh alike."""
-        values = torch.cat([inside, outside]).double().cpu().numpy()
+    def fit(self, inside: Tensor, outside: Tensor, whitening: Tensor) -> None:
+        """Learn from the features, [N, C], of images of either kind, and from how those inside vary."""
+        both = torch.cat([inside, outside]).double()
+        whitened = whitening.double()
+        weight = whitened @ (whitened.T @ (outside.double().mean(0) - inside.double().mean(0)))
         truth = np.repeat([0, 1], [len(inside), len(outside)])
-        mean, scale = values.mean(0), values.std(0) + 1e-6
-        fitted = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=3000)
-        fitted.fit((values - mean) / scale, truth)
-        weight = fitted.coef_[0] / scale
-        self.weight.copy_(torch.from_numpy(weight))
-        self.bias.copy_(torch.tensor(float(fitted.intercept_[0] - weight @ mean)))
+        slope, offset = fit_platt((both @ weight).numpy(), truth)
+        self.weight.copy_(slope * weight)
+        self.bias.copy_(torch.tensor(offset))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [N, C] -> logits [N]."""
         return features @ self.weight + self.bias
-
-
-def as_copy(image: Image.Image, chance: np.random.Generator) -> Image.Image:
-    """A gray image as the archive's copies were made, so that sharpness does not tell the kinds apart."""
-    return _compressed(squash(image, WORKING_SIZE), int(chance.choice(_QUALITIES)))
 
 
 def changed(images: Iterable[Image.Image], chance: np.random.Generator) -> Iterator[Image.Image]:

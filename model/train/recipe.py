@@ -11,9 +11,9 @@ from rich.console import Console
 from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt, pattern_auc
 from model.data import Sample, load_pixels, load_samples
 from model.engine import Calibration
-from model.train.ensemble import plan, predict, train
+from model.train.ensemble import plan, predict, train, views
 from model.train.export import export, load_network
-from model.train.member import TrainConfig, served_input
+from model.train.member import TrainConfig
 from model.train.network import Network
 from model.train.witness import Testimony, heard
 from pipeline.errors import UsageError
@@ -55,12 +55,12 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
 
 def calibrate(network: Network, samples: list[Sample], said: Testimony) -> Calibration:
     """P and thresholds from what witnesses said of eras that they had not seen; who is outside, from the
-    validation fold.
+    validation fold, as it is served and changed.
     """
     logits, clean = said.logits.astype(np.float64), said.stress == "none"
     slope, offset = fit_platt(logits[:, 0], said.truth)
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
-    known = predict(network, served_input(pixels, network.config.size))
+    known = predict(network, torch.cat(list(views(pixels, 1, network.config.size))))
     return Calibration(
         name=NAME,
         version=MODEL_VERSION,
