@@ -72,15 +72,15 @@ def make_card(
 
 
 LIMITS = (
-    "These figures flatter: patients of the same hospital, drawn from the same archive, are easy. On films of "
-    "another year the network before this one lost six points of accuracy.",
-    "On adults such networks are near chance. Do not trust a confident label on an adult: two measures of who "
-    "is unlike the training images are there to prevent it. They learned from the two sources below.",
+    "These figures flatter: patients of the same hospital, drawn from the same archive, are easy. On films "
+    "of another year the network before this one lost six points of accuracy.",
+    "On adults such networks are near chance. Do not trust a confident label on an adult: two measures of "
+    "who is unlike the training images are there to prevent it. They learned from the two sources below.",
     "Image size and aspect ratio are hidden from it by squashing, exposure by local contrast; burned-in "
     "letters are discouraged in training.",
     "The labels it learned from came from the archive; some of them are wrong.",
-    "The map is the exact sum of evidence, on a coarse grid. It points at large opacities better than at small "
-    "ones; it does not outline disease.",
+    "The map is the exact sum of evidence, on a coarse grid. It points at large opacities better than at "
+    "small ones; it does not outline disease.",
 )
 
 

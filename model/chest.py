@@ -1,4 +1,4 @@
-"""Where the chest is, roughly and quickly: to say when the evidence lies beside it."""
+"""Find the chest, roughly and quickly, to say when the evidence lies beside it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +8,7 @@ from model.borders import Box
 from model.preprocess import Array
 
 _SIDE = 64  # pixels a side that are looked at
-_NEAR = (
-    10  # rows above and below, whose edges a row is widened to: low in the lungs the wall is thin and dark
-)
+_NEAR = 10  # rows above and below, to whose edges a row is widened: low in the lungs the wall is thin
 
 
 def outside_share(gray: Image.Image, box: Box, grid: Array) -> float:
@@ -28,7 +26,7 @@ def outside_share(gray: Image.Image, box: Box, grid: Array) -> float:
 def find_body(gray: Image.Image, box: Box) -> npt.NDArray[np.bool_]:
     """Return a mask of the body, [64, 64]: in each row, all between the first and the last bright place."""
     small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX, box))
-    bright = small > _otsu(small)
+    bright = small > otsu(small)
     has = bright.any(1)
     left = np.where(has, bright.argmax(1), _SIDE)
     right = np.where(has, _SIDE - bright[:, ::-1].argmax(1), 0)
@@ -43,14 +41,14 @@ def _around(edges: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEAR + 1))
 
 
-def _otsu(values: npt.NDArray[np.uint8]) -> int:
-    """The level that parts dark from bright best (Otsu 1979, doi 10.1109/TSMC.1979.4310076)."""
-    counts, levels = np.bincount(values.ravel(), minlength=256), np.arange(256)
+def otsu(values: npt.NDArray[np.uint8 | np.float32]) -> int:
+    """Return the level that parts dark from bright best (Otsu 1979, doi 10.1109/TSMC.1979.4310076)."""
+    counts, levels = np.bincount(values.ravel().astype(np.intp), minlength=256), np.arange(256)
     below = counts.cumsum()
     above = below[-1] - below
     sums = (counts * levels).cumsum()
     parted = (below > 0) & (above > 0)
     if not parted.any():
-        return int(values.max())
+        return int(values.max())  # all of one level
     means = sums[parted] / below[parted], (sums[-1] - sums[parted]) / above[parted]
     return int(levels[parted][(below[parted] * above[parted] * (means[0] - means[1]) ** 2).argmax()])

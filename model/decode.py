@@ -52,8 +52,8 @@ def decode(
 
     Upright: turned as its EXIF orientation says. A JPEG, gray or RGB, is halved as it is decoded, up to
     three times, as often as that leaves 640 pixels or more on its longer side: it costs less, and moves P by
-    less than 0.03 in 95 of 100 images, by 0.05 at most (of 220). The UID of a DICOM file is among the facts if it is to be kept. Raises
-    InputRejected.
+    less than 0.03 in 95 of 100 images, by 0.05 at most (of 220). The UID of a DICOM file is among the facts
+    if it is to be kept. Raises InputRejected.
     """
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")

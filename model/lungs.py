@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model.chest import otsu
+
 Gray = npt.NDArray[np.float32]  # [h, w], 0 to 255
 Mask = npt.NDArray[np.bool_]
 
@@ -28,12 +30,12 @@ def find_field(gray: Gray) -> Field | None:
     None where there are no such two, as in many pneumonias.
     """
     smooth = ndimage.gaussian_filter(gray, SIDE / 64)
-    body = _between(_largest(_closed(smooth > _otsu(smooth), np.ones((SIDE // 20, SIDE // 20)))))
+    body = _between(_largest(_closed(smooth > otsu(smooth), np.ones((SIDE // 20, SIDE // 20)))))
     body = _closed(body, np.ones((SIDE // 3, 1)))  # low in the lungs the wall is thin and dark
     inside = ndimage.binary_erosion(body, iterations=SIDE // 32)
     if not inside.any():
         return None
-    dark = inside & (smooth < _otsu(smooth[inside]))
+    dark = inside & (smooth < otsu(smooth[inside]))
     dark = ndimage.binary_opening(dark, iterations=SIDE // 50)
     lungs = []
     for expected in _CENTRES:
@@ -71,17 +73,3 @@ def _closed(mask: Mask, structure: npt.NDArray[np.float64]) -> Mask:
 def _between(mask: Mask) -> Mask:
     """In each row, all from the first place of the mask to the last."""
     return np.logical_or.accumulate(mask, 1) & np.logical_or.accumulate(mask[:, ::-1], 1)[:, ::-1]
-
-
-def _otsu(values: Gray) -> float:
-    """The level that parts dark from bright best (Otsu 1979, doi 10.1109/TSMC.1979.4310076)."""
-    counts = np.histogram(values, 256, (0, 256))[0].astype(np.float64)
-    levels = np.arange(256)
-    below, sums = counts.cumsum(), (counts * levels).cumsum()
-    above = below[-1] - below
-    parted = (below > 0) & (above > 0)
-    if not parted.any():
-        return float(values.max())  # all of one level
-    means = sums[parted] / below[parted], (sums[-1] - sums[parted]) / above[parted]
-    between = below[parted] * above[parted] * (means[0] - means[1]) ** 2
-    return float(levels[parted][between.argmax()])

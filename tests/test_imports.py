@@ -73,5 +73,5 @@ def test_a_module_imports_what_it_may(path: Path) -> None:
 def test_the_table_names_real_modules() -> None:
     """So that the test above cannot pass on nothing."""
     assert len(list(modules())) > 25
-    assert "torch" in imports(ROOT / "model/network.py")
+    assert "torch" in imports(ROOT / "model/train/network.py")
     assert "model.guarded" in imports(ROOT / "ec2_runner/worker.py")

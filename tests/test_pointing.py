@@ -6,7 +6,7 @@ from PIL import Image
 
 from model import pointing
 from model.borders import content_box
-from model.engine import Engine
+from model.engine import Engine, Outputs
 from model.lungs import SIDE, Gray, Mask, find_field
 from model.pointing import SIZES, Pointing, plant, play
 from model.preprocess import Array
@@ -68,14 +68,17 @@ class Points(Engine):
         self._chest, self._is_right, self.seen = chest, is_right, list[Gray]()
         self.cropped = 0
 
-    def outputs(self, pixels: Array) -> tuple[Array, Array, Array]:
+    def outputs(self, pixels: Array) -> Outputs:
         """Where the opacity is, or as far on the other side; of the part that the network is shown."""
         shown = self.seen.pop(0)
         left, top, right, bottom = content_box(np.clip(shown, 0, 255).astype(np.uint8))
         self.cropped += left > 0  # the air beside the body is cut off
         brighter = Image.fromarray((shown - self._chest)[top:bottom, left:right])
         grid = np.asarray(brighter.resize((18, 18), Image.Resampling.BOX))
-        return np.zeros((1, 2)), (grid if self._is_right else grid[:, ::-1])[None], np.zeros(1)
+        none = np.zeros(1, np.float32)
+        return Outputs(
+            np.zeros((1, 2), np.float32), (grid if self._is_right else grid[:, ::-1])[None], none, none
+        )
 
 
 @pytest.mark.parametrize(("is_right", "least", "most"), [(True, 0.9, 1.0), (False, 0.0, 0.1)])
