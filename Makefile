@@ -1,4 +1,4 @@
-# make run: the page with the sample X-rays, from nothing. make test: everything that must hold, from nothing.
+# `make help` lists what can be made. Each target installs what it needs into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,9 +12,12 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: run test install-test lint types unit fuzz faults bench lambda clean
+.PHONY: help run test install-test lint types tests fuzz faults bench lambda clean
 
-run: .venv/runtime
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/runtime ## open the page with eight synthetic X-rays
 	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*.jpeg $(ROOT)/inbox/)
 	@$(BIN)/cxr up --root $(ROOT) --port $(PORT)
 
@@ -32,11 +35,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A stage of the tests: says how long it took.
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
-test:
+test: ## check everything that must hold, in under ten minutes
 	$(call stage,install,$(MAKE) --no-print-directory --jobs=2 install-test)
 	$(call stage,lint,$(MAKE) --no-print-directory lint)
 	$(call stage,types,$(MAKE) --no-print-directory types)
-	$(call stage,tests,$(MAKE) --no-print-directory unit)
+	$(call stage,tests,$(MAKE) --no-print-directory tests)
 
 install-test: .venv/tests $(SAM)
 	@tests/install-system-packages
@@ -52,29 +55,29 @@ $(SAM):
 	@.venv/sam/bin/pip install --quiet --disable-pip-version-check --no-compile aws-sam-cli==$(@F)
 	@touch $@
 
-lint:
+lint: ## check style
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 
-types:
+types: ## check types
 	@$(BIN)/mypy --no-error-summary
 
-unit:
+tests:
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 # Damages files at random and judges them, for SECONDS; the findings are kept in build/fuzz.
 fuzz: SECONDS = 600
 fuzz: SEED = 1
-fuzz: .venv/tests
+fuzz: .venv/tests ## damage files at random and judge them, for SECONDS
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
 
 # Fills the disk, locks and damages the worklist, kills processes under a running `cxr up`, for SECONDS each.
 faults: SECONDS = 40
-faults: .venv/tests
+faults: .venv/tests ## break the disk, the worklist and processes, and count verdicts
 	@$(BIN)/python -m bench.faults $(SECONDS)
 
 # Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
-bench: .venv/tests .venv/bench/installed
+bench: .venv/tests .venv/bench/installed ## measure speed on IMAGES and write docs/benchmarks.md
 	@tests/install-system-packages
 	@$(BIN)/python -m bench.report $(IMAGES) $(QUICK)
 
@@ -85,7 +88,7 @@ bench: .venv/tests .venv/bench/installed
 	@touch $@
 
 # The Lambda functions' package, a folder: template.yaml names it, `cxr deploy` zips it.
-lambda: $(LIBRARIES)
+lambda: $(LIBRARIES) ## build the package of the Lambda functions
 	@rm -rf $(addprefix $(LAMBDA)/,ec2_runner handlers pipeline)
 	@tar -cf - --exclude=__pycache__ ec2_runner handlers pipeline | tar -xf - -C $(LAMBDA)
 
@@ -97,5 +100,5 @@ $(LIBRARIES): handlers/requirements.txt constraints.txt | .venv/runtime
 	@rm -rf $(LAMBDA)/bin
 	@touch $@
 
-clean:
+clean: ## remove what was installed and built
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
