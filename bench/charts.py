@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from model.figures import COLOURS, FAINT, TEXT, canvas, headline
+from model.evaluate.pictures.figures import COLOURS, FAINT, TEXT, canvas, headline
 
 _OURS, _OTHERS = COLOURS["normal"], COLOURS["refused"]
 _STEPS = {  # of a verdict's `timing_ms`, and the rest of the thread's time

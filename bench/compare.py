@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, Connection, Worker, halted, served, worker
-from model.engine import Engine
+from model.serve.engine import Engine
 from tests.machines import free_port
 
 ROOT = Path(__file__).parents[1]

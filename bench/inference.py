@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from model.engine import SHIPPED, Engine
+from model.serve.engine import SHIPPED, Engine
 from model.train.vision import models
 
 _ROUNDS = 200

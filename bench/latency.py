@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES, paths_of
-from model.engine import Engine
+from model.serve.engine import Engine
 
 _MOST = 200  # images
 _WARM_UP = 5

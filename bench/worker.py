@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, CORES, Worker, worker
-from model.decode import decode
-from model.engine import Engine, encode_preview, prepare
+from model.serve.engine import Engine, encode_preview, prepare
+from model.serve.files.decode import decode
 from pipeline.folder import FolderStore
 from pipeline.judge import examine
 from pipeline.names import preview_key, verdict_key

@@ -166,7 +166,7 @@ def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> 
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
-    from model.card import CARD
+    from model.evaluate.card import CARD
     from pipeline.folder import PRIVATE
     from web.app import create_app
     from web.audit import Audit
@@ -203,7 +203,7 @@ def classify(
     weights: Weights = None,
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
-    from model.guarded import GuardedEngine
+    from model.serve.guarded import GuardedEngine
 
     settings, show, statuses = load_settings(weights=weights), None, set()
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
@@ -211,7 +211,7 @@ def classify(
         from pipeline.verdict import Release
 
         if heatmaps:
-            from model.overlay import Heatmaps
+            from model.serve.overlay import Heatmaps
 
             show = Heatmaps(heatmaps, map(Path, names)).write
         limits = settings.max_bytes, settings.threads

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model.card import CARD, REFERENCE, Card, make_card, shipped_card
-from model.engine import SHIPPED, Engine
-from model.metrics import Metrics
+from model.evaluate.card import CARD, REFERENCE, Card, make_card, shipped_card
+from model.evaluate.metrics import Metrics
+from model.serve.engine import SHIPPED, Engine
 from pipeline.settings import Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
@@ -160,10 +160,10 @@ def _measured(facts: Card) -> list[tuple[Metrics, str]]:
 def measure_card(originals: Path, copies: Path, *others: Path) -> None:
     """Measure the shipped network anew on the fixed fold, and write its machine-readable card.
 
-    `others` hold other populations, see `model.populations`.
+    `others` hold other populations, see `model.evaluate.populations`.
     """
-    from model.evaluate import evaluate_folder
-    from model.populations import judge_populations
+    from model.evaluate.folder import evaluate_folder
+    from model.evaluate.populations import judge_populations
     from model.train.export import load_network
 
     settings = Settings(prevalence=None, weights=None)  # whatever the environment says

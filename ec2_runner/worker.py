@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from model.guarded import GuardedEngine
+from model.serve.guarded import GuardedEngine
 from pipeline.errors import InputRejected
 from pipeline.judge import Judge
 from pipeline.parallel import unordered

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.bootstrap import Bootstrap
-from model.engine import Limits
-from model.measure import auc
+from model.evaluate.bootstrap import Bootstrap
+from model.evaluate.measure import auc
+from model.serve.engine import Limits
 from pipeline.verdict import Interval, Thresholds
 
 Floats = npt.NDArray[np.float64]

@@ -21,8 +21,8 @@ def explore(
     _check_folder(data)
     from rich.console import Console
 
-    from model.explore import explore as draw
-    from model.report import PRIVATE
+    from model.evaluate.pictures.explore import explore as draw
+    from model.evaluate.pictures.report import PRIVATE
 
     draw(data, out, Console())
     typer.echo(f"written: {out}. {PRIVATE}", err=True)
@@ -89,8 +89,8 @@ def evaluate(
         if out or everything:
             raise UsageError("--out and --all are for labelled images, not for --populations")
         _check_folder(populations)
-        from model.populations import judge_populations
-        from model.populations import table as counted
+        from model.evaluate.populations import judge_populations
+        from model.evaluate.populations import table as counted
 
         seen = judge_populations(populations, settings)
         typer.echo(seen.model_dump_json(indent=1) if as_json else counted(seen))
@@ -99,17 +99,17 @@ def evaluate(
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate import judge_folder, table
+    from model.evaluate.folder import judge_folder, table
 
     if out:
-        from model.figures import folder
+        from model.evaluate.pictures.figures import folder
 
         folder(out)
     evaluation = judge_folder(data, settings, everything)
     metrics = evaluation.metrics()
     typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
     if out:
-        from model.report import write_report
+        from model.evaluate.pictures.report import write_report
 
         write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.preprocess import as_copy
+from model.serve.preprocess import as_copy
 from pipeline.errors import UsageError
 
 Fold = Literal["train", "validation", "report"]

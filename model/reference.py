@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from model.engine import Calibration, Outputs
-from model.preprocess import Array
+from model.serve.engine import Calibration, Outputs
+from model.serve.preprocess import Array
 from model.train.export import load_network
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from model import child
-from model.engine import Engine
+from model.serve import child
+from model.serve.engine import Engine
 from pipeline.ports import Examination
 
 CRASHES, SLOW = b"this image crashes the process", b"this image takes its time"

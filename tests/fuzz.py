@@ -209,7 +209,7 @@ def _said(seed: int, first: int, until: float) -> Iterator[dict[str, object]]:
 
 
 def _judge(seed: int, number: int) -> None:
-    from model.engine import Engine
+    from model.serve.engine import Engine
     from pipeline.errors import InputRejected
 
     resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT, _LIMIT))

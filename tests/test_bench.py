@@ -10,7 +10,7 @@ import pytest
 from bench import document
 from bench.images import Images, paths_of
 from bench.peers import plain
-from model.engine import Engine
+from model.serve.engine import Engine
 from tests.fakes import SAMPLES
 
 SEEN = json.loads("""{

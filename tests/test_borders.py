@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from model.borders import content_box
-from model.engine import Engine
+from model.serve.borders import content_box
+from model.serve.engine import Engine
 from tests import pictures
 
 

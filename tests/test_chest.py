@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.chest import find_body, otsu, outside_share
-from model.engine import Engine
-from model.lungs import SIDE, find_field
+from model.evaluate.lungs import SIDE, find_field
+from model.serve.chest import find_body, otsu, outside_share
+from model.serve.engine import Engine
 from tests import pictures
 
 WHOLE = (0, 0, 320, 256)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from model.decode import decode
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from tests.pictures import encoded, sample
 

@@ -17,8 +17,8 @@ from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.encaps import get_frame
 
-from model.decode import decode
-from model.jpeg import read_jpeg
+from model.serve.files.decode import decode
+from model.serve.files.jpeg import read_jpeg
 from pipeline.errors import InputRejected
 from tests import dicoms, pictures
 from tests.pictures import encoded, tiff
@@ -180,7 +180,7 @@ def test_a_frame_of_jpeg_ls_is_checked_to_its_end() -> None:
 _CHILD = """
 import re, sys
 from pathlib import Path
-from model.decode import decode
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 highest = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 before = highest()

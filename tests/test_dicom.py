@@ -17,9 +17,9 @@ from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 
-from model.codestreams import opened
-from model.decode import decode
-from model.engine import Engine
+from model.serve.engine import Engine
+from model.serve.files.codestreams import opened
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 from tests import dicoms, pictures
@@ -257,7 +257,9 @@ def test_a_bomb_costs_no_memory() -> None:
 
 
 def test_a_stream_of_another_size_comes_to_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.stored.decoded", lambda *_, **__: pytest.exit("a decoder was asked"))
+    monkeypatch.setattr(
+        "model.serve.dicom.stored.decoded", lambda *_, **__: pytest.exit("a decoder was asked")
+    )
     with pytest.raises(InputRejected) as caught:
         decode(stream_of(65_000), LIMIT)
     assert "another size" in str(caught.value.__cause__)
@@ -299,6 +301,6 @@ def test_a_jpeg_does_not_pay_for_dicom() -> None:
         "import sys, cxr\n"
         "try: cxr.main()\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "assert not {'gdcm', 'openjpeg', 'jpeg_ls', 'model.dicom', 'model.stored'} & set(sys.modules)"
+        "assert not {'gdcm', 'openjpeg', 'jpeg_ls', 'model.serve.dicom.file'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, "classify", str(pictures.SAMPLE)], check=True, timeout=60)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from model.decode import decode
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 from tests import dicoms
@@ -87,7 +87,8 @@ def grown(folder: Path, data: bytes) -> int:
     path = folder / "a.dcm"
     path.write_bytes(data)
     code = (
-        "import resource, sys, pathlib; from model.decode import decode; import model.dicom\n"
+        "import resource, sys, pathlib\n"
+        "from model.serve.files.decode import decode; import model.serve.dicom.file\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "decode(pathlib.Path(sys.argv[1]).read_bytes(), 5_000_000)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

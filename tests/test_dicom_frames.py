@@ -10,9 +10,9 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 
-from model.codecs import decoded
-from model.codestreams import opened
-from model.decode import decode
+from model.serve.files.codecs import decoded
+from model.serve.files.codestreams import opened
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from tests import dicoms, pictures
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from model.decode import decode
-from model.engine import SHIPPED, Engine, encode_preview, prepare
-from model.preprocess import network_input
+from model.serve.engine import SHIPPED, Engine, encode_preview, prepare
+from model.serve.files.decode import decode
+from model.serve.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError
 from tests import pictures
 from tests.fakes import SAMPLES
@@ -221,7 +221,7 @@ def test_other_files_are_no_weights(tmp_path: Path) -> None:
 
 def test_serving_imports_no_torch() -> None:
     code = (
-        "import sys; from model.engine import Engine; Engine().examine(open(sys.argv[1], 'rb').read());"
+        "import sys; from model.serve.engine import Engine; Engine().examine(open(sys.argv[1], 'rb').read());"
         "assert not {'torch', 'torchvision', 'onnx', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(pictures.SAMPLE)], check=True, timeout=60)

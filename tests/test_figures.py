@@ -12,14 +12,14 @@ from PIL import Image
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from model import charts, gallery
-from model.bootstrap import Bootstrap
 from model.data import Sample, load_origins, load_samples
-from model.figures import COLOURS, folder
-from model.measure import Cases
-from model.report import history_of, network_beside
+from model.evaluate.bootstrap import Bootstrap
+from model.evaluate.measure import Cases
+from model.evaluate.pictures import charts, gallery
+from model.evaluate.pictures.figures import COLOURS, folder
+from model.evaluate.pictures.report import history_of, network_beside
+from model.evaluate.pictures.summary import layers, write_summary
 from model.train.network import Network, NetworkConfig
-from model.train.summary import layers, write_summary
 from pipeline.errors import UsageError
 from pipeline.verdict import Label
 from tests.fakes import SAMPLES

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from model.decode import decode
+from model.serve.files.decode import decode
 from tests import dicoms
 from tests.dicoms import WHOLE_WINDOW, Pixels, deep, dicom, gray
 

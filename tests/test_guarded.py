@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from model import guarded
-from model.engine import Engine
-from model.guarded import GuardedEngine
-from model.messages import Options
+from model.serve import guarded
+from model.serve.engine import Engine
+from model.serve.guarded import GuardedEngine
+from model.serve.messages import Options
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from tests import pictures
 from tests.engine_child import CLOSES, CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
@@ -90,8 +90,8 @@ def test_a_process_that_somebody_kills_costs_no_image(
 def test_a_large_program_does_not_make_its_processes_seem_grown() -> None:
     """Linux counts what the one that starts another holds as the most that the other ever held."""
     code = """if True:
-        from model.guarded import GuardedEngine
-        from model.messages import Options
+        from model.serve.guarded import GuardedEngine
+        from model.serve.messages import Options
         from tests.test_guarded import IMAGE
         held = b"." * 800_000_000
         with GuardedEngine(Options(), 1) as engine:
@@ -164,7 +164,7 @@ def test_a_process_that_cannot_start_is_a_failure_of_the_host() -> None:
 
 def test_processes_end_with_whoever_started_them() -> None:
     script = (
-        "import sys; from model.guarded import *; engine = GuardedEngine(Options(), 1); engine.model;"
+        "import sys; from model.serve.guarded import *; engine = GuardedEngine(Options(), 1); engine.model;"
         "print(next(iter(engine._all))._process.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script]

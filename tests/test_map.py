@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model.card import REFERENCE
-from model.engine import Engine
-from model.preprocess import Array, network_input
+from model.evaluate.card import REFERENCE
+from model.serve.engine import Engine
+from model.serve.preprocess import Array, network_input
 from model.train.export import load_network
 
 SAMPLES = sorted((Path(__file__).parents[1] / "events/samples").glob("*.jpeg"))

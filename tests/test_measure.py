@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from model.bootstrap import Bootstrap, Metric
 from model.data import Origin, Sample
-from model.measure import auc, calibration_error, measure, precision, predictive_value
-from model.metrics import Metrics
+from model.evaluate.bootstrap import Bootstrap, Metric
+from model.evaluate.measure import auc, calibration_error, measure, precision, predictive_value
+from model.evaluate.metrics import Metrics
 from pipeline.errors import UsageError
 from pipeline.verdict import ActivationMap, Finding, Label, Pattern, Thresholds
 

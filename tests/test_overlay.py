@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import overlay
+from model.serve import overlay
 from pipeline.errors import UsageError
 from pipeline.verdict import ActivationMap, Finding, Release, Source, Thresholds, Verdict
 from tests import pictures

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.lungs import SIDE
-from model.train.outside import Outside, changed
+from model.evaluate.lungs import SIDE
+from model.train.heads import Outside, changed
 from model.train.planting import find_lungs, plant
 from tests import pictures
 

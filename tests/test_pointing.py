@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import pointing
-from model.borders import content_box
-from model.engine import Engine, Outputs
-from model.lungs import SIDE, Gray, Mask, find_field
-from model.pointing import SIZES, Pointing, plant, play
-from model.preprocess import Array
+from model.evaluate import pointing
+from model.evaluate.lungs import SIDE, Gray, Mask, find_field
+from model.evaluate.pointing import SIZES, Pointing, plant, play
+from model.serve.borders import content_box
+from model.serve.engine import Engine, Outputs
+from model.serve.preprocess import Array
 from pipeline.errors import UsageError
 from tests import pictures
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.populations import Populations, judge_populations, table
+from model.evaluate.populations import Populations, judge_populations, table
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests import pictures

@@ -30,7 +30,7 @@ warnings.simplefilter("always")
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 import cxr
 from handlers import local
-from model import process
+from model.serve import process
 process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
 local._PAUSES = (0.0, 0.0)
 cxr.main()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from model.decode import decode
-from model.engine import Engine, Outputs, interpret
-from model.radiograph import Tags
+from model.serve.dicom.radiograph import Tags
+from model.serve.engine import Engine, Outputs, interpret
+from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from pipeline.ports import ImageFacts
 from pipeline.verdict import DOUBTS, Warning

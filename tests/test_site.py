@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from model import site
 from model.calibrate import fit_platt
 from model.data import Sample
-from model.engine import SHIPPED, Engine, Outputs
 from model.onnxfile import with_note
+from model.serve.engine import SHIPPED, Engine, Outputs
 from model.site import SiteCard, calibrate_site, table
 from pipeline.errors import CxrError
 from pipeline.ports import ImageFacts

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from model.calibrate import choose_thresholds, fit_platt, pattern_auc
 from model.data import ERAS, load_samples, patient_of
-from model.engine import Calibration, Engine, Limits
-from model.evaluate import evaluate_folder, table
-from model.measure import calibration_error
+from model.evaluate.folder import evaluate_folder, table
+from model.evaluate.measure import calibration_error
+from model.serve.engine import Calibration, Engine, Limits
 from model.train import eras, recipe, witness
 from model.train.augment import Augment
 from model.train.ensemble import plan, train

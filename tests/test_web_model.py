@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from model.card import shipped_card
+from model.evaluate.card import shipped_card
 from tests.webpage import Page, serve
 
 

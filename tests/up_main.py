@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cxr
-from model import process
+from model.serve import process
 from pipeline.hints import Hints
 
 

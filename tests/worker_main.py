@@ -3,7 +3,7 @@
 import sys
 
 import cxr
-from model import process
+from model.serve import process
 
 if __name__ == "__main__":
     process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from model import preprocess
+from model.serve import preprocess
 
 _WEIGHTS = Path(__file__).parents[2] / "model" / "weights" / "cxr-3.onnx"
 

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from model.preprocess import normalise
+from model.serve.preprocess import normalise
 from model.train.vision import Mask, Pixels, v2
 
 
 def normalised(image: Tensor) -> Tensor:
-    """Return `model.preprocess.normalise` of a tensor, [..., H, W]."""
+    """Return `model.serve.preprocess.normalise` of a tensor, [..., H, W]."""
     return torch.from_numpy(normalise(image.numpy()))
 
 

@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.data import ERAS, Sample, load_pixels, load_samples
-from model.decode import decode
-from model.populations import find_populations
-from model.preprocess import as_copy, network_input
+from model.evaluate.populations import find_populations
+from model.serve.files.decode import decode
+from model.serve.preprocess import as_copy, network_input
+from model.train.heads import changed
 from model.train.member import (
     AVERAGED,
     Job,
@@ -36,7 +37,6 @@ from model.train.member import (
     train_member,
 )
 from model.train.network import Network, Output
-from model.train.outside import changed
 from model.train.settle import fold_norms, settle_statistics
 from model.train.witness import SAID, testify
 from pipeline.errors import CxrError, UsageError
@@ -50,7 +50,8 @@ _MAX_PIXELS = 50_000_000
 def train(data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None) -> Path:
     """Train on `data` (see `model.data`), in the folder `out`; returns the path of `network.safetensors`.
 
-    `outside` holds images of other populations, see `model.populations`; without any, none is recognised.
+    `outside` holds images of other populations, see `model.evaluate.populations`; without any, none is
+    recognised.
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """

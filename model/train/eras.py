@@ -17,9 +17,9 @@ from sklearn.isotonic import IsotonicRegression
 
 from model.calibrate import Floats, choose_thresholds, fit_platt
 from model.data import Sample
-from model.engine import Calibration, Limits, Outputs, interpret
-from model.measure import measure
-from model.metrics import Metrics
+from model.evaluate.measure import measure
+from model.evaluate.metrics import Metrics
+from model.serve.engine import Calibration, Limits, Outputs, interpret
 from model.train.witness import Testimony, heard
 from pipeline.ports import ImageFacts
 from pipeline.verdict import Finding

@@ -10,7 +10,7 @@ import onnx.numpy_helper
 import torch
 from safetensors import safe_open
 
-from model.engine import Calibration
+from model.serve.engine import Calibration
 from model.train.network import Network, NetworkConfig
 from model.train.settle import fold_norms
 from pipeline.errors import UsageError

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.train.backbone import EARLY_CHANNELS, LAST_CHANNELS, MIDDLE_CHANNELS, Backbone
-from model.train.outside import Outside
-from model.train.typicality import Typicality
+from model.train.heads import Outside, Typicality
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Member(nn.Module):
         self.head = nn.Conv2d(config.width, 2, 1)
 
     def see(self, x: Tensor) -> Seen:
-        """[N, 1, size, size], as `model.preprocess.network_input` gives it."""
+        """[N, 1, size, size], as `model.serve.preprocess.network_input` gives it."""
         early, middle, last = self.backbone(x)
         above = functional.interpolate(self.above(last), size=middle.shape[-2:], mode="nearest")
         both = functional.relu6(above + self.here(middle))
@@ -97,7 +96,7 @@ class Network(nn.Module):
         self.outside = Outside(config.pooled)
 
     def forward(self, x: Tensor) -> Output:
-        """[N, 1, size, size], as `model.preprocess.network_input` gives it."""
+        """[N, 1, size, size], as `model.serve.preprocess.network_input` gives it."""
         seen = [member.see(x) for member in self.members if isinstance(member, Member)]
         evidence = torch.stack([one.evidence for one in seen]).mean(0)
         pooled = torch.cat([one.pooled for one in seen], 1)

@@ -2,7 +2,7 @@
 
 The labels of the archive say who is ill, not where. A planted opacity says where: the map is asked for
 evidence in it, and against it in the rest. These are soft lobes of any density; the pointing game
-(`model.pointing`) measures with others, of one uneven outline, which training never sees.
+(`model.evaluate.pointing`) measures with others, of one uneven outline, which training never sees.
 """
 
 import math
@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model import lungs
-from model.lungs import find_field
-from model.preprocess import WORKING_SIZE
+from model.evaluate import lungs
+from model.evaluate.lungs import find_field
+from model.serve.preprocess import WORKING_SIZE
 
 _RADII = (0.05, 0.17)  # of a side
 _DENSITIES = (0.35, 0.95)  # of the way from the image's grey to that of dense parts of the body

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt, pattern_auc
 from model.data import Sample, load_pixels, load_samples
-from model.engine import Calibration
+from model.serve.engine import Calibration
 from model.train.ensemble import plan, predict, train, views
 from model.train.export import export, load_network
 from model.train.member import TrainConfig
@@ -26,7 +26,7 @@ def run(
 ) -> None:
     """Train in the folder `out`, then calibrate and export; a killed run goes on where it stopped.
 
-    `outside` holds images of other populations, see `model.populations`.
+    `outside` holds images of other populations, see `model.evaluate.populations`.
     """
     config = TrainConfig()
     config = replace(config, epochs=epochs or config.epochs, seed=config.seed if seed is None else seed)

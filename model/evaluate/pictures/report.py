@@ -1,0 +1,77 @@
+"""Everything that can be seen of an evaluation, written into one folder: `cxr evaluate --out`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from model.evaluate.bootstrap import Bootstrap
+from model.evaluate.folder import Evaluation
+from model.evaluate.measure import Cases
+from model.evaluate.metrics import Metrics
+from model.evaluate.pictures import charts, gallery
+from model.serve.engine import SHIPPED, Engine
+from pipeline.errors import UsageError
+
+PRIVATE = "These files show patients' images: do not share them, and never commit them."
+
+
+def write_report(
+    evaluation: Evaluation, metrics: Metrics, weights: Path | None, out: Path, console: Console
+) -> None:
+    """Write figures and `metrics.json` into the folder `out` (see `figures.folder`); also what the trained
+    weights beside the ONNX file tell of training and of the layers.
+    """
+    (out / "metrics.json").write_text(metrics.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    figures = _figures(evaluation, metrics, out)
+    for draw in track(figures, "drawing", console=console, transient=True, disable=not console.is_terminal):
+        draw()
+    beside = network_beside(weights or SHIPPED)
+    if beside:
+        _write_network(beside, Engine(weights).calibration.size, out, console)
+    console.print(f"written: {out}. {PRIVATE}", soft_wrap=True, highlight=False)
+
+
+def _figures(evaluation: Evaluation, metrics: Metrics, out: Path) -> list[Callable[[], None]]:
+    """What draws each figure."""
+    samples, findings = evaluation.samples, evaluation.findings
+    cases = Cases.of(samples, findings)
+    draws = Bootstrap(cases.patients)
+    return [
+        lambda: charts.confusion(cases, metrics, out / "confusion.png"),
+        lambda: charts.curves(cases, draws, metrics, out / "curves.png"),
+        lambda: charts.reliability(cases, draws, metrics, out / "reliability.png"),
+        lambda: charts.probabilities(cases, out / "probabilities.png"),
+        lambda: gallery.batch(samples, findings, cases, out / "batch.png"),
+        lambda: gallery.most_wrong(samples, findings, cases, out / "most-wrong.png"),
+    ]
+
+
+def network_beside(weights: Path) -> Path | None:
+    """The trained network of an ONNX file: of its name, or that of the run in whose folder it lies."""
+    names = (weights.with_suffix(".safetensors"), weights.with_name("network.safetensors"))
+    return next((path for path in names if path.is_file()), None)
+
+
+def history_of(network: Path) -> list[list[dict[str, float]]]:
+    """What training noted of each member at the end of each epoch; empty where it left no note."""
+    from safetensors import safe_open
+
+    with safe_open(network, "np") as file:
+        note = json.loads((file.metadata() or {}).get("history", "[]"))
+    return note if isinstance(note, list) else []
+
+
+def _write_network(network: Path, size: int, out: Path, console: Console) -> None:
+    """Loss curves and the summary of the layers; the one place of an evaluation that needs torch."""
+    histories = history_of(network)
+    if histories:
+        charts.losses(histories, out / "losses.png")
+    try:
+        from model.evaluate.pictures.summary import write_summary
+
+        console.print(write_summary(network, size, out / "model-summary.txt"), highlight=False)
+    except (ImportError, UsageError) as error:
+        console.print(f"no model summary: {error}", highlight=False)

@@ -1,0 +1,263 @@
+"""The elements of a DICOM file that are asked for; all others are stepped over and never unpacked.
+
+A file may have a million elements, or sequences of a million items: a reader that makes an object of each
+takes gigabytes for what is a few kilobytes when deflated. Here a value is a view into the file's bytes.
+"""
+
+import struct
+import unicodedata
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.serve.dicom.dictionary import TAGS
+
+Order = Literal["<", ">"]  # of the bytes of a number: little or big endian
+
+_PIXEL_DATA = TAGS["PixelData"]
+_PREAMBLE = 132  # bytes, with DICM at their end
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _SEQUENCE_ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0))  # and what some write
+_MOST_STEPS = 1_000_000  # elements and items of one file; X-rays have a few hundred
+_MOST_ITEMS, _MOST_DEPTH = 64, 32  # of a sequence that is asked for; of sequences in one another
+
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_SHORT = frozenset(
+    (
+        *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH"),
+        *(b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+    )
+)
+
+_WANTED = frozenset(TAGS.values())
+_SEQUENCES = frozenset(tag for word, tag in TAGS.items() if word.endswith("Sequence"))
+
+
+class CutShortError(ValueError):
+    """An element says that it is longer than the rest of the file."""
+
+
+class OvergrownError(ValueError):
+    """More elements, or deeper sequences, than any X-ray has."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """The bytes of an element, and its type as far as the file says it."""
+
+    data: memoryview
+    kind: bytes = b""
+    has_length: bool = True  # pixel data without one are compressed
+
+
+@dataclass
+class Elements:
+    """The values asked for of a file, or of an item in it."""
+
+    order: Order = "<"
+    values: dict[int, Value] = field(default_factory=dict)
+    sequences: dict[int, list["Elements"]] = field(default_factory=dict)
+
+    def __contains__(self, word: str) -> bool:
+        return TAGS[word] in self.values
+
+    def items(self, word: str) -> list["Elements"]:
+        """The items of a sequence, the first 64."""
+        return self.sequences.get(TAGS[word], [])
+
+    def value(self, word: str) -> Value | None:
+        """The value as it stands in the file; None where there is none, or an empty one."""
+        value = self.values.get(TAGS[word])
+        return value if value and len(value.data) else None
+
+    def texts(self, word: str) -> tuple[str, ...]:
+        """The texts of an element, in capitals and without accents."""
+        value = self.value(word)
+        data = bytes(value.data[:1024]) if value else b""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")  # what most files say that they are in, where it is not ASCII
+        plain = unicodedata.normalize("NFKD", text.upper()).encode("ascii", "ignore").decode()
+        return tuple(part.strip(" \0\t\r\n") for part in plain.split("\\"))
+
+    def text(self, word: str) -> str:
+        """The first text of an element, empty where there is none."""
+        return self.texts(word)[0]
+
+    def decimals(self, word: str) -> list[float | None]:
+        """Numbers written as text, also with a comma; None for each that is none."""
+        return [_decimal(text) for text in self.texts(word)]
+
+    def decimal(self, word: str) -> float | None:
+        """The first of them."""
+        return self.decimals(word)[0]
+
+    def integers(self, word: str, signed: bool = False) -> list[int]:
+        """Numbers of 16 bits; signed where the file says so, or else, where it says nothing, as told."""
+        value = self.value(word)
+        if not value:
+            return []
+        signed = value.kind == b"SS" or (signed and value.kind != b"US")
+        count = len(value.data) // 2
+        return list(struct.unpack_from(f"{self.order}{count}{'h' if signed else 'H'}", value.data))
+
+    def integer(self, word: str, signed: bool = False) -> int | None:
+        """The first of them."""
+        return next(iter(self.integers(word, signed)), None)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Return whether the bytes begin as a DICOM file does, with its preamble or without."""
+    if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM" or data.startswith(b"DICM"):
+        return True
+    if len(data) < 12 or data[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
+        return False
+    if data[4:6] in _LONG | _SHORT:
+        return data[4:6] in (b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO")
+    element, length = struct.unpack_from("<HI", data, 2)
+    return data[0] != 0 and bool(element <= 0x0070 and length % 2 == 0 and length <= 128 <= len(data))
+
+
+def read_header(data: bytes) -> tuple[Elements, memoryview]:
+    """The elements of the file's own header (group 2), if it has one; and the rest of the file."""
+    view = memoryview(data)
+    if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
+        view = view[_PREAMBLE:]
+    elif data.startswith(b"DICM"):
+        view = view[4:]
+    header = Elements()
+    reader, place = _Reader(view, "<"), 0
+    if len(view) < 12:
+        return header, view[:0]  # there is nothing behind the preamble
+    while bytes(view[place : place + 2]) == b"\2\0":
+        place = reader.element(
+            place, len(view), bytes(view[place + 4 : place + 6]) not in _SHORT | _LONG, header
+        )
+    return header, view[place:]
+
+
+def read_elements(view: memoryview, big_endian: bool) -> Elements:
+    """The elements that are asked for, up to the pixels. Whether types are written is seen by the data.
+
+    CutShortError and OvergrownError tell what is wrong, and struct.error that the file ends.
+    """
+    order: Order = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
+    found = Elements(order)
+    implicit = bytes(view[4:6]) not in _LONG | _SHORT
+    _Reader(view, order).elements(0, len(view), implicit, found)
+    return found
+
+
+class _Reader:
+    """Steps from element to element."""
+
+    def __init__(self, view: memoryview, order: Order) -> None:
+        self._view, self._order = view, order
+        self._head = struct.Struct(f"{order}HHI").unpack_from
+        self._long = struct.Struct(f"{order}I").unpack_from
+        self._short = struct.Struct(f"{order}H").unpack_from
+        self._steps = 0
+
+    def elements(
+        self, place: int, end: int, implicit: bool, found: Elements | None = None, depth: int = 0
+    ) -> int:
+        """Step over the elements of a file or an item, up to `end` or the mark of an item's end."""
+        while place + 8 <= end:
+            if depth and bytes(self._view[place : place + 2]) in (b"\xfe\xff", b"\xff\xfe"):
+                return place + 8
+            place = self.element(place, end, implicit, found, depth)
+            if place < 0:
+                return end
+        if place < end and not depth:
+            raise CutShortError("an element begins and does not go on")
+        return end
+
+    def element(self, place: int, end: int, implicit: bool, found: Elements | None, depth: int = 0) -> int:
+        """Step over one element, and keep it if it is asked for; -1 behind the pixels."""
+        self._count()
+        group, number, length = self._head(self._view, place)
+        tag, start, kind = group << 16 | number, place + 8, b""
+        if not implicit:
+            kind = bytes(self._view[place + 4 : place + 6])
+            if kind in _LONG:
+                length, start = self._long(self._view, place + 8)[0], place + 12
+            elif kind.isalpha():
+                length = self._short(self._view, place + 6)[0]
+            # else this one is without its type, as some write private elements
+        wanted = found is not None and tag in _WANTED
+        if tag == _PIXEL_DATA and not depth and found is not None:
+            stop = min(start + length, end) if length != _UNDEFINED else end
+            found.values[tag] = Value(self._view[start:stop], kind, length != _UNDEFINED)
+            return -1
+        if length != _UNDEFINED and start + length > end:
+            raise CutShortError("an element is longer than the rest")
+        if length == _UNDEFINED or (wanted and tag in _SEQUENCES):
+            stop = end if length == _UNDEFINED else start + length
+            items = found.sequences.setdefault(tag, []) if wanted and found is not None else None
+            is_open = length == _UNDEFINED
+            stepped = self._sequence(start, stop, is_open, implicit or kind == b"UN", items, depth + 1)
+            return stepped if is_open else stop
+        if wanted and found is not None:
+            found.values.setdefault(tag, Value(self._view[start : start + length], kind))
+        return start + int(length)
+
+    def _sequence(
+        self,
+        place: int,
+        end: int,
+        is_open: bool,
+        implicit: bool,
+        items: list[Elements] | None,
+        depth: int,
+    ) -> int:
+        """Step over the items of a sequence; `is_open`: only a mark says where it ends."""
+        if depth > _MOST_DEPTH:
+            raise OvergrownError("sequences are nested too deeply")
+        while place + 8 <= end:
+            self._count()
+            group, number, length = self._head(self._view, place)
+            if (group, number) in _SEQUENCE_ENDS:
+                return place + 8
+            if (group, number) != _ITEM:
+                raise ValueError("an item was expected")
+            is_kept = items is not None and len(items) < _MOST_ITEMS
+            item = Elements(self._order) if is_kept else None
+            start, stop = place + 8, end if length == _UNDEFINED else place + 8 + length
+            if stop > end:
+                raise CutShortError("an item is longer than its sequence")
+            if length == _UNDEFINED or item is not None:
+                place = self.elements(start, stop, implicit, item, depth)
+            if length != _UNDEFINED:
+                place = stop
+            if item is not None and items is not None:
+                items.append(item)
+            elif not is_open:
+                return end  # there are enough of them
+        return end
+
+    def _count(self) -> None:
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise OvergrownError("too many elements")
+
+
+def fragments(view: memoryview) -> Iterator[memoryview]:
+    """The pieces of compressed pixel data, the table of offsets among them; the last may be cut short.
+
+    They end where something else than an item follows: the mark that closes them is often missing or wrong.
+    """
+    place, head = 0, struct.Struct("<HHI").unpack_from
+    while place + 8 <= len(view):
+        group, number, length = head(view, place)
+        if (group, number) != _ITEM:
+            return
+        yield view[place + 8 : place + 8 + length]
+        place += 8 + length
+
+
+def _decimal(text: str) -> float | None:
+    with suppress(ValueError):
+        return float(text.replace(",", "."))
+    return None

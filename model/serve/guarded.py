@@ -1,0 +1,310 @@
+"""An engine whose images are judged in processes of their own, which can be killed.
+
+A stranger's file may make a decoder hang, crash, or ask for all the memory of the machine. Each image has a
+deadline and each process a limit on its memory: what goes wrong costs that image its try, and nothing else.
+Neither numpy nor ONNX Runtime is imported here; `model.serve.child` is the other end.
+"""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from model.serve import process
+from model.serve.messages import HEAD, Answer, Greeting, Options, send, widen
+from model.serve.process import CHILD
+from pipeline.background import Background
+from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
+from pipeline.parallel import Turn, Turns
+from pipeline.ports import Examination
+from pipeline.verdict import ModelRef
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+_LOAD_SECONDS = 60.0  # to load the network
+_LOADING_SECONDS = 4.0  # after so long a process that still loads keeps no image of another one waiting
+_SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
+_TICK_SECONDS = 0.1  # how exactly all this is kept
+_END_SECONDS = 5.0  # for a process that answers no more to have ended
+_KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
+_ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
+
+
+class GuardedEngine:
+    """An `Engine` (see `pipeline.ports`) that judges up to `limit` images at a time, and as many slow ones
+    beside them. Safe to call from many threads; `close` it, or leave its `with` block.
+    """
+
+    def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
+        """Start the first process, without waiting for it. `command` starts another one than ours."""
+        self._options, self._turns = options, Turns(limit)
+        self._command = [*(command or CHILD)]
+        self._guard = threading.Lock()
+        self._idle: list[_Child] = []
+        self._all: set[_Child] = set()
+        self._closed = False
+        self._model: ModelRef | None = None
+        self._wanted = 0
+        self._background = Background()
+        self.warm(1)
+        self._background.start("deadline of images", self._watch)
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "GuardedEngine":
+        """Start the engine that the settings ask for."""
+        options = {name: getattr(settings, name) for name in Options.model_fields}
+        return cls(Options(**options), settings.threads)
+
+    @property
+    def model(self) -> ModelRef:
+        """The network that judges; waits until it is loaded. UsageError when the weights are none."""
+        if self._model is None:
+            child = self._take()
+            self._give_back(child)
+            self._model = child.model
+        return self._model
+
+    def warm(self, count: int) -> None:
+        """Have `count` processes ready or on their way from now on, without waiting for them."""
+        self._wanted = count
+        for _ in range(count - len(self._all)):
+            child = self._start()
+            with self._guard:
+                self._idle.insert(0, child)
+
+    def examine(self, data: bytes) -> Examination:
+        """Judge the bytes of one image file, see `pipeline.ports.Engine`.
+
+        EngineFailed when it takes too long or too much memory, or ends its process; HostError when no
+        process can be had.
+        """
+        with self._turns.turn() as turn:
+            answer, preview = self._ask(data, turn)
+        if answer.refusal:
+            raise InputRejected(answer.refusal.code, answer.refusal.message, answer.refusal.facts)
+        if answer.out_of_memory:
+            raise self._too_much_memory()
+        if answer.finding is None or answer.facts is None:
+            raise EngineFailed("internal", f"It could not be judged ({answer.defect or 'no answer'}).")
+        return Examination(answer.facts, answer.finding, preview, answer.warnings, answer.timing_ms)
+
+    def close(self) -> None:
+        """End all processes at once, whatever they are at."""
+        with self._guard:
+            self._closed = True
+            children = list(self._all)
+            self._all.clear()
+            self._idle.clear()
+        self._background.stop(1)
+        for child in children:
+            child.kill()
+
+    def __enter__(self) -> "GuardedEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, data: bytes, turn: Turn) -> tuple[Answer, bytes | None]:
+        """Ask one process; and once more a new one, if somebody else has killed the first."""
+        for is_last in (False, True):
+            child = self._take(turn)
+            try:
+                with child.limited(turn, _SLOW_SECONDS, self._options.image_seconds):
+                    answer, preview = child.ask(data)
+            except _Gone:
+                self._drop(child)
+                if child.was_killed and not child.is_overdue and not is_last and not self._closed:
+                    continue
+                raise self._why(child) from None
+            except BaseException:  # Ctrl-C, in the midst of an answer
+                self._drop(child)
+                raise
+            self._drop(child) if answer.is_spent or child.is_overdue else self._give_back(child)
+            return answer, preview
+        raise AssertionError  # the loop has returned, or raised
+
+    def _watch(self) -> None:
+        """Hold all processes to their limits, until the engine is closed."""
+        while not self._background.stopping.wait(_TICK_SECONDS):
+            with self._guard:
+                children = list(self._all)
+            for child in children:
+                child.check(time.monotonic())
+
+    def _why(self, child: "_Child") -> Exception:
+        """Return the error for an image whose process ended over it."""
+        if self._closed:
+            return HostError("the program is ending")
+        if child.is_overdue:
+            seconds = f"{self._options.image_seconds:.0f}"
+            return EngineFailed("took_too_long", f"It was not judged within {seconds} seconds. {_ADVICE}")
+        if child.was_killed:
+            return self._too_much_memory()
+        return EngineFailed("crashed", f"The program that reads images crashed over this file. {_ADVICE}")
+
+    def _too_much_memory(self) -> EngineFailed:
+        limit = f"{self._options.image_memory / 1e9:.1f} GB"
+        return EngineFailed("out_of_memory", f"It needs more than {limit} of memory to be judged. {_ADVICE}")
+
+    def _take(self, turn: Turn | None = None) -> "_Child":
+        """Return a process that has loaded the network and has nothing to do; let others go before meanwhile,
+        if that takes long.
+        """
+        with self._guard:
+            if self._closed:
+                raise HostError("the program is ending")
+            child = self._idle.pop() if self._idle else None
+        child = child or self._start()
+        try:
+            if not child.is_ready:
+                with child.limited(turn, _LOADING_SECONDS, _LOAD_SECONDS):
+                    child.wait_ready()
+        except BaseException:
+            self._drop(child)
+            if self._closed:
+                raise HostError("the program is ending") from None
+            raise
+        return child
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._guard:
+            if not self._closed:
+                self._idle.append(child)
+
+    def _start(self) -> "_Child":
+        child = _Child(self._command, self._options)
+        with self._guard:
+            if not self._closed:
+                self._all.add(child)
+                return child
+        child.kill()
+        raise HostError("the program is ending")
+
+    def _drop(self, child: "_Child") -> None:
+        child.kill()
+        with self._guard:
+            self._all.discard(child)
+            is_closed = self._closed
+        if not is_closed:
+            with suppress(HostError):  # whoever asks next tries again, and says so
+                self.warm(self._wanted)
+
+
+class _Gone(Exception):
+    """The process ended, or answered nonsense."""
+
+
+class _Child:
+    """One process with a network of its own; used by one thread at a time."""
+
+    def __init__(self, command: list[str], options: Options) -> None:
+        """Start it; HostError when the system cannot."""
+        try:
+            self._process = process.take(command)
+        except OSError as error:
+            raise HostError(f"no process can be started ({error.strerror})") from error
+        self.is_overdue = self._is_ended = False  # the second: by us, when it had not ended itself
+        self._model: ModelRef | None = None
+        self._guard = threading.Lock()
+        self._limits: tuple[Turn | None, float, float] | None = None
+        assert self._process.stdin is not None
+        for stream in (self._process.stdin, self._process.stdout):
+            widen(stream)
+        with suppress(OSError):  # it has ended already, which `wait_ready` finds
+            send(self._process.stdin, options)
+
+    @property
+    def model(self) -> ModelRef:
+        """The network that it has loaded."""
+        assert self._model is not None
+        return self._model
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether it has loaded the network."""
+        return self._model is not None
+
+    @property
+    def was_killed(self) -> bool:
+        """Return whether somebody else ended it by a signal, or the system did."""
+        return self._process.returncode in _KILLED and not self._is_ended
+
+    @contextmanager
+    def limited(self, turn: Turn | None, slow: float, longest: float) -> Iterator[None]:
+        """Limit what it does within the block: after `slow` seconds others go before, after `longest` it is
+        ended. `check` sees to that.
+        """
+        now = time.monotonic()
+        self._limits = (turn, now + slow, now + longest)
+        try:
+            yield
+        finally:
+            with self._guard:  # an answer that came in time is not called late any more
+                self._limits = None
+
+    def check(self, now: float) -> None:
+        """Do what its limits ask for at a moment; does not wait for its end."""
+        with self._guard:
+            turn, slow, end = self._limits or (None, now, now + 1)
+            if now >= slow and turn:
+                turn.stand_aside()
+            if now >= end:
+                self.is_overdue = True
+                self._process.kill()
+
+    def wait_ready(self) -> None:
+        """Wait until it has loaded the network; UsageError when there is none, HostError when it died."""
+        try:
+            greeting = Greeting.model_validate_json(self._read_block())
+        except (_Gone, ValueError):
+            self.kill()
+            code = self._process.returncode
+            raise HostError(f"the process that judges images ended at its start (exit code {code})") from None
+        if greeting.model is None:
+            raise UsageError(greeting.problem)
+        self._model = greeting.model
+
+    def ask(self, data: bytes) -> tuple[Answer, bytes | None]:
+        """Have it judge an image; _Gone when it ends instead."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(len(data).to_bytes(HEAD, "big"))
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+            answer = Answer.model_validate_json(self._read_block())
+            return answer, self._read(answer.preview) if answer.preview is not None else None
+        except (OSError, ValueError) as error:  # a broken pipe, or one that was closed meanwhile
+            self.kill()
+            raise _Gone from error
+
+    def kill(self) -> None:
+        """End it at once, and wait for that; again is fine."""
+        if self._process.poll() is None:
+            self._is_ended = True
+            self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # as long as the system does not let it go
+            self._process.wait(_END_SECONDS)
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with suppress(OSError):
+                stream.close()
+
+    def _read_block(self) -> bytes:
+        return self._read(int.from_bytes(self._read(HEAD), "big"))
+
+    def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(size)
+        if len(data) < size:
+            with suppress(subprocess.TimeoutExpired):  # as it has ended: its exit code says why
+                self._process.wait(_END_SECONDS)
+            raise _Gone
+        return data

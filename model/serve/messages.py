@@ -1,0 +1,87 @@
+"""The messages between a process that judges (`model.serve.child`) and whoever started it, over two pipes."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.ports import ImageFacts
+from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+HEAD = 8  # bytes of a length, big-endian
+_PIPE = 1 << 20  # bytes; as much as Linux lets a user have
+
+
+class Refusal(BaseModel):
+    """An `InputRejected` on its way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: ReasonCode
+    message: str
+    facts: ImageFacts | None = None
+
+
+class Answer(BaseModel):
+    """The answer about one image; the preview's bytes follow. Exactly one of the first four is set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    finding: Finding | None = None
+    refusal: Refusal | None = None
+    out_of_memory: bool = False
+    defect: str | None = None  # of ours, and where
+    facts: ImageFacts | None = None
+    warnings: tuple[Warning, ...] = ()
+    timing_ms: dict[str, float] = {}
+    preview: int | None = None  # its bytes
+    is_spent: bool = False  # it has grown: start another one
+
+
+class Greeting(BaseModel):
+    """The first message of a process: the network that it has loaded, or why it could not."""
+
+    model: ModelRef | None = None
+    problem: str = ""
+
+
+class Options(BaseModel):
+    """The first message to a process."""
+
+    weights: Path | None = None
+    max_pixels: int = 50_000_000
+    prevalence: float | None = None
+    keep_uid: bool = False
+    burned_in_previews: bool = False
+    image_seconds: float = 20
+    image_memory: int = 1_500_000_000
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold a whole image, where the system can: it then passes in one go (Linux)."""
+    if pipe and fcntl and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # the user has too many wide pipes already
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
+
+
+def send(stream: IO[bytes], message: BaseModel, tail: bytes = b"") -> None:
+    """Write a message, with its length before it and a tail behind it."""
+    content = message.model_dump_json(by_alias=True).encode()
+    stream.write(len(content).to_bytes(HEAD, "big") + content + tail)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> bytes | None:
+    """Read the bytes of one image; None when there will be no more."""
+    head = stream.read(HEAD)
+    if len(head) < HEAD:
+        return None
+    size = int.from_bytes(head, "big")
+    data = stream.read(size)
+    return data if len(data) == size else None
