@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from pipeline.ports import Row
-from pipeline.sqlite import SqliteIndex
-from pipeline.worklist import Page, View, Worklist
+from pipeline.worklist.sqlite import SqliteIndex
+from pipeline.worklist.views import Page, View, Worklist
 
 _ASKED = 200  # times each
 _DAYS = 30.0  # that the verdicts are spread over, more of them lately
@@ -149,8 +149,8 @@ _SERVE = """
 import sys
 from pathlib import Path
 from waitress import create_server
-from pipeline.folder import FolderStore
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
+from pipeline.worklist.sqlite import SqliteIndex
 from web.app import create_app
 root = Path(sys.argv[1])
 page = create_app(FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), 10**6)

@@ -15,12 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES
-from ec2_runner.remote import RemoteHost
-from ec2_runner.route import SshRoute
-from ec2_runner.worker import make_worker
-from pipeline.folder import FolderStore
+from ec2_runner.host.worker import make_worker
+from ec2_runner.reach.remote import RemoteHost
+from ec2_runner.reach.route import SshRoute
 from pipeline.ports import Host, Job
 from pipeline.settings import Settings
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from tests.machines import USER, Sshd, Supervised, free_port
 

@@ -20,9 +20,9 @@ from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, CORES, Worker, worker
 from model.serve.engine import Engine, encode_preview, prepare
 from model.serve.files.decode import decode
-from pipeline.folder import FolderStore
 from pipeline.judge import examine
 from pipeline.names import preview_key, verdict_key
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release, Source
 
 STEPS = ("fetch", "decode", "infer", "write")  # of a verdict's `timing_ms`

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ec2_runner import cli as aws
-from handlers import cli as keep
-from handlers.backfill import backfill
-from handlers.cli import Root
-from model import cli as learn
-from model.cli import Weights
+from cxr import stack as aws
+from cxr import training as learn
+from cxr import upkeep as keep
+from cxr import users as who
+from cxr.backfill import backfill
+from cxr.training import Weights
+from cxr.upkeep import Root
 from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX, for_terminal
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import RELEASE, VERSION
-from web import cli as who
 
 if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
-    from pipeline.alone import Tell
     from pipeline.ports import Store
-    from pipeline.sqlite import SqliteIndex
+    from pipeline.running.alone import Tell
+    from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
 
 app = typer.Typer(
@@ -84,8 +84,8 @@ def up(
     stack: keep.Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
-    from pipeline.alone import alone
-    from pipeline.folder import PRIVATE
+    from pipeline.running.alone import alone
+    from pipeline.store.folder import PRIVATE
     from web.access import access_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -105,13 +105,14 @@ def up(
 
 
 def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, poll: bool) -> None:
-    from ec2_runner.service import Service
-    from ec2_runner.worker import Worker
-    from handlers import local, wiring
-    from pipeline.background import Background
-    from pipeline.rebuild import keep_whole
-    from pipeline.sqlite import SqliteIndex
-    from pipeline.watch import InboxWatcher
+    from cxr import local
+    from ec2_runner.host.service import Service
+    from ec2_runner.host.worker import Worker
+    from handlers import wiring
+    from pipeline.running.background import Background
+    from pipeline.store.watch import InboxWatcher
+    from pipeline.worklist.rebuild import keep_whole
+    from pipeline.worklist.sqlite import SqliteIndex
 
     ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
@@ -143,10 +144,10 @@ def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, pol
 
 def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> None:
     from handlers import wiring
-    from pipeline.background import Background
-    from pipeline.folder import PRIVATE
-    from pipeline.mirror import Mirror
-    from pipeline.sqlite import SqliteIndex
+    from pipeline.running.background import Background
+    from pipeline.store.folder import PRIVATE
+    from pipeline.worklist.mirror import Mirror
+    from pipeline.worklist.sqlite import SqliteIndex
 
     assert settings.bucket is not None  # `up` has it from its option
     store, background = wiring.open_bucket(settings.bucket), Background()
@@ -167,7 +168,7 @@ def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
     from model.evaluate.card import CARD
-    from pipeline.folder import PRIVATE
+    from pipeline.store.folder import PRIVATE
     from web.app import create_app
     from web.audit import Audit
 
@@ -232,10 +233,10 @@ def worker(
     """Judge what comes over SSH, on this machine's loopback: the inference host's process."""
     from datetime import timedelta
 
-    from ec2_runner import agent
-    from ec2_runner import worker as warm
-    from ec2_runner.caller import check_caller_is_known
-    from ec2_runner.service import Service
+    from ec2_runner.host import agent
+    from ec2_runner.host import worker as warm
+    from ec2_runner.host.caller import check_caller_is_known
+    from ec2_runner.host.service import Service
     from handlers import wiring
     from pipeline.verdict import Release
 
@@ -288,7 +289,7 @@ def _bucket(name: str) -> Store:
 
 
 def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
-    from pipeline.serving import make_server
+    from pipeline.running.serving import make_server
 
     options = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
     options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe

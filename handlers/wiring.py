@@ -15,11 +15,11 @@ from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
 if TYPE_CHECKING:
-    from ec2_runner.fleet import Fleet
-    from ec2_runner.monitor import StackMonitor
-    from ec2_runner.reaper import Reaper
-    from pipeline.dynamodb import DynamoIndex
-    from pipeline.s3 import S3Store
+    from ec2_runner.reach.fleet import Fleet
+    from ec2_runner.reach.monitor import StackMonitor
+    from ec2_runner.reach.reaper import Reaper
+    from pipeline.store.s3 import S3Store
+    from pipeline.worklist.dynamodb import DynamoIndex
 
 _chosen: Ports | None = None
 
@@ -67,7 +67,7 @@ def make_ports(settings: Settings) -> Ports:
 def make_store(settings: Settings) -> FullStore:
     """The folder, or the bucket."""
     if settings.store == "folder":
-        from pipeline.folder import FolderStore
+        from pipeline.store.folder import FolderStore
 
         return FolderStore(settings.root)
     assert settings.bucket is not None  # load_settings has checked
@@ -77,7 +77,7 @@ def make_store(settings: Settings) -> FullStore:
 def open_bucket(name: str) -> "S3Store":
     """A bucket, with the credentials of the environment."""
     s3 = client("s3")
-    from pipeline.s3 import S3Store
+    from pipeline.store.s3 import S3Store
 
     return S3Store(name, s3)
 
@@ -85,8 +85,8 @@ def open_bucket(name: str) -> "S3Store":
 def make_index(settings: Settings) -> Index:
     """The worklist."""
     if settings.index == "sqlite":
-        from pipeline.folder import PRIVATE
-        from pipeline.sqlite import SqliteIndex
+        from pipeline.store.folder import PRIVATE
+        from pipeline.worklist.sqlite import SqliteIndex
 
         return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
     return make_dynamo_index(settings)
@@ -94,7 +94,7 @@ def make_index(settings: Settings) -> Index:
 
 def make_dynamo_index(settings: Settings) -> "DynamoIndex":
     """The worklist of a stack."""
-    from pipeline.dynamodb import DynamoIndex
+    from pipeline.worklist.dynamodb import DynamoIndex
 
     return DynamoIndex(f"{settings.stack}-index", client("dynamodb"))
 
@@ -122,15 +122,15 @@ def find_queue(settings: Settings) -> Queue:
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
     """What judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
-        from ec2_runner.worker import make_worker
+        from ec2_runner.host.worker import make_worker
 
         return make_worker(store, settings, release)  # now, so that a wrong setting is said at the start
     return _Later(lambda: _remote_host(store, settings, release))
 
 
 def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
-    from ec2_runner.remote import RemoteHost
-    from ec2_runner.route import Ec2Route, SshRoute
+    from ec2_runner.reach.remote import RemoteHost
+    from ec2_runner.reach.route import Ec2Route, SshRoute
 
     if settings.host == "ssh":
         return RemoteHost(SshRoute(settings), settings.worker_port, release, settings.worker_token)
@@ -160,8 +160,8 @@ class _Later:
 
 def make_fleet(settings: Settings) -> "Fleet":
     """The stack's EC2 instance."""
-    from ec2_runner.fleet import Fleet, Placement
-    from ec2_runner.lease import Lease
+    from ec2_runner.reach.fleet import Fleet, Placement
+    from ec2_runner.reach.lease import Lease
 
     lease = Lease(f"{settings.stack}-lease", client("dynamodb"))
     kinds, subnets = settings.instance_types, settings.subnets
@@ -171,7 +171,7 @@ def make_fleet(settings: Settings) -> "Fleet":
 
 def reaper() -> "Reaper":
     """What looks after the stack's instances."""
-    from ec2_runner.reaper import Reaper
+    from ec2_runner.reach.reaper import Reaper
 
     settings = load_settings()
     idle_seconds = settings.idle_minutes * 60
@@ -180,8 +180,8 @@ def reaper() -> "Reaper":
 
 def make_monitor(settings: Settings, store: Store) -> "StackMonitor":
     """What tells the page how the stack's host and queue are."""
-    from ec2_runner.monitor import StackMonitor
-    from ec2_runner.observe import Observer
+    from ec2_runner.reach.monitor import StackMonitor
+    from ec2_runner.reach.observe import Observer
 
     clients = client("sqs"), client("cloudwatch")
     return StackMonitor(Observer(settings.stack, make_fleet(settings), store, *clients))

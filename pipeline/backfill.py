@@ -15,8 +15,8 @@ from threading import Event
 
 from pipeline.errors import StoreError
 from pipeline.judge import Judge, give_up
-from pipeline.parallel import unordered
 from pipeline.ports import Job, Outcome, Result
+from pipeline.running.parallel import unordered
 from pipeline.verdict import Label, ReasonCode, Verdict, Warning, doubt_of
 
 PAUSES = (0.5, 2.0)  # seconds before an image is tried the second and the third time

@@ -14,8 +14,8 @@ from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import for_terminal, is_unfinished, printable
 from pipeline.ports import Engine, ObjectInfo, Store
+from pipeline.store.walk import keys
 from pipeline.verdict import Release, Source, Verdict, doubt_of
-from pipeline.walk import keys
 
 STANDARD_INPUT = "-"
 BUCKETS = "s3://"

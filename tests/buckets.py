@@ -8,7 +8,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from handlers.wiring import client, open_bucket
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 
 REGION = "eu-central-1"
 

@@ -12,7 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("ec2_runner", "handlers", "pipeline")
-_LOCAL = {"ec2_runner.worker", "pipeline.folder", "pipeline.sqlite"}  # adapters that AWS Lambda never chooses
+_LOCAL = {  # adapters that AWS Lambda never chooses
+    "ec2_runner.host.worker",
+    "pipeline.store.folder",
+    "pipeline.worklist.sqlite",
+}
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -145,10 +149,10 @@ def _node(place: Place) -> _Function:
 @cache
 def _modules() -> dict[str, _Module]:
     return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): _parsed(path)
+        name: _parsed(path)
         for package in _PACKAGES
-        for path in (ROOT / package).glob("*.py")
-        if f"{package}.{path.stem}" not in _LOCAL
+        for path in (ROOT / package).rglob("*.py")
+        if (name := ".".join(path.relative_to(ROOT).with_suffix("").parts)) not in _LOCAL
     }
 
 

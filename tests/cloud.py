@@ -15,10 +15,10 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from pipeline.dynamodb import DynamoIndex
 from pipeline.ports import Row
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from pipeline.verdict import Verdict
+from pipeline.worklist.dynamodb import DynamoIndex
 from tests.aws import emulator
 from tests.instance_connect import Endpoint, InstanceConnectApi
 from tests.machines import (

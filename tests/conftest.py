@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handlers import wiring
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.sqlite import SqliteIndex
 from tests import webpage
 from tests.tables import FEED, make_table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from pipeline.dynamodb import DynamoIndex
-    from pipeline.s3 import S3Store
+    from pipeline.store.s3 import S3Store
+    from pipeline.worklist.dynamodb import DynamoIndex
 
 # Long, or waiting more than computing: begun first, so that others run beside them to the end.
 _FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "test_status", "test_host")
@@ -32,7 +32,7 @@ def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Store"]:
     import boto3
     from moto import mock_aws
 
-    from pipeline.s3 import S3Store
+    from pipeline.store.s3 import S3Store
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -64,7 +64,7 @@ def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
     import boto3
     from moto import mock_aws
 
-    from pipeline.dynamodb import DynamoIndex
+    from pipeline.worklist.dynamodb import DynamoIndex
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")

@@ -10,8 +10,8 @@ from pipeline.errors import ConditionFailed, EngineFailed, InputRejected, Object
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.ports import Examination, ImageFacts, Job, ObjectInfo, Outcome
-from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import DOUBTS, ActivationMap, Finding, ModelRef, Release, Thresholds, Warning
+from pipeline.worklist.sqlite import SqliteIndex
 
 SAMPLES = Path(__file__).parents[1] / "events" / "samples"
 LIMIT = 1_000_000

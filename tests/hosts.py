@@ -1,4 +1,4 @@
-"""A host in a folder: the scripts of `ec2_runner/host` run for real, the machine is played."""
+"""A host in a folder: the scripts of `ec2_runner/host/machine` run for real, the machine is played."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[1] / "ec2_runner" / "host"
+SCRIPTS = Path(__file__).parents[1] / "ec2_runner" / "host" / "machine"
 SSHD = Path("/usr/sbin/sshd")
 HOST_ID = "AROAEXAMPLE:i-0123456789"
 
@@ -155,7 +155,7 @@ def make_wheel(folder: Path, number: int, status: int) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """As `ec2_runner/release.py` does."""
+    """As `ec2_runner/stack/release.py` does."""
     lines = (
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"))

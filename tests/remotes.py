@@ -5,11 +5,11 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from ec2_runner.client import Stream
-from ec2_runner.http import HttpServer
-from ec2_runner.server import create_app
-from ec2_runner.service import Service
-from ec2_runner.ssh import NobodyListens
+from ec2_runner.host.http import HttpServer
+from ec2_runner.host.server import create_app
+from ec2_runner.host.service import Service
+from ec2_runner.reach.ssh import NobodyListens
+from ec2_runner.reach.worker_client import Stream
 from pipeline.ports import Host, Job, Outcome
 from pipeline.verdict import Release
 from tests.fakes import FakeEngine

@@ -14,11 +14,11 @@ from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
 from rich.console import Console
 
-from ec2_runner.clients import Clients, connect
-from ec2_runner.deploy import Options, Plan, carry_out, make_plan
-from ec2_runner.display import Display
-from ec2_runner.release import Architecture, Release, write_manifest
-from ec2_runner.stack import Stack
+from ec2_runner.stack.clients import Clients, connect
+from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.deploy import Options, Plan, carry_out, make_plan
+from ec2_runner.stack.display import Display
+from ec2_runner.stack.release import Architecture, Release, write_manifest
 
 NAME, REGION, ACCOUNT = "cxr-inbox", "us-east-1", "123456789012"
 BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"

@@ -12,9 +12,9 @@ from werkzeug.exceptions import TooManyRequests
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from pipeline.errors import UsageError
-from pipeline.folder import FolderStore
 from pipeline.settings import load_settings
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.webpage import MAX_UPLOAD, Page
 from web import login
 from web.access import Access, access_of, url_of

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from pipeline.arrival import looks_whole, still_written
+from pipeline.store.arrival import looks_whole, still_written
 from tests import dicoms, pictures
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.folder import FolderStore
 from pipeline.names import key_hash
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.test_access import PASSWORD, USERS, basic
 from tests.webpage import MAX_UPLOAD, Page
 from web.access import Access

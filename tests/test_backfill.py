@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from handlers import progress
-from pipeline.archive import ArchiveStore, Place
+from cxr import progress
 from pipeline.backfill import Backfill, Done, Tally
 from pipeline.errors import StoreError
 from pipeline.judge import Judge
-from pipeline.parallel import unordered
 from pipeline.ports import Job
+from pipeline.running.parallel import unordered
+from pipeline.store.archive import ArchiveStore, Place
 from pipeline.verdict import ModelRef, Release, Verdict
 from tests.fakes import LIMIT, FakeEngine, MemoryStore, make_judge
 

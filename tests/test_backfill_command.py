@@ -16,14 +16,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from cxr import progress
+from cxr.archive import open_archive
 from cxr.commands import app
-from handlers import progress, wiring
-from handlers.archive import open_archive
+from handlers import wiring
 from pipeline.backfill import Backfill
 from pipeline.errors import StoreError, UsageError
-from pipeline.folder import FolderStore
 from pipeline.judge import Judge
-from pipeline.s3 import S3Store
+from pipeline.store.folder import FolderStore
+from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Verdict
 from tests import pictures, test_cli
 from tests.fakes import LIMIT, FakeEngine

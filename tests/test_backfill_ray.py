@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers import backfill
-from handlers.archive import open_archive
+from cxr import backfill
+from cxr.archive import open_archive
 from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 from tests.test_backfill import results
@@ -36,7 +36,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> None:
-    from handlers import backfill_ray
+    from cxr import backfill_ray
 
     settings, ours, theirs = load_settings(), tmp_path / "ours", tmp_path / "theirs"
     store = open_archive(str(scans), str(ours))
@@ -65,7 +65,7 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
 
 
 def test_wrong_weights_are_said_as_without_ray(scans: Path, tmp_path: Path) -> None:
-    from handlers import backfill_ray
+    from cxr import backfill_ray
 
     weights = tmp_path / "wrong.onnx"
     weights.write_bytes(b"no network")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline import background
-from pipeline.background import Background
 from pipeline.errors import StoreError
+from pipeline.running import background
+from pipeline.running.background import Background
 
 
 @pytest.fixture

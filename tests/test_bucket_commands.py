@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from cxr.commands import app
 from handlers import wiring
-from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import CxrError, StoreError, UsageError
 from pipeline.intake import record_verdict
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
+from pipeline.worklist.dynamodb import DynamoIndex
 from tests.fakes import SAMPLES, make_judge
 from tests.tables import FEED, make_table
 
@@ -133,7 +133,7 @@ def test_reconcile_without_the_stack(account: Account) -> None:
 
 
 def test_forget_erases_every_version(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.cli._LONGEST_JOB_SECONDS", 0)
+    monkeypatch.setattr("cxr.upkeep._LONGEST_JOB_SECONDS", 0)
     account.s3.put_object(Bucket="xrays", Key="inbox/b.jpeg", Body=SAMPLE)
     make_judge(account.store).judge(_job("inbox/b.jpeg"))  # type: ignore[arg-type]
     record_verdict("outbox/b.jpeg.json", account.store, account.index)

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from cxr import commands
 from cxr.commands import app
 from pipeline.aws import ask
-from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import CxrError, StoreError
 from pipeline.intake import record_verdict
 from pipeline.ports import Job
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
+from pipeline.worklist.dynamodb import DynamoIndex
 from tests.fakes import make_judge
 from tests.tables import FEED, make_table
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ec2_runner.cost import HOURLY, estimate
+from ec2_runner.stack.cost import HOURLY, estimate
 from pipeline.errors import UsageError
 
 

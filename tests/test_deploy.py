@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ec2_runner.notifications import add_notifications, remove_notifications
-from ec2_runner.release import MANIFEST, Architecture, Release
-from ec2_runner.stack import Stack
-from ec2_runner.upload import CURRENT
+from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.notifications import add_notifications, remove_notifications
+from ec2_runner.stack.release import MANIFEST, Architecture, Release
+from ec2_runner.stack.upload import CURRENT
 from pipeline.errors import StackError, UsageError
 from tests import stacks
 from tests.stacks import BUCKET, REGION, Cloud

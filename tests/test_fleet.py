@@ -11,8 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from ec2_runner.fleet import Fleet, Placement
-from ec2_runner.lease import Lease
+from ec2_runner.reach.fleet import Fleet, Placement
+from ec2_runner.reach.lease import Lease
 from pipeline.errors import HostNotReady
 from tests.tables import make_table
 

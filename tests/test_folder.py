@@ -11,21 +11,22 @@ from typing import Any
 
 import pytest
 
-from handlers import local, wiring
-from pipeline import files
+from cxr import local
+from handlers import wiring
 from pipeline.classify import verdicts
 from pipeline.errors import ConditionFailed, KeyNotUsable, StoreError, UsageError
 from pipeline.events import s3_event
-from pipeline.folder import FolderStore
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
 from pipeline.ports import Job
 from pipeline.reconcile import reconcile
-from pipeline.sqlite import SqliteIndex
+from pipeline.store import files
+from pipeline.store.folder import FolderStore
+from pipeline.store.walk import keys
+from pipeline.store.watch import InboxWatcher
 from pipeline.verdict import Release
-from pipeline.walk import keys
-from pipeline.watch import InboxWatcher
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import LIMIT, FakeEngine, InlineHost
 
 DEPTH = 1_100

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from handlers import local, wiring
+from cxr import local
+from handlers import wiring
 from pipeline import forget as module
 from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
 from pipeline.forget import forget, is_known
 from pipeline.intake import Ports
 from pipeline.ports import Job
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from tests.fakes import MemoryStore, make_judge, make_ports
 
 KEY = "inbox/a.jpeg"

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from handlers import dead_letter, ingest, local, record, wiring
-from handlers.local import LocalContext
+from cxr import local
+from cxr.local import LocalContext
+from handlers import dead_letter, ingest, record, wiring
 from pipeline.errors import HostError, IngestFailed, StoreError
 from pipeline.events import s3_event
 from pipeline.intake import Ports
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
 from pipeline.ports import Job, Outcome, Row
-from pipeline.rebuild import rebuild_index
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.rebuild import rebuild_index
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_ports
 from tests.test_watch import wait_for
 

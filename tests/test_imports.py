@@ -26,18 +26,18 @@ ONLY = {  # a library, and the places that may import it
     "simplejpeg": ("model/serve/files/jpeg.py",),
     "openjpeg": ("model/serve/files/codecs.py",),
     "matplotlib": ("model/evaluate/pictures/figures.py",),
-    "ray": ("handlers/backfill_ray.py",),
-    "pyarrow": ("handlers/backfill_ray.py",),
-    "paramiko": ("ec2_runner/ssh.py",),
+    "ray": ("cxr/backfill_ray.py",),
+    "pyarrow": ("cxr/backfill_ray.py",),
+    "paramiko": ("ec2_runner/reach/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
-    "botocore": ("pipeline/aws.py", "pipeline/s3.py", "ec2_runner/", "handlers/wiring.py"),
-    "websockets": ("ec2_runner/tunnel.py",),
-    "waitress": ("cxr/", "ec2_runner/http.py", "pipeline/serving.py"),
-    "aws_lambda_powertools": ("handlers/",),
-    "flask": ("web/", "ec2_runner/server.py", "ec2_runner/caller.py", "ec2_runner/http.py", "cxr/"),
+    "botocore": ("pipeline/aws.py", "pipeline/store/s3.py", "ec2_runner/", "handlers/wiring.py"),
+    "websockets": ("ec2_runner/reach/tunnel.py",),
+    "waitress": ("cxr/", "ec2_runner/host/http.py", "pipeline/running/serving.py"),
+    "aws_lambda_powertools": ("handlers/", "cxr/local.py"),
+    "flask": ("web/", "ec2_runner/host/", "cxr/"),
     "flask_httpauth": ("web/",),
     "limits": ("web/",),
-    "watchdog": ("pipeline/watch.py",),
+    "watchdog": ("pipeline/store/watch.py",),
 }
 
 
@@ -64,7 +64,7 @@ def test_a_module_imports_what_it_may(path: Path) -> None:
     tops = {module.split(".")[0] for module in imports(path)}
     package = name.split("/")[0]
     if package in MAY:
-        allowed = MAY[package] | {package} | ({"model"} if name == "ec2_runner/worker.py" else set())
+        allowed = MAY[package] | {package} | ({"model"} if name == "ec2_runner/host/worker.py" else set())
         assert tops & OURS <= allowed
     for library, places in ONLY.items():
         assert library not in tops or name.startswith(places), f"{library} has no place in {name}"
@@ -74,4 +74,4 @@ def test_the_table_names_real_modules() -> None:
     """So that the test above cannot pass on nothing."""
     assert len(list(modules())) > 25
     assert "torch" in imports(ROOT / "model/train/network.py")
-    assert "model.serve.guarded" in imports(ROOT / "ec2_runner/worker.py")
+    assert "model.serve.guarded" in imports(ROOT / "ec2_runner/host/worker.py")

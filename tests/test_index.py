@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dynamodb import DynamoIndex
 from pipeline.errors import StoreError
 from pipeline.names import UNUSABLE
 from pipeline.ports import Index, Row
-from pipeline.sqlite import SqliteIndex
-from pipeline.worklist import Worklist
+from pipeline.worklist.dynamodb import DynamoIndex
+from pipeline.worklist.sqlite import SqliteIndex
+from pipeline.worklist.views import Worklist
 from tests.indexes import DONE, KEY, LATER, NOW, VERDICT
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import database, rebuild
-from pipeline.database import Database
 from pipeline.errors import IndexNotReady
 from pipeline.events import s3_event
 from pipeline.forget import forget
 from pipeline.intake import Ports, ingest
 from pipeline.ports import Job
-from pipeline.rebuild import keep_whole, rebuild_index
-from pipeline.sqlite import SqliteIndex
-from pipeline.worklist import View, Worklist
+from pipeline.worklist import database, rebuild
+from pipeline.worklist.database import Database
+from pipeline.worklist.rebuild import keep_whole, rebuild_index
+from pipeline.worklist.sqlite import SqliteIndex
+from pipeline.worklist.views import View, Worklist
 from tests import webpage
 from tests.fakes import MemoryStore, make_ports
 from tests.indexes import DONE, KEY, NOW

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.dynamodb import DynamoIndex
 from pipeline.ports import Index, Row
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.dynamodb import DynamoIndex
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.indexes import DONE, KEY, LATER, VERDICT
 
 NEWER = LATER + timedelta(seconds=1)

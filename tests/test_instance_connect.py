@@ -12,12 +12,12 @@ import paramiko
 import pytest
 from botocore.credentials import Credentials
 
-from ec2_runner.fleet import Instance
-from ec2_runner.identity import Identity, place_of_host
-from ec2_runner.remote import RemoteHost
-from ec2_runner.route import Ec2Route
-from ec2_runner.ssh import ConnectFailed, fresh_key
-from ec2_runner.tunnel import Tunnel, signed_url
+from ec2_runner.reach.fleet import Instance
+from ec2_runner.reach.identity import Identity, place_of_host
+from ec2_runner.reach.remote import RemoteHost
+from ec2_runner.reach.route import Ec2Route
+from ec2_runner.reach.ssh import ConnectFailed, fresh_key
+from ec2_runner.reach.tunnel import Tunnel, signed_url
 from pipeline.errors import HostNotReady
 from pipeline.settings import Settings
 from tests.fakes import MemoryStore

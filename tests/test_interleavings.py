@@ -23,8 +23,8 @@ from pipeline.intake import record_verdict
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import is_verdict, verdict_key
 from pipeline.ports import Job, Row
-from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Verdict
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import MemoryStore, make_judge
 
 KEYS = ["inbox/a.jpeg", "inbox/b.jpeg"]

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.dynamodb import TOMBSTONE_LIFE, DynamoIndex
 from pipeline.errors import StoreError
-from pipeline.mirror import Mirror
 from pipeline.ports import Row
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.dynamodb import TOMBSTONE_LIFE, DynamoIndex
+from pipeline.worklist.mirror import Mirror
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.indexes import DONE, KEY, LATER, NOW, VERDICT
 from tests.tables import FEED, make_table
 
@@ -98,7 +98,7 @@ def test_a_writer_whose_clock_is_ahead_hides_nothing(
     mirror = Mirror(dynamo, target)
     mirror.step()
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.dynamodb.datetime", Ahead)
+        patch.setattr("pipeline.worklist.dynamodb.datetime", Ahead)
         dynamo.wait(["inbox/ahead"], NOW)
     mirror.step()
     dynamo.record(DONE)
@@ -136,7 +136,7 @@ def test_no_error_ends_it_nor_names_a_file(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.worklist.mirror._STEP_SECONDS", 0.01)
     mirror, stop, steps = Mirror(dynamo, target), threading.Event(), iter([error, error, None])
 
     def step() -> None:
@@ -164,7 +164,7 @@ def test_a_page_whose_clock_is_wrong_misses_nothing(
 def test_it_goes_on_after_an_error_of_its_own_file(
     dynamo: DynamoIndex, target: SqliteIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.worklist.mirror._STEP_SECONDS", 0.01)
     mirror, stop, put = Mirror(dynamo, target), threading.Event(), target.put
     errors = [sqlite3.OperationalError("database or disk is full")]
 
@@ -191,7 +191,7 @@ def test_it_goes_on_after_an_error(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("pipeline.mirror._STEP_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.worklist.mirror._STEP_SECONDS", 0.01)
     good, mirror, stop = dynamo._table, Mirror(dynamo, target), threading.Event()
     dynamo.record(DONE)
     dynamo._table = "another"

@@ -11,15 +11,16 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from ec2_runner.agent import Publisher
-from ec2_runner.fleet import Fleet, Instance
-from ec2_runner.lease import Lease
-from ec2_runner.monitor import StackMonitor, host_status
-from ec2_runner.observe import Observer
-from ec2_runner.service import Service, State, Status
-from handlers import local, wiring
+from cxr import local
+from ec2_runner.host.agent import Publisher
+from ec2_runner.host.service import Service, State, Status
+from ec2_runner.reach.fleet import Fleet, Instance
+from ec2_runner.reach.lease import Lease
+from ec2_runner.reach.monitor import StackMonitor, host_status
+from ec2_runner.reach.observe import Observer
+from handlers import wiring
 from pipeline.ports import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.fakes import FakeEngine, InlineHost, MemoryStore, make_judge, make_ports
 from tests.machines import wait_for

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive import ArchiveStore, Place
 from pipeline.classify import line, verdicts
 from pipeline.events import Ignored, in_inbox, parse, s3_event
-from pipeline.folder import FolderStore
 from pipeline.names import for_terminal, is_unfinished
 from pipeline.reconcile import reconcile
-from pipeline.s3 import S3Store
+from pipeline.store.archive import ArchiveStore, Place
+from pipeline.store.folder import FolderStore
+from pipeline.store.s3 import S3Store
+from pipeline.store.watch import InboxWatcher
 from pipeline.verdict import Release
-from pipeline.watch import InboxWatcher
 from tests.fakes import LIMIT, FakeEngine, MemoryStore, make_ports
 from tests.test_backfill import MemoryArchive
 

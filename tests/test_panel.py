@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, expect
 from werkzeug.serving import make_server
 
-from pipeline.folder import FolderStore
 from pipeline.ports import HostState, HostStatus, Operations, QueueStatus
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import LIMIT, FakeEngine
 from web.app import create_app
 from web.host import HOST_STATES

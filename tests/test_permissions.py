@@ -37,9 +37,9 @@ ACTIONS = {  # a boto3 method, and what IAM asks for it
 }
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 CONSUMES = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
-TABLES = {"ec2_runner.lease": "LeaseTable", "pipeline.dynamodb": "IndexTable"}
+TABLES = {"ec2_runner.reach.lease": "LeaseTable", "pipeline.worklist.dynamodb": "IndexTable"}
 KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # elsewhere `read` is that of S3's bodies
-HOST = ("ec2_runner.agent.Publisher", "pipeline.judge.Judge")
+HOST = ("ec2_runner.host.agent.Publisher", "pipeline.judge.Judge")
 SHELL = {
     "s3 cp": {"s3:GetObject", "s3:PutObject"},
     "--recursive": {"s3:ListBucket"},
@@ -103,7 +103,7 @@ def test_a_function_may_do_what_it_does_and_nothing_else(name: str) -> None:
 
 
 def test_a_host_may_do_what_it_does_and_nothing_else() -> None:
-    actions = {action for action, _ in needed(calls(HOST, methods(), made="pipeline.s3.S3Store"))}
+    actions = {action for action, _ in needed(calls(HOST, methods(), made="pipeline.store.s3.S3Store"))}
     for script in (ROOT / "ec2_runner" / "host").glob("*.sh"):
         text = script.read_text(encoding="utf-8")
         actions |= {action for words, of in SHELL.items() if words in text for action in of}
@@ -173,7 +173,7 @@ def test_the_reading_of_the_code_sees_the_calls() -> None:
     found = calls(("handlers.reap.handler",), methods())
     assert {"stop_instances", "terminate_instances", "get_object"} <= found.keys()
     assert "run_instances" not in found
-    assert Place("pipeline.s3", "get", "S3Store") in found["get_object"]
+    assert Place("pipeline.store.s3", "get", "S3Store") in found["get_object"]
 
 
 def test_the_document_explains_each_action() -> None:

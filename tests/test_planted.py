@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.rebuild import rebuild_index
 from pipeline.verdict import Verdict
+from pipeline.worklist.rebuild import rebuild_index
 from tests import webpage
 
 PLACES = ("/", "/?order=triage", "/xray/good.jpeg", "/api/verdicts", "/api/verdicts.csv", "/api/status")

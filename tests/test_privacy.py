@@ -29,7 +29,7 @@ import logging, sys, warnings
 warnings.simplefilter("always")
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 import cxr
-from handlers import local
+from cxr import local
 from model.serve import process
 process.CHILD[:] = [sys.executable, "-m", "tests.engine_child"]
 local._PAUSES = (0.0, 0.0)

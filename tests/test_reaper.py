@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ec2_runner.identity import place_of_host
-from ec2_runner.reaper import Reaper
+from ec2_runner.reach.identity import place_of_host
+from ec2_runner.reach.reaper import Reaper
 from tests.fakes import MemoryStore
 from tests.test_fleet import World, world
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers import local, reconcile, record, wiring
-from handlers.local import LocalContext
+from cxr import local
+from cxr.local import LocalContext
+from handlers import reconcile, record, wiring
 from pipeline.errors import UsageError
 from pipeline.events import s3_event, sqs_event
 from pipeline.intake import Ports, dead_letter, ingest, record_verdict
@@ -19,7 +20,7 @@ from pipeline.judge import Judge
 from pipeline.names import is_unfinished, verdict_key
 from pipeline.ports import Job
 from pipeline.reconcile import reconcile as look
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from tests.fakes import LIMIT, FakeEngine, MemoryStore, make_ports
 
 HOUR = timedelta(hours=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ec2_runner import release
-from ec2_runner.release import MANIFEST, architecture_of, build, pack, run, write_manifest
+from ec2_runner.stack import release
+from ec2_runner.stack.release import MANIFEST, architecture_of, build, pack, run, write_manifest
 from pipeline.errors import StackError, UsageError
 from tests.hosts import SCRIPTS
 
@@ -91,7 +91,7 @@ def test_the_architecture_follows_from_the_instance_type(kind: str, architecture
 
 
 def test_an_installed_copy_cannot_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "__file__", str(tmp_path / "site-packages/ec2_runner/release.py"))
+    monkeypatch.setattr(release, "__file__", str(tmp_path / "site-packages/ec2_runner/stack/release.py"))
     with pytest.raises(UsageError, match="in a checkout"):
         release.source_tree()
 

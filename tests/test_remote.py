@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ec2_runner import remote
-from ec2_runner.client import Stream, StreamBroken
-from ec2_runner.remote import RemoteHost
-from ec2_runner.route import SshRoute
-from ec2_runner.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
+from ec2_runner.reach import remote
+from ec2_runner.reach.remote import RemoteHost
+from ec2_runner.reach.route import SshRoute
+from ec2_runner.reach.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
+from ec2_runner.reach.worker_client import Stream, StreamBroken
 from pipeline.errors import HostNotReady, UsageError
 from pipeline.ports import Job, Outcome
 from pipeline.settings import Settings
@@ -287,7 +287,7 @@ def test_a_key_that_is_not_let_in(settings: Settings, sshd: Sshd) -> None:
 
 
 def test_no_key_at_all_is_a_wrong_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ec2_runner.ssh import own_keys
+    from ec2_runner.reach.ssh import own_keys
 
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     with pytest.raises(UsageError, match="CXR_SSH_KEY"):

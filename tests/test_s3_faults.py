@@ -12,7 +12,7 @@ from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 from handlers.wiring import client
 from pipeline.judge import Judge
 from pipeline.ports import Job
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.fakes import LIMIT, FakeEngine
 from tests.machines import Moto, aws_environment

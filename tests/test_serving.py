@@ -12,7 +12,7 @@ from flask import Flask
 from waitress import wasyncore
 from waitress.server import BaseWSGIServer
 
-from pipeline import serving
+from pipeline.running import serving
 from tests.machines import wait_for
 
 

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from ec2_runner.stack import Stack
+from ec2_runner.stack.cloudformation import Stack
 from pipeline.errors import StackError
 
 URL = "https://artifacts.s3.us-east-1.amazonaws.com/template.yaml"

@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cxr.commands import app
-from ec2_runner import release
-from ec2_runner.agent import Publisher
-from ec2_runner.destroy import destroy
-from ec2_runner.service import Status
-from ec2_runner.status import report
+from ec2_runner.host.agent import Publisher
+from ec2_runner.host.service import Status
+from ec2_runner.stack import release
+from ec2_runner.stack.destroy import destroy
+from ec2_runner.stack.status import report
 from pipeline.errors import CxrError, StackError, UsageError
-from pipeline.s3 import S3Store
+from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests import stacks
 from tests.fakes import FakeEngine

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, ObjectUnreadable, UsageError
-from pipeline.files import Place, at
-from pipeline.folder import FolderStore
 from pipeline.ports import Store
-from pipeline.s3 import S3Store
+from pipeline.store.files import Place, at
+from pipeline.store.folder import FolderStore
+from pipeline.store.s3 import S3Store
 from tests.fakes import MemoryStore
 
 KEY = "inbox/ward 3/ä + 100%.jpeg"
@@ -205,7 +205,7 @@ def test_a_change_from_outside_is_seen_at_once(tmp_path: Path) -> None:
 
 
 def test_an_etag_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.folder._RACY_NS", 0)
+    monkeypatch.setattr("pipeline.store.folder._RACY_NS", 0)
     store = FolderStore(tmp_path)
     path = tmp_path / "inbox/a"
     path.write_bytes(b"x")
@@ -233,7 +233,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of scanners and archives that write one size and set one time: only ctime tells."""
-    monkeypatch.setattr("pipeline.folder._RACY_NS", 0)
+    monkeypatch.setattr("pipeline.store.folder._RACY_NS", 0)
     store = FolderStore(tmp_path)
     path = tmp_path / "inbox/a.tif"
     etags = set()
@@ -278,7 +278,7 @@ def test_a_share_without_links_keeps_the_promise(tmp_path: Path, monkeypatch: py
         return there
 
     monkeypatch.setattr("os.link", refuse)
-    monkeypatch.setattr("pipeline.folder.at", looked)
+    monkeypatch.setattr("pipeline.store.folder.at", looked)
     store = FolderStore(tmp_path)
     won = _race([partial(store.put, KEY, b"%d" % i, None) for i in range(8)])
     assert len(won) == 1

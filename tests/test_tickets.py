@@ -12,8 +12,8 @@ import requests
 from flask.testing import FlaskClient
 
 from handlers.wiring import open_bucket
-from pipeline.s3 import S3Store
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.s3 import S3Store
+from pipeline.worklist.sqlite import SqliteIndex
 from tests import buckets
 from tests.webpage import serve
 from web.app import create_app

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import cxr
-from ec2_runner import cli as aws
-from pipeline.alone import alone
+from cxr import stack as aws
 from pipeline.errors import UsageError
+from pipeline.running.alone import alone
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import RELEASE, VERSION
 from tests import pictures
@@ -182,7 +182,7 @@ def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) 
 
 def test_a_killed_up_is_no_obstacle(tmp_path: Path) -> None:
     code = (
-        "import os; from pathlib import Path; from pipeline.alone import alone\n"
+        "import os; from pathlib import Path; from pipeline.running.alone import alone\n"
         f"with alone(Path({str(tmp_path / 'up.lock')!r}), 'it'): os.abort()"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=False, cwd=Path(cxr.__file__).parents[1])

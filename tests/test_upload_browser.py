@@ -11,13 +11,13 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 from werkzeug.serving import make_server
 
-from pipeline.folder import PRIVATE, FolderStore
 from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import verdict_key
 from pipeline.ports import Job
-from pipeline.s3 import S3Store
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import PRIVATE, FolderStore
+from pipeline.store.s3 import S3Store
+from pipeline.worklist.sqlite import SqliteIndex
 from tests import buckets, dicoms, pictures
 from tests.browsing import complaints_of
 from tests.test_up import Up, varied

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.watch import InboxWatcher
+from pipeline.store.watch import InboxWatcher
 
 Hints = list[tuple[str, bool]]
 
@@ -80,7 +80,7 @@ def test_what_nobody_closed_is_looked_at_again(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be a preallocated copy, which keeps still and fills up without a trace."""
-    monkeypatch.setattr("pipeline.hints._SECOND_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.store.hints._SECOND_LOOK_SECONDS", 0.5)
     outside = inbox.parent / "upload"
     outside.write_bytes(b"1")
     (inbox / "a.jpeg").hardlink_to(outside)
@@ -188,7 +188,7 @@ def test_an_inbox_that_is_deleted_and_made_again(inbox: Path, hints: Hints) -> N
 def test_what_may_not_be_read_gets_some_time(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.hints._UNREADABLE_SECONDS", 3)
+    monkeypatch.setattr("pipeline.store.hints._UNREADABLE_SECONDS", 3)
     monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("secret.jpeg"))
     (inbox / "secret.jpeg").write_bytes(b"1")
     time.sleep(1.5)

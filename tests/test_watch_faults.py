@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import hints as given
-from pipeline.background import Background
 from pipeline.errors import StoreError, UsageError
-from pipeline.watch import InboxWatcher
+from pipeline.running.background import Background
+from pipeline.store import hints as given
+from pipeline.store.watch import InboxWatcher
 from tests import pictures
 from tests.test_watch import Hints, hints, inbox, wait_for, watcher
 
@@ -30,8 +30,8 @@ def test_a_cut_or_empty_file_is_waited_for(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those that make an empty file first, close twice, write with pauses, or reserve the room."""
-    monkeypatch.setattr("pipeline.hints._CUT_SECONDS", 2.5)
-    monkeypatch.setattr("pipeline.hints._EMPTY_SECONDS", 2.5)
+    monkeypatch.setattr("pipeline.store.hints._CUT_SECONDS", 2.5)
+    monkeypatch.setattr("pipeline.store.hints._EMPTY_SECONDS", 2.5)
     data = pictures.SAMPLE.read_bytes()
     names = ("empty.jpeg", "twice.jpeg", "reserved.jpeg")
     with (inbox / "slow.jpeg").open("wb", buffering=0) as slow:
@@ -62,7 +62,7 @@ def test_a_hint_that_fails_is_given_again(
     inbox: Path, hints: Hints, poll: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As while the index is locked or the disk is full; a problem is told meanwhile, without the name."""
-    monkeypatch.setattr("pipeline.hints._RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.store.hints._RETRY_SECONDS", 0.2)
     broken = True
 
     def hint(key: str, removed: bool) -> None:
@@ -116,7 +116,7 @@ def test_what_becomes_readable_is_said_by_itself(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the share shows no change of the file."""
-    monkeypatch.setattr("pipeline.hints._UNREADABLE_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.store.hints._UNREADABLE_SECONDS", 0.5)
     refused = True
     monkeypatch.setattr("os.access", lambda path, mode: not refused)
     (inbox / "secret.jpeg").write_bytes(b"1")
@@ -167,7 +167,7 @@ def test_where_the_system_stops_watching_the_inbox_is_looked_through(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As at the limit of inotify: it is said, and tried again."""
-    monkeypatch.setattr("pipeline.watch._SCAN_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.store.watch._SCAN_SECONDS", 0.3)
     watcher = follow(inbox, hints, rescan_seconds=1)
     watcher.start()
     observer = watcher._observer
@@ -177,7 +177,7 @@ def test_where_the_system_stops_watching_the_inbox_is_looked_through(
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
     with monkeypatch.context() as limited:
-        limited.setattr("pipeline.watch.Observer", refuse)
+        limited.setattr("pipeline.store.watch.Observer", refuse)
         observer.stop()
         wait_for(lambda: bool(watcher.problems()))
         assert "inotify watch limit reached" in watcher.problems()[0]
@@ -194,7 +194,7 @@ def test_what_only_a_scan_finds_makes_scans_more_frequent(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Watches of single folders are refused without a word."""
-    monkeypatch.setattr("pipeline.watch._SCAN_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.store.watch._SCAN_SECONDS", 0.3)
     watcher = follow(inbox, hints, rescan_seconds=1.5)
     watcher.start()
     assert watcher._observer is not None

@@ -11,13 +11,13 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
 from pipeline.errors import StoreError
-from pipeline.folder import FolderStore
 from pipeline.intake import record_verdict
 from pipeline.judge import Judge, give_up
 from pipeline.names import verdict_key
 from pipeline.ports import Job, ObjectInfo
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import NOTICE
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import LIMIT, FakeEngine
 from tests.webpage import MAX_UPLOAD, NOW, RELEASE, Booth, Page
 from web.app import create_app

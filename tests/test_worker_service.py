@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from ec2_runner.agent import Publisher, serve
-from ec2_runner.caller import user_of
-from ec2_runner.http import HttpServer
-from ec2_runner.identity import place_of_host
-from ec2_runner.server import create_app
-from ec2_runner.service import JobsRefused, Service, Status
-from pipeline.folder import FolderStore
+from ec2_runner.host.agent import Publisher, serve
+from ec2_runner.host.caller import user_of
+from ec2_runner.host.http import HttpServer
+from ec2_runner.host.server import create_app
+from ec2_runner.host.service import JobsRefused, Service, Status
+from ec2_runner.reach.identity import place_of_host
 from pipeline.ports import Job, Outcome
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from tests.fakes import FakeEngine, InlineHost, MemoryStore, make_judge
 from tests.machines import free_port, listens, wait_for
@@ -326,7 +326,7 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
 
 def test_an_idle_host_switches_itself_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr("ec2_runner.agent._TICK_SECONDS", 0.05)
+    monkeypatch.setattr("ec2_runner.host.agent._TICK_SECONDS", 0.05)
     (tmp_path / "key").write_text("ssh-ed25519 AAAA")
     offs: list[bool] = []
     store = MemoryStore()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.ports import Row
-from pipeline.sqlite import SqliteIndex
-from pipeline.worklist import STATES, Order, Page, Place, View, Worklist
+from pipeline.worklist.sqlite import SqliteIndex
+from pipeline.worklist.views import STATES, Order, Page, Place, View, Worklist
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 RANKS = {"pneumonia": 0, "normal": 2}  # in triage; all else is between
@@ -81,7 +81,7 @@ def test_a_search_knows_no_case_and_asks_for_every_word(index: SqliteIndex) -> N
 
 
 def test_a_common_word_is_found_on_the_walk(index: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.worklist._RARE", 3)
+    monkeypatch.setattr("pipeline.worklist.views._RARE", 3)
     worklist = fill(index)
     assert names(worklist.page(View(search="jpeg", order="triage"), 2)) == ["0.jpeg", "5.jpeg"]
     assert names(worklist.page(View(search="5.jpeg", order="triage"), 2)) == ["5.jpeg"]

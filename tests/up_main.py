@@ -9,7 +9,7 @@ from typing import Any
 
 import cxr
 from model.serve import process
-from pipeline.hints import Hints
+from pipeline.store.hints import Hints
 
 
 def failing(work: Callable[..., None]) -> Callable[..., None]:

@@ -10,13 +10,13 @@ from urllib.parse import quote
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from pipeline.folder import FolderStore
 from pipeline.intake import record_verdict
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
 from pipeline.ports import Job, Ticket
-from pipeline.sqlite import SqliteIndex
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
+from pipeline.worklist.sqlite import SqliteIndex
 from tests.fakes import LIMIT, FakeEngine
 from web.app import create_app
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, Field
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
 from pipeline.ports import HostState, Monitor, Operations, Row, SourceState, State, Store
-from pipeline.sqlite import SqliteIndex
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning, doubt_of
-from pipeline.worklist import Worklist
+from pipeline.worklist.sqlite import SqliteIndex
+from pipeline.worklist.views import Worklist
 from web.audit import note
 from web.views import asked, parameters
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, request
 
 from pipeline.ports import Monitor, Store, Tickets
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.sqlite import SqliteIndex
 from web import api, errors, host, pages, resubmit, security, upload, wording
 from web.access import Access, protect
 from web.audit import Audit, keep

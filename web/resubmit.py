@@ -6,7 +6,7 @@ from flask.typing import ResponseReturnValue
 from pipeline.errors import ObjectTooLarge, ObjectUnreadable
 from pipeline.names import INBOX
 from pipeline.ports import Store
-from pipeline.sqlite import SqliteIndex
+from pipeline.worklist.sqlite import SqliteIndex
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.security import host_of

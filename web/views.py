@@ -7,7 +7,7 @@ from flask import abort, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from pipeline.ports import State
-from pipeline.worklist import STATES, Order, Place, View
+from pipeline.worklist.views import STATES, Order, Place, View
 
 Cursor = Annotated[Place, BeforeValidator(Place.parse)]
 LONGEST_SEARCH = 200  # characters

@@ -19,8 +19,8 @@ from model.serve.guarded import GuardedEngine
 from pipeline.errors import EngineFailed, InputRejected, UsageError
 from pipeline.names import is_unfinished
 from pipeline.settings import Settings
+from pipeline.store.walk import keys
 from pipeline.verdict import ModelRef
-from pipeline.walk import keys
 
 
 class Population(BaseModel):

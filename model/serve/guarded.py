@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from model.serve import process
 from model.serve.messages import HEAD, Answer, Greeting, Options, send, widen
 from model.serve.process import CHILD
-from pipeline.background import Background
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
-from pipeline.parallel import Turn, Turns
 from pipeline.ports import Examination
+from pipeline.running.background import Background
+from pipeline.running.parallel import Turn, Turns
 from pipeline.verdict import ModelRef
 
 if TYPE_CHECKING:

@@ -1,0 +1,80 @@
+"""Opens the archive of `cxr backfill`: two addresses, each a folder or `s3://bucket/folder`."""
+
+import os
+from pathlib import Path
+
+from handlers import wiring
+from pipeline.errors import UsageError
+from pipeline.names import INBOX, OUTBOX
+from pipeline.ports import Source, Store
+from pipeline.store.archive import ArchiveStore, Place
+from pipeline.store.folder import FolderStore
+
+BUCKETS = "s3://"
+
+
+def open_archive(source: str, outbox: str) -> ArchiveStore:
+    """The images at one address and the verdicts at another; UsageError where that cannot be.
+
+    A folder called `inbox` or `outbox` is that of a root: its verdicts, and its locks, are those of `cxr up`.
+    """
+    of_source, of_outbox = _parts(source), _parts(outbox)
+    inside = of_source[1].startswith(of_outbox[1]) or of_outbox[1].startswith(of_source[1])
+    if of_source[0] == of_outbox[0] and inside:
+        raise UsageError("one of the two lies in the other: name an OUTBOX beside SOURCE")
+    return ArchiveStore(_source(*of_source), _outbox(*of_outbox))
+
+
+def is_empty(source: str) -> bool:
+    """Return whether there is nothing to judge at an address; raise UsageError where it is not there."""
+    place = _source(*_parts(source))
+    return next(ArchiveStore(place, place).jobs(), None) is None
+
+
+def is_bucket(address: str) -> bool:
+    """Whether an address is one of S3."""
+    return address.startswith(BUCKETS)
+
+
+def absolute(address: str) -> str:
+    """The same address, from wherever it is read."""
+    return address if is_bucket(address) else str(Path(address).resolve())
+
+
+def _parts(address: str) -> tuple[str, str]:
+    """The bucket, empty for a folder, and the folder with its slash at the end."""
+    if not address:
+        raise UsageError("an address is empty: name a folder, or s3://bucket/folder")
+    if not is_bucket(address):
+        return "", f"{absolute(address)}/".replace("//", "/")
+    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    if not bucket:
+        raise UsageError(f"{address}: name a folder of a bucket, as s3://bucket/folder")
+    return bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+def _source(bucket: str, folder: str) -> Place[Source]:
+    if bucket:
+        store = wiring.open_bucket(bucket)
+        if next(iter(store.list(folder)), None) is None:
+            raise UsageError(f"{BUCKETS}{bucket}/{folder}: there is no object under this address")
+        return Place(store, folder)
+    path = Path(folder)
+    if not os.path.isdir(path):  # noqa: PTH112  also where it may not be looked at
+        raise UsageError(f"{path}: there is no such folder")
+    if path.name == INBOX.rstrip("/"):
+        return Place(FolderStore(path.parent, (INBOX,), writable=False), INBOX)
+    return Place(FolderStore(path, ("",), writable=False), "")
+
+
+def _outbox(bucket: str, folder: str) -> Place[Store]:
+    if bucket:
+        return Place(wiring.open_bucket(bucket), folder)
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}; name another OUTBOX") from error
+    if path.name == OUTBOX.rstrip("/"):
+        return Place(FolderStore(path.parent, (OUTBOX,)), OUTBOX)
+    return Place(FolderStore(path, ("",)), "")

@@ -1,0 +1,126 @@
+"""`cxr backfill --engine ray`: the same on all the cores of a cluster.
+
+One task lists the archive; actors, each with a network and a store of its own, take a few names at a time,
+judge, and write the verdicts themselves; what comes back is a line an image. Ray Data streams it all, and
+gives the names of a worker that died to another, which finds what was judged already.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from itertools import islice
+from typing import Any
+
+import pyarrow
+import ray
+import ray.data
+import ray.exceptions
+
+from cxr import backfill
+from cxr.archive import absolute, open_archive
+from pipeline.backfill import Done
+from pipeline.errors import HostError, UsageError
+from pipeline.ports import Job
+from pipeline.settings import Settings
+
+_BATCH = 32  # images that a worker takes at a time
+_OBJECTS = 80_000_000  # bytes of Ray's store of objects on this machine: names and answers are small
+_OTHERS = ("key", "probability")
+_TEXTS = [(field.name, pyarrow.string()) for field in fields(Done) if field.name not in _OTHERS]
+# One row is a batch, so that it is not cut. Names are bytes: not all of them are Unicode.
+_JOB = pyarrow.struct([("key", pyarrow.binary()), ("etag", pyarrow.string())])
+_DONE = pyarrow.struct([("key", pyarrow.binary()), *_TEXTS, ("probability", pyarrow.float64())])
+_JOBS = pyarrow.schema([("batch", pyarrow.list_(_JOB))])
+_ANSWERS = pyarrow.schema([("batch", pyarrow.list_(_DONE))])
+
+
+def run(
+    source: str, outbox: str, settings: Settings, workers: int | None, address: str | None
+) -> Iterator[Done]:
+    """Judge an archive by so many workers, one core each, by default as many as there are cores.
+
+    UsageError where there is no such cluster; HostError when it gives up.
+    """
+    source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
+    if settings.weights:
+        settings = settings.model_copy(update={"weights": settings.weights.resolve()})
+    backfill.make(
+        source, outbox, settings
+    ).close()  # what is wrong for every worker is said here, in a sentence
+    with _cluster(workers, address):
+        size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        try:
+            for table in _answers(source, outbox, settings, size):
+                yield from map(_done, _rows(table))
+        except ray.exceptions.RayError as error:
+            what = f"Ray gave up ({type(error).__name__}): look at its logs, then run the same command again"
+            raise HostError(f"{what}; it goes on where it was") from error
+
+
+@contextmanager
+def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
+    """Join a cluster, or start one on this machine; leave it, or end it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS}
+    where = {"address": address} if address else {"address": "local", **here}
+    try:
+        ray.init(**where, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"there is no Ray cluster at {address}: start it, or leave --address out") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _answers(source: str, outbox: str, settings: Settings, workers: int) -> Iterator[Any]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # a row a block: else many batches go to one worker
+    listed = ray.data.from_items([{"source": source, "outbox": outbox}]).map_batches(
+        _list, num_cpus=0, batch_size=None, batch_format="pyarrow"
+    )
+    judged = listed.map_batches(
+        _Worker,
+        fn_constructor_args=(source, outbox, settings.model_copy(update={"threads": 1})),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        batch_size=None,
+        batch_format="pyarrow",
+    )
+    return iter(judged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+
+
+def _list(addresses: Any) -> Iterator[Any]:
+    """The archive's names, a batch at a time."""
+    (archive,) = addresses.to_pylist()
+    jobs = open_archive(**archive).jobs()
+    while names := list(islice(jobs, _BATCH)):
+        rows = [{"key": os.fsencode(job.key), "etag": job.etag} for job in names]
+        yield pyarrow.table([[rows]], schema=_JOBS)
+
+
+class _Worker:
+    """An actor: the network loaded once, a store, and one core. Ray makes it anew when it dies."""
+
+    def __init__(self, source: str, outbox: str, settings: Settings) -> None:
+        self._backfill = backfill.make(source, outbox, settings)
+
+    def __call__(self, names: Any) -> Any:
+        """What became of these."""
+        jobs = (Job(os.fsdecode(row["key"]), row["etag"]) for row in _rows(names))
+        rows = [{**asdict(done), "key": os.fsencode(done.key)} for done in self._backfill.run(jobs)]
+        return pyarrow.table([[rows]], schema=_ANSWERS)
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    return [row for batch in table["batch"].to_pylist() for row in batch]
+
+
+def _done(row: dict[str, Any]) -> Done:
+    return Done(**{**row, "key": os.fsdecode(row["key"])})

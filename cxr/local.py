@@ -1,0 +1,224 @@
+"""Plays S3 and SQS around the handlers, for local mode: the same functions, the same events."""
+
+import heapq
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import count
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ec2_runner.host.service import Service
+from handlers import dead_letter, ingest, record, telemetry
+from pipeline.errors import IngestFailed, StoreError, place_of
+from pipeline.events import Event, s3_event, sqs_event
+from pipeline.intake import Ports
+from pipeline.names import printable, verdict_key
+from pipeline.ports import Operations, QueueStatus
+from pipeline.running.background import Background
+
+log = logging.getLogger(__name__)
+
+_PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
+# Seconds before what store, index or host kept from being done is tried again: at first, and at most.
+_PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 10.0
+_WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
+_LANES = 8  # deliveries at a time; most wait for the engine, which has turns of its own
+_STOP_SECONDS = 3.0  # for what is at work when the queue is to end
+
+
+class LocalContext(LambdaContext):
+    """What the handlers use of Lambda's context."""
+
+    def __init__(self) -> None:
+        self._function_name = "local"
+        self._aws_request_id = str(uuid.uuid4())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an event: key and result of each record, and why others were ignored."""
+
+    outcomes: list[dict[str, str]]
+    ignored: list[str]
+
+
+def deliver(event: Event) -> Answer:
+    """Deliver an event until its records are done: again after a
+    failure, to the dead letters after the third.
+
+    What reached the outbox goes to `record`, as S3 would see to. IngestFailed when not even a `failed`
+    verdict could be written.
+    """
+    outcomes: dict[str, str] = {}
+    ignored: list[str] = []
+    for pause in (*_PAUSES, None):
+        try:
+            answer = ingest.handler(event, LocalContext())
+            latest, ignored = {item["key"]: item["result"] for item in answer["outcomes"]}, answer["ignored"]
+        except IngestFailed as error:
+            latest = {outcome.key: outcome.result for outcome in error.outcomes}
+        _record([key for key, result in latest.items() if result in _WITH_VERDICT])
+        outcomes |= {key: result for key, result in latest.items() if outcomes.get(key) in (None, "failed")}
+        if "failed" not in latest.values():
+            break
+        if pause:
+            time.sleep(pause)
+    else:
+        given_up = dead_letter.handler(event, LocalContext())["outcomes"]
+        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
+        outcomes |= {item["key"]: item["result"] for item in given_up if outcomes[item["key"]] == "failed"}
+    return Answer([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
+
+
+def _record(keys: list[str]) -> None:
+    if keys:
+        record.handler(s3_event("local", [verdict_key(key) for key in keys]), LocalContext())
+
+
+@dataclass(frozen=True)
+class _Hint:
+    removed: bool
+    since: datetime
+    tries: int = 0  # deliveries that failed for the image's sake
+    errors: int = 0  # deliveries in a row that the store or the index kept from being done
+
+
+class LocalQueue:
+    """Plays SQS: takes hints at any time, and hands each to `ingest` in one of a few threads of its own.
+
+    An image that is slow, or is to be tried again later, keeps no other waiting. What could neither be
+    delivered nor be given up (a full disk, say) stays in the queue.
+    """
+
+    def __init__(self, ports: Ports, background: Background | None = None) -> None:
+        """Begin to deliver; `background` watches the threads."""
+        self._ports, self._background = ports, background or Background()
+        self._hints: dict[str, _Hint] = {}
+        self._due: list[tuple[float, int, str]] = []  # a heap: when, on the monotonic clock; number; key
+        self._number = count()
+        self._at_work: dict[str, _Hint] = {}
+        self._changed = threading.Condition()
+        self._untold_until = 0.0  # when the worklist is told of new files again, on the monotonic clock
+        telemetry.logger()  # made once, before several threads ask for it
+        for lane in range(_LANES):
+            self._background.start(f"queue {lane + 1}", self._deliver_all)
+
+    def hint(self, key: str, removed: bool) -> None:
+        """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
+        if not removed and time.monotonic() >= self._untold_until:
+            self._tell(printable(key))
+        self._queue(key, _Hint(removed, datetime.now(UTC)))
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        """Have these keys looked at after `delay` seconds, see `ports.Queue`."""
+        for key in keys:
+            self._queue(key, _Hint(False, since), delay)
+
+    def status(self) -> QueueStatus:
+        """How much is still to be done."""
+        with self._changed:
+            left = (self._at_work | self._hints).values()
+            return QueueStatus(len(left), min((hint.since for hint in left), default=None))
+
+    def stop(self) -> None:
+        """Finish what is at work, if it does not take long, and end.
+
+        What is still queued is found again at the next start.
+        """
+        with self._changed:
+            self._background.stopping.set()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._at_work, _STOP_SECONDS)
+        self._ports.host.abandon()
+        self._background.stop()
+
+    def _tell(self, row: str) -> None:
+        """Have a new file shown; not for a while after that failed, for its judging must not wait for it."""
+        try:
+            if self._ports.index.get(row) is None:
+                self._ports.index.wait([row], datetime.now(UTC))
+        except StoreError as error:
+            log.warning("new files are not shown yet: %s", error)
+            self._untold_until = time.monotonic() + _LONGEST_PAUSE
+
+    def _queue(self, key: str, hint: _Hint, delay: float = 0) -> None:
+        with self._changed:
+            self._hints[key] = hint
+            heapq.heappush(self._due, (time.monotonic() + delay, next(self._number), key))
+            self._changed.notify()
+
+    def _deliver_all(self) -> None:
+        while taken := self._take():
+            key, hint = taken
+            try:
+                again, pause = self._deliver(key, hint)
+            except Exception as error:  # noqa: BLE001  whatever it was, it must not be lost
+                log.error("an event could not be delivered, and will be again: %s", place_of(error))
+                again, pause = _after_error(hint)
+            with self._changed:
+                del self._at_work[key]
+                if again and key not in self._hints:  # a newer hint says more
+                    self._queue(key, again, pause)
+                self._changed.notify_all()  # who stops waits for this, and a newer hint of the same key
+
+    def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float]:
+        """Deliver once: None when all is done, else what is to be delivered again, and after how long."""
+        bucket = self._ports.store.bucket
+        if hint.removed:
+            ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
+            return None, 0
+        event = sqs_event(bucket, {key: hint.since})
+        outcomes = ingest.handler(event, LocalContext())["outcomes"]
+        _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
+        failed = [item for item in outcomes if item["result"] == "failed"]
+        if not failed or self._background.stopping.is_set():
+            return None, 0
+        if failed[0]["passes"]:
+            return _after_error(hint)
+        if hint.tries < len(_PAUSES):
+            return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries]
+        given_up = dead_letter.handler(event, LocalContext())["outcomes"]
+        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
+        return None, 0
+
+    def _take(self) -> tuple[str, _Hint] | None:
+        """Wait for a hint that is due, and whose key is not at work; None when the queue is to end."""
+        with self._changed:
+            while not self._background.stopping.is_set():
+                busy = []
+                while self._due and self._due[0][0] <= time.monotonic():
+                    entry = heapq.heappop(self._due)
+                    key = entry[2]
+                    if key in self._at_work:
+                        busy.append(entry)
+                    elif key in self._hints:  # else a hint said twice, which was delivered already
+                        for one in busy:
+                            heapq.heappush(self._due, one)
+                        self._at_work[key] = hint = self._hints.pop(key)
+                        return key, hint
+                left = self._due[0][0] - time.monotonic() if self._due else None
+                for one in busy:
+                    heapq.heappush(self._due, one)
+                self._changed.wait(left)
+        return None
+
+
+def _after_error(hint: _Hint) -> tuple[_Hint, float]:
+    pause = min(_PAUSE_AFTER_ERROR * 2**hint.errors, _LONGEST_PAUSE)
+    return replace(hint, errors=min(hint.errors + 1, 16)), pause
+
+
+class LocalMonitor:
+    """How the worker and the queue of this process are: `ports.Monitor` for local mode."""
+
+    def __init__(self, service: Service, queue: LocalQueue) -> None:
+        self._service, self._queue = service, queue
+
+    def look(self) -> Operations:
+        """How they are now."""
+        return Operations(self._service.status().host(), self._queue.status(), datetime.now(UTC))

@@ -1,0 +1,174 @@
+"""`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
+
+import json
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import IndexNotReady, StoreError, UsageError
+from pipeline.names import INBOX, OUTBOX, for_terminal
+from pipeline.settings import Settings, load_settings
+
+_LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
+_LOCAL_JOB_SECONDS = 2.0
+Root = Annotated[
+    Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
+]
+Bucket = Annotated[str | None, typer.Option(help="Use a bucket instead of a folder.")]
+Stack = Annotated[str | None, typer.Option(help="The bucket's stack.  [default: cxr-inbox, or CXR_STACK]")]
+_BATCH = 16  # X-rays that are judged together
+
+
+def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
+    """The settings of a folder, or of a bucket whose worklist is its stack's."""
+    if bucket is None:
+        return load_settings(root=root, stack=stack)
+    return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
+
+
+def check_root(settings: Settings) -> None:
+    """Raise UsageError where the settings name a folder that is not there: a typo must make none."""
+    root = settings.root
+    if settings.store == "folder" and not os.path.isdir(root):  # noqa: PTH112  also where it may not be looked at
+        raise UsageError(f"{root}: there is no such folder; name the one with inbox/ and outbox/ as --root")
+
+
+def existing(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
+    """Return the settings of a folder that is a root already, or of a bucket; else raise UsageError."""
+    settings = settings_of(root, bucket, stack)
+    check_root(settings)
+    if settings.store == "folder" and not any((settings.root / name).is_dir() for name in (INBOX, OUTBOX)):
+        raise UsageError(f"{settings.root}: there is no inbox/ in it; name the folder that has it as --root")
+    return settings
+
+
+def replay(
+    events: Annotated[list[Path], typer.Argument(help="Saved events: S3, SQS or EventBridge JSON.")],
+    root: Root = None,
+) -> None:
+    """Feed saved events through the handlers over the folder: a line for each record."""
+    from cxr import local
+    from handlers import wiring
+
+    failed, loaded = False, [(path, _load_event(path)) for path in events]
+    with wiring.provided(load_settings(root=root)):
+        for path, event in loaded:
+            answer = local.deliver(event)
+            for outcome in answer.outcomes:
+                typer.echo(for_terminal(f"{path.name}: {outcome['key']}: {outcome['result']}"))
+                failed |= outcome["result"] in ("failed", "given_up")
+            for reason in answer.ignored:
+                typer.echo(for_terminal(f"{path.name}: ignored: {reason}"))
+    raise typer.Exit(1 if failed else 0)
+
+
+def forget(
+    key: Annotated[str, typer.Argument(help="The name in the inbox.")],
+    root: Root = None,
+    bucket: Bucket = None,
+    stack: Stack = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase an X-ray for good: every version of it, its verdict, its previews, its row."""
+    from handlers import wiring
+    from pipeline.forget import forget as erase
+    from pipeline.forget import is_known
+
+    settings = existing(root, bucket, stack)
+    name = INBOX + key.removeprefix(INBOX)
+    if name.endswith("/"):
+        raise UsageError("name one X-ray of the inbox, not a folder")
+    store, index = wiring.make_store(settings), wiring.make_index(settings)
+    if not is_known(name, store, index):
+        raise StoreError(f"there is nothing of {for_terminal(name)}; see the inbox for its exact name")
+    if not yes:
+        typer.confirm(f"Erase {for_terminal(name)} and its verdict for good?", abort=True)
+    quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
+    typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
+    erase(name, store, index, quiet)
+    typer.echo(f"{for_terminal(name)} is erased")
+
+
+def reconcile(
+    root: Root = None,
+    bucket: Bucket = None,
+    stack: Stack = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also judge again what has a verdict that says `failed`.")
+    ] = False,
+) -> None:
+    """Have everything judged that has no verdict of its own: here, or by the queue of the bucket's stack."""
+    from handlers import wiring
+    from pipeline.reconcile import reconcile as look
+
+    settings = existing(root, bucket, stack)
+    if settings.store == "folder":
+        return _reconcile_here(settings, failed)
+    queue = wiring.make_queue(settings) or wiring.find_queue(settings)
+    store, index = wiring.make_store(settings), wiring.make_index(settings)
+    found = look(store, index, queue, datetime.now(UTC), timedelta(0), failed)
+    typer.echo(f"{found.queued} queued, {found.waiting} without a verdict")
+    return None
+
+
+def _reconcile_here(settings: Settings, failed: bool) -> None:
+    """Judge what is found in the folder; exit code 1 when one of them could not be judged."""
+    from cxr import local
+    from handlers import wiring
+    from pipeline.events import s3_event
+    from pipeline.reconcile import reconcile as look
+
+    queue, results = _Collected(), []
+    with wiring.provided(settings) as ports:
+        look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed)
+        keys = iter(queue.keys)
+        while batch := list(islice(keys, _BATCH)):
+            for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:
+                typer.echo(for_terminal(f"{outcome['key']}: {outcome['result']}"))
+                results.append(outcome["result"])
+    bad = sum(result in ("failed", "given_up") for result in results)
+    typer.echo(f"{len(results) - bad} judged, {bad} failed" if bad else f"{len(results)} judged")
+    raise typer.Exit(1 if bad else 0)
+
+
+def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> None:
+    """Make the worklist again from the outbox."""
+    from handlers import wiring
+    from pipeline.worklist.rebuild import rebuild_index
+
+    settings = existing(root, bucket, stack)
+    store, index = wiring.make_store(settings), wiring.make_index(settings)
+    try:
+        found = rebuild_index(store, index)
+    except IndexNotReady:  # it met damage that opening it had not shown; what is there now is new
+        found = rebuild_index(store, index)
+    typer.echo(f"{found.verdicts} verdicts in the worklist")
+    for key in found.unreadable:
+        typer.echo(f"set aside, for it is no verdict that can be read: {for_terminal(key)}", err=True)
+    if found.unreadable:
+        typer.echo("Delete these objects; `cxr reconcile` then has their X-rays judged.", err=True)
+
+
+class _Collected:
+    """A queue that is worked off here."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        self.keys += keys
+
+
+def _load_event(path: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} holds no JSON event: {error}") from error
+    if not isinstance(event, dict):
+        raise UsageError(f"{path} holds no event: an event is a JSON object")
+    return event

@@ -1,0 +1,106 @@
+"""What a worker does for its machine: serves, says how it is, and ends when it should."""
+
+import json
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from ec2_runner.host.http import HttpServer
+from ec2_runner.host.server import create_app
+from ec2_runner.host.service import Service
+from ec2_runner.reach.identity import READY, STATUS, Identity, place_of_host
+from pipeline.errors import ConditionFailed, StoreError
+from pipeline.ports import Store
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 1.0
+_PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
+_DRAIN_SECONDS = 5.0  # for the jobs at work when it is told to end; a batch takes about one
+
+
+class Publisher:
+    """Writes what a host says of itself to its own place in the bucket."""
+
+    def __init__(self, store: Store, host_id: str) -> None:
+        self._store, self._place = store, place_of_host(host_id)
+        self._etags: dict[str, str | None] = {}
+
+    def publish(self, name: str, content: dict[str, object]) -> bool:
+        """Replace an object; whether the bucket took it. If not, that is logged, and worth another try."""
+        key = self._place + name
+        try:
+            if key not in self._etags:
+                found = self._store.head(key)
+                self._etags[key] = found.etag if found else None
+            data = json.dumps(content).encode()
+            self._etags[key] = self._store.put(key, data, self._etags[key])
+            return True
+        except ConditionFailed:
+            del self._etags[key]  # written by this host's life before: look again next time
+        except StoreError as error:
+            log.warning("the host could not say how it is: %s", error)
+        return False
+
+
+def serve(
+    service: Service,
+    port: int,
+    publisher: Publisher | None = None,
+    idle: timedelta | None = None,
+    power_off: Callable[[], None] | None = None,
+    host_key: Path | None = None,
+    token: str | None = None,
+) -> None:
+    """Serve a worker on the loopback until it is closed or told to end, and let it finish its jobs.
+
+    With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
+    is taken. `token` is the secret that callers have to know, see `ec2_runner.host.caller`.
+    """
+    server = HttpServer(create_app(service, token), port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.close())
+    identity = None
+    if host_key:
+        key = " ".join(host_key.read_text().split()[:2])  # without its comment
+        identity = Identity(host_key=key, release=service.release.number)
+    _attend(service, publisher, identity, idle)
+    if not service.wait_finished(_DRAIN_SECONDS):
+        service.abandon()
+        service.wait_finished(_DRAIN_SECONDS)
+    server.stop()
+    service.abandon()
+    if service.end == "idle" and power_off:
+        try:
+            power_off()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("the machine does not switch itself off: %s", type(error).__name__)
+
+
+def _attend(
+    service: Service, publisher: Publisher | None, identity: Identity | None, idle: timedelta | None
+) -> None:
+    """Until the service is closed: say how it is, at each change and every so often; end it if it idles."""
+    said, due = "", 0.0
+    closed = False
+    while True:
+        if publisher and identity and publisher.publish(READY, identity.model_dump()):
+            identity = None  # said
+        status = service.status()
+        if publisher and (status.state != said or time.monotonic() > due):
+            publisher.publish(STATUS, status.model_dump(mode="json"))
+            said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
+        if closed:
+            return
+        closed = service.wait_closed(_TICK_SECONDS)
+        if idle is not None:
+            service.close_if_idle(idle)
+
+
+def power_off() -> None:
+    """Switch this machine off; EC2 then has it `stopped`."""
+    subprocess.run(["systemctl", "poweroff"], check=True, timeout=30)

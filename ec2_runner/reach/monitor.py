@@ -1,0 +1,104 @@
+"""Keeps an eye on a stack for the page, which reads what was seen last and never waits for AWS."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from ec2_runner.host.service import Status
+from ec2_runner.reach.fleet import Instance
+from ec2_runner.reach.observe import Observer
+from pipeline.errors import CxrError, place_of
+from pipeline.ports import HostState, HostStatus, Operations, QueueStatus
+
+log = logging.getLogger(__name__)
+
+_STEP_SECONDS = 10.0
+_LONGEST_PAUSE = 60.0  # seconds, while AWS does not answer
+_BELIEVED = timedelta(seconds=90)  # a worker speaks twice a minute: older words say nothing of now
+_BOOT = timedelta(minutes=15)  # after its start, a host may still be installing
+_FIGURE = timedelta(minutes=5)  # for which a measured wait counts: CloudWatch shows it late
+_STATES: dict[str, HostState] = {  # of an instance without a worker
+    "pending": "starting",
+    "stopping": "stopping",
+    "shutting-down": "stopping",
+    "stopped": "off",
+    "terminated": "off",
+}
+_NOT_YET = "It is being looked at for the first time."
+_SILENT = "The host runs, but does not say how it is: `cxr status` tells where its log is."
+
+
+class StackMonitor:
+    """How a stack's host and queue are, see `ports.Monitor`: as `run` saw them last."""
+
+    def __init__(self, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._observer, self._now = observer, now
+        unknown = HostStatus("unknown", detail=_NOT_YET), QueueStatus(None, detail=_NOT_YET)
+        self._seen = Operations(*unknown, now())
+
+    def look(self) -> Operations:
+        """How they were at the last step."""
+        return self._seen
+
+    def step(self) -> bool:
+        """Look anew. What cannot be read becomes unknown, with the reason; whether all could be read."""
+        now = self._now()
+        host, queue = self._host(now), self._queue(now)
+        before, self._seen = self._seen, Operations(host, queue, now)
+        for detail in {host.detail, queue.detail} - {before.host.detail, before.queue.detail, ""}:
+            log.warning("the page cannot tell how the stack is: %s", detail)
+        return not (host.detail or queue.detail)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until `stop` is set; the pauses grow while something cannot be read."""
+        pause = 0.0
+        while not stop.wait(pause):
+            pause = _STEP_SECONDS if self.step() else min(max(2 * pause, _STEP_SECONDS), _LONGEST_PAUSE)
+
+    def _host(self, now: datetime) -> HostStatus:
+        try:
+            instance = self._observer.instance()
+            if instance is None:
+                return HostStatus("off")
+            return host_status(instance, self._observer.status(instance), now)
+        except Exception as error:  # noqa: BLE001  the page must not show an old state for ever
+            return HostStatus("unknown", detail=_why(error))
+
+    def _queue(self, now: datetime) -> QueueStatus:
+        try:
+            depth = sum(self._observer.depth("jobs").values())
+            wait = self._observer.wait(now) if depth else None  # each question to CloudWatch costs
+        except Exception as error:  # noqa: BLE001  as above
+            return QueueStatus(None, detail=_why(error))
+        if wait is None or now - wait.at > _FIGURE:
+            return QueueStatus(depth)
+        return QueueStatus(depth, wait.at - timedelta(seconds=wait.seconds))
+
+
+def host_status(instance: Instance, said: Status | None, now: datetime) -> HostStatus:
+    """How the host is, by what EC2 says of its instance and by what its worker said last."""
+    launched = datetime.fromtimestamp(instance.launched_at, UTC) if instance.launched_at else None
+    if said and launched and said.at < launched:
+        said = None  # in its life before
+    if instance.state == "running" and said and now - said.at < _BELIEVED:
+        return said.host()
+    heard = said.at if said else launched
+    if instance.state == "running" and heard and (_in_work(said) or now - heard > _BOOT):
+        return HostStatus("unknown", since=heard, detail=_SILENT)
+    state = _STATES.get(instance.state, "starting")
+    since = heard if said or state == "starting" else None
+    last = said.host() if said else HostStatus(state)
+    return replace(last, state=state, since=since, active=0, jobs_a_minute=0)
+
+
+def _in_work(said: Status | None) -> bool:
+    """Whether a worker's last word was not its good-bye: an update installs, and starts it anew."""
+    return said is not None and said.state != "stopping"
+
+
+def _why(error: Exception) -> str:
+    """As a sentence, without a key."""
+    said = str(error) if isinstance(error, CxrError) else place_of(error)
+    return f"{said[:1].upper()}{said[1:]}."

@@ -1,0 +1,90 @@
+"""What can be seen of a stack: its host, what that says of itself, its queues. Changes nothing."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from ec2_runner.host.service import Status
+from ec2_runner.reach.fleet import Fleet, Instance
+from ec2_runner.reach.identity import HOSTS, STATUS
+from pipeline.aws import ask
+from pipeline.ports import Store
+
+_LIMIT = 100_000  # bytes of what a host says
+_MEASURED = timedelta(minutes=15)  # an older figure says nothing of now
+_COUNTS = {
+    "ApproximateNumberOfMessages": "waiting",
+    "ApproximateNumberOfMessagesNotVisible": "at work",
+    "ApproximateNumberOfMessagesDelayed": "to come again",
+}
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How long a job had waited for a host when that was measured."""
+
+    seconds: float
+    at: datetime
+
+
+class Observer:
+    """Looks at the stack `name`, of the bucket `store`, through boto3 clients of SQS and CloudWatch.
+
+    Raises HostNotReady and StoreError, whose sentences hold no key.
+    """
+
+    def __init__(self, name: str, fleet: Fleet, store: Store, sqs: Any, cloudwatch: Any) -> None:
+        self._name, self._fleet, self._store = name, fleet, store
+        self._sqs, self._cloudwatch = sqs, cloudwatch
+        self._places: dict[str, str] = {}
+
+    def instance(self) -> Instance | None:
+        """The host in whatever state; None where there is none."""
+        return self._fleet.seen()
+
+    def place(self, instance: Instance) -> str | None:
+        """The prefix of what a host has written; None before its first word."""
+        if instance.id not in self._places:
+            mark = f":{instance.id}/"
+            found = next((info.key for info in self._store.list(HOSTS) if mark in info.key), None)
+            if found is None:
+                return None
+            self._places[instance.id] = found[: found.index(mark)] + mark
+        return self._places[instance.id]
+
+    def status(self, instance: Instance) -> Status | None:
+        """What a host's worker said last; None where it said nothing that can be read."""
+        place = self.place(instance)
+        found = self._store.get(place + STATUS, _LIMIT) if place else None
+        try:
+            return Status.model_validate_json(found[1], extra="ignore") if found else None
+        except ValidationError:
+            return None
+
+    def depth(self, queue: str) -> dict[str, int]:
+        """About how many messages a queue holds, by what becomes of them."""
+        url = ask("the queue", self._sqs.get_queue_url, QueueName=f"{self._name}-{queue}")["QueueUrl"]
+        request = {"QueueUrl": url, "AttributeNames": list(_COUNTS)}
+        found = ask("the queue", self._sqs.get_queue_attributes, **request)["Attributes"]
+        return {word: int(found[name]) for name, word in _COUNTS.items()}
+
+    def wait(self, now: datetime) -> Wait | None:
+        """The longest wait for a host, as last measured; None where there was none lately.
+
+        By our own metric: SQS leaves those out that it is to bring again later.
+        """
+        found = ask(
+            "CloudWatch",
+            self._cloudwatch.get_metric_statistics,
+            Namespace="CXRInbox",
+            MetricName="OldestWaitingSeconds",
+            Dimensions=[{"Name": "service", "Value": self._name}],
+            StartTime=now - _MEASURED,
+            EndTime=now,
+            Period=60,
+            Statistics=["Maximum"],
+        )
+        points = sorted(found["Datapoints"], key=lambda point: point["Timestamp"])
+        return Wait(points[-1]["Maximum"], points[-1]["Timestamp"].astimezone(UTC)) if points else None

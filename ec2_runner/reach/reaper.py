@@ -1,0 +1,95 @@
+"""The bill's second guard: stops a host that idles or hangs, ends one that nobody owns, never a busy one.
+
+The first guard is the host itself, which powers itself off. A host is stopped only when two looks, some
+minutes apart, found it without work.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ec2_runner.reach.fleet import Fleet, Instance
+from ec2_runner.reach.identity import STATUS, place_of_host
+from pipeline.ports import Store
+
+log = logging.getLogger(__name__)
+
+Deed = Literal["stopped", "terminated"]
+_BOOT_SECONDS = 900.0  # after its start, a host may still be installing
+_SILENT_SECONDS = 600.0  # a host speaks twice a minute; after so long it hangs
+_SURE_SECONDS = 240.0  # between the two looks
+_MARGIN_SECONDS = 300.0  # beyond the idle time, for the host to power itself off
+_LIMIT = 100_000  # bytes of a status
+
+
+class Spoken(BaseModel):
+    """What the reaper reads of a host's `status.json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    at: datetime
+    active: int
+    last_job_at: datetime | None = None
+
+
+class Reaper:
+    """Looks after the instances of one stack."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        role_id: str,
+        idle_seconds: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._fleet, self._store, self._role_id, self._now = fleet, store, role_id, now
+        self._idle_seconds = idle_seconds + _MARGIN_SECONDS
+
+    def reap(self) -> dict[str, Deed]:
+        """Look once at every instance; what was done, by instance id."""
+        deeds: dict[str, Deed] = {}
+        holding = self._fleet.lease.read()
+        for instance in self._fleet.instances():
+            if instance.id != holding.instance_id:
+                if self._now() - instance.launched_at > _BOOT_SECONDS:
+                    self._fleet.terminate(instance)
+                    deeds[instance.id] = "terminated"
+            elif instance.state == "running" and self._is_useless(instance, holding.suspect_since):
+                self._fleet.stop(instance)
+                self._fleet.lease.clear_suspect(instance.id)
+                deeds[instance.id] = "stopped"
+        for deed in deeds.values():
+            log.warning("an idle, silent or orphaned host was %s", deed)
+        return deeds
+
+    def _is_useless(self, instance: Instance, suspect_since: float) -> bool:
+        """Whether the host had no work now, nor at a look some minutes ago."""
+        if not self._looks_idle(instance):
+            if suspect_since:
+                self._fleet.lease.clear_suspect(instance.id)
+            return False
+        self._fleet.lease.note_suspect(instance.id, self._now())
+        return bool(suspect_since) and self._now() - suspect_since >= _SURE_SECONDS
+
+    def _looks_idle(self, instance: Instance) -> bool:
+        now = self._now()
+        if now - instance.launched_at < _BOOT_SECONDS:
+            return False
+        spoken = self._spoken(instance)
+        if spoken is None or now - spoken.at.timestamp() > _SILENT_SECONDS:
+            return True
+        # Not since the worker's start: one whose power-off failed starts anew again and again.
+        last = spoken.last_job_at.timestamp() if spoken.last_job_at else instance.launched_at
+        return not spoken.active and now - last > self._idle_seconds
+
+    def _spoken(self, instance: Instance) -> Spoken | None:
+        found = self._store.get(place_of_host(f"{self._role_id}:{instance.id}") + STATUS, _LIMIT)
+        try:
+            return Spoken.model_validate_json(found[1]) if found else None
+        except ValidationError:
+            return None

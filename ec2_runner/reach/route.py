@@ -1,0 +1,130 @@
+"""The ways to a host: to a machine that runs anyway, or to an EC2 instance that is started when needed."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from ec2_runner.reach.fleet import Fleet, Instance, error_code
+from ec2_runner.reach.identity import READY, Identity, place_of_host
+from ec2_runner.reach.ssh import (
+    ConnectFailed,
+    Connection,
+    NobodyListens,
+    WrongHostKey,
+    connect,
+    dial,
+    fresh_key,
+    own_keys,
+)
+from ec2_runner.reach.tunnel import Tunnel, signed_url
+from pipeline.errors import HostError, HostNotReady, StoreError
+from pipeline.ports import Store
+from pipeline.settings import Settings
+
+_READY_LIMIT = 10_000  # bytes
+_SSH_PORT = 22
+_BOOT_SECONDS = 20.0  # between looks at a host that boots
+
+
+class Route(Protocol):
+    """A way to the host."""
+
+    def open(self, deadline: float) -> Connection:
+        """Connect, by a time on the monotonic clock; HostNotReady when that is not possible now."""
+
+
+@dataclass(frozen=True)
+class SshRoute:
+    """To `user@address` or `user@address:port`, whose host key is known."""
+
+    settings: Settings
+
+    def open(self, deadline: float) -> Connection:
+        """Connect with the key of the settings, or one of the agent's."""
+        assert self.settings.ssh is not None
+        assert self.settings.ssh_host_key is not None
+        user, _, address = self.settings.ssh.rpartition("@")
+        address, _, port = address.partition(":")
+        try:
+            pipe = dial(address, int(port or _SSH_PORT), deadline)
+            return connect(pipe, user, own_keys(self.settings.ssh_key), self.settings.ssh_host_key, deadline)
+        except WrongHostKey as error:
+            raise HostNotReady(f"{error}: check CXR_SSH_HOST_KEY", 60, is_fault=True) from error
+        except ConnectFailed as error:
+            raise HostNotReady(str(error), 60) from error
+
+
+class _NotPublished(HostError):
+    """The host has not said yet who it is."""
+
+
+class Ec2Route:
+    """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
+
+    def __init__(self, fleet: Fleet, store: Store, settings: Settings, session: Any, ec2: Any) -> None:
+        """`session` is the boto3 session that signs, `ec2` a client of it."""
+        self._fleet, self._store, self._settings = fleet, store, settings
+        self._session, self._ec2 = session, ec2
+        self._push = session.client("ec2-instance-connect", config=ec2.meta.config)
+        self._base = settings.connect_url
+
+    def open(self, deadline: float) -> Connection:
+        """Find or start the host, and connect to it."""
+        instance = self._fleet.host()
+        try:
+            connection = self._connect(instance, self._identity(instance), deadline)
+        except (ConnectFailed, NobodyListens, WrongHostKey, _NotPublished) as error:
+            self._fleet.unreachable(instance)
+            is_fault = isinstance(error, WrongHostKey)
+            raise HostNotReady(str(error), _BOOT_SECONDS, is_fault) from error
+        self._fleet.reached(instance)
+        return connection
+
+    def _identity(self, instance: Instance) -> Identity:
+        """What the host published when it booted."""
+        host_id = f"{self._settings.host_role_id}:{instance.id}"
+        try:
+            found = self._store.get(f"{place_of_host(host_id)}{READY}", _READY_LIMIT)
+            if found is None:
+                raise _NotPublished("the host boots, or installs its release")
+            return Identity.model_validate_json(found[1])
+        except StoreError as error:
+            raise HostNotReady(f"the host's key could not be read: {error}") from error
+        except ValidationError as error:
+            raise HostNotReady("what the host published is damaged", is_fault=True) from error
+
+    def _connect(self, instance: Instance, identity: Identity, deadline: float) -> Connection:
+        key, public = fresh_key()
+        try:
+            self._push.send_ssh_public_key(
+                InstanceId=instance.id, InstanceOSUser=self._settings.host_user, SSHPublicKey=public
+            )
+            url = signed_url(
+                self._endpoint(),
+                self._settings.connect_endpoint or "",
+                instance.address,
+                self._session.region_name,
+                self._session.get_credentials(),
+                _SSH_PORT,
+            )
+        except (ClientError, BotoCoreError) as error:
+            code = error_code(error)
+            raise HostNotReady(f"EC2 Instance Connect refused: {code}", is_fault="Denied" in code) from error
+        user, tunnel = self._settings.host_user, Tunnel(url, deadline)
+        connection = connect(tunnel, user, [key], identity.host_key, deadline)
+        try:
+            connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
+        except HostError:
+            connection.close()
+            raise
+        return connection
+
+    def _endpoint(self) -> str:
+        """The address of the Instance Connect Endpoint: its DNS name is known to this call alone."""
+        if self._base is None:
+            name = self._settings.connect_endpoint
+            found = self._ec2.describe_instance_connect_endpoints(InstanceConnectEndpointIds=[name])
+            self._base = f"wss://{found['InstanceConnectEndpoints'][0]['DnsName']}"
+        return self._base

@@ -1,0 +1,105 @@
+"""The tunnel of an EC2 Instance Connect Endpoint: a WebSocket whose binary frames are a TCP connection to
+port 22 of a host that has no public address.
+
+docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-with-ec2-instance-connect-endpoint.html
+"""
+
+from contextlib import ExitStack
+from urllib.parse import urlencode
+
+from botocore.credentials import Credentials
+from botocore.hooks import HierarchicalEmitter
+from botocore.model import ServiceId
+from botocore.signers import RequestSigner
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as open_websocket
+
+from ec2_runner.reach.ssh import ConnectFailed
+from ec2_runner.reach.worker_client import remaining
+
+_SERVICE = "ec2-instance-connect"
+_SIGNED_SECONDS = 60
+_TUNNEL_SECONDS = 3600  # the most that AWS allows
+_CLOSE_SECONDS = 2
+
+
+class Tunnel:
+    """A tunnel as Paramiko wants its socket."""
+
+    def __init__(self, url: str, deadline: float) -> None:
+        """Connect to a signed address; ConnectFailed when the endpoint refuses or does not answer."""
+        self._open = ExitStack()
+        try:
+            websocket = open_websocket(
+                url,
+                open_timeout=remaining(deadline),
+                close_timeout=_CLOSE_SECONDS,
+                compression=None,  # SSH's bytes do not shrink
+                proxy=None,
+            )
+            self._websocket: ClientConnection = self._open.enter_context(websocket)
+        except (OSError, WebSocketException) as error:
+            reason = f"the Instance Connect Endpoint refused ({type(error).__name__})"
+            raise ConnectFailed(reason) from error
+        self._timeout: float | None = None
+        self._closed = False  # Paramiko looks at this name of Python's sockets
+        self._rest = b""
+
+    def settimeout(self, value: float | None) -> None:
+        """Of the next `recv`, in seconds."""
+        self._timeout = value
+
+    def send(self, data: bytes) -> int:
+        """Send all of it, as one frame."""
+        try:
+            self._websocket.send(data)
+        except ConnectionClosed as error:
+            raise BrokenPipeError("the tunnel is closed") from error
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """At most `size` bytes; none when the other end closed; TimeoutError as a socket's."""
+        if not self._rest:
+            try:
+                frame = self._websocket.recv(self._timeout)
+            except ConnectionClosed:
+                return b""
+            self._rest = frame if isinstance(frame, bytes) else frame.encode()
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def close(self) -> None:
+        """End the tunnel."""
+        self._closed = True
+        self._open.close()
+
+
+def signed_url(
+    base: str, endpoint_id: str, address: str, region: str, credentials: Credentials, port: int = 22
+) -> str:
+    """The address that opens a tunnel to a private address, good for a minute: SigV4 in the query.
+
+    `base` is that of the endpoint, `wss://<dns name>`.
+    """
+    query = {
+        "instanceConnectEndpointId": endpoint_id,
+        "maxTunnelDuration": _TUNNEL_SECONDS,
+        "privateIpAddress": address,
+        "remotePort": port,
+    }
+    scheme, _, host = base.partition("://")
+    events = HierarchicalEmitter()  # the signer holds it by a weak reference
+    signer = RequestSigner(ServiceId("EC2 Instance Connect"), region, _SERVICE, "v4", credentials, events)
+    signed = signer.generate_presigned_url(
+        {
+            "method": "GET",
+            "url": f"https://{host}/openTunnel?{urlencode(query)}",
+            "body": {},
+            "headers": {},
+            "context": {},
+        },
+        operation_name="OpenTunnel",
+        expires_in=_SIGNED_SECONDS,
+    )
+    return scheme + str(signed).removeprefix("https")

@@ -1,0 +1,153 @@
+"""Puts a stack up, or brings it to the release of this checkout, so that no job is lost on the way.
+
+A new stack does not take jobs before its release is uploaded. An existing one gets the release first, then
+the functions that send its jobs: a host that still runs the old release refuses those, they wait in the
+queue, and it updates itself.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ec2_runner.stack.clients import Clients
+from ec2_runner.stack.cloudformation import Stack, StackState
+from ec2_runner.stack.display import Display
+from ec2_runner.stack.instances import terminate_hosts
+from ec2_runner.stack.notifications import add_notifications
+from ec2_runner.stack.release import Architecture, Release, architecture_of
+from ec2_runner.stack.upload import (
+    artifact_bucket,
+    current_release,
+    ensure_bucket,
+    has_bucket,
+    release_files,
+    set_current,
+    total_size,
+    upload_artifacts,
+    upload_release,
+)
+from pipeline.errors import UsageError
+
+DEFAULT_TYPE = "t3.medium"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have at most 63 characters
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for; None leaves an existing stack as it is."""
+
+    stack: str
+    bucket: str | None = None  # to be made
+    existing_bucket: str | None = None
+    instance_type: str | None = None
+    email: str | None = None
+    idle_minutes: int | None = None
+    retention_days: int | None = None
+    more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What deploying these options comes to."""
+
+    stack: str
+    bucket: str
+    makes_bucket: bool
+    instance_type: str
+    idle_minutes: float
+    before: StackState | None
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changes_type(self) -> bool:
+        """Whether hosts of another type may be there."""
+        return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
+
+
+def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
+    """Look at what is there, and see what is to be done; UsageError when that cannot be."""
+    if not _NAME.fullmatch(options.stack):
+        raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
+    if options.bucket and options.existing_bucket:
+        raise UsageError("--bucket makes a bucket, --existing-bucket uses one: name either")
+    if options.existing_bucket and not has_bucket(clients, options.existing_bucket):
+        raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket makes one")
+    before = stack.ready()
+    known = before.parameters if before else {}
+    bucket, makes_bucket = _bucket(options, clients, before)
+    given = {
+        "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
+        "NotificationEmail": options.email,
+        "IdleMinutes": options.idle_minutes,
+        "RetentionDays": options.retention_days,
+        **options.more,
+        "BucketName": bucket,
+        "CreateBucket": str(makes_bucket).lower(),
+    }
+    return Plan(
+        options.stack,
+        bucket,
+        makes_bucket,
+        options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
+        options.idle_minutes or float(known.get("IdleMinutes", 20)),
+        before,
+        {name: str(value) for name, value in given.items() if value is not None},
+    )
+
+
+def carry_out(
+    plan: Plan, clients: Clients, stack: Stack, build: Callable[[Architecture], Release], display: Display
+) -> None:
+    """Do what is planned. Safe to repeat, also after a failure in the middle."""
+    with display.at_work("building the release"):
+        release = build(architecture_of(plan.instance_type))
+    artifacts = artifact_bucket(plan.stack, clients)
+    ensure_bucket(clients, artifacts)
+    with display.bytes("uploading the functions", total_size([release.package])) as advance:
+        template = upload_artifacts(clients.s3, artifacts, clients.region, release, advance)
+    if plan.before is None:
+        with display.at_work("making the stack"):
+            stack.apply(template, {**plan.parameters, "EventMapping": "false"})
+    before = current_release(clients.s3, plan.bucket)
+    with display.bytes("uploading the release", total_size(release_files(release))) as advance:
+        upload_release(clients.s3, plan.bucket, release, advance)
+    if not plan.makes_bucket:
+        _notify(plan, clients, stack)
+    try:
+        with display.at_work("bringing the stack up to date"):
+            stack.apply(template, {**plan.parameters, "EventMapping": "true"})
+    except BaseException:
+        if before:  # the functions are of that release again, and hosts have to be, too
+            set_current(clients.s3, plan.bucket, before)
+        raise
+    if plan.changes_type:
+        for host in terminate_hosts(clients.ec2, plan.stack):
+            display.say(f"ended the host {host}: the next one has the new type")
+
+
+def default_bucket(stack: str, clients: Clients) -> str:
+    """The bucket of a stack whose user names none."""
+    return f"{stack}-{clients.account}-{clients.region}"
+
+
+def _bucket(options: Options, clients: Clients, before: StackState | None) -> tuple[str, bool]:
+    """The bucket, and whether the stack makes it. One that an earlier stack left is used again."""
+    named = options.bucket or options.existing_bucket
+    if before:
+        bucket = before.parameters["BucketName"]
+        if named not in (None, bucket):
+            raise UsageError(f"the stack has the bucket {bucket}: for another one name another --stack")
+        return bucket, before.parameters["CreateBucket"] == "true"
+    bucket = named or default_bucket(options.stack, clients)
+    exists = has_bucket(clients, bucket)
+    if exists and options.bucket:
+        raise UsageError(f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it")
+    return bucket, not exists
+
+
+def _notify(plan: Plan, clients: Clients, stack: Stack) -> None:
+    state = stack.read()
+    assert state is not None  # just made, or planned for
+    add_notifications(
+        clients.s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"]
+    )

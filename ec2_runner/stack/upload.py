@@ -1,0 +1,118 @@
+"""Uploads a release: to the bucket for the hosts, to an artifact bucket for CloudFormation."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ec2_runner.stack.clients import Clients
+from ec2_runner.stack.release import MANIFEST, Release, sha256_of
+from pipeline.errors import StackError, UsageError
+
+RELEASES = "system/releases/"
+CURRENT = RELEASES + "current"
+_CODE = "CodeUri: build/lambda"
+
+Advance = Callable[[int], None]  # so many more bytes are there
+
+
+def upload_release(s3: Any, bucket: str, release: Release, advance: Advance) -> None:
+    """Bring a release to the hosts' bucket. The manifest comes after what it names, `current` last of all."""
+    place = f"{RELEASES}{release.number}/"
+    for path in (*release_files(release), release.folder / MANIFEST):
+        upload(s3, bucket, f"{place}{path.relative_to(release.folder).as_posix()}", path, advance)
+    set_current(s3, bucket, release.number)
+
+
+def set_current(s3: Any, bucket: str, number: int) -> None:
+    """Have hosts install this release at their next start."""
+    s3.put_object(Bucket=bucket, Key=CURRENT, Body=f"{number}\n".encode(), ContentType="text/plain")
+
+
+def current_release(s3: Any, bucket: str) -> int | None:
+    """The release that hosts install, if there is one."""
+    try:
+        return int(s3.get_object(Bucket=bucket, Key=CURRENT)["Body"].read())
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return None
+        raise
+
+
+def release_files(release: Release) -> list[Path]:
+    """What the manifest names."""
+    return sorted([*(release.folder / "wheelhouse").iterdir(), *(release.folder / "host").iterdir()])
+
+
+def upload_artifacts(s3: Any, bucket: str, region: str, release: Release, advance: Advance) -> str:
+    """Bring the Lambda package and the template that names it; returns the template's address."""
+    package = f"lambda/{sha256_of(release.package)}.zip"
+    upload(s3, bucket, package, release.package, advance)
+    template = release.template.read_text(encoding="utf-8")
+    if template.count(_CODE) != 1:
+        raise StackError(f"{release.template.name} has to say `{_CODE}` exactly once")
+    written = release.folder / "template.yaml"
+    written.write_text(template.replace(_CODE, f"CodeUri: s3://{bucket}/{package}"), encoding="utf-8")
+    key = f"template/{sha256_of(written)}.yaml"
+    upload(s3, bucket, key, written, advance)
+    return f"https://{bucket}.s3.{region}.amazonaws.com/{key}"
+
+
+def upload(s3: Any, bucket: str, key: str, path: Path, advance: Advance) -> None:
+    """Upload a file, unless the object is there with the same content."""
+    digest, size = sha256_of(path), path.stat().st_size
+    if _digest_of(s3, bucket, key) == (digest, size):
+        advance(size)
+        return
+    extra = {"Metadata": {"sha256": digest}}
+    s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Callback=advance)
+
+
+def artifact_bucket(stack: str, clients: Clients) -> str:
+    """The name of the bucket that has what CloudFormation reads."""
+    return f"{stack}-artifacts-{clients.account}-{clients.region}"
+
+
+def ensure_bucket(clients: Clients, bucket: str) -> None:
+    """Make a private bucket, unless this account has it."""
+    if has_bucket(clients, bucket):
+        return
+    place = {} if clients.region == "us-east-1" else {"LocationConstraint": clients.region}
+    request = {"CreateBucketConfiguration": place} if place else {}
+    clients.s3.create_bucket(Bucket=bucket, **request)
+    closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+    clients.s3.put_public_access_block(
+        Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+    )
+
+
+def has_bucket(clients: Clients, bucket: str) -> bool:
+    """Whether this account has a bucket; UsageError when another account has it."""
+    try:
+        clients.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=clients.account)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in ("404", "NoSuchBucket"):
+            return False
+        if code in ("403", "AccessDenied"):
+            raise UsageError(f"the bucket {bucket} is not yours: name another with --bucket") from error
+        if code in ("301", "PermanentRedirect"):
+            raise UsageError(f"the bucket {bucket} is in another region: name that with --region") from error
+        raise
+    return True
+
+
+def total_size(paths: Iterable[Path]) -> int:
+    """Bytes of files together."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def _digest_of(s3: Any, bucket: str, key: str) -> tuple[str, int] | None:
+    try:
+        found = s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return None
+        raise
+    return found["Metadata"].get("sha256", ""), found["ContentLength"]

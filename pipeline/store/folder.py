@@ -1,0 +1,304 @@
+"""A folder that keeps S3's promises, for local mode: several processes and people may work on one root.
+
+An object is a file under `inbox/` or `outbox/`. Its ETag is the MD5 of the bytes that were read, as S3's is
+for a plain upload. A new object is a finished temporary file, linked into place: there is no moment at which
+half of it can be seen, and of two creators one fails. A replacement is checked and swapped under a lock that
+all our processes share.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from pipeline.errors import (
+    ConditionFailed,
+    KeyNotUsable,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StoreError,
+    UsageError,
+)
+from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
+from pipeline.ports import Job, ObjectInfo
+from pipeline.store.files import (
+    NO_SUCH_FILE,
+    Forbidden,
+    Place,
+    at,
+    beneath,
+    opened,
+    remove,
+    rename,
+    same,
+    shared,
+    signature,
+    write_new,
+)
+from pipeline.store.walk import keys
+
+PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
+_LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
+_CHUNK = 1 << 20
+_STABLE_READS = 5  # tries to read a file that is being written to
+# A file this young may change without a trace: within one tick of its clock, or preallocated.
+_RACY_NS = 10_000_000_000
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_CACHE = 65_536  # ETags kept, about 20 MB
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)  # in any time zone
+
+
+class FolderStore:
+    """The store of local mode, in the folder `root`; made if it is missing.
+
+    Keys begin with one of `folders`; those of another archive than ours may be anything. A store that is not
+    `writable` makes nothing in its folder, and takes no `put`.
+    """
+
+    def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
+        self.root = root.resolve()
+        self._root = str(self.root)
+        self.bucket = self.root.name
+        self._folders, self._writable = folders, writable
+        self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
+        self._guard = Lock()
+        self._lock_mode = 0o600
+        if writable:
+            self._make_folders()
+            self._lock_mode |= shared((self.root / PRIVATE).stat()) & 0o060
+            self._sweep()
+
+    def _make_folders(self) -> None:
+        """Make what is missing, for this user alone; a root that its group shares is shared further."""
+        for name in (*self._folders, PRIVATE, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+            path = self.root / name
+            try:
+                self.root.mkdir(0o700, parents=True, exist_ok=True)
+                path.mkdir(0o700 | shared(self.root.stat()), exist_ok=True)
+                if path.is_symlink():
+                    raise UsageError(f"{path} is a link; name the folder that it leads to as --root")
+                if name.startswith(PRIVATE):
+                    with suppress(PermissionError):  # another user's, of an earlier release
+                        path.chmod(path.stat().st_mode & (0o2700 | shared(path.stat())))
+            except OSError as error:
+                reason = f"{path} cannot be made: {error.strerror}; name another --root"
+                raise UsageError(reason) from error
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's description, or None; reads the file only if its ETag is not known yet.
+
+        One that may not be read has an ETag that changes with its permissions.
+        """
+        try:
+            return self._head(key)
+        except Forbidden as error:
+            return _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
+
+    def _head(self, key: str) -> ObjectInfo | None:
+        for _ in range(_STABLE_READS):
+            with self._opened(key) as file:
+                if file is None:
+                    return None
+                before = os.fstat(file.fileno())
+                etag = self._cached(before)
+                if etag:
+                    return _info(key, etag, before)
+                digest = hashlib.md5(usedforsecurity=False)
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                if same(before, os.fstat(file.fileno())):
+                    self._remember(before, digest.hexdigest())
+                    return _info(key, digest.hexdigest(), before)
+        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+
+    def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes.
+
+        ObjectUnreadable when this process may not read it.
+        """
+        try:
+            return self._get(key, limit)
+        except Forbidden as error:
+            info = _info(key, f"unreadable-{error.state.st_ctime_ns}", error.state)
+            raise ObjectUnreadable(info) from None
+
+    def _get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        for _ in range(_STABLE_READS):
+            with self._opened(key) as file:
+                if file is None:
+                    return None
+                before = os.fstat(file.fileno())
+                if before.st_size > limit:
+                    info = self.head(key)
+                    if info is None or info.size <= limit:
+                        continue
+                    raise ObjectTooLarge(info)
+                data = file.read(before.st_size + 1)
+                if same(before, os.fstat(file.fileno())) and len(data) == before.st_size:
+                    etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+                    self._remember(before, etag)
+                    return _info(key, etag, before), data
+        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+
+    def put(self, key: str, data: bytes, expected: str | None) -> str:
+        """Write on condition, see `ports.Store`; returns the new ETag."""
+        parts = self._parts(key) if self._writable else None
+        if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
+            raise KeyNotUsable("this name cannot be a file of the folder")
+        try:
+            self._put(key, parts, data, expected)
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
+                raise KeyNotUsable("a file or folder of the same name is in the way") from None
+            raise StoreError(f"the folder cannot be written to: {error.strerror or 'it is locked'}") from None
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def _put(self, key: str, parts: Sequence[str], data: bytes, expected: str | None) -> None:
+        if expected is not None:
+            with self._lock(key):
+                now = self.head(key)
+                if now is None or now.etag != expected:
+                    raise ConditionFailed("the object is not the one that was read")
+                with self._written(parts, data) as (new, place):
+                    rename(new, place)
+            return
+        with self._written(parts, data) as (new, place):
+            try:  # without the lock: who holds it replaces what is there, and a link is made where nothing is
+                os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
+            except FileExistsError:
+                raise _in_the_way(place) from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with self._lock(key):  # as some network shares need it
+                    if at(place):
+                        raise _in_the_way(place) from None
+                    rename(new, place)
+
+    @contextmanager
+    def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:
+        """The place of a finished temporary file, and the one where it is to stand, on the same disk."""
+        name = [PRIVATE, "tmp", uuid.uuid4().hex]
+        with beneath(self._root, parts, make=True) as place, beneath(self._root, name, make=True) as new:
+            try:
+                write_new(new, data, place)
+                yield new, place
+            finally:
+                remove(new)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+        parts = self._parts(key)
+        if parts is not None:
+            gone = suppress(FileNotFoundError, NotADirectoryError)
+            with self._lock(key), gone, beneath(self._root, parts) as place:
+                remove(place)
+
+    def names(self, prefix: str) -> Iterator[Job]:
+        """All files under a prefix, see `ports.FullStore`; links, too, which are no objects."""
+        return map(Job, keys(self.root, prefix))
+
+    def holds(self, key: str) -> bool:
+        """Return whether there is such a file, or one in such a folder."""
+        found = keys(self.root, key) if key.endswith("/") else [key]
+        return any(self.head(one) for one in found)
+
+    def purge(self, key: str) -> int:
+        """Remove a file, or those of a folder, see `ports.Store`; there are no other versions."""
+        found = [info.key for info in self.list(key)] if key.endswith("/") else [key]
+        found = [one for one in found if self.head(one)]
+        for one in found:
+            self.delete(one)
+        return len(found)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects under a prefix; a file that cannot be read now is left out."""
+        for key in keys(self.root, prefix):
+            with suppress(StoreError):
+                info = self.head(key)
+                if info:
+                    yield info
+
+    def jobs(self, prefix: str) -> Iterator[Job]:
+        """All files under a prefix, see `ports.Source`.
+
+        Reads no file, so there are no ETags; links are listed, and found to be no objects.
+        """
+        return (Job(key) for key in keys(self.root, prefix, strict=True))
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO | None]:
+        parts = self._parts(key)
+        if parts is None:
+            yield None
+            return
+        with opened(self._root, parts) as file:
+            yield file
+
+    def _parts(self, key: str) -> Sequence[str] | None:
+        """The folders and the name of a key; None for a key that is none."""
+        parts = key.split("/")
+        if parts[0] == PRIVATE or not key.startswith(self._folders):
+            return None
+        if "\0" in key or any(part in ("", ".", "..") for part in parts):
+            return None
+        try:
+            os.fsencode(key)
+        except UnicodeEncodeError:
+            return None
+        return parts
+
+    def _lock(self, key: str) -> FileLock:
+        stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
+        path = self.root / PRIVATE / "locks" / f"{stripe}.lock"
+        return FileLock(path, timeout=60, mode=self._lock_mode, is_singleton=False)
+
+    def _cached(self, state: os.stat_result) -> str | None:
+        with self._guard:
+            return self._etags.get(signature(state))
+
+    def _remember(self, state: os.stat_result, etag: str) -> None:
+        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < _RACY_NS:
+            return
+        with self._guard:
+            self._etags[signature(state)] = etag
+            if len(self._etags) > _CACHE:
+                self._etags.popitem(last=False)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written an hour ago or more."""
+        for path in (self.root / PRIVATE / "tmp").iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
+
+
+def _in_the_way(place: Place) -> ConditionFailed | KeyNotUsable:
+    """What it means that a new object's place is taken."""
+    found = at(place)
+    if found and not stat.S_ISREG(found.st_mode):
+        return KeyNotUsable("a folder or a link of the same name is in the way")
+    return ConditionFailed("the object exists already")
+
+
+def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, etag, state.st_size, _moment(state.st_mtime))
+
+
+def _moment(seconds: float) -> datetime:
+    """The time of a file, which may be any number: the nearest that a date can be."""
+    try:
+        return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)
+    except (OverflowError, OSError, ValueError):
+        return _LATEST if seconds > 0 else _EARLIEST

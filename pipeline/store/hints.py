@@ -1,0 +1,210 @@
+"""When a hint about a file is given: once for each state in which it is at rest, until one gets through.
+
+A file is at rest when its writer closed it, or when it kept still for a moment. One that is empty or looks
+cut gets more time, as many write a file in several goes; so does one that may not be read.
+"""
+
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CxrError, StoreError, place_of
+from pipeline.store.arrival import Identity, looks_whole, still_written
+from pipeline.store.files import opened, state
+
+log = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
+_SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
+# After a file was taken that nobody closed: a preallocated copy keeps still, and fills up.
+_SECOND_LOOK_SECONDS = 10.0
+_CUT_SECONDS = 10.0  # for a file that looks cut: its writer pauses, or opens it anew
+_EMPTY_SECONDS = 30.0  # for an empty file: its content is still to be sent
+_UNREADABLE_SECONDS = 10.0  # for a file that may not be read to become readable
+_RETRY_SECONDS = 1.0  # before a hint that failed is given again
+
+Signature = tuple[int, ...]  # what tells one state of a file from another
+Hint = Callable[[str, bool], None]  # key, whether it was removed
+
+
+@dataclass
+class _Rest:
+    """A file that was not said yet: as last seen, since when, and for how long it must be at rest."""
+
+    signature: Signature | None  # None: it went
+    since: float
+    patience: float | None = None  # None: not known yet
+
+
+class Hints:
+    """The hints about the files beneath a root; `problem` says why the last one failed, without a key.
+
+    Where the root is polled, it is a share whose inodes and change times may be other ones at each look.
+    """
+
+    def __init__(self, root: Path, hint: Hint, poll: bool) -> None:
+        self._root, self._hint, self._poll = root, hint, poll
+        self.settle_seconds = _SETTLE_POLLING if poll else _SETTLE_SECONDS
+        self.problem: str | None = None
+        self._said: dict[str, Signature] = {}  # what the last hint for a key was about
+        self._restless: dict[str, _Rest] = {}
+        self._unsure: dict[str, float] = {}  # said without a close: when to say it once more
+        self._locked: set[str] = set()  # said, and could not be read
+        self._unlock = 0.0  # when to look whether they can be read
+        self._guard = threading.RLock()
+
+    def said(self) -> set[str]:
+        """Return the keys of all files that were said to be there."""
+        with self._guard:
+            return set(self._said)
+
+    def is_known(self, key: str) -> bool:
+        """Return whether a file was said to be there, or is waited for."""
+        return key in self._said or key in self._restless
+
+    def look(self, key: str, closed: bool = False) -> None:
+        """Take notice of how a file is now; say it at once if its writer `closed` it, and it is whole."""
+        found = self._state(key)
+        if found:
+            self.found(key, found, closed)
+        else:
+            self.gone(key)
+
+    def found(self, key: str, found: os.stat_result, closed: bool = False, old: bool = False) -> None:
+        """Take notice of how a file is; say it at once if it is `closed` and whole, or `old`."""
+        signature = self._signature(found)
+        with self._guard:
+            if self._said.get(key) == signature:
+                self._restless.pop(key, None)
+                return
+            rest = self._notice(key, signature)
+            if closed:
+                rest.patience = self._patience(key, found.st_size)
+            if old or rest.patience == 0:
+                self._say(key, signature)
+
+    def gone(self, key: str) -> None:
+        """Say that a file went, if it had been said to be there."""
+        with self._guard:
+            if key in self._said and not self._give(key, removed=True):
+                self._restless[key] = _Rest(None, time.monotonic(), _RETRY_SECONDS)
+                return
+            for kept in (self._said, self._restless, self._unsure):
+                kept.pop(key, None)
+            self._locked.discard(key)
+
+    def missing(self, key: str) -> None:
+        """Say that a file known from before is gone, if it is."""
+        with self._guard:
+            if not self.is_known(key) and self._state(key) is None:
+                self._said[key] = ()
+                self.gone(key)
+
+    def settle(self) -> None:
+        """Say what has come to rest since the last call, and what is to be said again."""
+        with self._guard:
+            now, doubtful = time.monotonic(), dict[str, Identity]()
+            for key, rest in list(self._restless.items()):
+                if now - rest.since < min(self.settle_seconds, _RETRY_SECONDS):
+                    continue
+                found = self._state(key)
+                if found is None:
+                    self.gone(key)
+                elif self._signature(found) != rest.signature:
+                    self._notice(key, self._signature(found))
+                elif self._is_at_rest(key, rest, found.st_size, now):
+                    if rest.patience in (_CUT_SECONDS, _EMPTY_SECONDS):
+                        doubtful[key] = found.st_dev, found.st_ino
+                    else:
+                        self._say_unclosed(key)
+            written = still_written(doubtful.values())
+            for key, identity in doubtful.items():
+                if identity in written:
+                    self._restless[key].since = now
+                else:
+                    self._say_unclosed(key)
+            self._say_again(now)
+
+    def _is_at_rest(self, key: str, rest: _Rest, size: int, now: float) -> bool:
+        if now - rest.since < self.settle_seconds:
+            return False
+        if rest.patience is None:
+            rest.patience = self._patience(key, size)
+        return now - rest.since >= rest.patience
+
+    def _patience(self, key: str, size: int) -> float:
+        """Return for how long a file must be at rest before it is taken, seen from the file alone."""
+        if not size:
+            return _EMPTY_SECONDS
+        if not self._is_readable(key):
+            return _UNREADABLE_SECONDS
+        with suppress(StoreError), opened(str(self._root), key.split("/")) as file:
+            if file and looks_whole(file, size):
+                return 0
+        return _CUT_SECONDS
+
+    def _notice(self, key: str, signature: Signature) -> _Rest:
+        rest = self._restless.get(key)
+        if rest is None or rest.signature != signature:
+            rest = self._restless[key] = _Rest(signature, time.monotonic())
+        return rest
+
+    def _say_unclosed(self, key: str) -> None:
+        signature = self._restless[key].signature
+        if signature is not None and self._say(key, signature):
+            self._unsure[key] = time.monotonic() + _SECOND_LOOK_SECONDS
+
+    def _say(self, key: str, signature: Signature) -> bool:
+        if not self._give(key, removed=False):
+            self._restless[key] = _Rest(signature, time.monotonic(), _RETRY_SECONDS)
+            return False
+        self._restless.pop(key, None)
+        self._said[key] = signature
+        if not self._is_readable(key):
+            self._locked.add(key)
+        return True
+
+    def _say_again(self, now: float) -> None:
+        for key in [key for key, due in self._unsure.items() if due <= now]:
+            if self._give(key, removed=False):
+                del self._unsure[key]
+            else:
+                self._unsure[key] = now + _RETRY_SECONDS
+        if now >= self._unlock:
+            self._unlock = now + _RETRY_SECONDS
+            for key in [key for key in self._locked if self._is_readable(key)]:
+                self._locked.discard(key)
+                self._said[key] = ()
+                self.look(key)
+
+    def _give(self, key: str, removed: bool) -> bool:
+        """Give a hint; false when it failed."""
+        try:
+            self._hint(key, removed)
+        except Exception as error:  # noqa: BLE001  whatever it was, the watch has to go on
+            why = str(error) if isinstance(error, CxrError) else place_of(error)
+            if self.problem is None:
+                log.error("a hint failed, and will be given again: %s", why)
+            self.problem = f"New X-rays cannot be queued, which is tried again: {why}."
+            return False
+        self.problem = None
+        return True
+
+    def _is_readable(self, key: str) -> bool:
+        return os.access(self._root / key, os.R_OK)
+
+    def _state(self, key: str) -> os.stat_result | None:
+        """Return what the file is now; None for links, pipes and what is not there."""
+        found = state(str(self._root), key.split("/"))
+        return found if found and stat.S_ISREG(found.st_mode) else None
+
+    def _signature(self, found: os.stat_result) -> Signature:
+        if self._poll:
+            return found.st_size, found.st_mtime_ns
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

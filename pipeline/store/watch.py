@@ -1,0 +1,289 @@
+"""Plays S3's notifications for a folder: says which inbox keys appeared, changed or went.
+
+A watch is a hint. Events of the system are lost when they come too fast, and network shares give none; so
+the inbox is also scanned, at the start and every so often, and what differs from the last look is said.
+"""
+
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from pipeline.errors import UsageError, place_of
+from pipeline.names import INBOX, is_unfinished
+from pipeline.running.background import Background
+from pipeline.store.hints import Hint, Hints
+from pipeline.store.walk import entries
+
+log = logging.getLogger(__name__)
+
+_MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
+_TICK_SECONDS = 0.1
+_OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
+_SCAN_SECONDS = 2.0  # between scans where the system tells nothing
+_PAUSE_FACTOR = 5  # times as long as a scan is the pause before the next, or longer: a tree may be huge
+_MISSED_SECONDS = 300.0  # for so long scans are that frequent after one found what the system had not told
+
+# Not those of reading: our own reading would wake us.
+_EVENTS: list[type[FileSystemEvent]] = [
+    *(DirCreatedEvent, DirDeletedEvent, DirMovedEvent),
+    *(FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent),
+]
+
+
+class InboxWatcher(FileSystemEventHandler):
+    """Calls `hint(key, removed)` from its own threads, once for each state of a file that it saw at rest.
+
+    A hint that raises is given again. `background` runs the scans; without one the watcher has its own.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        hint: Hint,
+        poll: bool = False,
+        rescan_seconds: float = 30,
+        background: Background | None = None,
+    ) -> None:
+        self._root, self._inbox, self._poll = root, root / INBOX, poll
+        self._rescan_seconds = _SCAN_SECONDS if poll else rescan_seconds
+        self._hints = Hints(root, hint, poll)
+        self._trouble: dict[str, str] = {}  # what does not work, in sentences without a key
+        self._complaints = _Complaints(self._scan_soon)
+        self._background, self._is_own = background or Background(), background is None
+        self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None  # which folder the system watches
+        self._due = 0.0  # when the next scan is to be, on the monotonic clock
+        self._retry = 0.0  # when to try again to have the system tell of changes
+        self._scan_took = 0.0  # seconds
+        self._missed = 0.0  # until when scans make good what the system does not tell
+
+    def start(self, known: Iterable[str] = ()) -> None:
+        """Begin to watch; the first scan has been made when this returns.
+
+        Of the keys `known` from before, those that are not there any more are said to be removed. UsageError
+        when the system cannot watch.
+        """
+        error = None if self._poll else self._observe()
+        if isinstance(error, OSError):
+            raise UsageError(f"the inbox cannot be watched ({error.strerror}); use --poll") from error
+        self.scan(time.time() - _OLD_SECONDS)
+        for key in known:
+            self._hints.missing(key)
+        self._due = time.monotonic() + self._interval()
+        logging.getLogger("watchdog").addHandler(self._complaints)
+        self._background.start("inbox watcher", self._loop)
+
+    def stop(self) -> None:
+        """End the watch and wait for its threads; those of a `background` that was given end with that."""
+        if self._is_own:
+            self._background.stop()
+        logging.getLogger("watchdog").removeHandler(self._complaints)
+        self._forget_observer()
+
+    def problems(self) -> list[str]:
+        """One sentence for each thing that does not work as it should; none of them holds a key."""
+        own = self._background.problems() if self._is_own else []
+        return [*own, *self._trouble.values(), *filter(None, [self._hints.problem])]
+
+    def scan(self, old: float = 0, is_news: bool = True) -> None:
+        """Compare the whole inbox with what was said; files last changed before the time `old` count as at
+        rest. Unless it `is_news` that there may be something new, the system should have told of it.
+        """
+        started, unread, found = time.monotonic(), set[str](), set[str]()
+        tree = entries(self._root, INBOX, lambda folder, _: unread.add(f"{folder}/"), _enters)
+        for key, entry in tree:
+            if is_unfinished(entry.name):
+                continue
+            try:
+                state = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                unread.add(key)
+                continue
+            if stat.S_ISREG(state.st_mode):
+                found.add(key)
+                self._compare(key, state, old, is_news)
+        for key in self._hints.said() - found:
+            if not key.startswith(tuple(unread)):
+                self._hints.look(key)  # and not `gone`: it may have come behind the scan's back
+        self._scan_took = time.monotonic() - started
+        if unread:
+            log.warning(
+                "%d folders or files of the inbox cannot be read; check their permissions", len(unread)
+            )
+        self._note(
+            "unread", "Parts of the inbox cannot be read: check their permissions." if unread else None
+        )
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Take an event of the system; whatever goes wrong with it, a scan makes good."""
+        try:
+            super().dispatch(event)
+        except Exception as error:  # noqa: BLE001  it would end the system's watch
+            log.error("an event of the inbox failed: %s", place_of(error))
+            self._scan_soon()
+
+    def on_closed(self, event: FileSystemEvent) -> None:
+        """Its writer closed it: take it at once (Linux only)."""
+        self._look(event.src_path, closed=True)
+
+    def on_moved(self, event: FileSystemEvent) -> None:
+        """Renamed into place, or away."""
+        if event.is_directory:
+            self._scan_soon()
+        else:
+            self._look(event.src_path)
+            self._look(event.dest_path, closed=True)
+
+    def on_created(self, event: FileSystemEvent) -> None:
+        """Its writer may not have finished; a folder may have come with files in it."""
+        self._scan_soon() if event.is_directory else self._look(event.src_path)
+
+    def on_modified(self, event: FileSystemEvent) -> None:
+        """Its writer may not have finished."""
+        self._look(event.src_path)
+
+    def on_deleted(self, event: FileSystemEvent) -> None:
+        """A file, or a folder with all its files."""
+        self._scan_soon() if event.is_directory else self._look(event.src_path)
+
+    def _scan_soon(self) -> None:
+        self._due = 0.0
+
+    def _compare(self, key: str, state: os.stat_result, old: float, is_news: bool) -> None:
+        changed = max(state.st_mtime, state.st_ctime)
+        if not is_news and not self._hints.is_known(key) and time.time() - changed > _SCAN_SECONDS:
+            self._missed = time.monotonic() + _MISSED_SECONDS
+        self._hints.found(key, state, old=changed < old)
+
+    def _look(self, path: bytes | str, closed: bool = False) -> None:
+        key = self._key(path)
+        if key:
+            self._hints.look(key, closed)
+
+    def _note(self, part: str, problem: str | None) -> None:
+        """Keep what does not work of a part of the watch; None: it does."""
+        if problem:
+            self._trouble[part] = problem
+        else:
+            self._trouble.pop(part, None)
+
+    def _loop(self) -> None:
+        while not self._background.stopping.wait(_TICK_SECONDS):
+            self._hints.settle()
+            if time.monotonic() >= self._due:
+                self._rescan()
+
+    def _rescan(self) -> None:
+        is_news, inbox = not self._due or self._observer is None, _identity(self._inbox)
+        is_deaf = not self._poll and (inbox != self._watched or not self._is_watching())
+        if inbox and is_deaf and time.monotonic() >= self._retry:
+            self._observe()  # also when the folder was deleted and made again, and its watch went with it
+        self._note("inbox", None if inbox else "The inbox is not there: make the folder again.")
+        # Before the scan, as an event in the midst of it may ask for another.
+        self._due = time.monotonic() + (self._interval() if inbox else _MISSING_SECONDS)
+        try:
+            self.scan(is_news=is_news)
+        except Exception as error:  # noqa: BLE001  the next one may find it as it should be
+            log.error("the inbox could not be scanned: %s", place_of(error))
+            self._note("scan", f"The inbox cannot be scanned, which is tried again: {place_of(error)}.")
+        else:
+            self._note("scan", None)
+
+    def _interval(self) -> float:
+        """Return the seconds between scans: fewer where the system does not tell what changes."""
+        has_missed = not self._poll and time.monotonic() < self._missed
+        missed = "Parts of the inbox cannot be watched: they are looked through every few seconds instead."
+        self._note("missed", missed if has_missed else None)
+        is_blind = not self._poll and (has_missed or self._observer is None)
+        seconds = min(self._rescan_seconds, _SCAN_SECONDS) if is_blind else self._rescan_seconds
+        return max(seconds, _PAUSE_FACTOR * self._scan_took)
+
+    def _observe(self) -> Exception | None:
+        """Have the system tell of changes; what went wrong where it cannot, and it is asked again later."""
+        self._forget_observer()
+        # On Linux, ask for renames across the inbox's border too: they come as moves without the other end.
+        options = {"generate_full_events": True} if sys.platform == "linux" else {}
+        try:
+            self._observer = Observer(**options)
+            self._watched = _identity(self._inbox)
+            self._observer.schedule(self, str(self._inbox), recursive=True, event_filter=_EVENTS)
+            self._observer.start()
+        except Exception as error:  # noqa: BLE001  a limit of the system, or a tree that is too deep
+            self._forget_observer()
+            self._retry = time.monotonic() + self._rescan_seconds
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            instead = "it is looked through every few seconds instead"
+            if "observer" not in self._trouble:
+                log.warning("the inbox cannot be watched (%s); %s", why, instead)
+            self._note("observer", f"The inbox cannot be watched ({why}): {instead}.")
+            return error
+        self._note("observer", None)
+        return None
+
+    def _is_watching(self) -> bool:
+        """Return whether all of the observer's threads are alive; it does not tell when one dies."""
+        if self._observer is None:
+            return False
+        reader = getattr(self._observer, "_inotify_fd", self._observer)
+        return all(thread.is_alive() for thread in (self._observer, reader, *self._observer.emitters))
+
+    def _forget_observer(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer:
+            with suppress(Exception):  # it may be half made, or dead
+                observer.stop()
+                observer.join(10)
+
+    def _key(self, path: bytes | str) -> str | None:
+        """The key of a path of the inbox; None for what is no finished file by its name."""
+        try:
+            parts = Path(os.fsdecode(path)).relative_to(self._inbox).parts
+        except ValueError:
+            return None  # the other end of a rename from outside
+        key = INBOX + "/".join(parts)
+        return None if not parts or is_unfinished(key) else key
+
+
+def _enters(folder: str) -> bool:
+    return not is_unfinished(f"{folder}/x")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+class _Complaints(logging.Handler):
+    """watchdog tells of lost events in its log alone: whatever it warns of, a scan makes good."""
+
+    def __init__(self, scan_soon: Callable[[], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._scan_soon = scan_soon
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._scan_soon()

@@ -1,0 +1,244 @@
+"""The worklist in DynamoDB: one item for each row, and a feed of what changed.
+
+Every change is one conditional write, so that handlers at work on the same key cannot undo each other; where
+what is to be done depends on the row, it is read, and read again when the write meets another. A row that
+goes leaves a tombstone for a week, for those who follow the feed.
+docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ConditionExpressions.html
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.aws import Refused, ask
+from pipeline.errors import IndexNotReady, StoreError
+from pipeline.names import UNUSABLE, inbox_key
+from pipeline.ports import Row, SourceState
+from pipeline.worklist.rows import FROM_VERDICT, row_from, stored, text
+
+TOMBSTONE_LIFE = timedelta(days=7)
+_FEED = "rows"  # the partition of the index `feed`: at 1,000 writes a second it would have to be split
+_NAME = re.compile(r"#(\w+)")
+_AT_ONCE = 8  # requests, of a wait for many keys
+# Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
+_LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
+_VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
+_UNMET = "ConditionalCheckFailedException"
+_WAIT = ("waiting_since", "asked_since", "at_work")
+_SEEN = "#waiting_since <= :since"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An entry of the feed: the row of a key now, or None when it went."""
+
+    at: datetime
+    key: str
+    row: Row | None
+
+
+class DynamoIndex:
+    """The index in the table `table`, through a low-level boto3 client; see `ports.Index`."""
+
+    def __init__(self, table: str, client: Any) -> None:
+        self._table, self._client = table, client
+
+    def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        """Note that these keys have work before them, or that a host is at it."""
+
+        def note(key: str) -> None:
+            now = {"waiting_since": text(since), "at_work": at_work}
+            self._update(key, now, first={"asked_since": text(since)})
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(note, keys))
+
+    def settle(self, key: str, since: datetime) -> None:
+        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        seen, done = {"since": text(since)}, False
+        while not done and (row := self.get(key)) and row.waiting_since and row.waiting_since <= since:
+            if row.status:
+                done = self._update(key, {}, _WAIT, f"{_SEEN} AND {_VERDICT}", seen)
+            else:
+                done = self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen)
+
+    def record(self, row: Row) -> None:
+        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
+        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        said = {name: value for name, value in values.items() if value is not None}
+        unsaid = [name for name in FROM_VERDICT if name not in said]
+        seen = {"since": said["started_at"]}
+        condition = f"attribute_not_exists(#waiting_since) OR {_SEEN}"
+        if not self._update(row.key, said, [*unsaid, *_WAIT], condition, seen):
+            self._update(row.key, said, unsaid)
+
+    def mark(self, key: str, source: SourceState) -> None:
+        """Note whether the source is still there; without source and verdict there is no row."""
+        done = False
+        while not done and (row := self.get(key)):
+            if source == "deleted" and not row.status:
+                done = self._bury(key, f"{_LIVES} AND {_NO_VERDICT}")
+            elif row.source != source:
+                same = _VERDICT if row.status else _NO_VERDICT
+                done = self._update(key, {"source": source}, [], f"{_LIVES} AND {same}")
+            else:
+                return
+
+    def remove(self, verdict_key: str) -> None:
+        """Forget the verdict; its row goes too, unless it waits for another."""
+        same, verdict = "#verdict_key = :verdict", {"verdict": verdict_key}
+        for key in self._keys_of(verdict_key):
+            done = False
+            while not done and (row := self.get(key)) and row.verdict_key == verdict_key:
+                if row.waiting_since:
+                    waits = f"{same} AND attribute_exists(#waiting_since)"
+                    done = self._update(key, {}, FROM_VERDICT, waits, verdict)
+                else:
+                    done = self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict)
+
+    def verdict_keys(self) -> list[str]:
+        """Where the verdicts of all rows stand."""
+        return [row.verdict_key for row in self.all() if row.verdict_key]
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Nothing is to be noted: a table is neither damaged nor lost."""
+        return nullcontext()
+
+    def erase_traces(self) -> None:
+        """A tombstone names its key for a week, for those who follow the feed; nothing else is left."""
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""
+        request = {"Key": {"key": {"S": key}}, "ConsistentRead": True}
+        item = self._ask(self._client.get_item, **request).get("Item")
+        return _changed(item).row if item else None
+
+    def all(self) -> Iterator[Row]:
+        """All rows, in no promised order."""
+        for item in self._pages(self._client.scan, ConsistentRead=True):
+            if row := _changed(item).row:
+                yield row
+
+    def changes(self, after: datetime) -> Iterator[Changed]:
+        """What changed since a time, in that order: the last state of each key that changed.
+
+        Eventually consistent, and dated by the clocks of the writers: look again at the last minute.
+        """
+        request = {
+            "IndexName": "feed",
+            "KeyConditionExpression": "feed = :feed AND changed_at > :after",
+            "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":after": {"S": text(after)}},
+        }
+        return map(_changed, self._pages(self._client.query, **request))
+
+    def latest_change(self, before: datetime) -> datetime | None:
+        """When the last change was made, of those that are dated before a time; None where there is none."""
+        request = {
+            "IndexName": "feed",
+            "KeyConditionExpression": "feed = :feed AND changed_at < :before",
+            "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":before": {"S": text(before)}},
+            "ScanIndexForward": False,
+            "Limit": 1,
+        }
+        found = self._ask(self._client.query, **request)["Items"]
+        return _changed(found[0]).at if found else None
+
+    def _keys_of(self, verdict_key: str) -> list[str]:
+        if not verdict_key.startswith(UNUSABLE):
+            return [inbox_key(verdict_key)]
+        return [row.key for row in self.all() if row.verdict_key == verdict_key]
+
+    def _update(
+        self,
+        key: str,
+        sets: Mapping[str, object],
+        removes: Iterable[str] = (),
+        condition: str = "",
+        values: Mapping[str, object] | None = None,
+        first: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Change a row, make it, or raise it from the dead; False when the condition does not hold.
+
+        What is in `first` is set where it is not yet.
+        """
+        known = {**sets, "feed": _FEED, "changed_at": text(datetime.now(UTC))}
+        unset = {**(first or {}), **({} if "source" in sets else {"source": "present"})}
+        given = {**(values or {}), **known, **unset}
+        assignments = [f"#{name} = :{name}" for name in known]
+        assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in unset]
+        gone = ", ".join(f"#{name}" for name in (*removes, "gone", "expires"))
+        change = f"SET {', '.join(assignments)} REMOVE {gone}"
+        request = {"Key": {"key": {"S": key}}, "UpdateExpression": change}
+        return self._write(self._client.update_item, request, change, condition, given)
+
+    def _bury(self, key: str, condition: str, values: Mapping[str, object] | None = None) -> bool:
+        """Put a tombstone in the place of a row; False when the condition does not hold."""
+        now = datetime.now(UTC)
+        item = {
+            "key": {"S": key},
+            "gone": {"BOOL": True},
+            "expires": {"N": str(int((now + TOMBSTONE_LIFE).timestamp()))},  # DynamoDB's time to live
+            "feed": {"S": _FEED},
+            "changed_at": {"S": text(now)},
+        }
+        return self._write(self._client.put_item, {"Item": item}, "", condition, values or {})
+
+    def _write(
+        self,
+        call: Callable[..., dict[str, Any]],
+        request: dict[str, Any],
+        change: str,
+        condition: str,
+        values: Mapping[str, object],
+    ) -> bool:
+        if condition:
+            request["ConditionExpression"] = condition
+        if names := set(_NAME.findall(f"{change} {condition}")):
+            request["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
+        if values:
+            request["ExpressionAttributeValues"] = {
+                f":{name}": _typed(value) for name, value in values.items()
+            }
+        try:
+            self._ask(call, **request)
+        except Refused as error:
+            if error.code != _UNMET:
+                raise
+            return False
+        return True
+
+    def _pages(self, call: Callable[..., dict[str, Any]], **request: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            page = self._ask(call, **request)
+            yield from page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
+        try:
+            return ask("the worklist's table", call, TableName=self._table, **request)
+        except StoreError as error:
+            if isinstance(error, Refused) and error.code == _UNMET:
+                raise
+            raise IndexNotReady(str(error)) from error
+
+
+def _typed(value: object) -> dict[str, object]:
+    if isinstance(value, bool):
+        return {"BOOL": value}
+    return {"N": repr(value)} if isinstance(value, float) else {"S": str(value)}
+
+
+def _plain(value: Mapping[str, Any]) -> object:
+    return float(value["N"]) if "N" in value else value.get("S", value.get("BOOL"))
+
+
+def _changed(item: Mapping[str, Mapping[str, Any]]) -> Changed:
+    values = {name: _plain(value) for name, value in item.items()}
+    row = None if values.get("gone") else row_from(values)
+    return Changed(datetime.fromisoformat(str(values["changed_at"])), str(values["key"]), row)

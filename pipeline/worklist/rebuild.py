@@ -1,0 +1,88 @@
+"""The worklist, made again from the outbox: when somebody asks for it, and by itself when its file is new."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from pipeline.errors import IndexNotReady, StoreError, place_of
+from pipeline.intake import mark_source, record_verdict
+from pipeline.names import INBOX, OUTBOX, is_verdict, printable
+from pipeline.ports import FullStore, Index
+from pipeline.worklist.sqlite import SqliteIndex
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0  # between two looks at whether the file is filled
+_PAUSE_SECONDS = 5.0  # after a failure
+_CHECK_SECONDS = 60.0  # between two checks for damage
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """How many verdicts the outbox holds, and which of its objects are none, or cannot be read."""
+
+    verdicts: int
+    unreadable: list[str]
+
+
+def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | None = None) -> Rebuilt:
+    """Make the worklist again: a row for each verdict of the outbox, none for others, and what is said of the
+    sources. What cannot be read is left aside.
+
+    IndexNotReady when the worklist fails, or `stopping` is set; it does not count as filled then.
+    """
+    unreadable = []
+    with index.filling():
+        found = {job.key for job in store.names(OUTBOX) if is_verdict(job.key)}
+        for key in found | set(index.verdict_keys()):
+            if not _is_recorded(key, store, index) and key in found:
+                unreadable.append(key)
+            _go_on(stopping)
+        present = {printable(job.key) for job in store.names(INBOX)}
+        for row in list(index.all()):
+            if row.source == "present" and row.key not in present:
+                _mark(row.key, store, index)
+            _go_on(stopping)
+    return Rebuilt(len(found) - len(unreadable), sorted(unreadable))
+
+
+def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) -> None:
+    """Until `stopping` is set, fill the worklist whenever its file is new, and look for damage at times."""
+    checked, pause = time.monotonic(), 0.0
+    while not stopping.wait(pause):
+        pause = _LOOK_SECONDS
+        try:
+            if time.monotonic() - checked >= _CHECK_SECONDS:
+                checked = time.monotonic()
+                index.check()
+            if not index.is_filled():
+                found = rebuild_index(store, index, stopping)
+                log.info("the worklist was made from %d verdicts", found.verdicts)
+        except StoreError as error:
+            why = error if isinstance(error, IndexNotReady) else place_of(error)
+            log.warning("the worklist is not whole yet: %s", why)
+            pause = _PAUSE_SECONDS
+
+
+def _is_recorded(key: str, store: FullStore, index: Index) -> bool:
+    try:
+        return record_verdict(key, store, index) is not None
+    except IndexNotReady:
+        raise
+    except StoreError:
+        return False
+
+
+def _mark(key: str, store: FullStore, index: Index) -> None:
+    try:
+        mark_source(key, store, index)
+    except IndexNotReady:
+        raise
+    except StoreError:
+        log.warning("whether a source is still there cannot be seen; check the permissions of the inbox")
+
+
+def _go_on(stopping: threading.Event | None) -> None:
+    if stopping and stopping.is_set():
+        raise IndexNotReady("the worklist was not made to the end: the program stops")

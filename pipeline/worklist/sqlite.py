@@ -1,0 +1,246 @@
+"""The worklist in SQLite: one file, read by the page while handlers of several processes write to it (WAL).
+
+It holds nothing that the outbox does not: `intake.rebuild_index` makes it again.
+`pipeline.worklist.views` reads it as people do.
+"""
+
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pipeline.names import INBOX, UNUSABLE
+from pipeline.ports import Row, SourceState
+from pipeline.worklist.database import Database
+from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
+
+# `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
+# its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
+# state, by the hour of `at` and, under `all`, without regard to it. `shelf` is where the walks of `views`
+# find a row: its state, and a + while it waits though the last verdict was pneumonia.
+# The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
+_SCHEMA = """
+CREATE TABLE rows (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    status TEXT, label TEXT, probability REAL, normal_below REAL, pneumonia_above REAL,
+    reason TEXT, message TEXT, warnings TEXT,
+    etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
+    started_at TEXT, finished_at TEXT, waiting_since TEXT, asked_since TEXT,
+    at_work INTEGER NOT NULL DEFAULT 0,
+    source TEXT NOT NULL DEFAULT 'present',
+    change INTEGER NOT NULL DEFAULT 0,
+    state TEXT GENERATED ALWAYS AS (CASE
+        WHEN waiting_since IS NULL THEN coalesce(label, nullif(status, 'classified'), 'unknown')
+        WHEN at_work THEN 'working' ELSE 'waiting' END) STORED,
+    shelf TEXT GENERATED ALWAYS AS (
+        state || CASE WHEN waiting_since IS NOT NULL AND label = 'pneumonia' THEN '+' ELSE '' END) STORED,
+    at TEXT GENERATED ALWAYS AS (coalesce(finished_at, asked_since, waiting_since, '')) STORED
+);
+CREATE INDEX rows_shelf ON rows (shelf, at, id, name);
+CREATE INDEX rows_verdict ON rows (verdict_key);
+CREATE VIRTUAL TABLE names USING fts5 (name, content = '', tokenize = 'trigram');
+CREATE TABLE tally (
+    hour TEXT NOT NULL, state TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (hour, state)
+) WITHOUT ROWID;
+CREATE TRIGGER row_made AFTER INSERT ON rows BEGIN
+    INSERT INTO names (rowid, name) VALUES (new.id, new.name);
+    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+        ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER row_gone AFTER DELETE ON rows BEGIN
+    INSERT INTO names (names, rowid, name) VALUES ('delete', old.id, old.name);
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
+END;
+CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR old.at <> new.at BEGIN
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
+    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
+        ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
+CREATE TABLE changes (last INTEGER NOT NULL);
+INSERT INTO changes VALUES (0);
+"""
+
+
+class SqliteIndex:
+    """The index in the file `path`. One connection for each thread; safe between processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = Database(path, _SCHEMA)
+
+    def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        """Note that these keys have work before them, or that a host is at it."""
+        with self._file.writing() as database:
+            change = _next_change(database)
+            for key in keys:
+                values = {"waiting_since": text(since), "at_work": at_work, "change": change}
+                kept = "asked_since = coalesce(asked_since, excluded.asked_since)"
+                _upsert(database, key, values, kept, first={"asked_since": text(since)})
+
+    def settle(self, key: str, since: datetime) -> None:
+        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        with self._file.writing() as database:
+            seen = "key = ? AND waiting_since <= ?"
+            database.execute(f"DELETE FROM rows WHERE {seen} AND status IS NULL", (key, text(since)))
+            database.execute(
+                "UPDATE rows SET waiting_since = NULL, asked_since = NULL, at_work = 0, change = ?"
+                f" WHERE {seen}",
+                (_next_change(database), key, text(since)),
+            )
+
+    def record(self, row: Row) -> None:
+        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
+        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
+        with self._file.writing() as database:
+            _upsert(
+                database,
+                row.key,
+                {**values, "change": _next_change(database)},
+                f"waiting_since = CASE WHEN {newer} THEN waiting_since END",
+                f"asked_since = CASE WHEN {newer} THEN asked_since END",
+                f"at_work = CASE WHEN {newer} THEN at_work ELSE 0 END",
+            )
+
+    def mark(self, key: str, source: SourceState) -> None:
+        """Note whether the source is still there.
+
+        Where there is neither source nor verdict, there is no row.
+        """
+        with self._file.writing() as database:
+            if source == "deleted":
+                database.execute("DELETE FROM rows WHERE key = ? AND status IS NULL", (key,))
+            database.execute(
+                "UPDATE rows SET source = ?, change = ? WHERE key = ? AND source <> ?",
+                (source, _next_change(database), key, source),
+            )
+
+    def remove(self, verdict_key: str) -> None:
+        """Forget the verdict; its row goes too, unless it waits for another."""
+        emptied = ", ".join(f"{name} = NULL" for name in FROM_VERDICT)
+        with self._file.writing() as database:
+            database.execute(
+                "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
+            )
+            database.execute(
+                f"UPDATE rows SET {emptied}, change = ? WHERE verdict_key = ?",
+                (_next_change(database), verdict_key),
+            )
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""
+        return next((row for _, row in self.rows("key = ?", key)), None)
+
+    def all(self) -> Iterator[Row]:
+        """All rows, in no promised order."""
+        return (row for _, row in self.rows("1"))
+
+    def rows(self, condition: str, *values: object) -> Iterator[tuple[int, Row]]:
+        """The rows that meet a condition, with their numbers; for `pipeline.worklist.views`."""
+        query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE {condition}"
+        for id_, *found in self.select(query, *values):
+            try:
+                row = row_from(dict(zip(COLUMNS, found, strict=True)))
+            except (ValueError, TypeError) as error:  # bytes that nobody wrote
+                raise self._file.condemn() from error
+            yield int(str(id_)), row
+
+    def put(self, row: Row) -> None:
+        """Set a whole row, as it is elsewhere; see `pipeline.worklist.mirror`."""
+        values = {name: stored(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
+        with self._file.writing() as database:
+            _upsert(database, row.key, {**values, "change": _next_change(database)})
+
+    def drop(self, key: str) -> None:
+        """Remove a whole row."""
+        with self._file.writing() as database:
+            if database.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount:
+                _next_change(database)
+
+    def mirrored(self) -> tuple[datetime, datetime] | None:
+        """What `set_mirrored` was told last."""
+        for until, copied in self.select("SELECT until, copied FROM mirrored"):
+            return datetime.fromisoformat(str(until)), datetime.fromisoformat(str(copied))
+        return None
+
+    def set_mirrored(self, until: datetime, copied: datetime) -> None:
+        """Note how far this file follows another index, and when it was last copied as a whole."""
+        with self._file.writing() as database:
+            database.execute("DELETE FROM mirrored")
+            database.execute("INSERT INTO mirrored VALUES (?, ?)", (text(until), text(copied)))
+
+    def verdict_keys(self) -> list[str]:
+        """Where the verdicts of all rows stand."""
+        query = "SELECT verdict_key FROM rows WHERE verdict_key IS NOT NULL"
+        return [str(key) for (key,) in self.select(query)]
+
+    def present(self) -> list[str]:
+        """The keys whose source was there when it was last looked at.
+
+        Without those whose name was not usable: their row's key is not quite the name.
+        """
+        usable = "verdict_key IS NULL OR verdict_key NOT LIKE ?"
+        query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
+        return [str(key) for (key,) in self.select(query, f"{UNUSABLE}%")]
+
+    def last_change(self) -> int:
+        """A number that grows with every change: a view of the same number is up to date."""
+        return next(int(str(last)) for (last,) in self.select("SELECT last FROM changes"))
+
+    def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """Ask the file, as this thread; for `pipeline.worklist.views`."""
+        return self._file.select(query, *values)
+
+    def filling(self) -> AbstractContextManager[None]:
+        """Say that what is written inside is all that there is, see `ports.Index`."""
+        return self._file.filling()
+
+    def is_filled(self) -> bool:
+        """Return whether all was written since the file was made; else it is to be filled from the outbox."""
+        return self._file.is_filled()
+
+    def check(self) -> None:
+        """Look for damage. IndexNotReady when there is some: the file is then begun anew."""
+        self._file.check()
+
+    def erase_traces(self) -> None:
+        """Erase what the file still holds of rows that are gone, see `ports.Index`."""
+        with self._file.writing() as database:  # the pieces of their names, too
+            database.execute("INSERT INTO names (names) VALUES ('optimize')")
+        self._file.compact()
+
+    def close(self) -> None:
+        """Close the file; the index is not to be used any more."""
+        self._file.close()
+
+
+def _next_change(database: sqlite3.Connection) -> int:
+    return int(database.execute("UPDATE changes SET last = last + 1 RETURNING last").fetchone()[0])
+
+
+def folded(name: str) -> str:
+    """A name, or what is looked for in one, without regard to case and to how accents are written."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _upsert(
+    database: sqlite3.Connection,
+    key: str,
+    values: Mapping[str, object],
+    *more: str,
+    first: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Make or change a row; `first` is for a new one, `more` are assignments that look at an old one."""
+    columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values, **first}
+    changes = (*(f"{name} = excluded.{name}" for name in values), *more)
+    database.execute(
+        f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        f" ON CONFLICT (key) DO UPDATE SET {', '.join(changes)}",
+        list(columns.values()),
+    )

@@ -1,0 +1,213 @@
+"""The worklist as people look at it: filtered, searched, in an order, a page at a time.
+
+An order is a row of groups, one after the other; in each the newest come first. So every view is a merge of
+the same walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own,
+and a deep page costs what the first one does.
+"""
+
+import heapq
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Literal, get_args
+
+from pipeline.ports import Row, State
+from pipeline.worklist.rows import text
+from pipeline.worklist.sqlite import SqliteIndex, folded
+
+Order = Literal["newest", "triage"]
+STATES: tuple[State, ...] = get_args(State)
+_AGAIN = ("waiting+", "working+")  # what was pneumonia, and is looked at again
+_ORDERS: dict[Order, tuple[tuple[str, ...], ...]] = {  # groups of shelves
+    "newest": ((*STATES, *_AGAIN),),
+    "triage": (
+        ("pneumonia", *_AGAIN),
+        ("failed", "rejected", "uncertain", "waiting", "working", "unknown"),
+        ("normal",),
+    ),
+}
+_TRIGRAM = 3  # characters: the index of substrings knows no shorter ones
+_RARE = 500  # rows: fewer than this are found by their name; more are met soon on the walk
+_LAST = "\U0010ffff"  # after every time
+
+_Found = tuple[str, int]  # when, and the row's number: its place in a group
+
+
+@dataclass(frozen=True)
+class View:
+    """What somebody looks at. No states are all of them; a search looks into the names, for every word."""
+
+    states: frozenset[State] = frozenset()
+    search: str = ""
+    order: Order = "newest"
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the search."""
+        return folded(self.search).replace("\0", " ").split()
+
+    def any_state(self) -> "View":
+        """The same without regard to the state."""
+        return replace(self, states=frozenset())
+
+    def in_order(self, order: Order) -> "View":
+        """The same in another order."""
+        return replace(self, order=order)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a view, that of a row; it stays one when the row goes."""
+
+    group: int
+    at: str
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.group}.{re.sub('[^0-9]', '', self.at)}.{self.id}"
+
+    @classmethod
+    def parse(cls, cursor: str) -> "Place":
+        """The place that was written so; ValueError when it is none."""
+        match = re.fullmatch(r"([0-9])\.([0-9]{20}|)\.([0-9]{1,18})", cursor, re.ASCII)
+        if not match:
+            raise ValueError("this is no cursor")
+        at = re.sub(
+            r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2]
+        )  # as `rows.text` has it
+        return cls(int(match[1]), at, int(match[3]))
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of a view, in its order, and where to go on: None where there are no more."""
+
+    rows: list[Row]
+    newer: Place | None = None  # before the first of them
+    older: Place | None = None  # after the last
+
+
+class Worklist:
+    """Reads the index of a file."""
+
+    def __init__(self, index: SqliteIndex) -> None:
+        self._index = index
+
+    def page(self, view: View, limit: int, after: Place | None = None, before: Place | None = None) -> Page:
+        """At most `limit` rows: the first, or those that follow `after`, or those right before `before`."""
+        backward = before is not None
+        places = list(islice(self._walk(view, before or after, backward), limit + 1))
+        more = len(places) > limit
+        places = places[:limit]
+        if backward:
+            places.reverse()
+        if not places:
+            return Page([])
+        has_newer = more if backward else after is not None
+        has_older = True if backward else more
+        return Page(
+            self._rows([place.id for place in places]),
+            places[0] if has_newer else None,
+            places[-1] if has_older else None,
+        )
+
+    def rows(self, view: View) -> Iterator[Row]:
+        """All rows of a view; those that change meanwhile may come again, or not."""
+        page = self.page(view, _RARE)
+        yield from page.rows
+        while page.older:
+            page = self.page(view, _RARE, after=page.older)
+            yield from page.rows
+
+    def neighbours(self, view: View, key: str) -> tuple[Row | None, Row | None]:
+        """The rows before and after that of a key, in a view; its own need not be in it."""
+        found = next(self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key), None)
+        if found is None:
+            return None, None
+        shelf, at, id_ = found
+        group = next(number for number, shelves in enumerate(_ORDERS[view.order]) if shelf in shelves)
+        here = Place(group, at, id_)
+        newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
+        return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
+
+    def counts(self) -> dict[State, int]:
+        """How many rows there are of each state."""
+        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'"))
+        return {state: counted.get(state, 0) for state in STATES}
+
+    def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[State, int]]]:
+        """The last `count` hours, to the one of `until`: when each began, and what got its verdict in it."""
+        last = until.replace(minute=0, second=0, microsecond=0)
+        hours = [last - timedelta(hours=back) for back in reversed(range(count))]
+        found: dict[str, dict[State, int]] = {text(hour)[:13]: {} for hour in hours}
+        query = "SELECT hour, state, count FROM tally WHERE hour BETWEEN ? AND ? AND count > 0"
+        for hour, state, number in self._index.select(query, min(found), max(found)):
+            if state not in ("waiting", "working"):
+                found[hour][state] = number
+        return [(hour, found[text(hour)[:13]]) for hour in hours]
+
+    def _walk(self, view: View, start: Place | None, backward: bool) -> Iterator[Place]:
+        """The places of a view behind another one, in its order or backward."""
+        groups = list(enumerate(_ORDERS[view.order]))
+        rare = self._rare(view.words)
+        for number, shelves in reversed(groups) if backward else groups:
+            if start and (number > start.group if backward else number < start.group):
+                continue
+            bound = (start.at, start.id) if start and start.group == number else None
+            asked = [shelf for shelf in shelves if not view.states or shelf.rstrip("+") in view.states]
+            if rare is None:
+                walks = [self._of_shelf(shelf, view.words, bound, backward) for shelf in asked]
+            else:
+                walks = [_picked(rare, asked, bound, backward)]
+            for at, id_ in heapq.merge(*walks, reverse=not backward):
+                yield Place(number, at, id_)
+
+    def _of_shelf(
+        self, shelf: str, words: list[str], bound: _Found | None, backward: bool
+    ) -> Iterator[_Found]:
+        direction, sign = ("ASC", ">") if backward else ("DESC", "<")
+        named = " AND instr(name, ?)" * len(words)
+        return self._index.select(
+            f"SELECT at, id FROM rows INDEXED BY rows_shelf WHERE shelf = ? AND (at, id) {sign} (?, ?){named}"
+            f" ORDER BY at {direction}, id {direction}",
+            *(shelf, *(bound or (("", 0) if backward else (_LAST, 0))), *words),
+        )
+
+    def _rare(self, words: list[str]) -> list[tuple[str, _Found]] | None:
+        """The rows whose name holds all of the words, if the index of substrings says that they are few."""
+        known = [word for word in words if len(word) >= _TRIGRAM]
+        if not known:
+            return None
+        query = "SELECT rowid FROM names WHERE names MATCH ? LIMIT ?"
+        found = list(self._index.select(query, " ".join(map(_quoted, known)), _RARE))
+        if len(found) == _RARE:
+            return None
+        named = " AND instr(name, ?)" * len(words)
+        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}"
+        ids = [id_ for (id_,) in found]
+        return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *ids, *words)]
+
+    def _rows(self, ids: list[int]) -> list[Row]:
+        found = dict(self._index.rows(f"id IN ({_marks(ids)})", *ids))
+        return [found[id_] for id_ in ids if id_ in found]
+
+
+def _picked(
+    rare: list[tuple[str, _Found]], shelves: list[str], bound: _Found | None, backward: bool
+) -> Iterator[_Found]:
+    """Those of the shelves, behind a bound, in the order of the walk."""
+    found = sorted((found for shelf, found in rare if shelf in shelves), reverse=not backward)
+    if bound is None:
+        return iter(found)
+    return (one for one in found if (one > bound if backward else one < bound))
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _quoted(word: str) -> str:
+    """A word as it is, in FTS5's language of queries."""
+    return '"' + word.replace('"', '""') + '"'
