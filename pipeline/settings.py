@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
 
 _KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields}
-# Of the scripts in ec2_runner/host/, whose environment the worker has, too.
+# Of the scripts in ec2_runner/host/machine/, whose environment the worker has, too.
 _OF_SCRIPTS = {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
 _OF_SCRIPTS |= {"CXR_SAMPLES"}  # where scripts that make test files find the synthetic samples
 

@@ -33,7 +33,7 @@ class Tools:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "ec2_runner/host"
+    folder = tmp_path / "ec2_runner/host/machine"
     folder.mkdir(parents=True)
     for path in SCRIPTS.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())

@@ -104,7 +104,7 @@ def test_a_setting_like_no_other_is_an_error_too(monkeypatch: pytest.MonkeyPatch
 def test_every_variable_of_our_own_parts_is_a_setting() -> None:
     """Of the template's functions and of the host's scripts."""
     root = Path(cxr.__file__).parents[1]
-    files = [root / "template.yaml", *root.glob("ec2_runner/host/*")]
+    files = [root / "template.yaml", *root.glob("ec2_runner/host/machine/*")]
     texts = [path.read_text() for path in files]
     used = {name for text in texts for name in re.findall(r"CXR_[A-Z_]*[A-Z]", text)}
     known = {f"CXR_{name.upper()}" for name in Settings.model_fields}
