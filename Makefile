@@ -69,7 +69,7 @@ tests:
 fuzz: SECONDS = 600
 fuzz: SEED = 1
 fuzz: .venv/tests ## damage files at random and judge them, for SECONDS
-	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
+	@$(BIN)/python -m tests.support.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
 
 # Fills the disk, locks and damages the worklist, kills processes under a running `cxr up`, for SECONDS each.
 faults: SECONDS = 40

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, Connection, Worker, halted, served, worker
 from model.serve.engine import Engine
-from tests.machines import free_port
+from tests.support.machines import free_port
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"  # `make bench` makes it

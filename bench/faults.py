@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from urllib.error import HTTPError, URLError
 
 from bench.images import SAMPLES, paths_of
-from tests.machines import Process, descendants, free_port
+from tests.support.machines import Process, descendants, free_port
 
 _DISK = 96_000_000  # bytes of the disk in memory
 _HEAL_SECONDS = 120.0  # after a fault, for all to be right again
@@ -51,7 +51,16 @@ class Up:
         self.root, self.port = root, free_port()
         for name in ("inbox", "staging"):
             (root / name).mkdir()
-        command = [sys.executable, "-m", "tests.up_main", "up", "--root", str(root), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.up_main",
+            "up",
+            "--root",
+            str(root),
+            "--port",
+            str(self.port),
+        ]
         self.process = Process(command, root.parent / f"{root.name}.log", dict(os.environ))
         self._images = [path.read_bytes() for path in paths_of(SAMPLES)]
         self.dropped: dict[str, str] = {}  # name to SHA-256

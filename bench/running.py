@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.verdict import RELEASE
-from tests.machines import Process, descendants, free_port
+from tests.support.machines import Process, descendants, free_port
 
 BATCH = 32
 CORES = os.cpu_count() or 1

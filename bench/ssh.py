@@ -22,7 +22,7 @@ from pipeline.ports import Host, Job
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
-from tests.machines import USER, Sshd, Supervised, free_port
+from tests.support.machines import USER, Sshd, Supervised, free_port
 
 BATCH, ROUNDS = 32, 40
 

@@ -9,8 +9,8 @@ import pytest
 
 from handlers import wiring
 from pipeline.worklist.sqlite import SqliteIndex
-from tests import webpage
-from tests.tables import FEED, make_table
+from tests.support import webpage
+from tests.support.tables import FEED, make_table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

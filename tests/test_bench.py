@@ -11,7 +11,7 @@ from bench import document
 from bench.images import Images, paths_of
 from bench.peers import plain
 from model.serve.engine import Engine
-from tests.fakes import SAMPLES
+from tests.support.fakes import SAMPLES
 
 SEEN = json.loads("""{
  "facts": {"date": "2026-11-24", "processor": "Abacus, 2 cores"},

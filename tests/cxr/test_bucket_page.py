@@ -1,0 +1,108 @@
+"""`cxr up --bucket`: the page over a bucket and its stack's worklist, over moto."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import pytest
+from flask import Flask
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from cxr import commands
+from cxr.commands import app
+from pipeline.aws import ask
+from pipeline.errors import CxrError, StoreError
+from pipeline.intake import record_verdict
+from pipeline.ports import Job
+from pipeline.store.s3 import S3Store
+from pipeline.worklist.dynamodb import DynamoIndex
+from tests.support.fakes import make_judge
+from tests.support.tables import FEED, make_table
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="xrays")
+        make_table(boto3.client("dynamodb"), "cxr-inbox-index", "key", FEED)
+        yield S3Store("xrays", s3)
+
+
+def up(*arguments: str) -> str:
+    answer = CliRunner().invoke(app, ["up", "--port", "0", *arguments])
+    if answer.exception and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    return answer.stdout
+
+
+def test_the_page_shows_the_stacks_worklist(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("inbox/a.jpeg", b"P1", None)
+    make_judge(store).judge(Job("inbox/a.jpeg"))  # type: ignore[arg-type]
+    record_verdict("outbox/a.jpeg.json", store, DynamoIndex("cxr-inbox-index", boto3.client("dynamodb")))
+    pages = []
+
+    class Visit:
+        """Instead of a server: a visitor who looks at two pages and uploads a file."""
+
+        effective_host, effective_port = "127.0.0.1", 1
+
+        def __init__(self, page: Flask, address: str, port: int) -> None:
+            self.client = page.test_client()
+
+        def run(self) -> None:
+            pages.extend(self.client.get(path).get_data(as_text=True) for path in ("/", "/xray/a.jpeg"))
+            self.client.post("/upload", data={"files": (io.BytesIO(b"N1"), "b.jpeg")})
+
+        def close(self) -> None:
+            pages.append("closed")
+
+    monkeypatch.setattr(commands, "_server", Visit)
+    assert "Drop chest X-rays into s3://xrays/inbox/" in up("--bucket", "xrays", "--root", str(tmp_path))
+    assert pages[2:] == ["closed"]
+    assert "a.jpeg" in pages[0]
+    assert 'class="host is-' in pages[0]
+    assert "Pneumonia" in pages[1]
+    assert {info.key for info in store.list("inbox/")} == {"inbox/a.jpeg", "inbox/b.jpeg"}
+    assert store.head("outbox/b.jpeg.json") is None  # nothing is judged here
+
+
+def test_a_bucket_or_a_stack_that_is_not_there(store: S3Store, tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match="no such bucket"):
+        up("--bucket", "typo", "--root", str(tmp_path))
+    with pytest.raises(CxrError, match="--stack"):
+        up("--bucket", "xrays", "--stack", "typo", "--root", str(tmp_path))
+    assert not list(tmp_path.rglob("typo*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (botocore.exceptions.UnauthorizedSSOTokenError(), "log in to AWS again"),
+        (botocore.exceptions.CredentialRetrievalError(provider="x", error_msg="y"), "log in to AWS again"),
+        *(
+            (botocore.exceptions.ClientError({"Error": {"Code": code}}, "GetItem"), advice)
+            for code, advice in (
+                ("ExpiredTokenException", "log in to AWS again"),
+                ("AccessDeniedException", "permission"),
+                ("UnrecognizedClientException", "aws configure"),
+                ("InvalidSignatureException", "clock"),
+            )
+        ),
+    ],
+)
+def test_what_to_do_about_credentials_is_said(error: Exception, advice: str) -> None:
+    def call(**request: Any) -> dict[str, Any]:
+        raise error
+
+    with pytest.raises(StoreError, match=advice):
+        ask("the table", call)

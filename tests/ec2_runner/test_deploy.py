@@ -1,0 +1,224 @@
+"""`cxr deploy`: in this order, again and again, with what was there before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.notifications import add_notifications, remove_notifications
+from ec2_runner.stack.release import MANIFEST, Architecture, Release
+from ec2_runner.stack.upload import CURRENT
+from pipeline.errors import StackError, UsageError
+from tests.support import stacks
+from tests.support.stacks import BUCKET, REGION, Cloud
+
+RELEASE = "system/releases/2/"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    with stacks.cloud(tmp_path) as made:
+        yield made
+
+
+def changes(cloud: Cloud) -> list[str]:
+    """What was written, in its order."""
+    return [call for call in cloud.calls if call.startswith(("Put", "CreateChangeSet"))]
+
+
+def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> None:
+    cloud.deploy()
+    calls = changes(cloud)
+    order = [
+        "CreateChangeSet false",
+        f"PutObject {RELEASE}wheelhouse/cxr_inbox-0.1-py3-none-any.whl",
+        f"PutObject {RELEASE}{MANIFEST}",
+        f"PutObject {CURRENT}",
+        "CreateChangeSet true",
+    ]
+    assert sorted(order, key=calls.index) == order
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.outputs["EventMapping"] == "true"
+    assert state.parameters["BucketName"] == BUCKET
+    assert cloud.text(CURRENT) == "2\n"
+    assert "uploading the release" in cloud.output.getvalue()
+
+
+def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.deploy()
+
+    def refuse(*_: object) -> None:
+        raise StackError("the stack did not take it")
+
+    monkeypatch.setattr(Stack, "apply", refuse)
+    with pytest.raises(StackError):
+        cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
+    assert cloud.text(CURRENT) == "2\n"
+
+
+def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -> None:
+    cloud.deploy(email="a@example.org", idle_minutes=7)
+    cloud.calls.clear()
+    cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
+    calls = changes(cloud)
+    assert [call for call in calls if "ChangeSet" in call] == ["CreateChangeSet true"]
+    assert calls.index(f"PutObject {CURRENT}") < calls.index("CreateChangeSet true")
+    assert cloud.text(CURRENT) == "3\n"
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.parameters["NotificationEmail"], state.outputs["IdleMinutes"]) == ("a@example.org", "7")
+
+
+def test_what_is_there_is_not_uploaded_again(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.calls.clear()
+    cloud.deploy()
+    assert [call for call in changes(cloud) if call.startswith("PutObject")] == [f"PutObject {CURRENT}"]
+
+
+def test_the_template_names_the_package_that_was_uploaded(cloud: Cloud) -> None:
+    cloud.deploy()
+    artifacts = f"cxr-inbox-artifacts-{stacks.ACCOUNT}-{REGION}"
+    package, template = cloud.names(artifacts)
+    assert cloud.text(template, artifacts).startswith(f"# CodeUri: s3://{artifacts}/{package}\n")
+    closed = cloud.clients.s3.get_public_access_block(Bucket=artifacts)["PublicAccessBlockConfiguration"]
+    assert set(closed.values()) == {True}
+
+
+def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> None:
+    failed: list[str] = []
+
+    def break_once(params: dict[str, Any], **_: Any) -> None:
+        if params["Key"] == CURRENT and not failed:
+            failed.append(CURRENT)
+            raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject")
+
+    cloud.clients.s3.meta.events.register("before-parameter-build.s3.PutObject", break_once)
+    with pytest.raises(ClientError):
+        cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.outputs["EventMapping"] == "false"
+    cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.outputs["EventMapping"] == "true"
+
+
+def test_a_bucket_that_was_there_keeps_its_notifications(cloud: Cloud) -> None:
+    s3 = cloud.clients.s3
+    s3.create_bucket(Bucket="department")
+    s3.put_bucket_notification_configuration(Bucket="department", NotificationConfiguration=_foreign(cloud))
+    before = _queues(s3)
+    cloud.deploy(existing_bucket="department")
+    cloud.deploy()
+    after = _queues(s3)
+    jobs, verdicts = (
+        f"arn:aws:sqs:{REGION}:{stacks.ACCOUNT}:cxr-inbox-{name}" for name in ("jobs", "verdicts")
+    )
+    assert after == {**before, jobs: "inbox/", verdicts: "outbox/"}
+    assert "TopicConfigurations" in s3.get_bucket_notification_configuration(Bucket="department")
+    remove_notifications(s3, "department", {jobs, verdicts})
+    assert _queues(s3) == before
+
+
+def test_a_notification_of_others_about_the_inbox_is_named(cloud: Cloud) -> None:
+    class Refusing:
+        """What S3 says of overlapping prefixes; moto takes them."""
+
+        def get_bucket_notification_configuration(self, **_: Any) -> dict[str, Any]:
+            return {}
+
+        def put_bucket_notification_configuration(self, **_: Any) -> None:
+            said = {"Code": "InvalidArgument", "Message": "Configuration is ambiguously defined."}
+            raise ClientError({"Error": said}, "PutBucketNotificationConfiguration")
+
+    with pytest.raises(StackError, match=r"ambiguously defined.*use another bucket"):
+        add_notifications(Refusing(), "department", "arn:a", "arn:b")
+
+
+def test_a_bucket_that_a_stack_left_is_taken_up_again(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.clients.s3.put_object(Bucket=BUCKET, Key="inbox/a.jpeg", Body=b"x")
+    cloud.stack.delete()
+    plan = cloud.deploy()
+    assert not plan.makes_bucket
+    assert "inbox/a.jpeg" in cloud.names()
+    assert set(_queues(cloud.clients.s3, BUCKET).values()) == {"inbox/", "outbox/"}
+
+
+def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> None:
+    cloud.deploy()
+    host = cloud.launch()
+    cloud.deploy()
+    assert _state(cloud, host) == "running"
+    built: list[str] = []
+
+    def build(architecture: Architecture) -> Release:
+        built.append(architecture)
+        return cloud.build(architecture)
+
+    cloud.deploy(build, instance_type="c7g.large")
+    assert built == ["arm64"]
+    assert _state(cloud, host) in ("shutting-down", "terminated")
+    assert f"ended the host {host}" in cloud.output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"bucket": "a", "existing_bucket": "b"}, "name either"),
+        ({"existing_bucket": "not-there"}, "there is no bucket not-there"),
+        ({"bucket": "mine"}, "--existing-bucket mine"),
+    ],
+)
+def test_wrong_buckets_are_refused(cloud: Cloud, options: dict[str, str], reason: str) -> None:
+    cloud.clients.s3.create_bucket(Bucket="mine")
+    with pytest.raises(UsageError, match=reason):
+        cloud.deploy(**options)
+    assert cloud.stack.read() is None
+
+
+def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:
+    cloud.deploy()
+    with pytest.raises(UsageError, match=f"has the bucket {BUCKET}"):
+        cloud.deploy(bucket="another")
+
+
+def _foreign(cloud: Cloud) -> dict[str, Any]:
+    queue = cloud.clients.sqs.create_queue(QueueName="theirs")["QueueUrl"]
+    arn = cloud.clients.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
+    rules = [{"Name": "prefix", "Value": "billing/"}]
+    return {
+        "QueueConfigurations": [
+            {
+                "Id": "theirs",
+                "QueueArn": arn["QueueArn"],
+                "Events": ["s3:ObjectCreated:*"],
+                "Filter": {"Key": {"FilterRules": rules}},
+            }
+        ],
+        "TopicConfigurations": [
+            {
+                "Id": "topic",
+                "TopicArn": f"arn:aws:sns:{REGION}:{stacks.ACCOUNT}:t",
+                "Events": ["s3:ObjectRemoved:*"],
+            }
+        ],
+    }
+
+
+def _queues(s3: Any, bucket: str = "department") -> dict[str, str]:
+    found = s3.get_bucket_notification_configuration(Bucket=bucket).get("QueueConfigurations", [])
+    return {entry["QueueArn"]: entry["Filter"]["Key"]["FilterRules"][0]["Value"] for entry in found}
+
+
+def _state(cloud: Cloud, host: str) -> str:
+    found = cloud.clients.ec2.describe_instances(InstanceIds=[host])
+    return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])

@@ -1,0 +1,331 @@
+"""The one EC2 instance: over moto's EC2 and DynamoDB, and over botocore's Stubber where moto is wrong."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+from ec2_runner.reach.fleet import Fleet, Placement
+from ec2_runner.reach.lease import Lease
+from pipeline.errors import HostNotReady
+from tests.support.tables import make_table
+
+START = 1_800_000_000.0
+PLACES = 2
+
+
+class Clock:
+    now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Atomic:
+    """A DynamoDB client whose calls are atomic, as DynamoDB's are; moto's are not between threads."""
+
+    def __init__(self, dynamodb: Any) -> None:
+        self._dynamodb, self._lock = dynamodb, threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**request: Any) -> Any:
+            with self._lock:
+                return getattr(self._dynamodb, name)(**request)
+
+        return call
+
+
+class World:
+    """A stack's EC2 side, as the template makes it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.ec2: Any = boto3.client("ec2", "us-east-1")
+        self.dynamodb: Any = boto3.client("dynamodb", "us-east-1")
+        make_table(self.dynamodb, "s-lease", "id")
+        machine = {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro"}  # one that moto knows
+        self.ec2.create_launch_template(LaunchTemplateName="s-host", LaunchTemplateData=machine)
+        subnets = [subnet["SubnetId"] for subnet in self.ec2.describe_subnets()["Subnets"]][:PLACES]
+        self.places = [Placement(subnet, "t3.micro") for subnet in subnets]
+        self.lease = Lease("s-lease", Atomic(self.dynamodb))
+
+    def fleet(self, ec2: Any = None) -> Fleet:
+        return Fleet(ec2 or self.ec2, self.lease, "s", self.places, self.clock)
+
+    def states(self) -> list[str]:
+        reservations = self.ec2.describe_instances()["Reservations"]
+        return [instance["State"]["Name"] for found in reservations for instance in found["Instances"]]
+
+    def launched(self) -> str:
+        """Launch a host; its id."""
+        with pytest.raises(HostNotReady):
+            self.fleet().host()
+        instance_id = self.lease.read().instance_id
+        assert instance_id is not None
+        return instance_id
+
+    def force(self, instance_id: str, state: str) -> None:
+        """Make moto say that an instance is in a state that it would only pass through."""
+        from moto.ec2.models import ec2_backends
+
+        backend = ec2_backends["123456789012"]["us-east-1"]
+        backend.get_instance(instance_id)._state.name = state  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        yield World()
+
+
+def error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": ""}}, "RunInstances")
+
+
+class Faulty:
+    """An EC2 client that refuses some calls."""
+
+    def __init__(self, ec2: Any, **faults: list[Exception | None]) -> None:
+        self._ec2, self._faults = ec2, faults
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**request: Any) -> Any:
+            self.asked.append((name, request))
+            faults = self._faults.get(name)
+            fault = faults.pop(0) if faults else None
+            if fault:
+                raise fault
+            return getattr(self._ec2, name)(**request)
+
+        return call
+
+
+def test_there_is_none_so_one_is_launched_and_then_used(world: World) -> None:
+    instance_id = world.launched()
+    host = world.fleet().host()  # moto's instances run at once
+    assert (host.id, host.state) == (instance_id, "running")
+    assert host.address.startswith("172.")
+    tags = world.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])["Tags"]
+    assert {tag["Key"]: tag["Value"] for tag in tags if not tag["Key"].startswith("aws:")} == {
+        "cxr:stack": "s",
+        "cxr:generation": str(int(START)),
+    }
+    assert world.states() == ["running"]
+
+
+@pytest.mark.parametrize("state", ["pending", "stopping"])
+def test_a_state_that_passes_is_waited_for(world: World, state: str) -> None:
+    world.force(world.launched(), state)
+    with pytest.raises(HostNotReady, match=state) as wait:
+        world.fleet().host()
+    assert not wait.value.is_fault
+    assert world.states() == [state]
+
+
+def test_a_stopped_host_is_started_again(world: World) -> None:
+    instance_id = world.launched()
+    world.ec2.stop_instances(InstanceIds=[instance_id])
+    with pytest.raises(HostNotReady, match="stopped"):
+        world.fleet().host()
+    assert world.fleet().host().id == instance_id
+
+
+@pytest.mark.parametrize("state", ["shutting-down", "terminated"])
+def test_a_host_that_is_gone_has_a_successor(world: World, state: str) -> None:
+    instance_id = world.launched()
+    world.force(instance_id, state)
+    for _ in range(2):
+        with pytest.raises(HostNotReady):
+            world.fleet().host()
+    holding = world.lease.read()
+    assert holding.instance_id not in (None, instance_id)
+    assert holding.generation == START + 1
+    assert world.fleet().host().id == holding.instance_id
+
+
+def test_an_instance_that_ec2_does_not_show_yet_is_no_reason_for_another(world: World) -> None:
+    world.launched()
+    unknown = [error("InvalidInstanceID.NotFound")] * 2
+    faulty = Faulty(world.ec2, describe_instances=list(unknown))
+    world.clock.now += 60
+    with pytest.raises(HostNotReady, match="pending"):
+        world.fleet(faulty).host()
+    world.clock.now += 120
+    with pytest.raises(HostNotReady):  # now it is taken for gone
+        world.fleet(faulty).host()
+    assert world.lease.read().instance_id is None
+
+
+def test_two_handlers_at_once_launch_one(world: World) -> None:
+    ready = threading.Barrier(8)
+
+    def ask() -> None:
+        ready.wait()
+        with suppress(HostNotReady):  # a late one finds it running
+            world.fleet().host()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert world.states() == ["running"]
+
+
+def test_the_launch_of_a_generation_is_the_same_whoever_makes_it(world: World) -> None:
+    """moto does not honour the token; that the whole request is the same is what matters to EC2."""
+    asked = []
+    for _ in range(2):
+        faulty = Faulty(world.ec2, run_instances=[error("RequestTimeout")])
+        with pytest.raises(HostNotReady, match="RequestTimeout"):
+            world.fleet(faulty).host()
+        asked += [request for name, request in faulty.asked if name == "run_instances"]
+        with pytest.raises(HostNotReady, match="another handler"):
+            world.fleet().host()
+        world.clock.now += 61  # the claim of a handler that died ends
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+    assert asked[0]["ClientToken"] == f"s-{int(START)}"
+    assert asked[0]["SubnetId"] == world.places[int(START) % PLACES].subnet
+
+
+def test_a_launch_whose_handler_died_is_adopted(world: World) -> None:
+    world.launched()
+    instance_id = world.lease.read().instance_id
+    world.dynamodb.delete_item(TableName="s-lease", Key={"id": {"S": "host"}})
+    world.clock.now += 500
+    assert world.fleet().host().id == instance_id
+    assert world.states() == ["running"]
+
+
+def test_no_room_here_so_the_next_subnet(world: World) -> None:
+    faulty = Faulty(world.ec2, run_instances=[error("InsufficientInstanceCapacity"), None])
+    with pytest.raises(HostNotReady):
+        world.fleet(faulty).host()
+    first, second = (request for name, request in faulty.asked if name == "run_instances")
+    assert first["SubnetId"] != second["SubnetId"]
+    assert first["ClientToken"] != second["ClientToken"]
+    assert world.states() == ["running"]
+
+
+def test_no_room_anywhere_is_somebodys_business(world: World) -> None:
+    faulty = Faulty(world.ec2, run_instances=[error("VcpuLimitExceeded")] * PLACES)
+    with pytest.raises(HostNotReady, match="no room") as refusal:
+        world.fleet(faulty).host()
+    assert refusal.value.is_fault
+    with pytest.raises(HostNotReady):
+        world.fleet().host()  # and the next handler tries again
+    assert world.states() == ["running"]
+
+
+def test_no_room_to_start_again_means_another_one(world: World) -> None:
+    instance_id = world.launched()
+    world.ec2.stop_instances(InstanceIds=[instance_id])
+    faulty = Faulty(world.ec2, start_instances=[error("InsufficientInstanceCapacity")])
+    with pytest.raises(HostNotReady, match="another one"):
+        world.fleet(faulty).host()
+    assert world.states() == ["terminated"]
+    assert world.launched() != instance_id
+
+
+@pytest.mark.parametrize("reason", ["Server.InsufficientInstanceCapacity", "Client.InternalError", ""])
+def test_a_start_that_ec2_takes_back_means_another_host_elsewhere(world: World, reason: str) -> None:
+    """StartInstances is accepted; then EC2 puts the instance back to stopped."""
+    first, place = world.launched(), world.lease.read().generation % PLACES
+
+    class Reverting(Faulty):
+        def __getattr__(self, name: str) -> Any:
+            call = super().__getattr__(name)
+
+            def told(**request: Any) -> Any:
+                answer = call(**request)
+                for found in answer.get("Reservations", []):
+                    for one in found["Instances"]:
+                        if one["InstanceId"] == first and one["State"]["Name"] != "terminated":
+                            one["State"] = {"Name": "stopped"}
+                            one["StateReason"] = {"Code": reason}
+                            one["LaunchTime"] = datetime.fromtimestamp(world.clock.now - 30, UTC)
+                return answer
+
+            return told
+
+    fleet = world.fleet(Reverting(world.ec2))
+    with pytest.raises(HostNotReady, match="took a start back") as told:
+        fleet.host()
+    assert (told.value.is_fault, told.value.retry_after) == (True, 120)
+    with pytest.raises(HostNotReady, match="pending"):
+        fleet.host()
+    holding = world.lease.read()
+    assert holding.instance_id != first
+    assert holding.generation % PLACES != place
+
+
+def test_a_host_that_another_handler_just_started_is_waited_for(world: World) -> None:
+    instance_id = world.launched()
+    world.ec2.stop_instances(InstanceIds=[instance_id])
+    faulty = Faulty(world.ec2, start_instances=[error("IncorrectInstanceState")])
+    with pytest.raises(HostNotReady) as wait:
+        world.fleet(faulty).host()
+    assert not wait.value.is_fault
+
+
+def test_a_host_that_stays_unreachable_is_replaced(world: World) -> None:
+    world.launched()
+    fleet = world.fleet()
+    host = fleet.host()
+    world.clock.now = host.launched_at + 300
+
+    def try_for(minutes: int) -> None:
+        for _ in range(minutes):
+            world.clock.now += 60
+            fleet.unreachable(host)
+
+    try_for(10)
+    fleet.reached(host)
+    try_for(10)  # once reached, the time counts anew
+    world.clock.now += 3600
+    try_for(10)  # and so it does when nobody failed for an hour: others may have reached it
+    assert world.states() == ["running"]
+    with pytest.raises(HostNotReady, match="lost") as replaced:
+        try_for(2)
+    assert replaced.value.is_fault
+    assert world.states() == ["terminated"]
+    assert world.launched() != host.id
+
+
+def test_an_impaired_host_is_replaced_sooner(world: World) -> None:
+    world.launched()
+    impaired = {
+        "InstanceStatuses": [
+            {"InstanceStatus": {"Status": "impaired"}, "SystemStatus": {"Status": "ok"}},
+        ]
+    }
+
+    class Impaired(Faulty):
+        def describe_instance_status(self, **request: Any) -> Any:
+            return impaired
+
+    fleet = world.fleet(Impaired(world.ec2))
+    host = fleet.host()
+    world.clock.now = host.launched_at + 10
+    fleet.unreachable(host)
+    world.clock.now += 130
+    with pytest.raises(HostNotReady, match="lost"):
+        fleet.unreachable(host)
+
+
+def test_what_ec2_refuses_is_said(world: World) -> None:
+    with pytest.raises(HostNotReady, match="UnauthorizedOperation") as refusal:
+        world.fleet(Faulty(world.ec2, run_instances=[error("UnauthorizedOperation")])).host()
+    assert refusal.value.is_fault
+    with pytest.raises(HostNotReady, match="RequestLimitExceeded"):
+        world.fleet(Faulty(world.ec2, describe_instances=[error("RequestLimitExceeded")])).host()

@@ -1,0 +1,106 @@
+"""A release is built from a checkout; what takes minutes (pip, make) is played."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ec2_runner.stack import release
+from ec2_runner.stack.release import MANIFEST, architecture_of, build, pack, run, write_manifest
+from pipeline.errors import StackError, UsageError
+from tests.support.hosts import SCRIPTS
+
+
+class Tools:
+    """Plays pip and make."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: Sequence[str], folder: Path) -> None:
+        self.commands.append(list(command))
+        wheelhouse = folder / "build/release/wheelhouse"
+        if "wheel" in command:
+            (wheelhouse / "cxr_inbox-0.1.0-py3-none-any.whl").write_text("ours")
+        elif "download" in command:
+            (wheelhouse / "numpy-2-cp312.whl").write_text("theirs")
+        else:
+            (folder / "build/lambda/handlers").mkdir(parents=True, exist_ok=True)
+            (folder / "build/lambda/handlers/ingest.py").write_text("pass")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "ec2_runner/host/machine"
+    folder.mkdir(parents=True)
+    for path in SCRIPTS.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "build/lib").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_release_has_wheels_scripts_and_a_manifest_of_both(root: Path) -> None:
+    tools = Tools()
+    made = build(root, "arm64", tools)
+    named = dict(reversed(line.split("  ")) for line in (made.folder / MANIFEST).read_text().splitlines())
+    scripts = {f"host/{path.name}" for path in SCRIPTS.iterdir()}
+    assert set(named) == {
+        "wheelhouse/cxr_inbox-0.1.0-py3-none-any.whl",
+        "wheelhouse/numpy-2-cp312.whl",
+        *scripts,
+    }
+    for name, digest in named.items():
+        assert hashlib.sha256((made.folder / name).read_bytes()).hexdigest() == digest
+    assert not (root / "build/lib").exists()
+    download = next(command for command in tools.commands if "download" in command)
+    assert download[-1].endswith(".whl[aws]")
+    assert {"--python-version=3.12", "--only-binary=:all:", "constraints.txt"} <= set(download)
+    platforms = [word for word in download if word.startswith("--platform=")]
+    assert "--platform=manylinux2014_aarch64" in platforms
+    assert all(word.endswith("aarch64") for word in platforms)
+
+
+def test_the_same_sources_give_the_same_release(root: Path) -> None:
+    first = build(root, "x86_64", Tools())
+    contents = (first.folder / MANIFEST).read_bytes(), first.package.read_bytes()
+    second = build(root, "x86_64", Tools())
+    assert ((second.folder / MANIFEST).read_bytes(), second.package.read_bytes()) == contents
+
+
+def test_a_package_without_its_folder_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="make lambda"):
+        pack(tmp_path / "none", tmp_path / "x.zip")
+
+
+def test_a_tool_that_fails_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"could not be built.*no such thing"):
+        run([sys.executable, "-c", "import sys; sys.exit('no such thing')"], tmp_path)
+    with pytest.raises(StackError, match="cxr-no-such-tool is not installed"):
+        run(["cxr-no-such-tool"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("t3.medium", "x86_64"), ("t3a.large", "x86_64"), ("c7g.large", "arm64"), ("t4g.small", "arm64"),
+     ("g5.xlarge", "x86_64"), ("c7gn.large", "arm64")],
+)  # fmt: skip
+def test_the_architecture_follows_from_the_instance_type(kind: str, architecture: str) -> None:
+    assert architecture_of(kind) == architecture
+
+
+def test_an_installed_copy_cannot_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "__file__", str(tmp_path / "site-packages/ec2_runner/stack/release.py"))
+    with pytest.raises(UsageError, match="in a checkout"):
+        release.source_tree()
+
+
+def test_the_manifest_is_what_a_host_checks(tmp_path: Path) -> None:
+    """Names that update.sh does not take would make every host refuse the release."""
+    for name in ("wheelhouse/a_b-1.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl", "host/install.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    write_manifest(tmp_path)
+    pattern = (SCRIPTS / "update.sh").read_text().split("=~ ^(wheelhouse|host)/")[1].split("+$")[0]
+    assert pattern == "[A-Za-z0-9_.+-]"

@@ -1,0 +1,252 @@
+"""`cxr status`, `cxr destroy`, and the commands as they are typed."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cxr.commands import app
+from ec2_runner.host.agent import Publisher
+from ec2_runner.host.service import Status
+from ec2_runner.stack import release
+from ec2_runner.stack.destroy import destroy
+from ec2_runner.stack.status import report
+from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.store.s3 import S3Store
+from pipeline.verdict import Release, Source, Verdict
+from tests.support import stacks
+from tests.support.fakes import FakeEngine
+from tests.support.stacks import BUCKET, NAME, Cloud
+
+HOST = "AROAEXAMPLE:"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    with stacks.cloud(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def deployed(cloud: Cloud) -> Cloud:
+    cloud.deploy()
+    return cloud
+
+
+def lines(cloud: Cloud) -> list[str]:
+    state = cloud.stack.read()
+    assert state is not None
+    return list(report(NAME, state, cloud.clients))
+
+
+def put(cloud: Cloud, key: str, content: str | bytes) -> None:
+    cloud.clients.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+
+def hold(cloud: Cloud, instance: str) -> None:
+    item = {"id": {"S": "host"}, "generation": {"N": "1"}, "instance_id": {"S": instance}}
+    cloud.clients.dynamodb.put_item(TableName=f"{NAME}-lease", Item=item)
+
+
+def verdict(key: str) -> bytes:
+    source = Source(bucket=BUCKET, key=key, etag="e", size=1)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    reason = {"code": "empty", "message": "The file is empty. Export it again."}
+    made = Verdict(
+        status="rejected", source=source, reason=reason, release=Release(), started_at=now, finished_at=now
+    )
+    return made.to_json()
+
+
+def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
+    said = "\n".join(lines(deployed))
+    assert "UPDATE_COMPLETE" in said
+    assert f"s3://{BUCKET}/inbox/" in said
+    assert "release   2" in said
+    assert "none; the next job launches one" in said
+    assert "0 waiting, 0 at work, 0 to come again" in said
+    assert "none yet" in said
+
+
+def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
+    instance = deployed.launch()
+    hold(deployed, instance)
+    moment = datetime(2026, 1, 1, 10, 0, 0, 123, UTC)
+    status = Status(
+        state="busy",
+        since=moment,
+        release=Release(number=2),
+        model=FakeEngine.model,
+        started_at=moment,
+        at=moment,
+        last_job_at=None,
+        active=3,
+        results={"failed": 1},
+        jobs_a_minute=40,
+        last_error="a defect of ours",
+        last_error_at=moment,
+    )
+    publisher = Publisher(S3Store(BUCKET, deployed.clients.s3), f"{HOST}{instance}")
+    assert publisher.publish("status.json", status.model_dump(mode="json"))
+    put(
+        deployed,
+        f"system/hosts/{HOST}{instance}/update-failed.txt",
+        "release 3-ab: it does not pass its own check\n",
+    )
+    said = "\n".join(lines(deployed))
+    assert f"{instance}: running, t3.medium" in said
+    assert "busy at 2026-01-01 10:00:00, release 2, 3 at work, 40 in the last minute, last job never" in said
+    assert "last error: a defect of ours" in said
+    assert "its update failed: release 3-ab" in said
+    put(deployed, f"system/hosts/{HOST}{instance}/update-failed.txt", "")
+    put(deployed, f"system/hosts/{HOST}{instance}/status.json", "[damaged")
+    said = "\n".join(lines(deployed))
+    assert "update failed" not in said
+    assert "worker" not in said
+
+
+def test_a_host_that_is_gone_is_said_to_be(deployed: Cloud) -> None:
+    hold(deployed, "i-0123456789abcdef0")
+    assert "host      i-0123456789abcdef0: gone; the next job launches another" in lines(deployed)
+
+
+def test_queues_and_waiting_time(deployed: Cloud) -> None:
+    sqs = deployed.clients.sqs
+    for queue, delay in (("jobs", 0), ("jobs", 600), ("jobs-dead", 0)):
+        url = sqs.get_queue_url(QueueName=f"{NAME}-{queue}")["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody="x", DelaySeconds=delay)
+    metric = {
+        "MetricName": "OldestWaitingSeconds",
+        "Dimensions": [{"Name": "service", "Value": "cxr-inbox"}],
+        "Timestamp": datetime.now(UTC) - timedelta(minutes=2),
+        "Value": 95.0,
+    }
+    deployed.clients.cloudwatch.put_metric_data(Namespace="CXRInbox", MetricData=[metric])
+    said = lines(deployed)
+    assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited for 95 s" in said
+    assert "dead      1 jobs, 0 verdicts that the worklist could not take" in said
+
+
+def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
+    for number in range(7):
+        put(deployed, f"outbox/{number}.jpeg.json", verdict(f"inbox/{number}.jpeg"))
+    put(deployed, "outbox/.previews/ab/cd.jpg", "x")
+    put(deployed, "outbox/odd.json", "no verdict")
+    said = lines(deployed)
+    shown = said[said.index("verdicts") + 1 :]
+    assert len(shown) == 5
+    assert any("odd.json: not to be read" in line for line in shown)
+    assert any("rejected, empty: The file is empty." in line for line in shown)
+
+
+def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
+    host = deployed.launch()
+    put(deployed, "inbox/a.jpeg", "x")
+    put(deployed, "outbox/a.jpeg.json", "{}")
+    deployed.clients.s3.put_bucket_notification_configuration(
+        Bucket=BUCKET, NotificationConfiguration=_own_notification(deployed)
+    )
+    destroy(deployed.stack, deployed.clients, False, deployed.display)
+    assert deployed.stack.read() is None
+    assert deployed.names() == ["inbox/a.jpeg", "outbox/a.jpeg.json"]
+    found = deployed.clients.ec2.describe_instances(InstanceIds=[host])
+    assert found["Reservations"][0]["Instances"][0]["State"]["Name"] == "terminated"
+    assert [bucket["Name"] for bucket in deployed.clients.s3.list_buckets()["Buckets"]] == [BUCKET]
+    left = deployed.clients.s3.get_bucket_notification_configuration(Bucket=BUCKET)
+    assert "QueueConfigurations" not in left
+    destroy(deployed.stack, deployed.clients, False, deployed.display)
+    assert "there is no stack cxr-inbox" in deployed.output.getvalue()
+
+
+def test_destroy_everything_leaves_no_version_of_anything(deployed: Cloud) -> None:
+    s3 = deployed.clients.s3
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for content in ("old", "new"):
+        put(deployed, "inbox/a.jpeg", content)
+    s3.delete_object(Bucket=BUCKET, Key="inbox/a.jpeg")
+    destroy(deployed.stack, deployed.clients, True, deployed.display)
+    assert s3.list_buckets()["Buckets"] == []
+
+
+def test_destroy_leaves_what_others_have_in_a_bucket(cloud: Cloud) -> None:
+    s3 = cloud.clients.s3
+    s3.create_bucket(Bucket="department")
+    s3.put_object(Bucket="department", Key="billing/1", Body=b"x")
+    s3.put_object(Bucket="department", Key="inbox/a.jpeg", Body=b"x")
+    cloud.deploy(existing_bucket="department")
+    destroy(cloud.stack, cloud.clients, True, cloud.display)
+    assert cloud.names("department") == ["billing/1"]
+    assert "the bucket department stays" in cloud.output.getvalue()
+
+
+def invoke(*arguments: str, answer: str = "") -> tuple[int, str]:
+    done = CliRunner().invoke(app, arguments, input=answer)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout
+
+
+def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
+    monkeypatch.setattr(release, "build", lambda _, architecture: cloud.build(architecture))
+    with pytest.raises(StackError, match="`cxr deploy` makes it"):
+        invoke("status")
+    code, said = invoke("deploy", answer="n\n")
+    assert code == 1
+    assert "Make the stack cxr-inbox in us-east-1, account 123456789012" in said
+    assert "at rest: about $" in said
+    assert cloud.stack.read() is None
+    code, said = invoke("deploy", "--yes", "--idle-minutes", "9")
+    assert code == 0
+    assert f"Drop chest X-rays into s3://{BUCKET}/inbox/\n" in said
+    assert f"cxr up --bucket {BUCKET} --stack cxr-inbox\n" in said
+    assert "Update the stack" in invoke("deploy", "--yes")[1]
+    code, said = invoke("status")
+    assert code == 0
+    assert "verdicts" in said
+    code, said = invoke("destroy", answer="n\n")
+    assert code == 1
+    assert "stay." in said
+    assert cloud.stack.read() is not None
+    code, said = invoke("destroy", "--everything", "--yes")
+    assert code == 0
+    assert "are deleted, every version of them" in said
+    assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize("command", ["deploy", "status", "destroy"])
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        (("AWS_REGION", "AWS_DEFAULT_REGION"), "no region: name one with --region"),
+        (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "no AWS credentials: run `aws configure`"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(
+    command: str, missing: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "source_tree", lambda: tmp_path)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    for name in ("AWS_PROFILE", *missing):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=reason):
+        invoke(command, "--yes") if command != "status" else invoke(command)
+
+
+def test_what_aws_refuses_is_one_sentence(deployed: Cloud) -> None:
+    deployed.clients.dynamodb.delete_table(TableName=f"{NAME}-lease")
+    with pytest.raises(CxrError, match="the lease table refused: ResourceNotFoundException"):
+        invoke("status")
+
+
+def _own_notification(cloud: Cloud) -> dict[str, object]:
+    state = cloud.stack.read()
+    assert state is not None
+    entry = {"QueueArn": state.outputs["JobsQueueArn"], "Events": ["s3:ObjectCreated:*"]}
+    return {"QueueConfigurations": [entry]}

@@ -1,0 +1,248 @@
+"""The template keeps the promises of docs/aws.md."""
+
+import importlib
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import lint_file
+
+from pipeline.settings import Settings, load_settings
+from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template
+
+SIX = 6  # times a function's timeout: what AWS advises for the visibility timeout of its queue
+
+
+def globals_() -> dict[str, Any]:
+    return dict(template()["Globals"]["Function"])
+
+
+def test_cfn_lint_has_nothing_to_say() -> None:
+    assert [str(match) for match in lint_file(TEMPLATE)] == []
+
+
+def test_sam_takes_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1", "SAM_CLI_TELEMETRY": "0"}
+    command = [sam(), "validate", "--lint", "--template-file", TEMPLATE]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is a valid SAM Template" in done.stdout
+
+
+def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
+    ((name, bucket),) = resources("AWS::S3::Bucket").items()
+    assert template()["Resources"][name]["DeletionPolicy"] == "Retain"
+    assert template()["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (policy,) = resources("AWS::S3::BucketPolicy").values()
+    denied = [(found["Effect"], found["Condition"]) for found in statements(policy["PolicyDocument"])]
+    assert ("Deny", {"Bool": {"aws:SecureTransport": "false"}}) in denied
+    assert {effect for effect, _ in denied} == {"Deny"}  # whom it lets in, the roles say
+
+
+def test_the_bucket_tells_the_right_queue() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    told = {}
+    for found in bucket["NotificationConfiguration"]["QueueConfigurations"]:
+        rules = {rule["Name"]: rule["Value"] for rule in found["Filter"]["S3Key"]["Rules"]}
+        told.setdefault(found["Queue"]["Fn::GetAtt"][0], []).append((found["Event"], rules))
+    kinds = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*")
+    verdicts = {"prefix": "outbox/", "suffix": ".json"}
+    assert told["JobsQueue"] == [(kind, {"prefix": "inbox/"}) for kind in kinds]
+    assert told["VerdictsQueue"] == [(kind, verdicts) for kind in kinds]
+    assert len(told) == 2
+
+
+def test_only_the_bucket_may_send_to_the_queues() -> None:
+    policies = resources("AWS::SQS::QueuePolicy")
+    assert len(policies) == 2
+    for policy in policies.values():
+        (allowed,) = [found for found in statements(policy["PolicyDocument"]) if found["Effect"] == "Allow"]
+        assert allowed["Principal"] == {"Service": "s3.amazonaws.com"}
+        assert allowed["Condition"]["ArnEquals"] == {
+            "aws:SourceArn": {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BucketName}"}
+        }
+        assert allowed["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+
+
+def test_a_job_that_fails_three_times_goes_to_the_dead_letters() -> None:
+    queues = resources("AWS::SQS::Queue")
+    for name in ("Jobs", "Verdicts"):
+        redrive = queues[f"{name}Queue"]["RedrivePolicy"]
+        assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [f"{name}DeadQueue", "Arn"]}
+        assert redrive["maxReceiveCount"] == 3
+    assert all(queue["SqsManagedSseEnabled"] is True for queue in queues.values())
+    assert all(queue["MessageRetentionPeriod"] == 14 * 86_400 for queue in queues.values())
+
+
+def test_the_functions_take_from_their_queues() -> None:
+    queues, sources = resources("AWS::SQS::Queue"), {}
+    for name, function in resources("AWS::Serverless::Function").items():
+        for event in function["Events"].values():
+            if event["Type"] == "SQS":
+                queue = event["Properties"]["Queue"]["Fn::GetAtt"][0]
+                sources[name] = queue, event["Properties"]
+                timeout = function.get("Timeout", globals_()["Timeout"])
+                assert queues[queue]["VisibilityTimeout"] >= SIX * timeout
+    assert {name: queue for name, (queue, _) in sources.items()} == {
+        "IngestFunction": "JobsQueue",
+        "RecordFunction": "VerdictsQueue",
+        "DeadLetterFunction": "JobsDeadQueue",
+    }
+    ingest = sources["IngestFunction"][1]
+    assert ingest["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert ingest["BatchSize"] == 32
+    assert ingest["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
+    assert ingest["Enabled"] == {"Ref": "EventMapping"}
+    assert template()["Parameters"]["EventMapping"]["Default"] == "true"
+
+
+def test_the_schedules() -> None:
+    functions = resources("AWS::Serverless::Function")
+    schedules = {
+        name: event["Properties"]["Schedule"]
+        for name, function in functions.items()
+        for event in function["Events"].values()
+        if event["Type"] == "Schedule"
+    }
+    assert schedules == {"ReconcileFunction": "rate(15 minutes)", "ReapFunction": "rate(5 minutes)"}
+
+
+@pytest.mark.parametrize("name", sorted(resources("AWS::Serverless::Function")))
+def test_a_handler_is_there(name: str) -> None:
+    module, _, function = resources("AWS::Serverless::Function")[name]["Handler"].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = globals_()["Environment"]["Variables"]
+    assert {name.removeprefix("CXR_").lower() for name in variables} <= set(Settings.model_fields)
+    for name in [name for name in os.environ if name.startswith("CXR_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value if isinstance(value, str) else "20" if "MINUTES" in name else "x,y")
+    settings = load_settings()
+    assert (settings.store, settings.index, settings.host) == ("s3", "dynamodb", "ec2")
+    assert settings.subnets == settings.instance_types == ("x", "y")
+
+
+def test_the_hosts_settings_are_settings() -> None:
+    names = {name.lower() for name in re.findall(r"\bCXR_(\w+)=", user_data())}
+    assert names <= set(Settings.model_fields)
+    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # what install.sh needs
+
+
+def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
+    groups = resources("AWS::EC2::SecurityGroup")
+    assert not resources("AWS::EC2::SecurityGroupIngress")
+    assert "SecurityGroupIngress" not in groups["ConnectGroup"]
+    (door,) = groups["HostGroup"]["SecurityGroupIngress"]
+    assert (door["IpProtocol"], door["FromPort"], door["ToPort"]) == ("tcp", 22, 22)
+    assert door["SourceSecurityGroupId"] == {"Fn::GetAtt": ["ConnectGroup", "GroupId"]}
+    (way,) = resources("AWS::EC2::SecurityGroupEgress").values()
+    assert way["GroupId"] == {"Fn::GetAtt": ["ConnectGroup", "GroupId"]}
+    assert (way["FromPort"], way["ToPort"]) == (22, 22)
+    (endpoint,) = resources("AWS::EC2::InstanceConnectEndpoint").values()
+    assert endpoint["SecurityGroupIds"] == [{"Fn::GetAtt": ["ConnectGroup", "GroupId"]}]
+
+
+def test_the_network_leads_to_s3_alone() -> None:
+    kinds = {resource["Type"] for resource in template()["Resources"].values()}
+    doors = {
+        "InternetGateway",
+        "NatGateway",
+        "EgressOnlyInternetGateway",
+        "Route",
+        "EIP",
+        "VPCPeeringConnection",
+    }
+    assert not {f"AWS::EC2::{door}" for door in doors} & kinds
+    subnets = resources("AWS::EC2::Subnet").values()
+    assert all(subnet["MapPublicIpOnLaunch"] is False for subnet in subnets)
+    assert len({str(subnet["AvailabilityZone"]) for subnet in subnets}) == 2
+    (gateway,) = resources("AWS::EC2::VPCEndpoint").values()
+    assert gateway["VpcEndpointType"] == "Gateway"
+    assert gateway["ServiceName"] == {"Fn::Sub": "com.amazonaws.${AWS::Region}.s3"}
+    places = [
+        place for found in statements(gateway["PolicyDocument"]) for place in as_list(found["Resource"])
+    ]
+    names = {re.sub(r".*:::|/\*$", "", place["Fn::Sub"]) for place in places}
+    assert names == {"${BucketName}", "al2023-repos-${AWS::Region}-de612dc2"}
+
+
+def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    data = launch["LaunchTemplateData"]
+    assert "KeyName" not in data
+    assert data["MetadataOptions"] == {
+        "HttpEndpoint": "enabled",
+        "HttpTokens": "required",
+        "HttpPutResponseHopLimit": 1,
+    }
+    assert data["InstanceInitiatedShutdownBehavior"] == "stop"
+    (disk,) = data["BlockDeviceMappings"]
+    assert disk["Ebs"]["Encrypted"] is True
+    assert disk["Ebs"]["VolumeType"] == "gp3"
+    for tags in data["TagSpecifications"]:
+        assert {"Key": "cxr:stack", "Value": {"Ref": "AWS::StackName"}} in tags["Tags"]
+
+
+def test_the_user_data_is_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "user-data"
+    script.write_text(re.sub(r"\$\{[\w:.]+\}", "x", user_data()))
+    assert script.read_text().startswith("#!/bin/bash\n")
+    assert script.stat().st_size + 4096 < 16_384  # what EC2 takes, with extra user data of the longest
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_the_architecture_follows_the_instance_type() -> None:
+    kinds = template()["Mappings"]["InstanceTypes"]
+    assert set(kinds) == set(template()["Parameters"]["InstanceType"]["AllowedValues"])
+    for kind, row in kinds.items():
+        families = {name.split(".")[0] for name in row["Types"]}
+        graviton = {bool(re.fullmatch(r"[a-z]+\d+g[a-z]*", family)) for family in families}
+        assert graviton == {row["Architecture"] == "arm64"}, kind
+        assert row["Types"][0] == kind
+        assert len(row["Types"]) > 1
+
+
+def test_the_tables_are_those_that_the_code_names() -> None:
+    index, lease = resources("AWS::DynamoDB::Table").values()
+    assert index["TableName"] == {"Fn::Sub": "${AWS::StackName}-index"}
+    assert lease["TableName"] == {"Fn::Sub": "${AWS::StackName}-lease"}
+    assert index["KeySchema"] == [{"AttributeName": "key", "KeyType": "HASH"}]
+    assert lease["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
+    for table in (index, lease):
+        assert table["BillingMode"] == "PAY_PER_REQUEST"
+        assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_the_alarms_reach_the_topic_and_count_what_the_code_counts() -> None:
+    alarms = resources("AWS::CloudWatch::Alarm")
+    assert len(alarms) >= 6
+    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms.values())
+    ours = {alarm["MetricName"] for alarm in alarms.values() if alarm.get("Namespace") == "CXRInbox"}
+    assert ours == {"Failed", "OldestWaitingSeconds", "HostFault"}
+    sources = [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "handlers").glob("*.py")]
+    counted = {name for path in sources for name in re.findall(r'count\(\s*"(\w+)"', path.read_text())}
+    assert ours <= counted
+
+
+def test_the_logs_end() -> None:
+    functions, logs = resources("AWS::Serverless::Function"), resources("AWS::Logs::LogGroup")
+    assert {function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()} == set(logs)
+    assert all(log["RetentionInDays"] == {"Ref": "LogRetentionDays"} for log in logs.values())
+
+
+def user_data() -> str:
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    return str(launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"])

@@ -1,0 +1,169 @@
+"""No host yet: jobs wait in the queue with their history, none is lost, and after two hours they are told."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import HostNotReady, StoreError
+from pipeline.events import sqs_event
+from pipeline.intake import Ports, ingest
+from pipeline.judge import read_verdict
+from pipeline.names import verdict_key
+from pipeline.ports import Host, Job, Outcome
+from tests.support.fakes import InlineHost, MemoryStore, make_judge, make_ports
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class World:
+    """A queue and a clock that only moves when nothing is due."""
+
+    def __init__(self, ready_after: timedelta, pause: float = 20) -> None:
+        self.now, self.pause = NOON, pause
+        self.ready_at = NOON + ready_after
+        self.due: list[tuple[datetime, str, datetime]] = []  # when, key, since
+        self.figures: list[tuple[str, float]] = []
+        self.store = MemoryStore()
+        self.judge = make_judge(self.store)
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        self.due += [(self.now + timedelta(seconds=delay), key, since) for key in keys]
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """A host that boots."""
+        if self.now < self.ready_at:
+            raise HostNotReady("it boots", self.pause)
+        return InlineHost(self.judge).run(jobs)
+
+    def ports(self, folder: Path, host: Host | None = None) -> Ports:
+        return replace(
+            make_ports(folder, self.store),
+            host=host or self,
+            queue=self,
+            now=lambda: self.now,
+            count=lambda name, value: self.figures.append((name, value)),
+        )
+
+    def play(self, ports: Ports) -> list[str]:
+        """Deliver until nothing is queued; the results in their order."""
+        results = []
+        while self.due:
+            self.due.sort()
+            when, key, since = self.due.pop(0)
+            self.now = max(self.now, when)
+            report = ingest(sqs_event("b", {key: since}), ports)
+            assert not report.failed_messages  # nothing is left to SQS, whose patience is short
+            results += [outcome.result for outcome in report.outcomes]
+        return results
+
+
+def test_no_host_for_twenty_minutes(tmp_path: Path) -> None:
+    world = World(timedelta(minutes=20))
+    world.store.objects.update({f"inbox/{n}": b"P%d" % n for n in range(20)})
+    world.send(list(world.store.objects), NOON)
+    results = world.play(world.ports(tmp_path))
+    assert results.count("classified") == 20
+    assert set(results) == {"waiting", "classified"}
+    assert results.count("waiting") == 20 * 60
+    oldest = [value for name, value in world.figures if name == "OldestWaitingSeconds"]
+    assert max(oldest) == 20 * 60 - 20
+    assert ("Failed", 1) not in world.figures
+
+
+def test_no_host_for_two_hours(tmp_path: Path) -> None:
+    world = World(timedelta(hours=3))
+    world.store.objects["inbox/a"] = b"P1"
+    world.send(["inbox/a"], NOON)
+    assert world.play(world.ports(tmp_path))[-1] == "given_up"
+    verdict = read_verdict(world.store, verdict_key("inbox/a")).verdict
+    assert verdict is not None
+    assert verdict.reason is not None
+    assert (verdict.status, verdict.reason.code) == ("failed", "host_unavailable")
+    assert "cxr reconcile --failed" in verdict.reason.message
+    assert world.figures.count(("Failed", 1)) == 1
+    world.now = world.ready_at
+    world.send(["inbox/a"], world.now)  # dropped again
+    assert world.play(world.ports(tmp_path)) == ["classified"]
+
+
+def test_hours_in_the_queue_before_the_first_try_are_no_wait_for_a_host(tmp_path: Path) -> None:
+    world = World(timedelta(minutes=1))
+    world.store.objects["inbox/a"] = b"P1"
+    event = sqs_event("b", {"inbox/a": NOON})
+    (message,) = event["Records"]
+    del message["messageAttributes"]
+    sent = NOON - timedelta(hours=3)
+    message["attributes"] = {"SentTimestamp": str(int(sent.timestamp() * 1000))}
+    report = ingest(event, world.ports(tmp_path))
+    assert [outcome.result for outcome in report.outcomes] == ["waiting"]
+    assert world.play(world.ports(tmp_path))[-1] == "classified"
+
+
+def test_a_host_that_goes_away_after_some_answers(tmp_path: Path) -> None:
+    world = World(timedelta(0))
+    world.store.objects.update({"inbox/a": b"P1", "inbox/b": b"N1"})
+    calls = []
+
+    class Leaving:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            calls.append(jobs)
+            for outcome in world.run(jobs):
+                yield outcome
+                if len(calls) == 1:
+                    raise HostNotReady("it switches itself off", 30)
+
+    report = ingest(sqs_event("b", {"inbox/a": NOON, "inbox/b": NOON}), world.ports(tmp_path, Leaving()))
+    assert [outcome.result for outcome in report.outcomes] == ["classified", "waiting"]
+    assert world.play(world.ports(tmp_path, Leaving())) == ["classified"]
+
+
+def test_a_fault_rings_the_alarm_and_the_jobs_wait_all_the_same(tmp_path: Path) -> None:
+    world = World(timedelta(0))
+    world.store.objects["inbox/a"] = b"P1"
+
+    class Impostor:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            raise HostNotReady("the host has another key", 60, is_fault=True)
+
+    report = ingest(sqs_event("b", {"inbox/a": NOON}), world.ports(tmp_path, Impostor()))
+    assert [outcome.result for outcome in report.outcomes] == ["waiting"]
+    assert ("HostFault", 1.0) in world.figures
+
+
+def test_a_queue_that_refuses_leaves_the_message_where_it_is(tmp_path: Path) -> None:
+    class Refusing(World):
+        def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+            raise StoreError("the queue did not answer")
+
+    world = Refusing(timedelta(hours=1))
+    report = ingest(sqs_event("b", {"inbox/a": NOON}), world.ports(tmp_path))
+    assert [outcome.result for outcome in report.outcomes] == ["failed"]
+    assert report.failed_messages == ["0"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    minutes=st.integers(0, 119),
+    drops=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 100)), min_size=1, max_size=8),
+)
+def test_whenever_the_host_comes_each_object_has_one_verdict(
+    tmp_path_factory: pytest.TempPathFactory, minutes: int, drops: list[tuple[str, int]]
+) -> None:
+    """Duplicates, and drops at any time, before the host is there and after."""
+    world = World(timedelta(minutes=minutes), pause=300)
+    for name, at in drops:
+        world.store.objects[f"inbox/{name}"] = b"P1"
+        world.due.append((NOON + timedelta(minutes=at), f"inbox/{name}", NOON + timedelta(minutes=at)))
+    ports = world.ports(tmp_path_factory.mktemp("world"))
+    results = world.play(ports)
+    names = {name for name, _ in drops}
+    assert results.count("classified") == len(names)
+    assert {key for key in world.store.objects if key.endswith(".json")} == {
+        f"outbox/{name}.json" for name in names
+    }
+    ports.index.close()  # type: ignore[attr-defined]

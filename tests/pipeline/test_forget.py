@@ -1,0 +1,109 @@
+"""Erasing: nothing of an X-ray is left, whatever is at work meanwhile."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cxr import local
+from handlers import wiring
+from pipeline import forget as module
+from pipeline.errors import StoreError, UsageError
+from pipeline.events import s3_event
+from pipeline.forget import forget, is_known
+from pipeline.intake import Ports
+from pipeline.ports import Job
+from pipeline.store.s3 import S3Store
+from tests.support.fakes import MemoryStore, make_judge, make_ports
+
+KEY = "inbox/a.jpeg"
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Iterator[Ports]:
+    ports = make_ports(tmp_path)
+    wiring.provide(ports)
+    store_of(ports).objects.update({KEY: b"P1", "inbox/a.jpeg.png": b"N1"})
+    local.deliver(s3_event("b", list(store_of(ports).objects)))
+    yield ports
+    ports.index.close()  # type: ignore[attr-defined]
+
+
+def store_of(ports: Ports) -> MemoryStore:
+    assert isinstance(ports.store, MemoryStore)
+    return ports.store
+
+
+def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
+    before = set(store_of(ports).objects)
+    assert forget(KEY, ports.store, ports.index, 0) is True
+    after = set(store_of(ports).objects)
+    assert len(before - after) == 3  # the X-ray, its verdict, its preview
+    assert {key for key in after if key.endswith(".json")} == {"outbox/a.jpeg.png.json"}
+    assert ports.index.get(KEY) is None
+    assert ports.index.get("inbox/a.jpeg.png") is not None
+    assert forget(KEY, ports.store, ports.index, 0) is False
+
+
+def test_what_is_known_of_a_name(ports: Ports) -> None:
+    """A verdict or a row alone is enough; of a name beside it there is nothing."""
+    assert is_known(KEY, ports.store, ports.index)
+    assert not is_known("inbox/a.jpe", ports.store, ports.index)
+    ports.store.delete(KEY)
+    ports.index.remove("outbox/a.jpeg.json")
+    assert is_known(KEY, ports.store, ports.index)
+    assert forget(KEY, ports.store, ports.index, 0)
+    assert not is_known(KEY, ports.store, ports.index)
+    ports.index.wait([KEY], ports.now())
+    assert is_known(KEY, ports.store, ports.index)
+
+
+def test_a_former_version_in_a_bucket_is_known(s3_store: S3Store, ports: Ports) -> None:
+    s3_store._client.put_bucket_versioning(
+        Bucket=s3_store.bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    ports.index.remove("outbox/a.jpeg.json")
+    assert not is_known(KEY, s3_store, ports.index)
+    s3_store.put(KEY, b"P1", None)
+    s3_store.delete(KEY)
+    assert s3_store.head(KEY) is None
+    assert is_known(KEY, s3_store, ports.index)
+    assert s3_store.purge(KEY) == 2
+    assert not is_known(KEY, s3_store, ports.index)
+
+
+@pytest.mark.parametrize("key", ["inbox/", "inbox/ward/"])
+def test_a_folder_is_never_erased(ports: Ports, key: str) -> None:
+    store_of(ports).objects["inbox/ward/b.jpeg"] = b"P2"
+    before = dict(store_of(ports).objects)
+    with pytest.raises(UsageError, match="not a folder"):
+        forget(key, ports.store, ports.index, 0)
+    assert store_of(ports).objects == before
+
+
+def test_one_that_still_waits(ports: Ports) -> None:
+    ports.index.wait([KEY], ports.now())
+    assert forget(KEY, ports.store, ports.index, 0) is True
+    assert ports.index.get(KEY) is None
+
+
+def test_a_job_at_work_that_writes_after_it(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had read the X-ray before; its verdict comes between two looks."""
+    late = MemoryStore()
+    late.objects[KEY] = b"P1"
+    make_judge(late).judge(Job(KEY))
+    del late.objects[KEY]
+    writes = [late.objects]
+
+    def sleep(_: float) -> None:
+        store_of(ports).objects.update(writes.pop() if writes else {})
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert forget(KEY, ports.store, ports.index) is True
+    assert not any("a.jpeg.json" in key for key in store_of(ports).objects)
+
+
+def test_what_never_ends_is_said(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: store_of(ports).objects.update({KEY: b"P1"}))
+    with pytest.raises(StoreError, match="again and again"):
+        forget(KEY, ports.store, ports.index)

@@ -1,0 +1,32 @@
+"""`cxr up`, for tests: the real one, but its images are judged by `tests.support.engine_child`, and its
+watcher fails while a file `watcher-fails` lies in the root.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cxr
+from model.serve import process
+from pipeline.store.hints import Hints
+
+
+def failing(work: Callable[..., None]) -> Callable[..., None]:
+    """The same, but that it raises while the file is there."""
+    mark = Path(sys.argv[sys.argv.index("--root") + 1]) / "watcher-fails"
+
+    def work_or_fail(*arguments: Any, **more: Any) -> None:
+        if mark.exists():
+            raise RuntimeError("the watcher fails")
+        work(*arguments, **more)
+
+    return work_or_fail
+
+
+if __name__ == "__main__":
+    for name in ("settle", "found", "look"):  # its own thread, its scans, and the system's events
+        setattr(Hints, name, failing(getattr(Hints, name)))
+    process.CHILD[:] = [sys.executable, "-m", "tests.support.engine_child"]
+    sys.argv = ["cxr", *sys.argv[1:]]
+    cxr.main()

@@ -1,0 +1,174 @@
+"""The interface for programs: what it answers, and that its description is true (schemathesis)."""
+
+import csv
+import io
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.openapi import from_wsgi
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from pipeline.names import verdict_key
+from pipeline.verdict import Verdict
+from tests.support.fakes import LIMIT
+from tests.support.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Booth, Page
+from tests.web.test_access import USERS, basic
+from tests.web.test_web_upload import failed
+from web.access import Access
+from web.app import create_app
+
+_STATES = ("P", "N", "P atypical", "bad")
+
+
+def filled(page: Page) -> Page:
+    for number in range(12):
+        name = f"ward {number % 2}/{number:02}.jpeg"
+        page.judged(name, f"{_STATES[number % 4]} {number}".encode() if number % 4 < 3 else b"bad")
+        page.finished(name, NOW - timedelta(minutes=number))
+    for name in (HOSTILE, UNICODE, "=HYPERLINK(1).jpeg"):
+        page.judged(name, b"N")
+        page.finished(name, NOW - timedelta(days=1))
+    page.index.wait(["inbox/new.jpeg"], NOW)
+    return page
+
+
+def test_the_worklist_goes_on_from_cursor_to_cursor(page: Page) -> None:
+    filled(page)
+    keys, address = [], "/api/verdicts?state=pneumonia&state=normal&order=triage&limit=4"
+    following = address
+    while True:
+        found = json.loads(page.get(following))
+        keys += [item["key"] for item in found["items"]]
+        if not found["after"]:
+            break
+        with page.client.get(following) as answer:
+            assert answer.headers["Link"] == f'<{address}&after={found["after"]}>; rel="next"'
+        following = f"{address}&after={found['after']}"
+    assert keys[:3] == ["inbox/ward 0/00.jpeg", "inbox/ward 0/04.jpeg", "inbox/ward 0/08.jpeg"]
+    assert len(keys) == len(set(keys)) == 9
+
+
+def test_one_xray_with_its_whole_verdict(page: Page) -> None:
+    page.judged("ward 3/a.jpeg", b"P")
+    found = json.loads(page.get("/api/verdicts?search=a.jpeg"))["items"][0]
+    assert (found["state"], found["probability"], found["normal_below"]) == ("pneumonia", 1.0, 0.4)
+    whole = json.loads(page.get(found["url"]))
+    assert whole["item"] == found
+    stored = page.store.get(verdict_key("inbox/ward 3/a.jpeg"), LIMIT)
+    assert stored
+    assert Verdict.model_validate(whole["verdict"]) == Verdict.from_json(stored[1])
+    with page.client.get(found["preview"]) as preview:
+        assert preview.data == b"preview of P"
+
+
+@pytest.mark.parametrize(
+    ("address", "word"),
+    [
+        ("state=sick", "state"),
+        ("limit=0", "limit"),
+        ("limit=501", "limit"),
+        ("after=1", "after"),
+        ("order=oldest", "order"),
+        (f"search={'x' * 201}", "search"),
+    ],
+)
+def test_a_wrong_parameter_is_named(page: Page, address: str, word: str) -> None:
+    assert f"wrong `{word}`" in json.loads(page.get(f"/api/verdicts?{address}", 400))["error"]
+    if word != "limit":
+        assert f"wrong `{word}`" in page.get(f"/?{address}", 400)
+
+
+def test_an_unknown_name_is_a_problem_in_json(page: Page) -> None:
+    assert "No X-ray" in json.loads(page.get("/api/verdicts/nothing", 404))["error"]
+    assert "no page" in json.loads(page.get("/api/nothing", 404))["error"]
+
+
+def test_the_table_has_every_row_and_no_formula(page: Page) -> None:
+    filled(page)
+    rows = list(csv.DictReader(io.StringIO(page.get("/api/verdicts.csv"), newline="")))
+    assert len(rows) == 16
+    assert {row["state"] for row in rows} == {"waiting", "pneumonia", "normal", "uncertain", "rejected"}
+    names = {row["key"] for row in rows}
+    assert {f"inbox/{HOSTILE}", f"inbox/{UNICODE}", "inbox/=HYPERLINK(1).jpeg"} <= names
+    only = list(csv.DictReader(io.StringIO(page.get("/api/verdicts.csv?state=rejected"), newline="")))
+    assert [row["reason"] for row in only] == ["unreadable"] * 3
+
+
+def test_the_figures(page: Page) -> None:
+    filled(page)
+    status = json.loads(page.get("/api/status"))
+    assert (status["total"], status["states"]["normal"], status["states"]["waiting"]) == (16, 6, 1)
+    assert 'cxr_xrays{state="normal"} 6\n' in page.get("/metrics")
+
+
+def described(page: Page, headers: dict[str, str], **parts: Any) -> list[APIOperation]:
+    """What the description says of this page, with some parts of its own."""
+    app = create_app(page.store, page.index, MAX_UPLOAD, **parts)
+    found = from_wsgi("/api/openapi.json", app, headers=headers).get_all_operations()
+    return [operation.ok() for operation in found]
+
+
+WHO = {
+    "open": ({}, {}, 200),
+    "ada": (basic("ada"), {"access": Access(users=USERS)}, 200),
+    "nobody": ({}, {"access": Access(users=USERS)}, 401),
+    "another name": ({"Host": "evil.example"}, {}, 400),
+    "another site": ({"Sec-Fetch-Site": "cross-site"}, {}, 403),
+    "guesses": (basic("eve"), {"access": Access(users=USERS)}, 429),
+}
+READS = {"/api/verdicts", "/api/verdicts.csv", "/api/verdicts/{name}", "/api/status", "/healthz", "/metrics"}
+WRITES = {"/upload", "/resubmit", "/upload/ticket"}
+
+
+@pytest.mark.parametrize("who", list(WHO))
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.name.lower())
+def test_the_description_is_true(page: Page, mode: GenerationMode, who: str) -> None:
+    """No server error, no answer that is not described, nothing wrong that is taken."""
+    headers, parts, usual = WHO[who]
+    said, seen = described(filled(page), basic("ada"), tickets=Booth(), **parts), set()
+    assert {operation.path for operation in said} == READS | WRITES
+    for operation in said:
+        if mode is GenerationMode.NEGATIVE and not (operation.query or operation.body):
+            continue  # nothing about it can be wrong
+        seen |= tried(operation, mode, headers, usual == 200)
+    assert usual in seen
+
+
+def test_what_comes_of_a_write_is_described(page: Page) -> None:
+    key = failed(filled(page), "failed.jpeg")
+    writes = {operation.path: operation for operation in described(page, {}, tickets=Booth())}
+    again, upload, ticket = writes["/resubmit"], writes["/upload"], writes["/upload/ticket"]
+    form, large = "multipart/form-data", bytes(MAX_UPLOAD + 1)
+    taken = {"name": "failed.jpeg", "size": 1}
+    for case, code in (
+        (again.Case(query={"key": key}), 202),
+        (again.Case(query={"key": "inbox/ward 0/00.jpeg"}), 409),
+        (upload.Case(body={"files": b"P"}, media_type=form), 200),
+        (upload.Case(body={"files": large}, media_type=form), 413),
+        (ticket.Case(body={**taken, "name": "new one.jpeg"}, media_type="application/json"), 200),
+        (ticket.Case(body=taken, media_type="application/json"), 409),
+    ):
+        answer = case.call_and_validate(headers={"Accept": "application/json"})
+        assert answer.status_code == code
+    assert {"/upload", "/resubmit"} == {one.path for one in described(page, {}) if one.method == "post"}
+
+
+def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str], inside: bool) -> set[int]:
+    """Ask all sorts of things of it; returns the codes of its answers."""
+    seen = set()
+    # Not every name is that of a file, or of an X-ray that failed; and strangers are let in nowhere.
+    excluded = [positive_data_acceptance] if operation.method == "post" or not inside else []
+    sent = {"Accept": "application/json", **headers}
+
+    @settings(max_examples=15 if inside else 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Case) -> None:
+        seen.add(case.call_and_validate(headers=sent, excluded_checks=excluded).status_code)
+
+    ask()
+    return seen
