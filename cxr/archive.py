@@ -6,8 +6,8 @@ from pathlib import Path
 from handlers import wiring
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, OUTBOX
-from pipeline.ports import Source, Store
-from pipeline.store.archive import ArchiveStore, Place
+from pipeline.ports import ArchiveSource, Store
+from pipeline.store.archive import ArchiveStore, Location
 from pipeline.store.folder import FolderStore
 
 BUCKETS = "s3://"
@@ -53,28 +53,28 @@ def _parts(address: str) -> tuple[str, str]:
     return bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
 
 
-def _source(bucket: str, folder: str) -> Place[Source]:
+def _source(bucket: str, folder: str) -> Location[ArchiveSource]:
     if bucket:
         store = wiring.open_bucket(bucket)
         if next(iter(store.list(folder)), None) is None:
             raise UsageError(f"{BUCKETS}{bucket}/{folder}: there is no object under this address")
-        return Place(store, folder)
+        return Location(store, folder)
     path = Path(folder)
     if not os.path.isdir(path):  # noqa: PTH112  also where it may not be looked at
         raise UsageError(f"{path}: there is no such folder")
     if path.name == INBOX.rstrip("/"):
-        return Place(FolderStore(path.parent, (INBOX,), writable=False), INBOX)
-    return Place(FolderStore(path, ("",), writable=False), "")
+        return Location(FolderStore(path.parent, (INBOX,), writable=False), INBOX)
+    return Location(FolderStore(path, ("",), writable=False), "")
 
 
-def _outbox(bucket: str, folder: str) -> Place[Store]:
+def _outbox(bucket: str, folder: str) -> Location[Store]:
     if bucket:
-        return Place(wiring.open_bucket(bucket), folder)
+        return Location(wiring.open_bucket(bucket), folder)
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be made: {error.strerror}; name another OUTBOX") from error
     if path.name == OUTBOX.rstrip("/"):
-        return Place(FolderStore(path.parent, (OUTBOX,)), OUTBOX)
-    return Place(FolderStore(path, ("",)), "")
+        return Location(FolderStore(path.parent, (OUTBOX,)), OUTBOX)
+    return Location(FolderStore(path, ("",)), "")

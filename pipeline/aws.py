@@ -37,7 +37,7 @@ _ADVICE = {  # the services have several words for the same
 }
 
 
-class Refused(StoreError):
+class AwsRefused(StoreError):
     """AWS answered, and refused; `code` is its word for why."""
 
     def __init__(self, service: str, code: str) -> None:
@@ -47,11 +47,11 @@ class Refused(StoreError):
 
 
 def ask(service: str, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
-    """Call AWS. Refused, or StoreError when there was no answer; `service` is what a person calls it."""
+    """Call AWS. AwsRefused, or StoreError when there was no answer; `service` is what a person calls it."""
     try:
         return call(**request)
     except ClientError as error:
-        raise Refused(service, str(error.response["Error"]["Code"])) from error
+        raise AwsRefused(service, str(error.response["Error"]["Code"])) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError(_NO_CREDENTIALS) from error
     except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:

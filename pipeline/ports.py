@@ -83,7 +83,7 @@ class Store(Protocol):
         """All objects under a prefix, in no promised order."""
 
 
-class Source(Store, Protocol):
+class ArchiveSource(Store, Protocol):
     """A store that can be an archive of X-rays, too large to be read twice."""
 
     def jobs(self, prefix: str) -> Iterator[Job]:

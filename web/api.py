@@ -19,7 +19,7 @@ from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning, doubt_
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
-from web.views import asked, parameters
+from web.query import asked, parameters
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/CSV_Injection
 

@@ -8,7 +8,8 @@ from flask import Flask, request
 
 from pipeline.ports import Monitor, Store, Tickets
 from pipeline.worklist.sqlite import SqliteIndex
-from web import api, errors, host, pages, resubmit, security, upload, wording
+from web import api, errors, pages, resubmit, security, upload, wording
+from web import panel as host
 from web.access import Access, protect
 from web.audit import Audit, keep
 

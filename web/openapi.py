@@ -8,8 +8,8 @@ from pydantic.json_schema import models_json_schema
 
 from pipeline.verdict import VERSION
 from web.api import Figures, Items, Problem, Whole
+from web.query import Query
 from web.upload import Asked
-from web.views import Query
 
 _OUT: Literal["serialization"] = "serialization"
 _SCHEMAS = "#/components/schemas/{model}"

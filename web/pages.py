@@ -16,7 +16,7 @@ from pipeline.ports import Row, Store
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
-from web.views import asked
+from web.query import asked
 
 _PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
 _ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")

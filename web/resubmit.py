@@ -10,7 +10,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.security import host_of
-from web.upload import Refused, touch
+from web.upload import UploadRefused, touch
 
 
 def blueprint(store: Store, index: SqliteIndex, max_bytes: int) -> Blueprint:
@@ -24,7 +24,7 @@ def blueprint(store: Store, index: SqliteIndex, max_bytes: int) -> Blueprint:
         try:
             resubmit(store, index, key, max_bytes)
             note("resubmit", key)
-        except Refused as error:
+        except UploadRefused as error:
             return error_answer(error.code, str(error), "Not judged again")
         return (jsonify(key=key), 202) if wants_json() else redirect(_back(), 303)
 
@@ -32,23 +32,23 @@ def blueprint(store: Store, index: SqliteIndex, max_bytes: int) -> Blueprint:
 
 
 def resubmit(store: Store, index: SqliteIndex, key: str, max_bytes: int) -> None:
-    """Write a failed X-ray's bytes again; Refused when there is none to be judged.
+    """Write a failed X-ray's bytes again; UploadRefused when there is none to be judged.
 
     The event that follows is but a hint; it is followed because a `failed` verdict is never current.
     """
     row = index.get(key) if key.startswith(INBOX) else None
     if row is None:
-        raise Refused("No X-ray of this name is in the worklist.", 404)
+        raise UploadRefused("No X-ray of this name is in the worklist.", 404)
     if row.waiting_since:
-        raise Refused("It is being judged already: its verdict appears on its page.", 409)
+        raise UploadRefused("It is being judged already: its verdict appears on its page.", 409)
     if row.status != "failed":
-        raise Refused("This X-ray did not fail: only those that did are judged again.", 409)
+        raise UploadRefused("This X-ray did not fail: only those that did are judged again.", 409)
     try:
         found = store.get(key, max_bytes)
     except (ObjectTooLarge, ObjectUnreadable) as error:
-        raise Refused("The file cannot be read any more. Upload it again.", 409) from error
+        raise UploadRefused("The file cannot be read any more. Upload it again.", 409) from error
     if found is None:
-        raise Refused("The file is not in the inbox any more. Upload it again.", 409)
+        raise UploadRefused("The file is not in the inbox any more. Upload it again.", 409)
     info, data = found
     touch(store, key, data, info.etag)
 

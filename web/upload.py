@@ -20,7 +20,7 @@ _NOT_TAKEN = "Not taken"
 _SAME_NAMES = 100  # other files of one name, before it is given up
 
 
-class Refused(CxrError):
+class UploadRefused(CxrError):
     """This file does not come into the inbox; the message tells the person why. `code` is HTTP's."""
 
     def __init__(self, message: str, code: int = 400) -> None:
@@ -66,7 +66,7 @@ def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprin
                 asked = None
             try:
                 key, given = issue(store, tickets, asked, max_bytes)
-            except Refused as error:
+            except UploadRefused as error:
                 return error_answer(error.code, str(error), _NOT_TAKEN)
             note("upload", key)
             return jsonify(key=key, url=given.url, fields=given.fields)
@@ -74,7 +74,7 @@ def blueprint(store: Store, max_bytes: int, tickets: Tickets | None) -> Blueprin
     return upload
 
 
-def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[list[str], list[Refused]]:
+def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[list[str], list[UploadRefused]]:
     """Put the files into the inbox: the keys of those that are there now, the refusals of the others."""
     taken, refused = [], []
     for file in files:
@@ -85,26 +85,30 @@ def take_all(store: Store, files: list[FileStorage], max_bytes: int) -> tuple[li
                 raise _too_large(max_bytes)
             taken.append(place(store, key, data))
             note("upload", taken[-1])
-        except Refused as error:
-            refused.append(Refused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code))
+        except UploadRefused as error:
+            refused.append(
+                UploadRefused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code)
+            )
     return taken, refused
 
 
 def inbox_key(filename: str) -> str:
-    """The key of an uploaded file, with the folders that the browser names; Refused when it is not usable."""
+    """Return the key of an uploaded file, with the browser's folders; UploadRefused when it is not usable."""
     name = filename.replace("\\", "/")
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise Refused("The file's path is not usable. Upload the file from its own folder.")
+        raise UploadRefused("The file's path is not usable. Upload the file from its own folder.")
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
-        raise Refused("The file's name holds a control character. Rename it first.")
+        raise UploadRefused("The file's name holds a control character. Rename it first.")
     if is_unfinished(INBOX + name):
-        raise Refused("Hidden and unfinished files (.name, name.tmp, name.part) are not taken. Rename it.")
+        raise UploadRefused(
+            "Hidden and unfinished files (.name, name.tmp, name.part) are not taken. Rename it."
+        )
     return INBOX + name
 
 
 def issue(store: Store, tickets: Tickets, asked: object, max_bytes: int) -> tuple[str, Ticket]:
-    """The key of a new file, `{"name": ..., "size": ...}`, and leave to write it. Raises Refused.
+    """The key of a new file, `{"name": ..., "size": ...}`, and leave to write it. Raises UploadRefused.
 
     A name that is taken is left to `place`: who sees the bytes can tell the same file from another. The
     bucket asks nothing: of two browsers that bring a new name in the same moment the later wins, and the
@@ -114,39 +118,41 @@ def issue(store: Store, tickets: Tickets, asked: object, max_bytes: int) -> tupl
         file = Asked.model_validate(asked)
     except ValidationError as error:
         sentence = "A ticket is asked for with the name and the size of one file, of 1 byte or more."
-        raise Refused(sentence) from error
+        raise UploadRefused(sentence) from error
     key = inbox_key(file.name)
     if file.size > max_bytes:
         raise _too_large(max_bytes)
     if problem := name_problem(key):
-        raise Refused(f"{problem} Rename the file and upload it again.")
+        raise UploadRefused(f"{problem} Rename the file and upload it again.")
     # A dollar sign means something to S3: `${filename}`.
     if "$" in key or store.head(key):
-        raise Refused("This file has to go through the page: send it to /upload.", 409)
+        raise UploadRefused("This file has to go through the page: send it to /upload.", 409)
     return key, tickets.presign_post(key, max_bytes)
 
 
 def place(store: Store, key: str, data: bytes) -> str:
     """Write a new inbox object and return its key: that of an equal object, if one of this name is there.
 
-    Another object of this name is never replaced: the new one gets a number. Raises Refused, and StoreError
-    when the store does not answer.
+    Another object of this name is never replaced: the new one gets a number. Raises UploadRefused, and
+    StoreError when the store does not answer.
     """
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
     for candidate in _candidates(key):
         if problem := name_problem(candidate):
-            raise Refused(f"{problem} Rename the file and upload it again.")
+            raise UploadRefused(f"{problem} Rename the file and upload it again.")
         try:
             store.put(candidate, data, None)
             return candidate
         except KeyNotUsable as error:
-            raise Refused("The store cannot hold a file of this name. Rename it and try again.") from error
+            raise UploadRefused(
+                "The store cannot hold a file of this name. Rename it and try again."
+            ) from error
         except ConditionFailed:
             there = store.head(candidate)
             if there and there.etag == etag:
                 touch(store, candidate, data, etag)
                 return candidate
-    raise Refused("There are too many other files of this name. Rename it and upload it again.", 409)
+    raise UploadRefused("There are too many other files of this name. Rename it and upload it again.", 409)
 
 
 def touch(store: Store, key: str, data: bytes, etag: str) -> None:
@@ -155,9 +161,9 @@ def touch(store: Store, key: str, data: bytes, etag: str) -> None:
         store.put(key, data, etag)
 
 
-def _too_large(max_bytes: int) -> Refused:
+def _too_large(max_bytes: int) -> UploadRefused:
     message = f"The file is larger than {max_bytes / 1e6:.0f} MB. Export it as a JPEG or PNG."
-    return Refused(message, 413)
+    return UploadRefused(message, 413)
 
 
 def _candidates(key: str) -> Iterator[str]:
@@ -167,7 +173,7 @@ def _candidates(key: str) -> Iterator[str]:
         yield f"{path.parent}/{path.stem} ({number}){path.suffix}"
 
 
-def _refusal(taken: int, refused: list[Refused]) -> ResponseReturnValue:
+def _refusal(taken: int, refused: list[UploadRefused]) -> ResponseReturnValue:
     """One refusal as a sentence; several, or one among others, as a list under one."""
     code, total = refused[0].code, taken + len(refused)
     if total == 1:

@@ -7,7 +7,7 @@ from flask import Flask
 from pipeline.names import INBOX
 from pipeline.ports import Row, State
 from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
-from web.views import parameters, toggled
+from web.query import parameters, toggled
 
 STATES: dict[State, str] = {
     "waiting": "Waiting",

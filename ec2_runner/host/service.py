@@ -27,7 +27,7 @@ class JobsRefused(CxrError):
         self.reason = reason
 
 
-class Status(BaseModel):
+class WorkerStatus(BaseModel):
     """How a worker is at a moment. A host publishes it as `status.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -122,11 +122,11 @@ class Service:
         with self._changed:
             return self._changed.wait_for(lambda: not self._active, timeout)
 
-    def status(self) -> Status:
+    def status(self) -> WorkerStatus:
         """How it is now."""
         with self._changed:
             now = self._now()
-            return Status(
+            return WorkerStatus(
                 state=self._state(),
                 since=self._since,
                 release=self.release,

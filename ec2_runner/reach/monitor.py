@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from ec2_runner.host.service import Status
+from ec2_runner.host.service import WorkerStatus
 from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.observe import Observer
 from pipeline.errors import CxrError, place_of
@@ -77,7 +77,7 @@ class StackMonitor:
         return QueueStatus(depth, wait.at - timedelta(seconds=wait.seconds))
 
 
-def host_status(instance: Instance, said: Status | None, now: datetime) -> HostStatus:
+def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) -> HostStatus:
     """How the host is, by what EC2 says of its instance and by what its worker said last."""
     launched = datetime.fromtimestamp(instance.launched_at, UTC) if instance.launched_at else None
     if said and launched and said.at < launched:
@@ -93,7 +93,7 @@ def host_status(instance: Instance, said: Status | None, now: datetime) -> HostS
     return replace(last, state=state, since=since, active=0, jobs_a_minute=0)
 
 
-def _in_work(said: Status | None) -> bool:
+def _in_work(said: WorkerStatus | None) -> bool:
     """Whether a worker's last word was not its good-bye: an update installs, and starts it anew."""
     return said is not None and said.state != "stopping"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ec2_runner.host.service import Status
+from ec2_runner.host.service import WorkerStatus
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import HOSTS, STATUS
 from pipeline.aws import ask
@@ -54,12 +54,12 @@ class Observer:
             self._places[instance.id] = found[: found.index(mark)] + mark
         return self._places[instance.id]
 
-    def status(self, instance: Instance) -> Status | None:
+    def status(self, instance: Instance) -> WorkerStatus | None:
         """What a host's worker said last; None where it said nothing that can be read."""
         place = self.place(instance)
         found = self._store.get(place + STATUS, _LIMIT) if place else None
         try:
-            return Status.model_validate_json(found[1], extra="ignore") if found else None
+            return WorkerStatus.model_validate_json(found[1], extra="ignore") if found else None
         except ValidationError:
             return None
 

@@ -14,7 +14,7 @@ from ec2_runner.stack.cloudformation import Stack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.instances import terminate_hosts
 from ec2_runner.stack.notifications import add_notifications
-from ec2_runner.stack.release import Architecture, Release, architecture_of
+from ec2_runner.stack.release import Architecture, Bundle, architecture_of
 from ec2_runner.stack.upload import (
     artifact_bucket,
     current_release,
@@ -96,7 +96,7 @@ def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
 
 
 def carry_out(
-    plan: Plan, clients: Clients, stack: Stack, build: Callable[[Architecture], Release], display: Display
+    plan: Plan, clients: Clients, stack: Stack, build: Callable[[Architecture], Bundle], display: Display
 ) -> None:
     """Do what is planned. Safe to repeat, also after a failure in the middle."""
     with display.at_work("building the release"):

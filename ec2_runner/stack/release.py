@@ -28,7 +28,7 @@ _MINUTES = 15.0
 
 
 @dataclass(frozen=True)
-class Release:
+class Bundle:
     """A release on this disk. `folder` has `wheelhouse/`, `host/` and the manifest of them."""
 
     number: int
@@ -72,7 +72,7 @@ def run(command: Sequence[str], folder: Path) -> None:
         raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` said: {last}")
 
 
-def build(root: Path, architecture: Architecture, run: Run = run) -> Release:
+def build(root: Path, architecture: Architecture, run: Run = run) -> Bundle:
     """Build the release of a checkout, in its `build/`."""
     folder = root / "build" / "release"
     for stale in (folder, root / "build" / "lib"):  # setuptools would pack modules that are gone by now
@@ -87,7 +87,7 @@ def build(root: Path, architecture: Architecture, run: Run = run) -> Release:
     run(["make", "--no-print-directory", "lambda"], root)
     package = pack(root / "build" / "lambda", folder / "lambda.zip")
     write_manifest(folder)
-    return Release(RELEASE, folder, package, root / "template.yaml")
+    return Bundle(RELEASE, folder, package, root / "template.yaml")
 
 
 def pack(functions: Path, target: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ec2_runner.stack.clients import Clients
-from ec2_runner.stack.release import MANIFEST, Release, sha256_of
+from ec2_runner.stack.release import MANIFEST, Bundle, sha256_of
 from pipeline.errors import StackError, UsageError
 
 RELEASES = "system/releases/"
@@ -17,7 +17,7 @@ _CODE = "CodeUri: build/lambda"
 Advance = Callable[[int], None]  # so many more bytes are there
 
 
-def upload_release(s3: Any, bucket: str, release: Release, advance: Advance) -> None:
+def upload_release(s3: Any, bucket: str, release: Bundle, advance: Advance) -> None:
     """Bring a release to the hosts' bucket. The manifest comes after what it names, `current` last of all."""
     place = f"{RELEASES}{release.number}/"
     for path in (*release_files(release), release.folder / MANIFEST):
@@ -40,12 +40,12 @@ def current_release(s3: Any, bucket: str) -> int | None:
         raise
 
 
-def release_files(release: Release) -> list[Path]:
+def release_files(release: Bundle) -> list[Path]:
     """What the manifest names."""
     return sorted([*(release.folder / "wheelhouse").iterdir(), *(release.folder / "host").iterdir()])
 
 
-def upload_artifacts(s3: Any, bucket: str, region: str, release: Release, advance: Advance) -> str:
+def upload_artifacts(s3: Any, bucket: str, region: str, release: Bundle, advance: Advance) -> str:
     """Bring the Lambda package and the template that names it; returns the template's address."""
     package = f"lambda/{sha256_of(release.package)}.zip"
     upload(s3, bucket, package, release.package, advance)

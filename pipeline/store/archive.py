@@ -6,13 +6,13 @@ from typing import Generic, TypeVar
 
 from pipeline.errors import ObjectTooLarge, ObjectUnreadable
 from pipeline.names import INBOX, OUTBOX, is_unfinished
-from pipeline.ports import Job, ObjectInfo, Source, Store
+from pipeline.ports import ArchiveSource, Job, ObjectInfo, Store
 
 Kind = TypeVar("Kind", bound=Store, covariant=True)
 
 
 @dataclass(frozen=True)
-class Place(Generic[Kind]):
+class Location(Generic[Kind]):
     """Where an inbox or an outbox really is: under a prefix of a store."""
 
     store: Kind
@@ -20,14 +20,14 @@ class Place(Generic[Kind]):
 
 
 class ArchiveStore:
-    """The store whose `inbox/` is one place and whose `outbox/` is another; fulfils `ports.Source`."""
+    """The store whose `inbox/` is one place and whose `outbox/` is another; fulfils `ports.ArchiveSource`."""
 
-    def __init__(self, source: Place[Source], outbox: Place[Store]) -> None:
+    def __init__(self, source: Location[ArchiveSource], outbox: Location[Store]) -> None:
         self._source, self._outbox = source, outbox
         self.bucket = source.store.bucket
 
     def jobs(self, prefix: str = INBOX) -> Iterator[Job]:
-        """All that is to be judged, see `ports.Source`: not what is hidden, unfinished or a system's own.
+        """List what is to be judged, see `ports.ArchiveSource`: nothing hidden, unfinished or a system's own.
 
         The folder that holds the archive may have any name.
         """

@@ -231,7 +231,7 @@ class FolderStore:
                     yield info
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """All files under a prefix, see `ports.Source`.
+        """All files under a prefix, see `ports.ArchiveSource`.
 
         Reads no file, so there are no ETags; links are listed, and found to be no objects.
         """

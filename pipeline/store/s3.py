@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
-from pipeline.aws import Refused, ask
+from pipeline.aws import AwsRefused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
 from pipeline.ports import Job, ObjectInfo, Ticket
 
@@ -126,7 +126,7 @@ class S3Store:
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """All that is to be judged under a prefix, see `ports.Source`, with the ETags of the listing."""
+        """List what is to be judged under a prefix, see `ports.ArchiveSource`, with the listing's ETags."""
         return (Job(info.key, info.etag) for info in self.list(prefix) if not info.key.endswith("/"))
 
 
@@ -134,7 +134,7 @@ def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] 
     """Call S3; None for a missing object."""
     try:
         return ask("the bucket", call, **request)
-    except Refused as error:
+    except AwsRefused as error:
         if error.code in _MISSING:
             return None
         if error.code in _CONDITION:

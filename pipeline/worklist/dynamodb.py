@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.aws import Refused, ask
+from pipeline.aws import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
 from pipeline.ports import Row, SourceState
@@ -205,7 +205,7 @@ class DynamoIndex:
             }
         try:
             self._ask(call, **request)
-        except Refused as error:
+        except AwsRefused as error:
             if error.code != _UNMET:
                 raise
             return False
@@ -223,7 +223,7 @@ class DynamoIndex:
         try:
             return ask("the worklist's table", call, TableName=self._table, **request)
         except StoreError as error:
-            if isinstance(error, Refused) and error.code == _UNMET:
+            if isinstance(error, AwsRefused) and error.code == _UNMET:
                 raise
             raise IndexNotReady(str(error)) from error
 

@@ -58,7 +58,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """A place in a view, that of a row; it stays one when the row goes."""
 
     group: int
@@ -69,7 +69,7 @@ class Place:
         return f"{self.group}.{re.sub('[^0-9]', '', self.at)}.{self.id}"
 
     @classmethod
-    def parse(cls, cursor: str) -> "Place":
+    def parse(cls, cursor: str) -> "Cursor":
         """The place that was written so; ValueError when it is none."""
         match = re.fullmatch(r"([0-9])\.([0-9]{20}|)\.([0-9]{1,18})", cursor, re.ASCII)
         if not match:
@@ -85,8 +85,8 @@ class Page:
     """Some rows of a view, in its order, and where to go on: None where there are no more."""
 
     rows: list[Row]
-    newer: Place | None = None  # before the first of them
-    older: Place | None = None  # after the last
+    newer: Cursor | None = None  # before the first of them
+    older: Cursor | None = None  # after the last
 
 
 class Worklist:
@@ -95,7 +95,7 @@ class Worklist:
     def __init__(self, index: SqliteIndex) -> None:
         self._index = index
 
-    def page(self, view: View, limit: int, after: Place | None = None, before: Place | None = None) -> Page:
+    def page(self, view: View, limit: int, after: Cursor | None = None, before: Cursor | None = None) -> Page:
         """At most `limit` rows: the first, or those that follow `after`, or those right before `before`."""
         backward = before is not None
         places = list(islice(self._walk(view, before or after, backward), limit + 1))
@@ -128,7 +128,7 @@ class Worklist:
             return None, None
         shelf, at, id_ = found
         group = next(number for number, shelves in enumerate(_ORDERS[view.order]) if shelf in shelves)
-        here = Place(group, at, id_)
+        here = Cursor(group, at, id_)
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
 
@@ -148,7 +148,7 @@ class Worklist:
                 found[hour][state] = number
         return [(hour, found[text(hour)[:13]]) for hour in hours]
 
-    def _walk(self, view: View, start: Place | None, backward: bool) -> Iterator[Place]:
+    def _walk(self, view: View, start: Cursor | None, backward: bool) -> Iterator[Cursor]:
         """The places of a view behind another one, in its order or backward."""
         groups = list(enumerate(_ORDERS[view.order]))
         rare = self._rare(view.words)
@@ -162,7 +162,7 @@ class Worklist:
             else:
                 walks = [_picked(rare, asked, bound, backward)]
             for at, id_ in heapq.merge(*walks, reverse=not backward):
-                yield Place(number, at, id_)
+                yield Cursor(number, at, id_)
 
     def _of_shelf(
         self, shelf: str, words: list[str], bound: _Found | None, backward: bool

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from ec2_runner.stack.cloudformation import Stack
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
-from ec2_runner.stack.release import MANIFEST, Architecture, Release
+from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
 from ec2_runner.stack.upload import CURRENT
 from pipeline.errors import StackError, UsageError
 from tests.support import stacks
@@ -160,7 +160,7 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
     assert _state(cloud, host) == "running"
     built: list[str] = []
 
-    def build(architecture: Architecture) -> Release:
+    def build(architecture: Architecture) -> Bundle:
         built.append(architecture)
         return cloud.build(architecture)
 

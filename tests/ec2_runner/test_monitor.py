@@ -13,7 +13,7 @@ from moto import mock_aws
 
 from cxr import local
 from ec2_runner.host.agent import Publisher
-from ec2_runner.host.service import Service, State, Status
+from ec2_runner.host.service import Service, State, WorkerStatus
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.lease import Lease
 from ec2_runner.reach.monitor import StackMonitor, host_status
@@ -86,7 +86,7 @@ def test_a_worker_of_this_process_and_its_queue(tmp_path: Path, monkeypatch: pyt
 # A stack
 
 
-def said(state: State, at: datetime, **more: Any) -> Status:
+def said(state: State, at: datetime, **more: Any) -> WorkerStatus:
     known: dict[str, Any] = {
         "state": state,
         "since": at - timedelta(minutes=4),
@@ -101,7 +101,7 @@ def said(state: State, at: datetime, **more: Any) -> Status:
         "last_error": None,
         "last_error_at": None,
     }
-    return Status(**known | more)
+    return WorkerStatus(**known | more)
 
 
 def ago(**time: float) -> datetime:
@@ -129,7 +129,7 @@ def ago(**time: float) -> datetime:
     ],
 )
 def test_the_states_of_a_stacks_host(
-    of_ec2: Any, launched: datetime, word: Status | None, state: HostState, since: datetime | None
+    of_ec2: Any, launched: datetime, word: WorkerStatus | None, state: HostState, since: datetime | None
 ) -> None:
     found = host_status(Instance("i-1", of_ec2, "", launched.timestamp()), word, NOW)
     assert (found.state, found.since) == (state, since)
@@ -157,7 +157,7 @@ class Stack:
         self.client("dynamodb").put_item(TableName="cxr-inbox-lease", Item=item)
         return instance
 
-    def say(self, instance: str, status: Status) -> None:
+    def say(self, instance: str, status: WorkerStatus) -> None:
         """What the host publishes."""
         place = Publisher(self.store, f"AROA:{instance}")
         assert place.publish("status.json", status.model_dump(mode="json"))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cxr.commands import app
 from ec2_runner.host.agent import Publisher
-from ec2_runner.host.service import Status
+from ec2_runner.host.service import WorkerStatus
 from ec2_runner.stack import release
 from ec2_runner.stack.destroy import destroy
 from ec2_runner.stack.status import report
@@ -74,7 +74,7 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     instance = deployed.launch()
     hold(deployed, instance)
     moment = datetime(2026, 1, 1, 10, 0, 0, 123, UTC)
-    status = Status(
+    status = WorkerStatus(
         state="busy",
         since=moment,
         release=Release(number=2),
@@ -162,7 +162,7 @@ def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
 
 def test_destroy_everything_leaves_no_version_of_anything(deployed: Cloud) -> None:
     s3 = deployed.clients.s3
-    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"WorkerStatus": "Enabled"})
     for content in ("old", "new"):
         put(deployed, "inbox/a.jpeg", content)
     s3.delete_object(Bucket=BUCKET, Key="inbox/a.jpeg")

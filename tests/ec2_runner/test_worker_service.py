@@ -17,7 +17,7 @@ from ec2_runner.host.agent import Publisher, serve
 from ec2_runner.host.caller import user_of
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
-from ec2_runner.host.service import JobsRefused, Service, Status
+from ec2_runner.host.service import JobsRefused, Service, WorkerStatus
 from ec2_runner.reach.identity import place_of_host
 from pipeline.ports import Job, Outcome
 from pipeline.store.folder import FolderStore
@@ -320,7 +320,7 @@ def test_told_to_end_it_finishes_what_it_has_and_says_how_it_is(
     assert not thread.is_alive()
     assert json.loads(answers[0])["result"] == "classified"
     assert not offs  # told to end is no reason to switch the machine off
-    status = Status.model_validate_json(store.objects[f"{place}status.json"])
+    status = WorkerStatus.model_validate_json(store.objects[f"{place}status.json"])
     assert (status.state, status.release, status.model) == ("stopping", RELEASE, FakeEngine.model)
 
 

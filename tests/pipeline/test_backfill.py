@@ -19,7 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.judge import Judge
 from pipeline.ports import Job
 from pipeline.running.parallel import unordered
-from pipeline.store.archive import ArchiveStore, Place
+from pipeline.store.archive import ArchiveStore, Location
 from pipeline.verdict import ModelRef, Release, Verdict
 from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, make_judge
 
@@ -60,7 +60,7 @@ def results(answers: Iterable[Done]) -> dict[str, str]:
 
 def archive(objects: dict[str, bytes]) -> tuple[ArchiveStore, MemoryArchive, MemoryStore]:
     source, outbox = MemoryArchive({f"old/{name}": data for name, data in objects.items()}), MemoryStore()
-    return ArchiveStore(Place(source, "old/"), Place(outbox, "new/")), source, outbox
+    return ArchiveStore(Location(source, "old/"), Location(outbox, "new/")), source, outbox
 
 
 def test_every_image_gets_its_verdict_in_its_place() -> None:

@@ -18,7 +18,7 @@ from ec2_runner.stack.clients import Clients, connect
 from ec2_runner.stack.cloudformation import Stack
 from ec2_runner.stack.deploy import Options, Plan, carry_out, make_plan
 from ec2_runner.stack.display import Display
-from ec2_runner.stack.release import Architecture, Release, write_manifest
+from ec2_runner.stack.release import Architecture, Bundle, write_manifest
 
 NAME, REGION, ACCOUNT = "cxr-inbox", "us-east-1", "123456789012"
 BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"
@@ -91,13 +91,13 @@ class Cloud:
         """The stack, without waiting between two looks at it."""
         return Stack(NAME, self.clients.cloudformation, self.display.say, sleep=lambda _: None)
 
-    def deploy(self, build: Callable[[Architecture], Release] | None = None, **options: Any) -> Plan:
+    def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
         """As the command does."""
         plan = make_plan(Options(NAME, **options), self.clients, self.stack)
         carry_out(plan, self.clients, self.stack, build or self.build, self.display)
         return plan
 
-    def build(self, architecture: Architecture, number: int = 2) -> Release:
+    def build(self, architecture: Architecture, number: int = 2) -> Bundle:
         """A release of a few bytes."""
         folder = self.folder / f"release-{number}"
         for name in ("wheelhouse/cxr_inbox-0.1-py3-none-any.whl", "host/install.sh", "lambda.zip"):
@@ -106,7 +106,7 @@ class Cloud:
         template = self.folder / "source.yaml"
         template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
         write_manifest(folder)
-        return Release(number, folder, folder / "lambda.zip", template)
+        return Bundle(number, folder, folder / "lambda.zip", template)
 
     def text(self, key: str, bucket: str = BUCKET) -> str:
         """An object's content."""

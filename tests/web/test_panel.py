@@ -18,7 +18,7 @@ from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import LIMIT, FakeEngine
 from web.app import create_app
-from web.host import HOST_STATES
+from web.panel import HOST_STATES
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")

@@ -21,7 +21,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import LIMIT, FakeEngine
 from tests.support.webpage import MAX_UPLOAD, NOW, RELEASE, Booth, Page
 from web.app import create_app
-from web.upload import Refused, inbox_key
+from web.upload import UploadRefused, inbox_key
 
 # Upload
 
@@ -88,7 +88,7 @@ def test_names_that_lead_elsewhere_or_collide_are_refused(page: Page, name: str)
 
 def test_the_folders_of_windows_are_folders() -> None:
     assert inbox_key("ward 3\\a.jpeg") == "inbox/ward 3/a.jpeg"
-    with pytest.raises(Refused, match="not usable"):
+    with pytest.raises(UploadRefused, match="not usable"):
         inbox_key("..\\a.jpeg")
 
 

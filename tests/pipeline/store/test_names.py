@@ -11,7 +11,7 @@ from pipeline.classify import line, verdicts
 from pipeline.events import Ignored, in_inbox, parse, s3_event
 from pipeline.names import for_terminal, is_unfinished
 from pipeline.reconcile import reconcile
-from pipeline.store.archive import ArchiveStore, Place
+from pipeline.store.archive import ArchiveStore, Location
 from pipeline.store.folder import FolderStore
 from pipeline.store.s3 import S3Store
 from pipeline.store.watch import InboxWatcher
@@ -201,11 +201,11 @@ def test_classify_passes_them_over_in_a_bucket_and_judges_one_that_is_named() ->
 
 def test_backfill_passes_them_over_in_folder_and_bucket(tmp_path: Path, s3_store: S3Store) -> None:
     fill(tmp_path)
-    here = Place(FolderStore(tmp_path, ("",), writable=False), "")
+    here = Location(FolderStore(tmp_path, ("",), writable=False), "")
     for name in [*NAMES, "good.jpeg"]:
         s3_store.put(f"@tmp/{name}", b"P", None)  # a folder that is named may have any name
-    for place in (here, Place(s3_store, "@tmp/"), Place(MemoryArchive({f"a/{NAMES[0]}": b""}), "a/")):
-        keys = [job.key for job in ArchiveStore(place, Place(MemoryStore(), "")).jobs()]
+    for place in (here, Location(s3_store, "@tmp/"), Location(MemoryArchive({f"a/{NAMES[0]}": b""}), "a/")):
+        keys = [job.key for job in ArchiveStore(place, Location(MemoryStore(), "")).jobs()]
         assert keys == ([] if isinstance(place.store, MemoryArchive) else ["inbox/good.jpeg"])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.ports import Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import STATES, Order, Page, Place, View, Worklist
+from pipeline.worklist.views import STATES, Cursor, Order, Page, View, Worklist
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 RANKS = {"pneumonia": 0, "normal": 2}  # in triage; all else is between
@@ -151,11 +151,11 @@ def test_the_counts_are_those_of_the_rows_whatever_happened(changes: list[tuple[
 
 
 def test_a_cursor_that_is_none() -> None:
-    place = Place(2, "2026-11-24T11:43:00.123456Z", 77)
-    assert Place.parse(str(place)) == place
+    place = Cursor(2, "2026-11-24T11:43:00.123456Z", 77)
+    assert Cursor.parse(str(place)) == place
     for text in ("", "1", "1.2.3", "0.20261124114300123456.-1", f"{place} ", "0.1.1"):
         with pytest.raises(ValueError, match="no cursor"):
-            Place.parse(text)
+            Cursor.parse(text)
 
 
 def test_the_walks_use_their_index(index: SqliteIndex) -> None:

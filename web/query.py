@@ -7,9 +7,9 @@ from flask import abort, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from pipeline.ports import State
-from pipeline.worklist.views import STATES, Order, Place, View
+from pipeline.worklist.views import STATES, Cursor, Order, View
 
-Cursor = Annotated[Place, BeforeValidator(Place.parse)]
+_Cursor = Annotated[Cursor, BeforeValidator(Cursor.parse)]
 LONGEST_SEARCH = 200  # characters
 
 
@@ -19,8 +19,8 @@ class Query(BaseModel):
     state: list[State] = []
     search: str = Field("", max_length=LONGEST_SEARCH)
     order: Order = "newest"
-    after: Cursor | None = None
-    before: Cursor | None = None
+    after: _Cursor | None = None
+    before: _Cursor | None = None
     limit: int = Field(50, ge=1, le=500)
 
     @property
