@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.images import SAMPLES
-from ec2_runner.host.worker import make_worker
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import SshRoute
+from handlers.wiring import make_worker
 from pipeline.ports import Host, Job
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore

@@ -78,7 +78,7 @@ def _told(answers: Iterator[Done]) -> Iterator[Done]:
 def make(source: str, outbox: str, settings: Settings) -> Backfill:
     """Build the judge of an archive's images in this process, with its network loaded."""
     from cxr.archive import open_archive
-    from ec2_runner.host.worker import make_judge
+    from handlers.wiring import make_judge
 
     store, release = open_archive(source, outbox), Release()
     return Backfill(*make_judge(store, settings, release, upgrades=True))

@@ -106,10 +106,10 @@ def up(
 
 def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, poll: bool) -> None:
     from cxr import local
-    from ec2_runner.host.service import Service
-    from ec2_runner.host.worker import Worker
     from handlers import wiring
     from pipeline.running.background import Background
+    from pipeline.running.service import Service
+    from pipeline.running.worker import Worker
     from pipeline.store.watch import InboxWatcher
     from pipeline.worklist.rebuild import keep_whole
     from pipeline.worklist.sqlite import SqliteIndex
@@ -234,20 +234,19 @@ def worker(
     from datetime import timedelta
 
     from ec2_runner.host import agent
-    from ec2_runner.host import worker as warm
     from ec2_runner.host.caller import check_caller_is_known
-    from ec2_runner.host.service import Service
     from handlers import wiring
+    from pipeline.running.service import Service
     from pipeline.verdict import Release
 
     settings = load_settings()
     if check:
-        warm.check(settings)
+        wiring.check_worker(settings)
         return
     keep.check_root(settings)
     check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
-    host = warm.make_worker(store, settings, release)
+    host = wiring.make_worker(store, settings, release)
     service, token = Service(host, host.model, release), settings.worker_token
     if settings.host_id is None:
         agent.serve(service, settings.worker_port, token=token)

@@ -12,7 +12,6 @@ from itertools import count
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ec2_runner.host.service import Service
 from handlers import dead_letter, ingest, record, telemetry
 from pipeline.errors import IngestFailed, StoreError, place_of
 from pipeline.events import Event, s3_event, sqs_event
@@ -20,6 +19,7 @@ from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
 from pipeline.ports import Operations, QueueStatus
 from pipeline.running.background import Background
+from pipeline.running.service import Service
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ Each is imported when it is chosen: a Lambda has no network to run, and a laptop
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from handlers import telemetry
-from pipeline.errors import UsageError
+from pipeline.errors import InputRejected, UsageError
 from pipeline.intake import Ports
 from pipeline.ports import FullStore, Host, Index, Job, Outcome, Queue, Store
 from pipeline.settings import Settings, load_settings
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from ec2_runner.reach.fleet import Fleet
     from ec2_runner.reach.monitor import StackMonitor
     from ec2_runner.reach.reaper import Reaper
+    from pipeline.judge import Judge
+    from pipeline.running.worker import Worker
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
 
+# Times the images that are judged at a time: threads that fetch and write. A bucket answers slowly, and an
+# image that does not end keeps its thread until its deadline.
+_FETCHING = 4
 _chosen: Ports | None = None
 
 
@@ -122,10 +127,47 @@ def find_queue(settings: Settings) -> Queue:
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
     """What judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
-        from ec2_runner.host.worker import make_worker
-
         return make_worker(store, settings, release)  # now, so that a wrong setting is said at the start
     return _Later(lambda: _remote_host(store, settings, release))
+
+
+def make_worker(store: Store, settings: Settings, release: Release) -> "Worker":
+    """Build the worker that the settings ask for, its network loaded."""
+    from pipeline.running.worker import Worker
+
+    return Worker(*make_judge(store, settings, release))
+
+
+def make_judge(
+    store: Store, settings: Settings, release: Release, upgrades: bool = False
+) -> "tuple[Judge, int]":
+    """Build the judge that the settings ask for, its network loaded; return it with its number of threads."""
+    from model.serve.guarded import GuardedEngine
+    from pipeline.judge import Judge
+
+    engine = GuardedEngine.of(settings)
+    try:
+        engine.warm(settings.threads + 1)  # one in reserve: for when another is killed, or at a slow image
+        assert engine.model  # loaded now, so that wrong weights are said at the start
+        judge = Judge(store, engine, release, settings.max_bytes, upgrades)
+    except BaseException:
+        engine.close()
+        raise
+    return judge, settings.threads * _FETCHING
+
+
+def check_worker(settings: Settings) -> None:
+    """See that a worker could work: decode and judge a picture. Raises whatever is wrong."""
+    import io
+
+    from PIL import Image
+
+    from model.serve.guarded import GuardedEngine
+
+    picture = io.BytesIO()
+    Image.linear_gradient("L").save(picture, "JPEG")
+    with GuardedEngine.of(settings) as engine, suppress(InputRejected):  # it is judged: no chest X-ray
+        engine.examine(picture.getvalue())
 
 
 def _remote_host(store: Store, settings: Settings, release: Release) -> Host:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
-from ec2_runner.host.service import Service
 from ec2_runner.reach.identity import READY, STATUS, Identity, place_of_host
 from pipeline.errors import ConditionFailed, StoreError
 from pipeline.ports import Store
+from pipeline.running.service import Service
 
 log = logging.getLogger(__name__)
 

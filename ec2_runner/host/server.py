@@ -16,9 +16,9 @@ from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, BaseModel, Field, InstanceOf, ValidationError
 
 from ec2_runner.host.caller import is_program_here, may_ask
-from ec2_runner.host.service import JobsRefused, Service
 from pipeline.names import INBOX
 from pipeline.ports import Job, Outcome
+from pipeline.running.service import JobsRefused, Service
 
 _LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the longest kind
 _MOST_JOBS = 1000

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from ec2_runner.host.service import WorkerStatus
 from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.observe import Observer
 from pipeline.errors import CxrError, place_of
 from pipeline.ports import HostState, HostStatus, Operations, QueueStatus
+from pipeline.running.service import WorkerStatus
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ec2_runner.host.service import WorkerStatus
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import HOSTS, STATUS
 from pipeline.aws import ask
 from pipeline.ports import Store
+from pipeline.running.service import WorkerStatus
 
 _LIMIT = 100_000  # bytes of what a host says
 _MEASURED = timedelta(minutes=15)  # an older figure says nothing of now

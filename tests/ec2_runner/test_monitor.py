@@ -13,13 +13,13 @@ from moto import mock_aws
 
 from cxr import local
 from ec2_runner.host.agent import Publisher
-from ec2_runner.host.service import Service, State, WorkerStatus
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.lease import Lease
 from ec2_runner.reach.monitor import StackMonitor, host_status
 from ec2_runner.reach.observe import Observer
 from handlers import wiring
 from pipeline.ports import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
+from pipeline.running.service import Service, State, WorkerStatus
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine, InlineHost, MemoryStore, make_judge, make_ports

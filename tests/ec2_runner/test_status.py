@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from cxr.commands import app
 from ec2_runner.host.agent import Publisher
-from ec2_runner.host.service import WorkerStatus
 from ec2_runner.stack import release
 from ec2_runner.stack.destroy import destroy
 from ec2_runner.stack.status import report
 from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.running.service import WorkerStatus
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests.support import stacks

@@ -17,9 +17,9 @@ from ec2_runner.host.agent import Publisher, serve
 from ec2_runner.host.caller import user_of
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
-from ec2_runner.host.service import JobsRefused, Service, WorkerStatus
 from ec2_runner.reach.identity import place_of_host
 from pipeline.ports import Job, Outcome
+from pipeline.running.service import JobsRefused, Service, WorkerStatus
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine, InlineHost, MemoryStore, make_judge

@@ -13,7 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _PACKAGES = ("ec2_runner", "handlers", "pipeline")
 _LOCAL = {  # adapters that AWS Lambda never chooses
-    "ec2_runner.host.worker",
     "pipeline.store.folder",
     "pipeline.worklist.sqlite",
 }
