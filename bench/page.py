@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from pipeline.ports import Row
+from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Page, View, Worklist
 

@@ -18,7 +18,8 @@ from bench.images import SAMPLES
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import SshRoute
 from handlers.wiring import make_worker
-from pipeline.ports import Host, Job
+from pipeline.ports import Host
+from pipeline.records import Job
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release

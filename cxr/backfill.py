@@ -12,7 +12,7 @@ import typer
 from pipeline.backfill import Backfill, Done
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, for_terminal, printable
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 

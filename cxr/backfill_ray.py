@@ -22,7 +22,7 @@ from cxr import backfill
 from cxr.archive import absolute, open_archive
 from pipeline.backfill import Done
 from pipeline.errors import HostError, UsageError
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.settings import Settings
 
 _BATCH = 32  # images that a worker takes at a time

@@ -17,7 +17,7 @@ from pipeline.errors import IngestFailed, StoreError, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
-from pipeline.ports import Operations, QueueStatus
+from pipeline.records import Operations, QueueStatus
 from pipeline.running.background import Background
 from pipeline.running.service import Service
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from handlers import telemetry
 from pipeline.errors import InputRejected, UsageError
 from pipeline.intake import Ports
-from pipeline.ports import FullStore, Host, Index, Job, Outcome, Queue, Store
+from pipeline.ports import FullStore, Host, Index, Queue, Store
+from pipeline.records import Job, Outcome
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
 
@@ -108,14 +109,14 @@ def make_queue(settings: Settings) -> Queue | None:
     """The queue that brings a job again; local mode has one of its own."""
     if settings.queue_url is None:
         return None
-    from pipeline.sqs import SqsQueue
+    from pipeline.aws.sqs import SqsQueue
 
     return SqsQueue(settings.queue_url, client("sqs"), settings.bucket or "")
 
 
 def find_queue(settings: Settings) -> Queue:
     """The stack's queue of jobs, by its name."""
-    from pipeline.aws import ask
+    from pipeline.aws.errors import ask
 
     sqs = client("sqs")
     found = ask("the queue", sqs.get_queue_url, QueueName=f"{settings.stack}-jobs")

@@ -23,7 +23,7 @@ from model.onnxfile import with_note
 from model.serve.engine import SHIPPED, Calibration, Engine, Limits, Outputs, interpret, prepare
 from model.serve.files.decode import decode
 from pipeline.errors import CxrError, InputRejected, UsageError
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.settings import Settings
 from pipeline.verdict import Finding, ModelRef, doubt_of
 

@@ -15,7 +15,7 @@ from threading import Event
 
 from pipeline.errors import StoreError
 from pipeline.judge import Judge, give_up
-from pipeline.ports import Job, Outcome, Result
+from pipeline.records import Job, Outcome, Result
 from pipeline.running.parallel import unordered
 from pipeline.verdict import Label, ReasonCode, Verdict, Warning, doubt_of
 

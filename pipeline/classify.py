@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import for_terminal, is_unfinished, printable
-from pipeline.ports import Engine, ObjectInfo, Store
+from pipeline.ports import Engine, Store
+from pipeline.records import ObjectInfo
 from pipeline.store.walk import keys
 from pipeline.verdict import Release, Source, Verdict, doubt_of
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.ports import ImageFacts, ObjectInfo, Outcome
+    from pipeline.records import ImageFacts, ObjectInfo, Outcome
     from pipeline.verdict import ReasonCode
 
 

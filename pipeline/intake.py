@@ -11,7 +11,8 @@ from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError, p
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import has_place, key_hash, printable, verdict_key
-from pipeline.ports import FullStore, Host, Index, Job, Outcome, Queue, Row, Store
+from pipeline.ports import FullStore, Host, Index, Queue, Store
+from pipeline.records import Job, Outcome, Row
 from pipeline.verdict import ReasonCode, Release, Verdict
 from pipeline.worklist.rows import shortened
 

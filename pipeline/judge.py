@@ -26,7 +26,8 @@ from pipeline.errors import (
     place_of,
 )
 from pipeline.names import name_problem, preview_key, printable, verdict_key
-from pipeline.ports import Engine, ImageFacts, Job, ObjectInfo, Outcome, Store
+from pipeline.ports import Engine, Store
+from pipeline.records import ImageFacts, Job, ObjectInfo, Outcome
 from pipeline.verdict import Reason, ReasonCode, Release, Source, Status, TimingMs, Verdict, Warning
 
 log = logging.getLogger(__name__)

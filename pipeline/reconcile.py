@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.intake import mark_source, record_verdict
 from pipeline.names import INBOX, OUTBOX, is_unfinished, is_verdict, printable
-from pipeline.ports import FullStore, Index, ObjectInfo, Queue, Row
+from pipeline.ports import FullStore, Index, Queue
+from pipeline.records import ObjectInfo, Row
 
 MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
 

@@ -30,7 +30,7 @@ ONLY = {  # a library, and the places that may import it
     "pyarrow": ("cxr/backfill_ray.py",),
     "paramiko": ("ec2_runner/reach/ssh.py",),
     "boto3": ("handlers/wiring.py", "ec2_runner/"),
-    "botocore": ("pipeline/aws.py", "pipeline/store/s3.py", "ec2_runner/", "handlers/wiring.py"),
+    "botocore": ("pipeline/aws/errors.py", "pipeline/store/s3.py", "ec2_runner/", "handlers/wiring.py"),
     "websockets": ("ec2_runner/reach/tunnel.py",),
     "waitress": ("cxr/", "ec2_runner/host/http.py", "pipeline/running/serving.py"),
     "aws_lambda_powertools": ("handlers/", "cxr/local.py"),

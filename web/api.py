@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
-from pipeline.ports import HostState, Monitor, Operations, Row, SourceState, State, Store
+from pipeline.ports import Monitor, Store
+from pipeline.records import HostState, Operations, Row, SourceState, State
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning, doubt_of
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist

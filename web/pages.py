@@ -12,7 +12,8 @@ from werkzeug.routing import PathConverter
 
 from pipeline.judge import Seen, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
-from pipeline.ports import Row, Store
+from pipeline.ports import Store
+from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note

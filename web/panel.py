@@ -6,7 +6,8 @@ from typing import Any
 from flask import Blueprint, Response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from pipeline.ports import HostState, Monitor
+from pipeline.ports import Monitor
+from pipeline.records import HostState
 
 HOST_STATES: dict[HostState, str] = {
     "off": "Off",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from flask import abort, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from pipeline.ports import State
+from pipeline.records import State
 from pipeline.worklist.views import STATES, Cursor, Order, View
 
 _Cursor = Annotated[Cursor, BeforeValidator(Cursor.parse)]

@@ -12,7 +12,8 @@ from werkzeug.datastructures import FileStorage
 
 from pipeline.errors import ConditionFailed, CxrError, KeyNotUsable
 from pipeline.names import INBOX, is_unfinished, name_problem
-from pipeline.ports import Store, Ticket, Tickets
+from pipeline.ports import Store, Tickets
+from pipeline.records import Ticket
 from web.audit import note
 from web.errors import error_answer, wants_json
 

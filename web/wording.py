@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from flask import Flask
 
 from pipeline.names import INBOX
-from pipeline.ports import Row, State
+from pipeline.records import Row, State
 from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
 from web.query import parameters, toggled
 

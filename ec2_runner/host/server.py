@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, InstanceOf, ValidationErr
 
 from ec2_runner.host.caller import is_program_here, may_ask
 from pipeline.names import INBOX
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 from pipeline.running.service import JobsRefused, Service
 
 _LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the longest kind

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.observe import Observer
 from pipeline.errors import CxrError, place_of
-from pipeline.ports import HostState, HostStatus, Operations, QueueStatus
+from pipeline.records import HostState, HostStatus, Operations, QueueStatus
 from pipeline.running.service import WorkerStatus
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import HOSTS, STATUS
-from pipeline.aws import ask
+from pipeline.aws.errors import ask
 from pipeline.ports import Store
 from pipeline.running.service import WorkerStatus
 

@@ -7,7 +7,7 @@ from ec2_runner.reach.route import Route
 from ec2_runner.reach.ssh import ConnectFailed, Connection, NobodyListens
 from ec2_runner.reach.worker_client import Stream, StreamBroken, remaining, submit
 from pipeline.errors import HostError, HostNotReady
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
 
 _BATCH_SECONDS = 80.0  # for a batch, connecting included: less than the function's 120

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from pipeline.errors import HostError, HostNotReady
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 
 _UPDATE_SECONDS = 60  # for a worker of another release to be replaced
 _RESTART_SECONDS = 30

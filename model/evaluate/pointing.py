@@ -22,7 +22,7 @@ from model.evaluate.lungs import SIDE, Field, Gray, Mask, find_field
 from model.serve.engine import Engine, prepare
 from model.serve.files.decode import decode
 from pipeline.errors import UsageError
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.settings import Settings
 
 SIZES = (0.12, 0.18, 0.26)  # diameters of the opacities, as shares of a side

@@ -22,7 +22,7 @@ from model.serve.chest import outside_share
 from model.serve.files.decode import decode
 from model.serve.preprocess import Array, as_copy, network_input
 from pipeline.errors import InputRejected, UsageError
-from pipeline.ports import Examination, ImageFacts
+from pipeline.records import Examination, ImageFacts
 from pipeline.verdict import (
     DOUBTS,
     ActivationMap,

@@ -18,7 +18,7 @@ from model.serve import process
 from model.serve.messages import HEAD, Answer, Greeting, Options, send, widen
 from model.serve.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
-from pipeline.ports import Examination
+from pipeline.records import Examination
 from pipeline.running.background import Background
 from pipeline.running.parallel import Turn, Turns
 from pipeline.verdict import ModelRef

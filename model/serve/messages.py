@@ -6,7 +6,7 @@ from typing import IO, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.verdict import Finding, ModelRef, ReasonCode, Warning
 
 try:

@@ -21,7 +21,7 @@ from model.evaluate.measure import measure
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Calibration, Limits, Outputs, interpret
 from model.train.witness import Testimony, heard
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.verdict import Finding
 
 Ints = npt.NDArray[np.int_]

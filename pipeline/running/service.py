@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import CxrError
-from pipeline.ports import Host, HostStatus, Job, Outcome, Result
+from pipeline.ports import Host
+from pipeline.records import HostStatus, Job, Outcome, Result
 from pipeline.verdict import ModelRef, Release
 
 State = Literal["ready", "busy", "stopping"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.judge import Judge
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 from pipeline.running.parallel import unordered
 from pipeline.verdict import ModelRef
 

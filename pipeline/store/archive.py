@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 from pipeline.errors import ObjectTooLarge, ObjectUnreadable
 from pipeline.names import INBOX, OUTBOX, is_unfinished
-from pipeline.ports import ArchiveSource, Job, ObjectInfo, Store
+from pipeline.ports import ArchiveSource, Store
+from pipeline.records import Job, ObjectInfo
 
 Kind = TypeVar("Kind", bound=Store, covariant=True)
 

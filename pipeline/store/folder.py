@@ -31,7 +31,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.names import INBOX, MAX_NAME_BYTES, OUTBOX
-from pipeline.ports import Job, ObjectInfo
+from pipeline.records import Job, ObjectInfo
 from pipeline.store.files import (
     NO_SUCH_FILE,
     Forbidden,

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 
-from pipeline.aws import AwsRefused, ask
+from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
-from pipeline.ports import Job, ObjectInfo, Ticket
+from pipeline.records import Job, ObjectInfo, Ticket
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _TICKET_SECONDS = 300

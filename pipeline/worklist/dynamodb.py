@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.aws import AwsRefused, ask
+from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
-from pipeline.ports import Row, SourceState
+from pipeline.records import Row, SourceState
 from pipeline.worklist.rows import FROM_VERDICT, row_from, stored, text
 
 TOMBSTONE_LIFE = timedelta(days=7)

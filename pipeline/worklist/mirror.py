@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pipeline.errors import StoreError, place_of
-from pipeline.ports import Row
+from pipeline.records import Row
 from pipeline.worklist.dynamodb import DynamoIndex
 from pipeline.worklist.sqlite import SqliteIndex
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import get_args
 
-from pipeline.ports import Row, SourceState
+from pipeline.records import Row, SourceState
 from pipeline.verdict import Label, ReasonCode, Status, Warning
 
 COLUMNS = tuple(field.name for field in fields(Row))

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.names import INBOX, UNUSABLE
-from pipeline.ports import Row, SourceState
+from pipeline.records import Row, SourceState
 from pipeline.worklist.database import Database
 from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
 

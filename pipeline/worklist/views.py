@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, get_args
 
-from pipeline.ports import Row, State
+from pipeline.records import Row, State
 from pipeline.worklist.rows import text
 from pipeline.worklist.sqlite import SqliteIndex, folded
 

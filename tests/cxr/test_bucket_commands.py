@@ -160,6 +160,6 @@ def test_forget_asks_first(account: Account) -> None:
 
 
 def _job(key: str) -> Any:
-    from pipeline.ports import Job
+    from pipeline.records import Job
 
     return Job(key)

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from cxr import commands
 from cxr.commands import app
-from pipeline.aws import ask
+from pipeline.aws.errors import ask
 from pipeline.errors import CxrError, StoreError
 from pipeline.intake import record_verdict
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.dynamodb import DynamoIndex
 from tests.support.fakes import make_judge

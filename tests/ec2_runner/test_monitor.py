@@ -18,7 +18,7 @@ from ec2_runner.reach.lease import Lease
 from ec2_runner.reach.monitor import StackMonitor, host_status
 from ec2_runner.reach.observe import Observer
 from handlers import wiring
-from pipeline.ports import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
+from pipeline.records import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
 from pipeline.running.service import Service, State, WorkerStatus
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release

@@ -15,7 +15,7 @@ from ec2_runner.reach.route import SshRoute
 from ec2_runner.reach.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
 from ec2_runner.reach.worker_client import Stream, StreamBroken
 from pipeline.errors import HostNotReady, UsageError
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 from pipeline.settings import Settings
 from pipeline.verdict import Release
 from tests.support.machines import SSHD, USER, Sshd, free_port, wait_for

@@ -18,7 +18,7 @@ from ec2_runner.host.caller import user_of
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
 from ec2_runner.reach.identity import place_of_host
-from pipeline.ports import Job, Outcome
+from pipeline.records import Job, Outcome
 from pipeline.running.service import JobsRefused, Service, WorkerStatus
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release

@@ -18,7 +18,7 @@ from pipeline.events import s3_event
 from pipeline.intake import Ports
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
-from pipeline.ports import Job, Outcome, Row
+from pipeline.records import Job, Outcome, Row
 from pipeline.worklist.rebuild import rebuild_index
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.pipeline.store.test_watch import wait_for

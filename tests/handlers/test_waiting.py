@@ -14,7 +14,8 @@ from pipeline.events import sqs_event
 from pipeline.intake import Ports, ingest
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
-from pipeline.ports import Host, Job, Outcome
+from pipeline.ports import Host
+from pipeline.records import Job, Outcome
 from tests.support.fakes import InlineHost, MemoryStore, make_judge, make_ports
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -17,7 +17,7 @@ from cxr import progress
 from pipeline.backfill import Backfill, Done, Tally
 from pipeline.errors import StoreError
 from pipeline.judge import Judge
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.running.parallel import unordered
 from pipeline.store.archive import ArchiveStore, Location
 from pipeline.verdict import ModelRef, Release, Verdict

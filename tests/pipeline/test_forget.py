@@ -12,7 +12,7 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
 from pipeline.forget import forget, is_known
 from pipeline.intake import Ports
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from tests.support.fakes import MemoryStore, make_judge, make_ports
 

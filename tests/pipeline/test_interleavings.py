@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pipeline.intake import record_verdict
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import is_verdict, verdict_key
-from pipeline.ports import Job, Row
+from pipeline.records import Job, Row
 from pipeline.verdict import Verdict
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import MemoryStore, make_judge

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import preview_key, verdict_key
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.verdict import Release, Verdict
 from tests.support.fakes import LIMIT, MemoryStore, make_judge
 

@@ -9,9 +9,9 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from pipeline.aws.sqs import SqsQueue
 from pipeline.errors import StoreError
 from pipeline.events import Change, parse
-from pipeline.sqs import SqsQueue
 
 SINCE = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
@@ -20,7 +20,7 @@ SINCE = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setattr("pipeline.sqs._PAUSES", (0, 0))
+    monkeypatch.setattr("pipeline.aws.sqs._PAUSES", (0, 0))
     with mock_aws():
         yield boto3.client("sqs", "us-east-1")
 

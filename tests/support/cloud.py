@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from pipeline.ports import Row
+from pipeline.records import Row
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Verdict
 from pipeline.worklist.dynamodb import DynamoIndex

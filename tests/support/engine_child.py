@@ -6,7 +6,7 @@ import time
 
 from model.serve import child
 from model.serve.engine import Engine
-from pipeline.ports import Examination
+from pipeline.records import Examination
 
 CRASHES, SLOW = b"this image crashes the process", b"this image takes its time"
 HANGS, HUNGRY = b"this image never ends", b"this image wants all the memory"

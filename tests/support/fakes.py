@@ -9,7 +9,7 @@ from typing import get_args
 from pipeline.errors import ConditionFailed, EngineFailed, InputRejected, ObjectTooLarge
 from pipeline.intake import Ports
 from pipeline.judge import Judge
-from pipeline.ports import Examination, ImageFacts, Job, ObjectInfo, Outcome
+from pipeline.records import Examination, ImageFacts, Job, ObjectInfo, Outcome
 from pipeline.verdict import DOUBTS, ActivationMap, Finding, ModelRef, Release, Thresholds, Warning
 from pipeline.worklist.sqlite import SqliteIndex
 

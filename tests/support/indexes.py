@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from pipeline.ports import Row
+from pipeline.records import Row
 
 KEY = "inbox/a.jpeg"
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)

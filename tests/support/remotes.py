@@ -9,7 +9,8 @@ from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
 from ec2_runner.reach.ssh import NobodyListens
 from ec2_runner.reach.worker_client import Stream
-from pipeline.ports import Host, Job, Outcome
+from pipeline.ports import Host
+from pipeline.records import Job, Outcome
 from pipeline.running.service import Service
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine

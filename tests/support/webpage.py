@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from pipeline.intake import record_verdict
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
-from pipeline.ports import Job, Ticket
+from pipeline.records import Job, Ticket
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex

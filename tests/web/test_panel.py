@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, expect
 from werkzeug.serving import make_server
 
-from pipeline.ports import HostState, HostStatus, Operations, QueueStatus
+from pipeline.records import HostState, HostStatus, Operations, QueueStatus
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex

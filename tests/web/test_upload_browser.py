@@ -14,7 +14,7 @@ from werkzeug.serving import make_server
 from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import verdict_key
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.store.folder import PRIVATE, FolderStore
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.sqlite import SqliteIndex

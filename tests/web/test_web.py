@@ -14,7 +14,7 @@ from pipeline.classify import line as line_of
 from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import verdict_key
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Verdict, Warning
 from tests.support.fakes import LIMIT
 from tests.support.webpage import HOSTILE, NOW, RELEASE, UNICODE, Page

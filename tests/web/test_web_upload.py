@@ -14,7 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.intake import record_verdict
 from pipeline.judge import Judge, give_up
 from pipeline.names import verdict_key
-from pipeline.ports import Job, ObjectInfo
+from pipeline.records import Job, ObjectInfo
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import NOTICE
 from pipeline.worklist.sqlite import SqliteIndex

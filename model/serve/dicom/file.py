@@ -22,7 +22,7 @@ from model.serve.dicom.radiograph import Tags
 from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored
 from model.serve.files.deep import LUMA
 from pipeline.errors import InputRejected
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 
 _DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
 _CUT_SHORT = "The DICOM file is cut short: its rest is missing. Export the X-ray again and drop it anew."

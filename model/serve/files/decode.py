@@ -21,7 +21,7 @@ from model.serve.files.guards import check_rows, read_picture
 from model.serve.files.jpeg import check_decodes, decode_gray, read_jpeg
 from model.serve.files.picture import Picture, damaged, unsupported
 from pipeline.errors import InputRejected
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.verdict import Warning
 
 _ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."

@@ -16,7 +16,7 @@ from model.onnxfile import with_note
 from model.serve.engine import SHIPPED, Engine, Outputs
 from model.site import SiteCard, calibrate_site, table
 from pipeline.errors import CxrError
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.settings import Settings
 from tests.cxr.test_cli import cxr
 from tests.support import pictures

@@ -21,7 +21,7 @@ from model.serve.engine import Engine
 from model.serve.files.codestreams import opened
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from tests.support import dicoms, pictures
 from tests.support.dicoms import dicom
 

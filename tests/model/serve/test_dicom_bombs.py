@@ -12,7 +12,7 @@ from pydicom import uid
 
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from tests.support import dicoms
 from tests.support.dicoms import dicom
 

@@ -10,7 +10,7 @@ from model.serve.dicom.radiograph import Tags
 from model.serve.engine import Engine, Outputs, interpret
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
-from pipeline.ports import ImageFacts
+from pipeline.records import ImageFacts
 from pipeline.verdict import DOUBTS, Warning
 from tests.support import dicoms, pictures
 from tests.support.dicoms import dicom

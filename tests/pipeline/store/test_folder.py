@@ -19,8 +19,8 @@ from pipeline.events import s3_event
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
-from pipeline.ports import Job
 from pipeline.reconcile import reconcile
+from pipeline.records import Job
 from pipeline.store import files
 from pipeline.store.folder import FolderStore
 from pipeline.store.walk import keys

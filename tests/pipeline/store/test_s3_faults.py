@@ -11,7 +11,7 @@ from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
 from handlers.wiring import client
 from pipeline.judge import Judge
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.support.fakes import LIMIT, FakeEngine

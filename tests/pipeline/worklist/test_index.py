@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.names import UNUSABLE
-from pipeline.ports import Index, Row
+from pipeline.ports import Index
+from pipeline.records import Row
 from pipeline.worklist.dynamodb import DynamoIndex
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist

@@ -14,7 +14,7 @@ from pipeline.errors import IndexNotReady
 from pipeline.events import s3_event
 from pipeline.forget import forget
 from pipeline.intake import Ports, ingest
-from pipeline.ports import Job
+from pipeline.records import Job
 from pipeline.worklist import database, rebuild
 from pipeline.worklist.database import Database
 from pipeline.worklist.rebuild import keep_whole, rebuild_index

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ports import Index, Row
+from pipeline.ports import Index
+from pipeline.records import Row
 from pipeline.worklist.dynamodb import DynamoIndex
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.indexes import DONE, KEY, LATER, VERDICT

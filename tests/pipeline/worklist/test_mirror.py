@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
-from pipeline.ports import Row
+from pipeline.records import Row
 from pipeline.worklist.dynamodb import TOMBSTONE_LIFE, DynamoIndex
 from pipeline.worklist.mirror import Mirror
 from pipeline.worklist.sqlite import SqliteIndex

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ports import Row
+from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import STATES, Cursor, Order, Page, View, Worklist
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from pipeline.aws import ask
+from pipeline.aws.errors import ask
 from pipeline.errors import StoreError
 from pipeline.events import s3_event
 

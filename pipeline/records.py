@@ -1,0 +1,141 @@
+"""The records that the ports give and take."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Release, Status, Warning
+
+Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
+SourceState = Literal["present", "deleted"]
+State = Literal[
+    "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
+]  # of a row, in one word
+HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
+
+    key: str
+    etag: str | None = None  # as a listing had it: saves asking for it where that object has its verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `failed` is worth another try; `gone` means that there is no such object now;
+    `waiting` that no host could be asked, and that the queue brings the job again; `given_up` that its
+    verdict says `failed`.
+    """
+
+    key: str
+    result: Result
+    detail: str = ""  # a sentence about a failure; never the key
+    passes: bool = False  # it failed for a reason that passes and is not the image's: that was no try
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object of the store, as S3 describes it."""
+
+    key: str
+    etag: str
+    size: int  # bytes
+    modified: datetime
+    version_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Leave to write one object: a browser posts these fields, and the file after them, to `url`."""
+
+    url: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image file is, whatever becomes of it."""
+
+    media_type: str
+    width: int
+    height: int
+    instance_uid: str | None = None  # of a DICOM file, where it may be kept
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the engine says of one image."""
+
+    facts: ImageFacts
+    finding: Finding
+    preview: bytes | None  # JPEG, 8-bit gray, at most 1280 pixels a side; None where it may name the patient
+    warnings: tuple[Warning, ...] = ()  # in the order of their closed list
+    timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """How the host is. No key is in its sentences."""
+
+    state: HostState
+    since: datetime | None = None  # when it got into that state, where that is known
+    active: int = 0  # jobs taken and not yet answered
+    jobs_a_minute: int = 0
+    model: ModelRef | None = None
+    release: Release | None = None
+    last_error: str | None = None  # of a job that failed
+    last_error_at: datetime | None = None
+    detail: str = ""  # why the state is unknown
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """How much is still to be done."""
+
+    depth: int | None  # jobs not done yet, those at work among them; None: unknown
+    oldest: datetime | None = None  # when the job that waits longest was first asked for, where that is known
+    detail: str = ""  # why the depth is unknown
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Host and queue as they were at a moment."""
+
+    host: HostStatus
+    queue: QueueStatus
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the worklist: what the index knows of one inbox key."""
+
+    key: str
+    status: Status | None = None  # None: no verdict yet
+    label: Label | None = None
+    probability: float | None = None
+    normal_below: float | None = None  # the verdict's two thresholds
+    pneumonia_above: float | None = None
+    reason: ReasonCode | None = None
+    message: str | None = None  # the reason's own sentence
+    warnings: tuple[Warning, ...] = ()
+    etag: str | None = None  # of the source that the verdict judged
+    verdict_key: str | None = None
+    verdict_etag: str | None = None
+    preview_key: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
+    asked_since: datetime | None = None  # while it waits: when it began to, through all later hints
+    at_work: bool = False  # while it waits: a host has it
+    source: SourceState = "present"
+    change: int = 0  # grows with every change of any row
+
+    @property
+    def state(self) -> State:
+        """The row in one word: one that waits for a newer verdict waits, whatever the last one said."""
+        if self.waiting_since:
+            return "working" if self.at_work else "waiting"
+        return self.label or (self.status if self.status and self.status != "classified" else "unknown")
