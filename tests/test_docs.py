@@ -40,6 +40,13 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert all((path.parent / link).exists() for link in links), links
 
 
+def test_the_guide_to_changes_names_real_files() -> None:
+    text = (ROOT / "docs/changing.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+\.(?:py|md|js|html|json|yaml))`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_the_readme_names_real_commands_and_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     callbacks = [command.callback for command in app.registered_commands]

@@ -1,6 +1,7 @@
 """The table of the design: who may import whom, and where the heavy libraries may be."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ MAY = {
     "handlers": {"pipeline", "ec2_runner"},
     "web": {"pipeline"},
 }
+MOST = 15  # modules of a folder
 ONLY = {  # a library, and the places that may import it
     "torch": ("model/train/", "model/reference.py", "model/evaluate/pictures/summary.py"),
     "torchvision": ("model/train/vision.py",),
@@ -68,6 +70,11 @@ def test_a_module_imports_what_it_may(path: Path) -> None:
         assert tops & OURS <= allowed
     for library, places in ONLY.items():
         assert library not in tops or name.startswith(places), f"{library} has no place in {name}"
+
+
+def test_no_folder_holds_more_than_one_can_overlook() -> None:
+    counts = Counter(path.parent for path in modules() if path.name != "__init__.py")
+    assert {folder.name: count for folder, count in counts.items() if count > MOST} == {}
 
 
 def test_the_table_names_real_modules() -> None:
