@@ -52,7 +52,7 @@ def example() -> str:
     path = SAMPLES / "pneumonia-1.jpeg"
     seen = Engine().examine(path.read_bytes())
     source = {"key": f"inbox/{path.name}", "media_type": seen.facts.media_type}
-    finding = seen.finding.model_dump(exclude={"map", "pattern"})
+    finding = seen.finding.model_dump(exclude={"map"})
     verdict = {"schema": SCHEMA_NAME, "status": "classified", "source": source, "finding": finding}
     return f"```json\n{json.dumps({**verdict, 'warnings': seen.warnings}, indent=1)}\n```\n"
 

@@ -3,10 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.evaluate.bootstrap import Bootstrap
-from model.evaluate.measure import auc
 from model.serve.engine import Limits
-from pipeline.verdict import Interval, Thresholds
+from pipeline.verdict import Thresholds
 
 Floats = npt.NDArray[np.float64]
 
@@ -14,7 +12,6 @@ SENSITIVITY = 0.99  # of what is not called normal
 SPECIFICITY = 0.98  # of what is not called pneumonia
 TYPICAL = 0.98  # the share of these images that is not called atypical
 REFUSED = 1.6  # times the limit of atypical lies that of what is refused: beyond every validation image
-PATTERN_AUC = 0.8  # the lower end of its interval, below which bacterial or viral is not shown
 _STEPS, _DONE, _LEAST = 100, 1e-8, 1e-12  # of Newton's method, at most; a change so small ends it
 _RIDGE = 1e-3  # on the slope: it stays finite where the classes are parted without an error
 _NARROWEST = (0.35, 0.65)  # P in here is never a confident label, however well the validation fold separates
@@ -51,21 +48,3 @@ def choose_thresholds(probability: Floats, truth: npt.NDArray[np.int_]) -> Thres
         normal_below=round(min(normal_below, _NARROWEST[0]), 4),
         pneumonia_above=round(max(pneumonia_above, _NARROWEST[1]), 4),
     )
-
-
-def pattern_auc(
-    logits: Floats, viral: npt.NDArray[np.int_], patients: npt.NDArray[np.str_]
-) -> Interval | None:
-    """How well viral is told from bacterial, where `viral` is known (not -1); None if too badly to be shown.
-
-    The 95 % interval is a bootstrap over patients.
-    """
-    known = viral >= 0
-    logits, viral, names = logits[known], viral[known], [str(patient) for patient in patients[known]]
-    if len(set(viral)) < 2:
-        return None
-    everyone = np.ones(len(names), np.bool_)
-    found = Bootstrap(names).figure(lambda weights: auc(viral, logits, weights), everyone)
-    if found is None or found.low < PATTERN_AUC:
-        return None
-    return Interval(value=round(found.value, 3), low=round(found.low, 3), high=round(found.high, 3))

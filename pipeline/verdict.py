@@ -142,22 +142,6 @@ class Population(Part):
         return self.other > self.doubted_above
 
 
-class Interval(Part):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Pattern(Part):
-    """The shares of a bacterial and a viral pattern, given pneumonia. Research only."""
-
-    bacterial: Probability
-    viral: Probability
-    auc: Interval | None = Field(default=None, description="of telling the two apart, on validation patients")
-
-
 class ActivationMap(Part):
     """The class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
 
@@ -187,7 +171,6 @@ class Finding(Part):
     thresholds: Thresholds
     typicality: Typicality | None = None
     population: Population | None = None
-    pattern: Pattern | None = None
     map: ActivationMap
 
 

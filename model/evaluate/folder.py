@@ -92,7 +92,6 @@ def _head(metrics: Metrics) -> list[str]:
         "average precision": metrics.average_precision,
         "Brier score": metrics.brier,
         "calibration error": metrics.ece,
-        "AUC viral, bacterial": metrics.pattern_auc,
         "called uncertain": metrics.uncertain,
         "right when certain": metrics.right_when_certain,
         "refused": metrics.refused,

@@ -34,7 +34,6 @@ class Cases:
     truth: Ints  # 1 pneumonia, 0 normal
     viral: Ints  # 1 viral, 0 bacterial, -1 not known or normal
     probability: Floats  # NaN where refused
-    pattern: Floats  # the viral share; NaN where there is none
     called: npt.NDArray[np.str_]  # one of CALLED
     patients: list[str]
     low: Floats  # the thresholds by which each was judged; NaN where refused
@@ -50,7 +49,6 @@ class Cases:
             truth=truth,
             viral=np.array([sample.viral for sample in samples]),
             probability=np.array([finding.probability if finding else np.nan for finding in findings]),
-            pattern=np.array([f.pattern.viral if f and f.pattern else np.nan for f in findings]),
             called=np.array([finding.label if finding else "refused" for finding in findings]),
             patients=[sample.patient for sample in samples],
             low=np.array([finding.thresholds.normal_below if finding else np.nan for finding in findings]),
@@ -124,7 +122,6 @@ def measure(
         refused=_known(draws.share(~judged, np.ones_like(judged))),
         right_when_certain=draws.share(cases.right, called),
         predictive_values=_predictive_values(cases, draws),
-        pattern_auc=_pattern_auc(cases, draws),
         called=_called(cases),
         groups=[_group(name, cases, draws, mask) for name, mask in _groups(cases, origins) if mask.any()],
         model=model,
@@ -218,12 +215,6 @@ def predictive_value(right: Metric, wrong: Metric, share: float) -> Metric | Non
     return Metric.rounded(
         bayes(right.value, wrong.value), bayes(right.low, wrong.high), bayes(right.high, wrong.low)
     )
-
-
-def _pattern_auc(cases: Cases, draws: Bootstrap) -> Metric | None:
-    known = (cases.viral >= 0) & np.isfinite(cases.pattern)
-    viral, pattern = cases.viral[known], cases.pattern[known]
-    return draws.figure(lambda w: auc(viral, pattern, w), known) if known.any() else None
 
 
 def _called(cases: Cases) -> dict[Literal["normal", "pneumonia"], dict[str, int]]:

@@ -88,9 +88,6 @@ class Metrics(BaseModel):
         description="share of right labels among `normal` and `pneumonia`; null where there are none"
     )
     predictive_values: list[PredictiveValues]
-    pattern_auc: Metric | None = Field(
-        description="viral against bacterial, among judged pneumonias of known subtype; null without both"
-    )
     called: dict[Literal["normal", "pneumonia"], dict[str, int]] = Field(
         description="images by the label in the data, then by what was said of them"
     )

@@ -27,9 +27,7 @@ from pipeline.verdict import (
     DOUBTS,
     ActivationMap,
     Finding,
-    Interval,
     ModelRef,
-    Pattern,
     Population,
     Thresholds,
     Typicality,
@@ -71,7 +69,6 @@ class Calibration(BaseModel):
     thresholds: Thresholds
     typicality: Limits
     outside_above: float  # the logit of being of another population, beyond which the label is `uncertain`
-    pattern_auc: Interval | None = None  # of bacterial against viral, where it is good enough to be shown
 
     def probability(self, logit: float) -> float:
         """Calibrated P(pneumonia)."""
@@ -92,7 +89,7 @@ class Calibration(BaseModel):
 class Outputs(NamedTuple):
     """What the network says of N images, raw."""
 
-    logits: Array  # [N, 2]: pneumonia; viral (against bacterial), given pneumonia
+    logits: Array  # [N, 2]: pneumonia; viral (against bacterial), which training uses and nobody is shown
     maps: Array  # [N, h, w]: the mean of each is the pneumonia logit
     distances: Array  # [N]: how unlike the training images
     outside: Array  # [N]: the logit of being of another population
@@ -218,7 +215,6 @@ def interpret(
         thresholds=calibration.thresholds,
         typicality=typicality,
         population=population,
-        pattern=_pattern(calibration, float(outputs.logits[1])),
         map=ActivationMap(grid=grid, box=box),
     )
 
@@ -231,13 +227,6 @@ def doubts_of(finding: Finding) -> tuple[Warning, ...]:
     if finding.population and finding.population.is_doubted:
         doubts.append("other_population")
     return tuple(doubts)
-
-
-def _pattern(calibration: Calibration, logit: float) -> Pattern | None:
-    if calibration.pattern_auc is None:
-        return None
-    viral = round(_sigmoid(logit), 3)
-    return Pattern(bacterial=round(1 - viral, 3), viral=viral, auc=calibration.pattern_auc)
 
 
 def _shares(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:

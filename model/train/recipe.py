@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt, pattern_auc
+from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt
 from model.data import Sample, load_pixels, load_samples
 from model.serve.engine import Calibration
 from model.train.ensemble import plan, predict, train, views
@@ -57,8 +57,8 @@ def calibrate(network: Network, samples: list[Sample], said: Testimony) -> Calib
     """P and thresholds from what witnesses said of eras that they had not seen; who is outside, from the
     validation fold, as it is served and changed.
     """
-    logits, clean = said.logits.astype(np.float64), said.stress == "none"
-    slope, offset = fit_platt(logits[:, 0], said.truth)
+    logits = said.logits[:, 0].astype(np.float64)
+    slope, offset = fit_platt(logits, said.truth)
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
     known = predict(network, torch.cat(list(views(pixels, 1, network.config.size))))
     return Calibration(
@@ -68,8 +68,7 @@ def calibrate(network: Network, samples: list[Sample], said: Testimony) -> Calib
         slope=slope,
         offset=offset,
         prevalence=round(float(said.truth.mean()), 3),
-        thresholds=choose_thresholds(1 / (1 + np.exp(-(slope * logits[:, 0] + offset))), said.truth),
+        thresholds=choose_thresholds(1 / (1 + np.exp(-(slope * logits + offset))), said.truth),
         typicality=choose_limits(known.distance.double().numpy()),
         outside_above=round(float(np.quantile(known.outside.double().numpy(), TYPICAL)), 3),
-        pattern_auc=pattern_auc(logits[clean, 1], said.viral[clean], said.patient[clean]),
     )

@@ -11,7 +11,7 @@ from model.evaluate.bootstrap import Bootstrap, Metric
 from model.evaluate.measure import auc, calibration_error, measure, precision, predictive_value
 from model.evaluate.metrics import Metrics
 from pipeline.errors import UsageError
-from pipeline.verdict import ActivationMap, Finding, Label, Pattern, Thresholds
+from pipeline.verdict import ActivationMap, Finding, Label, Thresholds
 
 THRESHOLDS = Thresholds(normal_below=0.2, pneumonia_above=0.8)
 # label in the data, viral, P, what was said
@@ -33,20 +33,18 @@ def sample(index: int, label: int, viral: int, patient: str | None = None) -> Sa
     return Sample(Path(f"{index}.png"), label, viral, patient or f"p{index}", "report")
 
 
-def finding(probability: float, label: Label | None, viral: float = 0.5) -> Finding | None:
+def finding(probability: float, label: Label | None) -> Finding | None:
     return label and Finding(
         label=label,
         probability=probability,
         prevalence=0.5,
         thresholds=THRESHOLDS,
-        pattern=Pattern(bacterial=1 - viral, viral=viral),
         map=ActivationMap(grid=[[0.0]], box=(0, 0, 1, 1)),
     )
 
 
 SAMPLES = [sample(index, case[0], case[1]) for index, case in enumerate(CASES)]
-VIRAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 0.9, 0.4, 0.6, 0.0)  # the share that was said
-FINDINGS = [finding(case[2], case[3], viral) for case, viral in zip(CASES, VIRAL, strict=True)]
+FINDINGS = [finding(case[2], case[3]) for case in CASES]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +79,6 @@ def test_the_figures_are_those_of_scikit_learn(metrics: Metrics) -> None:
     expected = average_precision_score(truth, probability)
     assert metrics.average_precision.value == pytest.approx(expected, abs=1e-4)
     assert metrics.auc.low < metrics.auc.value < metrics.auc.high
-    assert metrics.pattern_auc is not None
-    assert metrics.pattern_auc.value == pytest.approx(3 / 4)  # viral .9 .6 against bacterial .8 .4
 
 
 def test_a_draw_counts_an_image_as_often_as_its_patient_was_drawn() -> None:
@@ -148,7 +144,6 @@ def test_predictive_values_after_bayes(metrics: Metrics) -> None:
 def test_what_cannot_be_known_is_null() -> None:
     samples = [sample(index, index % 2, -1) for index in range(6)]
     measured = measure(samples, [finding(0.5, "uncertain") for _ in samples])
-    assert measured.pattern_auc is None
     assert measured.right_when_certain is None
     assert all(row.ppv is None and row.npv is None for row in measured.predictive_values)
     assert measured.groups == []

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from model.calibrate import choose_thresholds, fit_platt, pattern_auc
+from model.calibrate import choose_thresholds, fit_platt
 from model.data import ERAS, load_samples, patient_of
 from model.evaluate.folder import evaluate_folder, table
 from model.evaluate.measure import calibration_error
@@ -296,17 +296,6 @@ def test_another_prevalence_moves_p_by_bayes_and_keeps_the_labels() -> None:
             assert after == pytest.approx(odds / (1 + odds), rel=1e-6)
             assert moved.thresholds.label(after) == trained.thresholds.label(before)
         assert moved.at(0.75).thresholds.pneumonia_above == pytest.approx(0.8)
-
-
-def test_a_pattern_is_shown_only_where_it_is_known_to_be_good() -> None:
-    random = np.random.default_rng(1)
-    viral = np.tile([0, 1, -1], 200)
-    patients = np.array([f"p{index // 2}" for index in range(600)])
-    good = pattern_auc(random.normal(3.0 * viral), viral, patients)
-    assert good is not None
-    assert 0.8 < good.low < good.value < good.high <= 1
-    assert pattern_auc(random.normal(0.5 * viral), viral, patients) is None
-    assert pattern_auc(random.normal(size=600), np.full(600, -1), patients) is None
 
 
 @pytest.mark.parametrize("name", STRESSES)
