@@ -162,7 +162,7 @@ def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
 
 def test_destroy_everything_leaves_no_version_of_anything(deployed: Cloud) -> None:
     s3 = deployed.clients.s3
-    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"WorkerStatus": "Enabled"})
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
     for content in ("old", "new"):
         put(deployed, "inbox/a.jpeg", content)
     s3.delete_object(Bucket=BUCKET, Key="inbox/a.jpeg")

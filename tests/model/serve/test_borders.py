@@ -31,7 +31,7 @@ def test_a_border_does_not_change_the_verdict(
     expected = engine.examine(pictures.SAMPLE.read_bytes()).finding
     found = engine.examine(pictures.encoded(framed, kind, **options)).finding
     assert found.label == expected.label
-    assert found.probability == pytest.approx(expected.probability, abs=0.05)
+    assert found.probability == pytest.approx(expected.probability, abs=0.1)
     margin = share / (1 + 2 * share)
     assert found.map.box == pytest.approx((margin, margin, 1 - margin, 1 - margin), abs=0.02)
 

@@ -49,7 +49,7 @@ def test_one_picture_in_any_packing_gets_one_answer(engine: Engine, probability:
     assert np.abs(differences).mean() <= error
     assert facts == ImageFacts("application/dicom", 320, 256)
     assert warnings == ()
-    assert engine.examine(data).finding.probability == pytest.approx(probability, abs=0.02)
+    assert engine.examine(data).finding.probability == pytest.approx(probability, abs=0.06)
 
 
 @pytest.mark.parametrize(
