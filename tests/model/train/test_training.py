@@ -35,6 +35,8 @@ from pipeline.settings import Settings
 from pipeline.verdict import Thresholds
 from tests.support import pictures
 
+pytestmark = pytest.mark.timeout(300)  # two slow cores, and five processes that import torch
+
 TINY = TrainConfig(epochs=2, batch=8, network=NetworkConfig(size=64, width=16))
 QUIET = Console(quiet=True)
 
