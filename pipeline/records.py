@@ -24,7 +24,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. `failed` is worth another try; `gone` means that there is no such object now;
+    """Say what became of a job. `failed` is worth another try; `gone` means that there is no such object now;
     `waiting` that no host could be asked, and that the queue brings the job again; `given_up` that its
     verdict says `failed`.
     """
@@ -48,7 +48,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Leave to write one object: a browser posts these fields, and the file after them, to `url`."""
+    """Permit writing one object: a browser posts these fields, and the file after them, to `url`."""
 
     url: str
     fields: dict[str, str]
@@ -56,7 +56,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image file is, whatever becomes of it."""
+    """Describe an image file, whatever becomes of it."""
 
     media_type: str
     width: int
@@ -66,7 +66,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Examination:
-    """What the engine says of one image."""
+    """Hold the engine's answer for one image."""
 
     facts: ImageFacts
     finding: Finding

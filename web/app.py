@@ -8,8 +8,7 @@ from flask import Flask, request
 
 from pipeline.ports import Monitor, Store, Tickets
 from pipeline.worklist.sqlite import SqliteIndex
-from web import api, errors, pages, resubmit, security, upload, wording
-from web import panel as host
+from web import api, errors, pages, panel, resubmit, security, upload, wording
 from web.access import Access, protect
 from web.audit import Audit, keep
 
@@ -69,5 +68,5 @@ def create_app(
     app.register_blueprint(upload.blueprint(store, max_upload_bytes, tickets))
     app.register_blueprint(resubmit.blueprint(store, index, max_upload_bytes))
     if operations or problems:
-        app.register_blueprint(host.blueprint(operations, card, problems or list))
+        app.register_blueprint(panel.blueprint(operations, card, problems or list))
     return app

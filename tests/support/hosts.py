@@ -155,7 +155,7 @@ def make_wheel(folder: Path, number: int, status: int) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """As `ec2_runner/stack/release.py` does."""
+    """Write the manifest as `ec2_runner/stack/release.py` does."""
     lines = (
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"))
