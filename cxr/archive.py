@@ -1,14 +1,17 @@
-"""Opens the archive of `cxr backfill`: two addresses, each a folder or `s3://bucket/folder`."""
+"""Open the archive of `cxr backfill`: two addresses, each a folder or `s3://bucket/folder`."""
 
 import os
 from pathlib import Path
 
 from handlers import wiring
+from pipeline.backfill import Backfill
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, OUTBOX
 from pipeline.ports import ArchiveSource, Store
+from pipeline.settings import Settings
 from pipeline.store.archive import ArchiveStore, Location
 from pipeline.store.folder import FolderStore
+from pipeline.verdict import Release
 
 BUCKETS = "s3://"
 
@@ -23,6 +26,12 @@ def open_archive(source: str, outbox: str) -> ArchiveStore:
     if of_source[0] == of_outbox[0] and inside:
         raise UsageError("one of the two lies in the other: name an OUTBOX beside SOURCE")
     return ArchiveStore(_source(*of_source), _outbox(*of_outbox))
+
+
+def make_backfill(source: str, outbox: str, settings: Settings) -> Backfill:
+    """Build the judge of an archive's images in this process, with its network loaded."""
+    judge, threads = wiring.make_judge(open_archive(source, outbox), settings, Release(), upgrades=True)
+    return Backfill(judge, threads)
 
 
 def is_empty(source: str) -> bool:

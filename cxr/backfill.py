@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.backfill import Backfill, Done
+from pipeline.backfill import Done
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, for_terminal, printable
 from pipeline.records import Job
 from pipeline.settings import Settings, load_settings
-from pipeline.verdict import Release
 
 
 def backfill(
@@ -75,17 +74,10 @@ def _told(answers: Iterator[Done]) -> Iterator[Done]:
         yield done
 
 
-def make(source: str, outbox: str, settings: Settings) -> Backfill:
-    """Build the judge of an archive's images in this process, with its network loaded."""
-    from cxr.archive import open_archive
-    from handlers.wiring import make_judge
-
-    store, release = open_archive(source, outbox), Release()
-    return Backfill(*make_judge(store, settings, release, upgrades=True))
-
-
 def _here(source: str, outbox: str, settings: Settings, jobs: Iterator[Job]) -> Iterator[Done]:
-    with closing(make(source, outbox, settings)) as judging:
+    from cxr.archive import make_backfill
+
+    with closing(make_backfill(source, outbox, settings)) as judging:
         yield from judging.run(jobs)
 
 

@@ -18,8 +18,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from cxr import backfill
-from cxr.archive import absolute, open_archive
+from cxr.archive import absolute, make_backfill, open_archive
 from pipeline.backfill import Done
 from pipeline.errors import HostError, UsageError
 from pipeline.records import Job
@@ -46,9 +45,8 @@ def run(
     source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
     if settings.weights:
         settings = settings.model_copy(update={"weights": settings.weights.resolve()})
-    backfill.make(
-        source, outbox, settings
-    ).close()  # what is wrong for every worker is said here, in a sentence
+    # What is wrong for every worker is said here, in a sentence.
+    make_backfill(source, outbox, settings).close()
     with _cluster(workers, address):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:
@@ -109,7 +107,7 @@ class _Worker:
     """An actor: the network loaded once, a store, and one core. Ray makes it anew when it dies."""
 
     def __init__(self, source: str, outbox: str, settings: Settings) -> None:
-        self._backfill = backfill.make(source, outbox, settings)
+        self._backfill = make_backfill(source, outbox, settings)
 
     def __call__(self, names: Any) -> Any:
         """What became of these."""

@@ -1,7 +1,5 @@
 """`cxr deploy`, `cxr status`, `cxr destroy`. What needs AWS's library is imported when it is needed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +9,9 @@ from pipeline.errors import StackError, UsageError
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from ec2_runner.stack.clients import Clients
     from ec2_runner.stack.display import Display
+    from pipeline.aws.clients import Aws
+    from pipeline.settings import Settings
 
 StackName = Annotated[str | None, typer.Option("--stack", help="[default: cxr-inbox, or CXR_STACK]")]
 Region = Annotated[str | None, typer.Option(help="[default: that of your AWS configuration]")]
@@ -47,22 +46,23 @@ def deploy(
     from ec2_runner.stack.cost import estimate
     from ec2_runner.stack.deploy import Options, carry_out, make_plan
     from ec2_runner.stack.release import build, source_tree
+    from handlers import wiring
+    from pipeline.aws.errors import stack_errors
 
-    root, name, display = source_tree(), _name(stack), _display()
-    more = _pairs(parameter or [])
+    root, settings, display = source_tree(), load_settings(stack=stack, region=region), _display()
+    name, aws, more = settings.stack, _account(settings), _pairs(parameter or [])
     options = Options(name, bucket, existing_bucket, instance_type, email, idle_minutes, retention_days, more)
-    with _clients(region) as clients:
-        target = Stack(name, clients.cloudformation, display.say)
-        plan = make_plan(options, clients, target)
+    with stack_errors():
+        target = Stack(name, aws.client("cloudformation"), display.say)
+        plan = make_plan(options, aws, target)
         cost = estimate(plan.instance_type, plan.idle_minutes)
         what = "Update" if plan.before else "Make"
-        typer.echo(
-            f"{what} the stack {name} in {clients.region}, account {clients.account}, bucket {plan.bucket}."
-        )
+        typer.echo(f"{what} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
         typer.echo("\n".join(cost.lines()))
         if not yes:
             typer.confirm("Go on?", abort=True)
-        carry_out(plan, clients, target, partial(build, root), display)
+        fleet = wiring.make_fleet(settings)
+        carry_out(plan, aws, target, fleet, partial(build, root), display)
     typer.echo(f"Drop chest X-rays into s3://{plan.bucket}/inbox/")
     typer.echo(f"and see them with: cxr up --bucket {plan.bucket} --stack {name}")
 
@@ -71,13 +71,18 @@ def status(stack: StackName = None, region: Region = None) -> None:
     """Show the AWS stack: host, queues, last verdicts. It shows names of files."""
     from ec2_runner.stack.cloudformation import Stack
     from ec2_runner.stack.status import report
+    from handlers import wiring
+    from pipeline.aws.errors import stack_errors
 
-    name = _name(stack)
-    with _clients(region) as clients:
-        state = Stack(name, clients.cloudformation, typer.echo).read()
+    settings = load_settings(stack=stack, region=region)
+    name, aws = settings.stack, _account(settings)
+    with stack_errors():
+        state = Stack(name, aws.client("cloudformation"), typer.echo).read()
         if state is None:
-            raise StackError(f"there is no stack {name} in {clients.region}: `cxr deploy` makes it")
-        for line in report(name, state, clients):
+            raise StackError(f"there is no stack {name} in {aws.region}: `cxr deploy` makes it")
+        store = wiring.open_bucket(state.parameters["BucketName"], settings.region)
+        index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
+        for line in report(state, aws.region, store, index, seen):
             typer.echo(line)
 
 
@@ -93,18 +98,21 @@ def destroy(
     from ec2_runner.stack.cloudformation import Stack
     from ec2_runner.stack.destroy import bucket_of
     from ec2_runner.stack.destroy import destroy as take_down
+    from handlers import wiring
+    from pipeline.aws.errors import stack_errors
 
-    name, display = _name(stack), _display()
-    with _clients(region) as clients:
-        target = Stack(name, clients.cloudformation, display.say)
-        bucket = bucket_of(target, clients)
-        typer.echo(f"Delete the stack {name} in {clients.region}, its hosts and its worklist.")
+    settings, display = load_settings(stack=stack, region=region), _display()
+    name, aws = settings.stack, _account(settings)
+    with stack_errors():
+        target = Stack(name, aws.client("cloudformation"), display.say)
+        bucket = bucket_of(target, aws)
+        typer.echo(f"Delete the stack {name} in {aws.region}, its hosts and its worklist.")
         if bucket:
             fate = "are deleted, every version of them" if everything else "stay"
             typer.echo(f"The X-rays and verdicts in s3://{bucket} {fate}.")
         if not yes:
             typer.confirm("Go on?", abort=True)
-        take_down(target, clients, everything, display)
+        take_down(target, aws, wiring.make_fleet(settings), everything, display)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -114,17 +122,13 @@ def _pairs(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-def _name(stack: str | None) -> str:
-    return load_settings(stack=stack).stack
+def _account(settings: "Settings") -> "Aws":
+    """Open the user's account; raise UsageError where AWS does not take the credentials."""
+    from handlers import wiring
 
-
-@contextmanager
-def _clients(region: str | None) -> "Iterator[Clients]":
-    from ec2_runner.stack.clients import aws_errors, connect
-
-    clients = connect(region)
-    with aws_errors():
-        yield clients
+    aws = wiring.aws(settings.region)
+    assert aws.account
+    return aws
 
 
 def _display() -> "Display":

@@ -1,8 +1,8 @@
-"""Writes what the documents take from the code: `python docs/make.py [--screenshots]`.
+"""Write what the documents take from the code: `python docs/make.py [--screenshots]`.
 
-The schema, the README's tables of settings and of what the network says of the samples; and, with Debian's
-chromium, the screenshots, of synthetic samples only. `tests/test_docs.py` fails when a document is out of
-date.
+The schema, the README's tables of settings and of what the network says of the samples, the host types of
+template.yaml; and, with Debian's chromium, the screenshots, of synthetic samples only. `tests/test_docs.py`
+fails when one of them is out of date.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ec2_runner.stack.cost import HOST_TYPES
+from ec2_runner.stack.release import architecture_of
 from model.evaluate.card import CARD, REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import SHIPPED, Engine
@@ -27,6 +29,7 @@ from pipeline.verdict import SCHEMA as SCHEMA_NAME
 ROOT = Path(__file__).parents[1]
 README, SCHEMA = ROOT / "README.md", ROOT / "docs" / "verdict.schema.json"
 CARD_TEXT = ROOT / "model" / "weights" / "README.md"
+TEMPLATE = ROOT / "template.yaml"
 SAMPLES = ROOT / "events" / "samples"
 
 
@@ -44,6 +47,20 @@ def readme() -> str:
         ("settings", settings_table()),
     ):
         text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{table}\2", text, flags=re.DOTALL)
+    return text
+
+
+def template() -> str:
+    """The template with the host types that `cxr deploy` knows."""
+    names = "".join(f"      - {name}\n" for name in HOST_TYPES)
+    rows = ""
+    for name, kind in HOST_TYPES.items():
+        types = ", ".join((name, *kind.substitutes))
+        rows += f"    {name}: {{ Architecture: {architecture_of(name)}, Types: [{types}] }}\n"
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for heading, lines in (("AllowedValues", names), ("InstanceTypes", rows)):
+        pattern = rf"({heading}: # host types,[^\n]*\n).*?( *# end of the host types)"
+        text = re.sub(pattern, rf"\1{lines}\2", text, flags=re.DOTALL)
     return text
 
 
@@ -226,5 +243,6 @@ if __name__ == "__main__":
     CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
+    TEMPLATE.write_text(template(), encoding="utf-8")
     if arguments.screenshots:
         screenshots()

@@ -3,12 +3,15 @@
 Each is imported when it is chosen: a Lambda has no network to run, and a laptop no AWS.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from handlers import telemetry
-from pipeline.errors import InputRejected, UsageError
+from pipeline.aws.clients import Aws
+from pipeline.aws.names import StackNames
+from pipeline.errors import InputRejected
 from pipeline.intake import Ports
 from pipeline.ports import FullStore, Host, Index, Queue, Store
 from pipeline.records import Job, Outcome
@@ -18,6 +21,7 @@ from pipeline.verdict import Release
 if TYPE_CHECKING:
     from ec2_runner.reach.fleet import Fleet
     from ec2_runner.reach.monitor import StackMonitor
+    from ec2_runner.reach.observe import Observer
     from ec2_runner.reach.reaper import Reaper
     from pipeline.judge import Judge
     from pipeline.running.worker import Worker
@@ -70,6 +74,12 @@ def make_ports(settings: Settings) -> Ports:
     )
 
 
+@functools.cache
+def aws(region: str | None = None) -> Aws:
+    """Return this process's way to AWS: to a region, or to the configured one."""
+    return Aws(region)
+
+
 def make_store(settings: Settings) -> FullStore:
     """The folder, or the bucket."""
     if settings.store == "folder":
@@ -77,12 +87,12 @@ def make_store(settings: Settings) -> FullStore:
 
         return FolderStore(settings.root)
     assert settings.bucket is not None  # load_settings has checked
-    return open_bucket(settings.bucket)
+    return open_bucket(settings.bucket, settings.region)
 
 
-def open_bucket(name: str) -> "S3Store":
-    """A bucket, with the credentials of the environment."""
-    s3 = client("s3")
+def open_bucket(name: str, region: str | None = None) -> "S3Store":
+    """Return a bucket's store, with the credentials of the environment."""
+    s3 = aws(region).client("s3")
     from pipeline.store.s3 import S3Store
 
     return S3Store(name, s3)
@@ -102,7 +112,7 @@ def make_dynamo_index(settings: Settings) -> "DynamoIndex":
     """The worklist of a stack."""
     from pipeline.worklist.dynamodb import DynamoIndex
 
-    return DynamoIndex(f"{settings.stack}-index", client("dynamodb"))
+    return DynamoIndex(StackNames(settings.stack).index, aws(settings.region).client("dynamodb"))
 
 
 def make_queue(settings: Settings) -> Queue | None:
@@ -111,15 +121,15 @@ def make_queue(settings: Settings) -> Queue | None:
         return None
     from pipeline.aws.sqs import SqsQueue
 
-    return SqsQueue(settings.queue_url, client("sqs"), settings.bucket or "")
+    return SqsQueue(settings.queue_url, aws(settings.region).client("sqs"), settings.bucket or "")
 
 
 def find_queue(settings: Settings) -> Queue:
     """The stack's queue of jobs, by its name."""
     from pipeline.aws.errors import ask
 
-    sqs = client("sqs")
-    found = ask("the queue", sqs.get_queue_url, QueueName=f"{settings.stack}-jobs")
+    sqs = aws(settings.region).client("sqs")
+    found = ask("the queue", sqs.get_queue_url, QueueName=StackNames(settings.stack).jobs)
     queue = make_queue(settings.model_copy(update={"queue_url": found["QueueUrl"]}))
     assert queue is not None
     return queue
@@ -177,8 +187,7 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
 
     if settings.host == "ssh":
         return RemoteHost(SshRoute(settings), settings.worker_port, release, settings.worker_token)
-    fleet = make_fleet(settings)
-    route = Ec2Route(fleet, store, settings, session(), client("ec2"))
+    route = Ec2Route(make_fleet(settings), store, settings, aws(settings.region))
     return RemoteHost(route, settings.worker_port, release, settings.worker_token)
 
 
@@ -206,10 +215,10 @@ def make_fleet(settings: Settings) -> "Fleet":
     from ec2_runner.reach.fleet import Fleet, Placement
     from ec2_runner.reach.lease import Lease
 
-    lease = Lease(f"{settings.stack}-lease", client("dynamodb"))
+    lease = Lease(StackNames(settings.stack).lease, aws(settings.region).client("dynamodb"))
     kinds, subnets = settings.instance_types, settings.subnets
     placements = [Placement(subnet, kind) for kind in kinds for subnet in subnets]
-    return Fleet(client("ec2"), lease, settings.stack, placements)
+    return Fleet(aws(settings.region).client("ec2"), lease, settings.stack, placements)
 
 
 def reaper() -> "Reaper":
@@ -221,46 +230,16 @@ def reaper() -> "Reaper":
     return Reaper(make_fleet(settings), make_store(settings), settings.host_role_id, idle_seconds)
 
 
-def make_monitor(settings: Settings, store: Store) -> "StackMonitor":
-    """What tells the page how the stack's host and queue are."""
-    from ec2_runner.reach.monitor import StackMonitor
+def make_observer(settings: Settings, store: Store) -> "Observer":
+    """Build what reads how the stack's host and queues are."""
     from ec2_runner.reach.observe import Observer
 
-    clients = client("sqs"), client("cloudwatch")
-    return StackMonitor(Observer(settings.stack, make_fleet(settings), store, *clients))
+    clients = aws(settings.region).client("sqs"), aws(settings.region).client("cloudwatch")
+    return Observer(StackNames(settings.stack), make_fleet(settings), store, *clients)
 
 
-def session() -> Any:
-    """The boto3 session of this process, with the credentials of its environment."""
-    try:
-        import boto3
-    except ImportError as error:
-        raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
-    from botocore.exceptions import ProfileNotFound
+def make_monitor(settings: Settings, store: Store) -> "StackMonitor":
+    """Build what tells the page how the stack's host and queue are."""
+    from ec2_runner.reach.monitor import StackMonitor
 
-    try:
-        return boto3.Session()
-    except ProfileNotFound as error:
-        raise UsageError(
-            f"{error}: set AWS_PROFILE to one that `aws configure list-profiles` names"
-        ) from error
-
-
-def client(service: str) -> Any:
-    """A boto3 client that gives up early enough to say so, and that many threads may use."""
-    from botocore.config import Config
-    from botocore.exceptions import NoRegionError
-
-    seconds = 15 if service == "s3" else 5  # S3 carries images, the others words
-    config = Config(
-        connect_timeout=3,
-        read_timeout=seconds,
-        retries={"mode": "standard", "total_max_attempts": 4 if service == "s3" else 3},
-        max_pool_connections=64,
-        # What a browser posts has to go to the bucket's own region, signed as S3 asks for since 2020.
-        **({"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}),
-    )
-    try:
-        return session().client(service, config=config)
-    except NoRegionError as error:
-        raise UsageError("no AWS region: set AWS_REGION, or run `aws configure`") from error
+    return StackMonitor(make_observer(settings, store))

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     stack: str = Field(
         "cxr-inbox", description="the AWS stack; its tables are `<stack>-index`, `<stack>-lease`"
     )
+    region: str | None = Field(None, description="the AWS region; by default that of your AWS configuration")
     queue_url: str | None = Field(None, description="the SQS queue that brings a job again later")
     ssh: str | None = Field(None, description="`user@address` or `user@address:port` of the host `ssh`")
     ssh_key: Path | None = Field(

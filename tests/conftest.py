@@ -58,6 +58,14 @@ def index(tmp_path: Path) -> Iterator[SqliteIndex]:
     index.close()
 
 
+@pytest.fixture(autouse=True)
+def _own_way_to_aws() -> None:
+    """Have no test use the clients of another, whose account is gone."""
+    from handlers import wiring
+
+    wiring.aws.cache_clear()
+
+
 @pytest.fixture
 def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
     """An empty worklist in a table of moto's."""

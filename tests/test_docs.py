@@ -31,6 +31,8 @@ def make() -> ModuleType:
 def test_generated_parts_are_up_to_date(make: ModuleType) -> None:
     assert make.SCHEMA.read_text(encoding="utf-8") == make.schema()
     assert make.README.read_text(encoding="utf-8") == make.readme()
+    assert make.TEMPLATE.read_text(encoding="utf-8") == make.template()
+    assert make.template().count("m7i.large") == 3
     assert make.readme().count("| `CXR_") >= 8
 
 

@@ -5,28 +5,32 @@ States: docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from ec2_runner.reach.lease import Holding, Lease
-from pipeline.errors import HostNotReady
+from pipeline.aws.errors import AwsRefused, ask
+from pipeline.aws.names import StackNames
+from pipeline.errors import HostNotReady, StoreError
 
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import ReservationResponseTypeDef, ReservationTypeDef
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 State = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
 _GONE = ("shutting-down", "terminated")
 _ALIVE = ["pending", "running", "stopping", "stopped"]
 _CLAIM_SECONDS = 60.0  # for a handler to launch; then another one does, and gets the same instance
-_SHOWN_SECONDS = (
-    120.0  # after a launch, EC2 may not know the instance everywhere: it is eventually consistent
-)
+# After a launch, EC2 may not know the instance everywhere: it is eventually consistent.
+_SHOWN_SECONDS = 120.0
 _SOON = 20.0  # seconds until a change of state is worth a look
-_REPLACE_SECONDS = (
-    600.0  # a host that runs and that nobody reaches for so long is replaced: first boots are slow
-)
+# A running host that nobody reaches for so long is replaced: first boots are slow.
+_REPLACE_SECONDS = 600.0
 _SPELL_SECONDS = 180.0  # failures further apart are no spell: others may have reached it meanwhile
 _IMPAIRED_SECONDS = 120.0  # the same, where EC2 itself says that something is wrong with it
 _JUST_STARTED_SECONDS = 120.0  # a host that is stopped again so soon was never at work
@@ -71,7 +75,7 @@ class Fleet:
 
     def __init__(
         self,
-        ec2: Any,
+        ec2: "EC2Client",
         lease: Lease,
         stack: str,
         placements: list[Placement],
@@ -115,22 +119,25 @@ class Fleet:
         if self.lease.read().unreachable_since:
             self.lease.clear_unreachable(instance.id)
 
-    def instances(self) -> list[Instance]:
-        """All instances of the stack that are not gone, oldest first."""
-        filters = [
-            {"Name": "tag:cxr:stack", "Values": [self._stack]},
-            {"Name": "instance-state-name", "Values": _ALIVE},
-        ]
-        found = self._ask("describe_instances", Filters=filters)
-        return sorted(_instances(found), key=lambda instance: instance.launched_at)
+    def instances(self, shutting_down: bool = False) -> list[Instance]:
+        """Return the instances that are not gone, oldest first; on demand those that shut down, too."""
+        states = [*_ALIVE, *(["shutting-down"] if shutting_down else [])]
+        found = _ask(
+            self._ec2.describe_instances,
+            Filters=[
+                {"Name": "tag:cxr:stack", "Values": [self._stack]},
+                {"Name": "instance-state-name", "Values": states},
+            ],
+        )
+        return sorted(_instances(found["Reservations"]), key=lambda instance: instance.launched_at)
 
     def stop(self, instance: Instance) -> None:
         """Stop an instance: it keeps its disk and its name."""
-        self._ask("stop_instances", InstanceIds=[instance.id])
+        _ask(self._ec2.stop_instances, InstanceIds=[instance.id])
 
     def terminate(self, instance: Instance) -> None:
         """End an instance for good."""
-        self._ask("terminate_instances", InstanceIds=[instance.id])
+        _ask(self._ec2.terminate_instances, InstanceIds=[instance.id])
 
     def _holding(self) -> Holding:
         holding = self.lease.read()
@@ -145,13 +152,18 @@ class Fleet:
         if holding.instance_id is None:
             return None
         try:
-            (instance,) = _instances(self._ec2.describe_instances(InstanceIds=[holding.instance_id]))
-        except (ValueError, ClientError, BotoCoreError) as error:
-            if error_code(error) not in ("ValueError", "InvalidInstanceID.NotFound"):
-                raise HostNotReady(f"EC2 refused describe_instances: {error_code(error)}") from error
-            fresh = self._now() - holding.launched_at < _SHOWN_SECONDS
-            return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
-        return instance
+            answer = ask("EC2", self._ec2.describe_instances, InstanceIds=[holding.instance_id])
+            found = list(_instances(answer["Reservations"]))
+        except AwsRefused as error:
+            if error.code != "InvalidInstanceID.NotFound":
+                raise HostNotReady(str(error)) from error
+            found = []
+        except StoreError as error:
+            raise HostNotReady(str(error)) from error
+        if found:
+            return found[0]
+        fresh = self._now() - holding.launched_at < _SHOWN_SECONDS
+        return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
 
     def _adopted(self, holding: Holding) -> Instance | None:
         """An instance of ours that the lease does not know: a launch whose handler died before it said so."""
@@ -167,30 +179,33 @@ class Fleet:
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
                 raise HostNotReady("another handler launches the host", _SOON)
             try:
-                (instance,) = _instances({"Reservations": [self._run(generation)]})
-            except ClientError as error:
-                if error_code(error) not in _NO_ROOM:
-                    reason = f"EC2 refused to launch a host: {error_code(error)}"
+                (instance,) = _instances([self._run(generation)])
+            except AwsRefused as error:
+                if error.code not in _NO_ROOM:
+                    reason = f"EC2 refused to launch a host: {error.code}"
                     raise HostNotReady(reason, 120, is_fault=True) from error
-                log.warning("no host in this subnet, of this type: %s", error_code(error))
+                log.warning("no host in this subnet, of this type: %s", error.code)
                 self.lease.retire(generation)
                 generation += 1
-            except BotoCoreError as error:
-                raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
+            except StoreError as error:
+                raise HostNotReady(str(error)) from error
             else:
                 self.lease.hold(generation, instance.id, now)
                 return instance
         raise HostNotReady("no room for a host in any subnet, of any type", 120, is_fault=True)
 
-    def _run(self, generation: int) -> dict[str, Any]:
+    def _run(self, generation: int) -> "ReservationResponseTypeDef":
         place = self._placements[generation % len(self._placements)]
         tags = {"cxr:stack": self._stack, "cxr:generation": str(generation)}
-        answer: dict[str, Any] = self._ec2.run_instances(
+        template = StackNames(self._stack).launch_template
+        return ask(
+            "EC2",
+            self._ec2.run_instances,
             MinCount=1,
             MaxCount=1,
-            LaunchTemplate={"LaunchTemplateName": f"{self._stack}-host", "Version": "$Latest"},
+            LaunchTemplate={"LaunchTemplateName": template, "Version": "$Latest"},
             SubnetId=place.subnet,
-            InstanceType=place.instance_type,
+            InstanceType=place.instance_type,  # type: ignore[arg-type]  # the stubs list the types of their day
             ClientToken=f"{self._stack}-{generation}",
             TagSpecifications=[
                 {
@@ -199,18 +214,17 @@ class Fleet:
                 }
             ],
         )
-        return answer
 
     def _start(self, instance: Instance, holding: Holding) -> None:
         try:
-            self._ec2.start_instances(InstanceIds=[instance.id])
-        except ClientError as error:
-            if error_code(error) in _NO_ROOM:
+            ask("EC2", self._ec2.start_instances, InstanceIds=[instance.id])
+        except AwsRefused as error:
+            if error.code in _NO_ROOM:
                 self._replace(instance, holding)
-            if error_code(error) != _NOT_QUITE_STOPPED:
-                raise HostNotReady(f"EC2 refused to start the host: {error_code(error)}", 60, True) from error
-        except BotoCoreError as error:
-            raise HostNotReady(f"EC2 did not answer: {type(error).__name__}") from error
+            if error.code != _NOT_QUITE_STOPPED:
+                raise HostNotReady(f"EC2 refused to start the host: {error.code}", 60, True) from error
+        except StoreError as error:
+            raise HostNotReady(str(error)) from error
 
     def _has_reverted(self, instance: Instance) -> bool:
         """Return whether EC2 took an accepted start back: no capacity, or a key it may not use."""
@@ -221,13 +235,11 @@ class Fleet:
         return self._now() - instance.launched_at < _JUST_STARTED_SECONDS
 
     def _is_impaired(self, instance: Instance) -> bool:
-        found = self._ask("describe_instance_status", InstanceIds=[instance.id])
-        checks = [
-            status[name]["Status"]
+        found = _ask(self._ec2.describe_instance_status, InstanceIds=[instance.id])
+        return any(
+            "impaired" in (status["InstanceStatus"]["Status"], status["SystemStatus"]["Status"])
             for status in found["InstanceStatuses"]
-            for name in ("InstanceStatus", "SystemStatus")
-        ]
-        return "impaired" in checks
+        )
 
     def _replace(
         self, instance: Instance, holding: Holding, why: str = "the host was lost", pause: float = 5
@@ -237,28 +249,25 @@ class Fleet:
             self.terminate(instance)
         raise HostNotReady(f"{why}; another one is launched", pause, is_fault=True)
 
-    def _ask(self, call: str, **request: Any) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self._ec2, call)(**request)
-        except (ClientError, BotoCoreError) as error:
-            raise HostNotReady(f"EC2 refused {call}: {error_code(error)}") from error
-        return answer
+
+def _ask(call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:
+    try:
+        return ask("EC2", call, *arguments, **request)
+    except StoreError as error:
+        raise HostNotReady(str(error)) from error
 
 
-def _instances(answer: dict[str, Any]) -> Iterator[Instance]:
-    for reservation in answer["Reservations"]:
-        for found in reservation["Instances"]:
-            launched = found["LaunchTime"].timestamp()
+def _instances(
+    reservations: "Iterable[ReservationTypeDef | ReservationResponseTypeDef]",
+) -> Iterator[Instance]:
+    for reservation in reservations:
+        for one in reservation["Instances"]:
+            launched = one["LaunchTime"].timestamp()
             yield Instance(
-                found["InstanceId"],
-                found["State"]["Name"],
-                found.get("PrivateIpAddress", ""),
+                one["InstanceId"],
+                one["State"]["Name"],
+                one.get("PrivateIpAddress", ""),
                 launched,
-                found.get("InstanceType", ""),
-                found.get("StateReason", {}).get("Code", ""),
+                one.get("InstanceType", ""),
+                one.get("StateReason", {}).get("Code", ""),
             )
-
-
-def error_code(error: Exception) -> str:
-    """AWS's word for what it refused; the name of the error where it did not answer."""
-    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

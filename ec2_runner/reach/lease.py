@@ -6,12 +6,15 @@ once, subnet and type), so handlers that launch the same generation launch one i
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from pipeline.aws.errors import AwsRefused, ask
+from pipeline.errors import HostNotReady, StoreError
 
-from pipeline.errors import HostNotReady
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
+_T = TypeVar("_T")
 _ID = {"id": {"S": "host"}}
 _OF_THE_HOST = ("claimed_until", "launched_at", "unreachable_since", "unreachable_at", "suspect_since")
 
@@ -32,13 +35,13 @@ class Holding:
 class Lease:
     """The lease in the table `table`, through a low-level boto3 DynamoDB client."""
 
-    def __init__(self, table: str, client: Any) -> None:
+    def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self._table, self._client = table, client
 
     def read(self) -> Holding:
         """The item as it is now."""
         answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
-        item = (answer or {}).get("Item", {})
+        item = answer.get("Item", {}) if answer else {}
         numbers = {name: float(item[name]["N"]) for name in ("generation", *_OF_THE_HOST) if name in item}
         generation = int(numbers.pop("generation", 0))
         return Holding(generation, item.get("instance_id", {}).get("S"), **numbers)
@@ -97,13 +100,11 @@ class Lease:
             is not None
         )
 
-    def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:
+    def _ask(self, call: Callable[..., _T], **request: Any) -> _T | None:
         """Ask DynamoDB; None when the condition did not hold."""
         try:
-            return call(TableName=self._table, **request)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            return ask("the lease table", call, TableName=self._table, **request)
+        except StoreError as error:
+            if isinstance(error, AwsRefused) and error.code == "ConditionalCheckFailedException":
                 return None
-            raise HostNotReady(f"the lease table refused: {error.response['Error']['Code']}") from error
-        except BotoCoreError as error:
-            raise HostNotReady(f"the lease table did not answer: {type(error).__name__}") from error
+            raise HostNotReady(str(error)) from error

@@ -68,7 +68,7 @@ class StackMonitor:
 
     def _queue(self, now: datetime) -> QueueStatus:
         try:
-            depth = sum(self._observer.depth("jobs").values())
+            depth = sum(self._observer.depth(self._observer.names.jobs).values())
             wait = self._observer.wait(now) if depth else None  # each question to CloudWatch costs
         except Exception as error:  # noqa: BLE001  as above
             return QueueStatus(None, detail=_why(error))

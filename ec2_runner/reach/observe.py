@@ -2,19 +2,25 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import HOSTS, STATUS
 from pipeline.aws.errors import ask
+from pipeline.aws.names import StackNames
 from pipeline.ports import Store
 from pipeline.running.service import WorkerStatus
 
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+
 _LIMIT = 100_000  # bytes of what a host says
 _MEASURED = timedelta(minutes=15)  # an older figure says nothing of now
-_COUNTS = {
+_COUNTS: "dict[QueueAttributeNameType, str]" = {
     "ApproximateNumberOfMessages": "waiting",
     "ApproximateNumberOfMessagesNotVisible": "at work",
     "ApproximateNumberOfMessagesDelayed": "to come again",
@@ -30,13 +36,15 @@ class Wait:
 
 
 class Observer:
-    """Looks at the stack `name`, of the bucket `store`, through boto3 clients of SQS and CloudWatch.
+    """Look at the stack of the bucket `store`, through boto3 clients of SQS and CloudWatch.
 
     Raises HostNotReady and StoreError, whose sentences hold no key.
     """
 
-    def __init__(self, name: str, fleet: Fleet, store: Store, sqs: Any, cloudwatch: Any) -> None:
-        self._name, self._fleet, self._store = name, fleet, store
+    def __init__(
+        self, names: StackNames, fleet: Fleet, store: Store, sqs: "SQSClient", cloudwatch: "CloudWatchClient"
+    ) -> None:
+        self.names, self._fleet, self._store = names, fleet, store
         self._sqs, self._cloudwatch = sqs, cloudwatch
         self._places: dict[str, str] = {}
 
@@ -65,9 +73,9 @@ class Observer:
 
     def depth(self, queue: str) -> dict[str, int]:
         """About how many messages a queue holds, by what becomes of them."""
-        url = ask("the queue", self._sqs.get_queue_url, QueueName=f"{self._name}-{queue}")["QueueUrl"]
-        request = {"QueueUrl": url, "AttributeNames": list(_COUNTS)}
-        found = ask("the queue", self._sqs.get_queue_attributes, **request)["Attributes"]
+        url = ask("the queue", self._sqs.get_queue_url, QueueName=queue)["QueueUrl"]
+        look = self._sqs.get_queue_attributes
+        found = ask("the queue", look, QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
         return {word: int(found[name]) for name, word in _COUNTS.items()}
 
     def wait(self, now: datetime) -> Wait | None:
@@ -80,7 +88,7 @@ class Observer:
             self._cloudwatch.get_metric_statistics,
             Namespace="CXRInbox",
             MetricName="OldestWaitingSeconds",
-            Dimensions=[{"Name": "service", "Value": self._name}],
+            Dimensions=[{"Name": "service", "Value": self.names.stack}],
             StartTime=now - _MEASURED,
             EndTime=now,
             Period=60,

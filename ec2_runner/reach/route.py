@@ -1,12 +1,11 @@
 """The ways to a host: to a machine that runs anyway, or to an EC2 instance that is started when needed."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from ec2_runner.reach.fleet import Fleet, Instance, error_code
+from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import READY, Identity, place_of_host
 from ec2_runner.reach.ssh import (
     ConnectFailed,
@@ -19,6 +18,8 @@ from ec2_runner.reach.ssh import (
     own_keys,
 )
 from ec2_runner.reach.tunnel import Tunnel, signed_url
+from pipeline.aws.clients import Aws
+from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
 from pipeline.settings import Settings
@@ -63,11 +64,9 @@ class _NotPublished(HostError):
 class Ec2Route:
     """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
 
-    def __init__(self, fleet: Fleet, store: Store, settings: Settings, session: Any, ec2: Any) -> None:
-        """`session` is the boto3 session that signs, `ec2` a client of it."""
-        self._fleet, self._store, self._settings = fleet, store, settings
-        self._session, self._ec2 = session, ec2
-        self._push = session.client("ec2-instance-connect", config=ec2.meta.config)
+    def __init__(self, fleet: Fleet, store: Store, settings: Settings, aws: Aws) -> None:
+        """`aws` has the credentials that sign."""
+        self._fleet, self._store, self._settings, self._aws = fleet, store, settings, aws
         self._base = settings.connect_url
 
     def open(self, deadline: float) -> Connection:
@@ -98,20 +97,24 @@ class Ec2Route:
     def _connect(self, instance: Instance, identity: Identity, deadline: float) -> Connection:
         key, public = fresh_key()
         try:
-            self._push.send_ssh_public_key(
-                InstanceId=instance.id, InstanceOSUser=self._settings.host_user, SSHPublicKey=public
+            ask(
+                "EC2 Instance Connect",
+                self._aws.client("ec2-instance-connect").send_ssh_public_key,
+                InstanceId=instance.id,
+                InstanceOSUser=self._settings.host_user,
+                SSHPublicKey=public,
             )
             url = signed_url(
                 self._endpoint(),
                 self._settings.connect_endpoint or "",
                 instance.address,
-                self._session.region_name,
-                self._session.get_credentials(),
+                self._aws.region,
+                self._aws.credentials,
                 _SSH_PORT,
             )
-        except (ClientError, BotoCoreError) as error:
-            code = error_code(error)
-            raise HostNotReady(f"EC2 Instance Connect refused: {code}", is_fault="Denied" in code) from error
+        except StoreError as error:
+            is_fault = isinstance(error, AwsRefused) and "Denied" in error.code
+            raise HostNotReady(str(error), is_fault=is_fault) from error
         user, tunnel = self._settings.host_user, Tunnel(url, deadline)
         connection = connect(tunnel, user, [key], identity.host_key, deadline)
         try:
@@ -124,7 +127,8 @@ class Ec2Route:
     def _endpoint(self) -> str:
         """The address of the Instance Connect Endpoint: its DNS name is known to this call alone."""
         if self._base is None:
-            name = self._settings.connect_endpoint
-            found = self._ec2.describe_instance_connect_endpoints(InstanceConnectEndpointIds=[name])
+            name = self._settings.connect_endpoint or ""
+            look = self._aws.client("ec2").describe_instance_connect_endpoints
+            found = ask("EC2", look, InstanceConnectEndpointIds=[name])
             self._base = f"wss://{found['InstanceConnectEndpoints'][0]['DnsName']}"
         return self._base

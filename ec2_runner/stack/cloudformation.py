@@ -6,11 +6,14 @@ docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
-
+from pipeline.aws.errors import AwsRefused, ask, translated
 from pipeline.errors import StackError
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import ParameterTypeDef, StackEventTypeDef, StackTypeDef
 
 Say = Callable[[str], None]
 
@@ -19,6 +22,7 @@ _DEADLINE_SECONDS = 45 * 60.0
 _NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was made, and nothing since
 _TO_BE_DELETED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _FINE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
+_NO_STACK = "ValidationError"  # what AWS says of a stack that does not exist
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")  # AWS has no code for it
 
 
@@ -38,7 +42,7 @@ class Stack:
     def __init__(
         self,
         name: str,
-        client: Any,
+        client: "CloudFormationClient",
         say: Say,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
@@ -47,14 +51,8 @@ class Stack:
 
     def read(self) -> StackState | None:
         """The stack as it is, or None where there is none."""
-        try:
-            (found,) = self._client.describe_stacks(StackName=self.name)["Stacks"]
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ValidationError":
-                return None  # so says AWS of a stack that does not exist
-            raise
-        state = _state(found)
-        return None if state.status in (_NEVER_MADE, "DELETE_COMPLETE") else state
+        state = self._described(self.name)
+        return None if state is None or state.status in (_NEVER_MADE, "DELETE_COMPLETE") else state
 
     def ready(self) -> StackState | None:
         """The stack when nothing is at work on it any more; None where there is none, or one whose creation
@@ -117,15 +115,16 @@ class Stack:
 
     def _parameters(
         self, template_url: str, changes: Mapping[str, str], before: StackState | None
-    ) -> list[dict[str, Any]]:
+    ) -> "list[ParameterTypeDef]":
         kept = set(before.parameters) - set(changes) if before else set()
         if kept:  # those that the new template still has
             summary = self._client.get_template_summary(TemplateURL=template_url)
             kept &= {parameter["ParameterKey"] for parameter in summary["Parameters"]}
-        return [
-            *({"ParameterKey": name, "ParameterValue": value} for name, value in changes.items()),
-            *({"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)),
+        given: list[ParameterTypeDef] = [
+            {"ParameterKey": name, "ParameterValue": value} for name, value in changes.items()
         ]
+        given += [{"ParameterKey": name, "UsePreviousValue": True} for name in sorted(kept)]
+        return given
 
     def _has_changes(self, change_set: str) -> bool:
         for _ in self._until_deadline():
@@ -152,18 +151,24 @@ class Stack:
         """Wait until nothing is at work on a stack, and say its events that were not seen yet."""
         seen = self._events_of(stack) if seen is None else seen
         for _ in self._until_deadline():
-            try:
-                (found,) = self._client.describe_stacks(StackName=stack)["Stacks"]
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "ValidationError":
-                    return None
-                raise
+            state = self._described(stack)
+            if state is None:
+                return None
             for event in self._new_events(stack, seen):
                 seen.add(event["EventId"])
                 self._say(f"  {event['LogicalResourceId']}: {event['ResourceStatus']}")
-            if not found["StackStatus"].endswith("_IN_PROGRESS"):
-                return _state(found)
+            if not state.status.endswith("_IN_PROGRESS"):
+                return state
         raise StackError(f"the stack {self.name} is still at work; wait, then run this again")
+
+    def _described(self, stack: str) -> StackState | None:
+        try:
+            (found,) = ask("CloudFormation", self._client.describe_stacks, StackName=stack)["Stacks"]
+        except AwsRefused as error:
+            if error.code == _NO_STACK:
+                return None
+            raise
+        return _state(found)
 
     def _until_deadline(self) -> Iterator[None]:
         until = self._now() + _DEADLINE_SECONDS
@@ -174,17 +179,19 @@ class Stack:
     def _events_of(self, stack: str) -> set[str]:
         return {event["EventId"] for event in self._new_events(stack, set())}
 
-    def _new_events(self, stack: str, seen: set[str]) -> list[dict[str, Any]]:
-        """Oldest first."""
-        found: list[dict[str, Any]] = []
+    def _new_events(self, stack: str, seen: set[str]) -> "list[StackEventTypeDef]":
+        """Return them, the oldest first."""
+        found: list[StackEventTypeDef] = []
+        pages = self._client.get_paginator("describe_stack_events").paginate(StackName=stack)
         try:
-            for page in self._client.get_paginator("describe_stack_events").paginate(StackName=stack):
-                new = [event for event in page["StackEvents"] if event["EventId"] not in seen]
-                found += new
-                if len(new) < len(page["StackEvents"]):
-                    break  # what follows is older
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ValidationError":
+            with translated("CloudFormation"):
+                for page in pages:
+                    new = [event for event in page["StackEvents"] if event["EventId"] not in seen]
+                    found += new
+                    if len(new) < len(page["StackEvents"]):
+                        break  # the others are older
+        except AwsRefused as error:
+            if error.code != _NO_STACK:
                 raise
         return found[::-1]
 
@@ -196,7 +203,7 @@ class Stack:
         return "its events say no reason"
 
 
-def _state(found: dict[str, Any]) -> StackState:
+def _state(found: "StackTypeDef") -> StackState:
     return StackState(
         found["StackId"],
         found["StackStatus"],

@@ -1,4 +1,4 @@
-"""What a stack costs, estimated: at rest, and for the images that it judges."""
+"""Estimate what a stack costs: at rest, and for the images that it judges."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,31 @@ from pipeline.errors import UsageError
 PRICED = (
     "us-east-1, list prices noted in 2025, without taxes and free tiers; check them before you rely on them"
 )
-HOURLY = {  # US dollars an hour, Linux on demand: aws.amazon.com/ec2/pricing/on-demand
-    "t3.medium": 0.0416,
-    "t3.large": 0.0832,
-    "m7i.large": 0.1008,
-    "m7i.xlarge": 0.2016,
-    "c7i.large": 0.08925,
-    "c7i.xlarge": 0.1785,
-    "c7i.2xlarge": 0.357,
-    "t4g.medium": 0.0336,
-    "t4g.large": 0.0672,
-    "m7g.large": 0.0816,
-    "m7g.xlarge": 0.1632,
-    "c7g.large": 0.0725,
-    "c7g.xlarge": 0.145,
-    "c7g.2xlarge": 0.29,
+
+
+@dataclass(frozen=True)
+class HostType:
+    """An EC2 instance type that a host may have."""
+
+    hourly: float  # US dollars, Linux on demand: aws.amazon.com/ec2/pricing/on-demand
+    substitutes: tuple[str, ...]  # launched, in this order, when there is no room for it
+
+
+HOST_TYPES = {  # template.yaml's lists are written from these by docs/make.py
+    "t3.medium": HostType(0.0416, ("t3a.medium", "c6i.large")),
+    "t3.large": HostType(0.0832, ("t3a.large", "m6i.large")),
+    "m7i.large": HostType(0.1008, ("m6i.large", "m6a.large")),
+    "m7i.xlarge": HostType(0.2016, ("m6i.xlarge", "m6a.xlarge")),
+    "c7i.large": HostType(0.08925, ("c6i.large", "c6a.large")),
+    "c7i.xlarge": HostType(0.1785, ("c6i.xlarge", "c6a.xlarge")),
+    "c7i.2xlarge": HostType(0.357, ("c6i.2xlarge", "c6a.2xlarge")),
+    "t4g.medium": HostType(0.0336, ("c7g.large", "c6g.large")),
+    "t4g.large": HostType(0.0672, ("m7g.large", "m6g.large")),
+    "m7g.large": HostType(0.0816, ("m6g.large",)),
+    "m7g.xlarge": HostType(0.1632, ("m6g.xlarge",)),
+    "c7g.large": HostType(0.0725, ("c6g.large",)),
+    "c7g.xlarge": HostType(0.145, ("c6g.xlarge",)),
+    "c7g.2xlarge": HostType(0.29, ("c6g.2xlarge",)),
 }
 _DISK = 0.08  # a gigabyte of gp3 a month: aws.amazon.com/ebs/pricing
 _SECRET = 0.40  # a month: aws.amazon.com/secrets-manager/pricing
@@ -63,9 +73,9 @@ def estimate(
     instance_type: str, idle_minutes: float = 20, megabytes: float = 1.0, images_a_second: float = 10.0
 ) -> Cost:
     """The cost with hosts of that type and images of that size; UsageError for an unknown type."""
-    if instance_type not in HOURLY:
-        raise UsageError(f"--instance-type {instance_type} is none of: {', '.join(HOURLY)}")
-    hourly = HOURLY[instance_type]
+    if instance_type not in HOST_TYPES:
+        raise UsageError(f"--instance-type {instance_type} is none of: {', '.join(HOST_TYPES)}")
+    hourly = HOST_TYPES[instance_type].hourly
     count = 1000
     rest = (
         _DISK_GB * _DISK

@@ -1,4 +1,4 @@
-"""Puts a stack up, or brings it to the release of this checkout, so that no job is lost on the way.
+"""Put a stack up, or bring it to the release of this checkout, so that no job is lost on the way.
 
 A new stack does not take jobs before its release is uploaded. An existing one gets the release first, then
 the functions that send its jobs: a host that still runs the old release refuses those, they wait in the
@@ -8,15 +8,14 @@ queue, and it updates itself.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ec2_runner.stack.clients import Clients
+from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import Stack, StackState
 from ec2_runner.stack.display import Display
-from ec2_runner.stack.instances import terminate_hosts
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import Architecture, Bundle, architecture_of
 from ec2_runner.stack.upload import (
-    artifact_bucket,
     current_release,
     ensure_bucket,
     has_bucket,
@@ -26,7 +25,13 @@ from ec2_runner.stack.upload import (
     upload_artifacts,
     upload_release,
 )
+from pipeline.aws.clients import Aws
+from pipeline.aws.names import StackNames
 from pipeline.errors import UsageError
+from pipeline.store.s3 import S3Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 DEFAULT_TYPE = "t3.medium"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have at most 63 characters
@@ -64,17 +69,17 @@ class Plan:
         return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
 
 
-def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
+def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
     """Look at what is there, and see what is to be done; UsageError when that cannot be."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
     if options.bucket and options.existing_bucket:
         raise UsageError("--bucket makes a bucket, --existing-bucket uses one: name either")
-    if options.existing_bucket and not has_bucket(clients, options.existing_bucket):
+    if options.existing_bucket and not has_bucket(aws, options.existing_bucket):
         raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket makes one")
     before = stack.ready()
     known = before.parameters if before else {}
-    bucket, makes_bucket = _bucket(options, clients, before)
+    bucket, makes_bucket = _bucket(options, aws, before)
     given = {
         "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
         "NotificationEmail": options.email,
@@ -96,41 +101,43 @@ def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
 
 
 def carry_out(
-    plan: Plan, clients: Clients, stack: Stack, build: Callable[[Architecture], Bundle], display: Display
+    plan: Plan,
+    aws: Aws,
+    stack: Stack,
+    fleet: Fleet,
+    build: Callable[[Architecture], Bundle],
+    display: Display,
 ) -> None:
     """Do what is planned. Safe to repeat, also after a failure in the middle."""
+    s3 = aws.client("s3")
     with display.at_work("building the release"):
         release = build(architecture_of(plan.instance_type))
-    artifacts = artifact_bucket(plan.stack, clients)
-    ensure_bucket(clients, artifacts)
+    artifacts = StackNames(plan.stack).artifacts(aws.account, aws.region)
+    ensure_bucket(aws, artifacts)
     with display.bytes("uploading the functions", total_size([release.package])) as advance:
-        template = upload_artifacts(clients.s3, artifacts, clients.region, release, advance)
+        template = upload_artifacts(s3, artifacts, aws.region, release, advance)
     if plan.before is None:
         with display.at_work("making the stack"):
             stack.apply(template, {**plan.parameters, "EventMapping": "false"})
-    before = current_release(clients.s3, plan.bucket)
+    before = current_release(S3Store(plan.bucket, s3))
     with display.bytes("uploading the release", total_size(release_files(release))) as advance:
-        upload_release(clients.s3, plan.bucket, release, advance)
+        upload_release(s3, plan.bucket, release, advance)
     if not plan.makes_bucket:
-        _notify(plan, clients, stack)
+        _notify(plan, s3, stack)
     try:
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
     except BaseException:
         if before:  # the functions are of that release again, and hosts have to be, too
-            set_current(clients.s3, plan.bucket, before)
+            set_current(s3, plan.bucket, before)
         raise
     if plan.changes_type:
-        for host in terminate_hosts(clients.ec2, plan.stack):
-            display.say(f"ended the host {host}: the next one has the new type")
+        for host in fleet.instances():
+            fleet.terminate(host)
+            display.say(f"ended the host {host.id}: the next one has the new type")
 
 
-def default_bucket(stack: str, clients: Clients) -> str:
-    """The bucket of a stack whose user names none."""
-    return f"{stack}-{clients.account}-{clients.region}"
-
-
-def _bucket(options: Options, clients: Clients, before: StackState | None) -> tuple[str, bool]:
+def _bucket(options: Options, aws: Aws, before: StackState | None) -> tuple[str, bool]:
     """The bucket, and whether the stack makes it. One that an earlier stack left is used again."""
     named = options.bucket or options.existing_bucket
     if before:
@@ -138,16 +145,14 @@ def _bucket(options: Options, clients: Clients, before: StackState | None) -> tu
         if named not in (None, bucket):
             raise UsageError(f"the stack has the bucket {bucket}: for another one name another --stack")
         return bucket, before.parameters["CreateBucket"] == "true"
-    bucket = named or default_bucket(options.stack, clients)
-    exists = has_bucket(clients, bucket)
+    bucket = named or StackNames(options.stack).bucket(aws.account, aws.region)
+    exists = has_bucket(aws, bucket)
     if exists and options.bucket:
         raise UsageError(f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it")
     return bucket, not exists
 
 
-def _notify(plan: Plan, clients: Clients, stack: Stack) -> None:
+def _notify(plan: Plan, s3: "S3Client", stack: Stack) -> None:
     state = stack.read()
     assert state is not None  # just made, or planned for
-    add_notifications(
-        clients.s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"]
-    )
+    add_notifications(s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"])

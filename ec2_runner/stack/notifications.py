@@ -1,43 +1,53 @@
 """The notifications of a bucket that other things use too: ours are added, and taken out, beside theirs."""
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from botocore.exceptions import ClientError
-
+from pipeline.aws.errors import AwsRefused, translated
 from pipeline.errors import StackError
 from pipeline.names import INBOX, OUTBOX
 
-_EVENTS = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*")
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.literals import EventType
+    from mypy_boto3_s3.type_defs import (
+        FilterRuleTypeDef,
+        NotificationConfigurationTypeDef,
+        QueueConfigurationTypeDef,
+    )
+
+_EVENTS: "list[EventType]" = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*"]
 
 
-def add_notifications(s3: Any, bucket: str, jobs: str, verdicts: str) -> None:
+def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> None:
     """Have the bucket tell our two queues (their ARNs) what changes; StackError if others claim it."""
     ours = [_entry(jobs, INBOX), _entry(verdicts, OUTBOX, ".json")]
     try:
-        _replace(s3, bucket, {jobs, verdicts}, ours)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "InvalidArgument":
+        with translated("S3"):
+            _replace(s3, bucket, {jobs, verdicts}, ours)
+    except AwsRefused as error:
+        if error.code != "InvalidArgument":
             raise
         raise StackError(
-            f"the bucket {bucket} does not take our notifications ({error.response['Error']['Message']}):"
+            f"the bucket {bucket} does not take our notifications ({error.reason}):"
             f" another one of it is about {INBOX} or {OUTBOX}; remove that, or use another bucket"
         ) from error
 
 
-def remove_notifications(s3: Any, bucket: str, queues: set[str]) -> None:
+def remove_notifications(s3: "S3Client", bucket: str, queues: set[str]) -> None:
     """Take the notifications to our queues (their ARNs) out."""
     _replace(s3, bucket, queues, [])
 
 
-def _replace(s3: Any, bucket: str, queues: set[str], ours: list[dict[str, Any]]) -> None:
+def _replace(s3: "S3Client", bucket: str, queues: set[str], ours: "list[QueueConfigurationTypeDef]") -> None:
     """S3 knows only the whole configuration: what goes to other places is written back as it is."""
-    before = s3.get_bucket_notification_configuration(Bucket=bucket)
-    before.pop("ResponseMetadata", None)
+    found = s3.get_bucket_notification_configuration(Bucket=bucket)
+    before = cast("NotificationConfigurationTypeDef", {**found})
+    before.pop("ResponseMetadata", None)  # type: ignore[typeddict-item]  # botocore's, not S3's
     entries = before.get("QueueConfigurations", [])
     after = [entry for entry in entries if entry["QueueArn"] not in queues] + ours
     if after == entries:
         return
-    changed = {**before, "QueueConfigurations": after}
+    changed: NotificationConfigurationTypeDef = {**before, "QueueConfigurations": after}
     if not after:
         del changed["QueueConfigurations"]
     s3.put_bucket_notification_configuration(
@@ -47,13 +57,13 @@ def _replace(s3: Any, bucket: str, queues: set[str], ours: list[dict[str, Any]])
     )
 
 
-def _entry(queue: str, prefix: str, suffix: str = "") -> dict[str, Any]:
-    rules = [{"Name": "prefix", "Value": prefix}]
+def _entry(queue: str, prefix: str, suffix: str = "") -> "QueueConfigurationTypeDef":
+    rules: list[FilterRuleTypeDef] = [{"Name": "prefix", "Value": prefix}]
     if suffix:
         rules.append({"Name": "suffix", "Value": suffix})
     return {
         "Id": f"cxr-inbox-{prefix.strip('/')}",
         "QueueArn": queue,
-        "Events": list(_EVENTS),
+        "Events": _EVENTS,
         "Filter": {"Key": {"FilterRules": rules}},
     }

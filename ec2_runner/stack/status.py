@@ -1,47 +1,48 @@
-"""How a stack is, in lines for a person: `cxr status`."""
+"""Describe a stack in lines for a person: `cxr status`."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 
-from botocore.exceptions import ClientError
-
-from ec2_runner.reach.fleet import Fleet
-from ec2_runner.reach.lease import Lease
 from ec2_runner.reach.observe import Observer
-from ec2_runner.stack.clients import Clients
 from ec2_runner.stack.cloudformation import StackState
-from ec2_runner.stack.upload import CURRENT
-from pipeline.classify import line as verdict_line
-from pipeline.names import INBOX, OUTBOX, is_verdict
+from ec2_runner.stack.upload import current_release
+from pipeline.classify import line
+from pipeline.errors import ObjectTooLarge
+from pipeline.names import INBOX
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Verdict
+from pipeline.worklist.dynamodb import DynamoIndex
 
-_AFTER_PREVIEWS = OUTBOX + ".previews0"  # "0" follows "/"
-_PAGES = 10  # of 1,000 names each, that are looked through for the last verdicts
-_DEAD = {"jobs-dead": "jobs", "verdicts-dead": "verdicts that the worklist could not take"}
+_VERDICTS = 5  # lines
+_PAGE = 100  # changes of the worklist that are looked through for them
+_CLOCKS_APART = timedelta(minutes=1)  # a writer's clock may be ahead of ours
+_TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 
 
-def report(name: str, state: StackState, clients: Clients, verdicts: int = 5) -> Iterator[str]:
-    """The lines. They show names of files."""
-    bucket = state.parameters["BucketName"]
-    fleet = Fleet(clients.ec2, Lease(f"{name}-lease", clients.dynamodb), name, [])
-    seen = Observer(name, fleet, S3Store(bucket, clients.s3), clients.sqs, clients.cloudwatch)
-    yield f"stack     {name} in {clients.region}: {state.status}"
+def report(
+    state: StackState, region: str, store: S3Store, index: DynamoIndex, seen: Observer
+) -> Iterator[str]:
+    """Yield the lines. They show names of files."""
+    names, bucket = seen.names, store.bucket
+    yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
-    yield f"release   {_text(clients.s3, bucket, CURRENT) or 'none is uploaded: run `cxr deploy`'}"
-    yield from _host(seen, clients.s3, bucket)
-    counts = ", ".join(f"{count} {word}" for word, count in seen.depth("jobs").items())
+    yield f"release   {current_release(store) or 'none is uploaded: run `cxr deploy`'}"
+    yield from _host(seen, store)
+    counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))
-    oldest = f"{wait.seconds:.0f} s" if wait else "no time that was measured lately"
-    yield f"jobs      {counts}; the oldest has waited for {oldest}"
-    dead = {queue: sum(seen.depth(queue).values()) for queue in _DEAD}
-    yield f"dead      {', '.join(f'{count} {_DEAD[queue]}' for queue, count in dead.items())}"
+    oldest = f"the oldest has waited for {wait.seconds:.0f} s" if wait else "no wait measured lately"
+    yield f"jobs      {counts}; {oldest}"
+    dead = {
+        "jobs": sum(seen.depth(names.dead_jobs).values()),
+        "verdicts that the worklist could not take": sum(seen.depth(names.dead_verdicts).values()),
+    }
+    yield f"dead      {', '.join(f'{count} {word}' for word, count in dead.items())}"
     yield "verdicts"
-    yield from (f"  {line}" for line in _last_verdicts(clients.s3, bucket, verdicts))
+    yield from (f"  {verdict}" for verdict in _last_verdicts(store, index))
 
 
-def _host(seen: Observer, s3: Any, bucket: str) -> Iterator[str]:
+def _host(seen: Observer, store: S3Store) -> Iterator[str]:
     instance = seen.instance()
     if instance is None:
         yield "host      none; the next job launches one"
@@ -61,49 +62,34 @@ def _host(seen: Observer, s3: Any, bucket: str) -> Iterator[str]:
         if status.last_error:
             yield f"          last error: {status.last_error}"
     if place:
-        failed = _text(s3, bucket, f"{place}update-failed.txt")
+        failed = _text(store, f"{place}update-failed.txt")
         if failed:
             yield f"          its update failed: {failed}"
-        yield f"          log: s3://{bucket}/{place}log.txt"
+        yield f"          log: s3://{store.bucket}/{place}log.txt"
 
 
-def _last_verdicts(s3: Any, bucket: str, count: int) -> Iterator[str]:
-    names: list[tuple[datetime, str]] = []
-    pages = s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket,
-        Prefix=OUTBOX,
-        StartAfter=_AFTER_PREVIEWS,
-        PaginationConfig={"MaxItems": 1000 * _PAGES},
-    )
-    for page in pages:
-        names += [
-            (item["LastModified"], item["Key"])
-            for item in page.get("Contents", [])
-            if is_verdict(item["Key"])
-        ]
-    for modified, key in sorted(names, reverse=True)[:count]:
-        yield f"{_short(modified)}  {_verdict(_text(s3, bucket, key) or '', key)}"
-    if not names:
-        yield "none yet"
-    elif pages.resume_token:
-        yield f"(of the first {1000 * _PAGES}; the page shows all: cxr up --bucket {bucket})"
+def _last_verdicts(store: S3Store, index: DynamoIndex) -> Iterator[str]:
+    """Yield a line for each, the latest first, by the worklist's feed."""
+    changes = index.latest_changes(datetime.now(UTC) + _CLOCKS_APART, _PAGE)
+    rows = [change.row for change in islice(changes, _PAGE) if change.row and change.row.verdict_key]
+    for row in rows[:_VERDICTS]:
+        assert row.verdict_key is not None
+        yield f"{_short(row.finished_at)}  {_verdict(store, row.verdict_key)}"
+    if not rows:
+        yield "none lately"
 
 
-def _verdict(text: str, key: str) -> str:
+def _verdict(store: S3Store, key: str) -> str:
     try:
-        return verdict_line(Verdict.from_json(text.encode()))
-    except ValueError:
-        return f"{key}: not to be read as a verdict"
+        found = store.get(key, _VERDICT_LIMIT)
+        return line(Verdict.from_json(found[1])) if found else f"{key}: deleted"
+    except (ValueError, ObjectTooLarge):
+        return f"{key}: unreadable"
 
 
-def _text(s3: Any, bucket: str, key: str) -> str | None:
-    try:
-        body: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return None
-        raise
-    return body.decode(errors="replace").strip()
+def _text(store: S3Store, key: str) -> str | None:
+    found = store.get(key, _TEXT_LIMIT)
+    return found[1].decode(errors="replace").strip() if found else None
 
 
 def _short(time: datetime | None) -> str:

@@ -1,14 +1,17 @@
-"""Uploads a release: to the bucket for the hosts, to an artifact bucket for CloudFormation."""
+"""Upload a release: to the bucket for the hosts, to an artifact bucket for CloudFormation."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
-
-from ec2_runner.stack.clients import Clients
 from ec2_runner.stack.release import MANIFEST, Bundle, sha256_of
+from pipeline.aws.clients import Aws
+from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import StackError, UsageError
+from pipeline.store.s3 import S3Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 RELEASES = "system/releases/"
 CURRENT = RELEASES + "current"
@@ -17,7 +20,7 @@ _CODE = "CodeUri: build/lambda"
 Advance = Callable[[int], None]  # so many more bytes are there
 
 
-def upload_release(s3: Any, bucket: str, release: Bundle, advance: Advance) -> None:
+def upload_release(s3: "S3Client", bucket: str, release: Bundle, advance: Advance) -> None:
     """Bring a release to the hosts' bucket. The manifest comes after what it names, `current` last of all."""
     place = f"{RELEASES}{release.number}/"
     for path in (*release_files(release), release.folder / MANIFEST):
@@ -25,19 +28,15 @@ def upload_release(s3: Any, bucket: str, release: Bundle, advance: Advance) -> N
     set_current(s3, bucket, release.number)
 
 
-def set_current(s3: Any, bucket: str, number: int) -> None:
+def set_current(s3: "S3Client", bucket: str, number: int) -> None:
     """Have hosts install this release at their next start."""
     s3.put_object(Bucket=bucket, Key=CURRENT, Body=f"{number}\n".encode(), ContentType="text/plain")
 
 
-def current_release(s3: Any, bucket: str) -> int | None:
-    """The release that hosts install, if there is one."""
-    try:
-        return int(s3.get_object(Bucket=bucket, Key=CURRENT)["Body"].read())
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
-            return None
-        raise
+def current_release(store: S3Store) -> int | None:
+    """Return the release that hosts install, if there is one."""
+    found = store.get(CURRENT, 100)
+    return int(found[1]) if found else None
 
 
 def release_files(release: Bundle) -> list[Path]:
@@ -45,7 +44,7 @@ def release_files(release: Bundle) -> list[Path]:
     return sorted([*(release.folder / "wheelhouse").iterdir(), *(release.folder / "host").iterdir()])
 
 
-def upload_artifacts(s3: Any, bucket: str, region: str, release: Bundle, advance: Advance) -> str:
+def upload_artifacts(s3: "S3Client", bucket: str, region: str, release: Bundle, advance: Advance) -> str:
     """Bring the Lambda package and the template that names it; returns the template's address."""
     package = f"lambda/{sha256_of(release.package)}.zip"
     upload(s3, bucket, package, release.package, advance)
@@ -59,7 +58,7 @@ def upload_artifacts(s3: Any, bucket: str, region: str, release: Bundle, advance
     return f"https://{bucket}.s3.{region}.amazonaws.com/{key}"
 
 
-def upload(s3: Any, bucket: str, key: str, path: Path, advance: Advance) -> None:
+def upload(s3: "S3Client", bucket: str, key: str, path: Path, advance: Advance) -> None:
     """Upload a file, unless the object is there with the same content."""
     digest, size = sha256_of(path), path.stat().st_size
     if _digest_of(s3, bucket, key) == (digest, size):
@@ -69,30 +68,32 @@ def upload(s3: Any, bucket: str, key: str, path: Path, advance: Advance) -> None
     s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Callback=advance)
 
 
-def artifact_bucket(stack: str, clients: Clients) -> str:
-    """The name of the bucket that has what CloudFormation reads."""
-    return f"{stack}-artifacts-{clients.account}-{clients.region}"
-
-
-def ensure_bucket(clients: Clients, bucket: str) -> None:
+def ensure_bucket(aws: Aws, bucket: str) -> None:
     """Make a private bucket, unless this account has it."""
-    if has_bucket(clients, bucket):
+    if has_bucket(aws, bucket):
         return
-    place = {} if clients.region == "us-east-1" else {"LocationConstraint": clients.region}
-    request = {"CreateBucketConfiguration": place} if place else {}
-    clients.s3.create_bucket(Bucket=bucket, **request)
-    closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
-    clients.s3.put_public_access_block(
-        Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+    s3 = aws.client("s3")
+    if aws.region == "us-east-1":
+        s3.create_bucket(Bucket=bucket)
+    else:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})  # type: ignore[typeddict-item]  # the stubs list the regions of their day
+    s3.put_public_access_block(
+        Bucket=bucket,
+        PublicAccessBlockConfiguration={
+            "BlockPublicAcls": True,
+            "BlockPublicPolicy": True,
+            "IgnorePublicAcls": True,
+            "RestrictPublicBuckets": True,
+        },
     )
 
 
-def has_bucket(clients: Clients, bucket: str) -> bool:
-    """Whether this account has a bucket; UsageError when another account has it."""
+def has_bucket(aws: Aws, bucket: str) -> bool:
+    """Return whether this account has a bucket; raise UsageError when another account has it."""
     try:
-        clients.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=clients.account)
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
+        ask("S3", aws.client("s3").head_bucket, Bucket=bucket, ExpectedBucketOwner=aws.account)
+    except AwsRefused as error:
+        code = error.code
         if code in ("404", "NoSuchBucket"):
             return False
         if code in ("403", "AccessDenied"):
@@ -108,11 +109,11 @@ def total_size(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _digest_of(s3: Any, bucket: str, key: str) -> tuple[str, int] | None:
+def _digest_of(s3: "S3Client", bucket: str, key: str) -> tuple[str, int] | None:
     try:
-        found = s3.head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+        found = ask("S3", s3.head_object, Bucket=bucket, Key=key)
+    except AwsRefused as error:
+        if error.code in ("404", "NoSuchKey"):
             return None
         raise
     return found["Metadata"].get("sha256", ""), found["ContentLength"]

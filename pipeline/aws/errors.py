@@ -1,7 +1,8 @@
-"""How the adapters of AWS ask: botocore's errors become ours."""
+"""Turns AWS's errors into ours; the only module that does."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -14,8 +15,10 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from pipeline.errors import StoreError
+from pipeline.errors import StackError, StoreError
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _NO_CREDENTIALS = "there are no AWS credentials: run `aws configure`, or set AWS_PROFILE"
 _LOG_IN = "log in to AWS again"
 _WRONG_KEY = "AWS does not know these credentials: run `aws configure`, or set AWS_PROFILE"
@@ -38,23 +41,50 @@ _ADVICE = {  # the services have several words for the same
 
 
 class AwsRefused(StoreError):
-    """AWS answered, and refused; `code` is its word for why."""
+    """AWS answered, and refused; `code` is its word for why, `reason` its sentence, which may hold a key."""
 
-    def __init__(self, service: str, code: str) -> None:
+    def __init__(self, service: str, code: str, reason: str = "") -> None:
         advice = f" ({_ADVICE[code]})" if code in _ADVICE else ""
         super().__init__(f"{service} refused: {code}{advice}")
-        self.code = code
+        self.code, self.reason = code, reason
 
 
-def ask(service: str, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
-    """Call AWS. AwsRefused, or StoreError when there was no answer; `service` is what a person calls it."""
+def ask(service: str, call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:
+    """Call AWS once; see `translated`."""
+    with translated(service):
+        return call(*arguments, **request)
+
+
+@contextmanager
+def translated(service: str) -> Iterator[None]:
+    """Raise AwsRefused, or StoreError where there was no answer, for what goes wrong in a `with` block.
+
+    `service` is what people call it. No message holds a key.
+    """
     try:
-        return call(**request)
+        yield
     except ClientError as error:
-        raise AwsRefused(service, str(error.response["Error"]["Code"])) from error
+        said = error.response["Error"]
+        raise AwsRefused(service, str(said["Code"]), said.get("Message", "")) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError(_NO_CREDENTIALS) from error
     except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
         raise StoreError(f"the AWS credentials cannot be had ({type(error).__name__}): {_LOG_IN}") from error
     except BotoCoreError as error:
         raise StoreError(f"{service} did not answer: {type(error).__name__}") from error
+
+
+@contextmanager
+def stack_errors() -> Iterator[None]:
+    """Raise StackError, with AWS's own sentence, where AWS refuses or does not answer in a `with` block."""
+    from boto3.exceptions import Boto3Error
+
+    try:
+        yield
+    except ClientError as error:
+        said = error.response["Error"]
+        raise StackError(
+            f"AWS refused {error.operation_name}: {said.get('Code')}: {said.get('Message')}"
+        ) from error
+    except (BotoCoreError, Boto3Error) as error:
+        raise StackError(f"AWS did not answer: {error}; try again") from error

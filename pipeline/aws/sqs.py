@@ -8,11 +8,15 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.aws.errors import ask
 from pipeline.errors import StoreError
 from pipeline.events import s3_event
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 _BATCH = 10  # messages in a request, at most
 _LONGEST_DELAY = 900  # seconds that SQS holds a message back, at most
@@ -22,14 +26,14 @@ _PAUSES = (0.2, 1.0)  # seconds before what SQS did not take of a request is sen
 class SqsQueue:
     """The queue at `url` of the jobs of a bucket, through a boto3 SQS client."""
 
-    def __init__(self, url: str, client: Any, bucket: str) -> None:
+    def __init__(self, url: str, client: "SQSClient", bucket: str) -> None:
         self._url, self._client, self._bucket = url, client, bucket
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
         """Have these keys looked at after `delay` seconds, see `ports.Queue`; a message for each."""
         left = iter(keys)
         while batch := list(islice(left, _BATCH)):
-            entries = [
+            entries: list[SendMessageBatchRequestEntryTypeDef] = [
                 {
                     "Id": str(number),
                     "MessageBody": json.dumps(s3_event(self._bucket, [key])),
@@ -40,7 +44,7 @@ class SqsQueue:
             ]
             self._send(entries)
 
-    def _send(self, entries: list[dict[str, Any]]) -> None:
+    def _send(self, entries: "list[SendMessageBatchRequestEntryTypeDef]") -> None:
         """SQS may take some messages of a request and refuse others."""
         left = self._refused(entries)
         for pause in _PAUSES:
@@ -51,7 +55,9 @@ class SqsQueue:
         if left:
             raise StoreError(f"the queue refused {len(left)} of {len(entries)} messages")
 
-    def _refused(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _refused(
+        self, entries: "list[SendMessageBatchRequestEntryTypeDef]"
+    ) -> "list[SendMessageBatchRequestEntryTypeDef]":
         answer = ask("the queue", self._client.send_message_batch, QueueUrl=self._url, Entries=entries)
         numbers = {failure["Id"] for failure in answer.get("Failed", [])}
         return [entry for entry in entries if entry["Id"] in numbers]

@@ -4,7 +4,7 @@ S3 keeps these promises itself: docs.aws.amazon.com/AmazonS3/latest/userguide/co
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
@@ -13,6 +13,15 @@ from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
 from pipeline.records import Job, ObjectInfo, Ticket
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import (
+        GetObjectOutputTypeDef,
+        HeadObjectOutputTypeDef,
+        ObjectIdentifierTypeDef,
+    )
+
+_T = TypeVar("_T")
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _TICKET_SECONDS = 300
 _CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
@@ -21,7 +30,7 @@ _CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 class S3Store:
     """The store of the bucket `bucket`, through a boto3 S3 client."""
 
-    def __init__(self, bucket: str, client: Any) -> None:
+    def __init__(self, bucket: str, client: "S3Client") -> None:
         self.bucket = bucket
         self._client = client
 
@@ -67,9 +76,17 @@ class S3Store:
 
         docs.aws.amazon.com/AmazonS3/latest/API/sigv4-HTTPPOSTConstructPolicy.html
         """
+        sign = self._client.generate_presigned_post
         sizes = ["content-length-range", 1, max_bytes]
-        request = {"Bucket": self.bucket, "Key": key, "Conditions": [sizes], "ExpiresIn": _TICKET_SECONDS}
-        return Ticket(**ask("the bucket", self._client.generate_presigned_post, **request))
+        made = ask(
+            "the bucket",
+            sign,
+            Bucket=self.bucket,
+            Key=key,
+            Conditions=[sizes],
+            ExpiresIn=_TICKET_SECONDS,
+        )
+        return Ticket(**made)
 
     def delete(self, key: str) -> None:
         """Remove the object; absent is fine."""
@@ -85,40 +102,42 @@ class S3Store:
 
     def purge(self, key: str) -> int:
         """Remove every version and every delete marker, see `ports.Store`."""
-        removed = 0
-        for found in self._versions(key):
-            if found:
-                self._delete_versions(found)
-                removed += len(found)
-        return removed
+        return sum(map(self._delete_versions, self._versions(key)))
 
-    def _versions(self, key: str) -> "Iterator[list[dict[str, str]]]":
-        """The versions and delete markers of an object, or of a folder's objects, some at a time."""
-        request = {"Bucket": self.bucket, "Prefix": key}
+    def empty(self, prefix: str) -> int:
+        """Remove every version of every object under a prefix; return how many there were."""
+        return sum(map(self._delete_versions, self._versions_under(prefix)))
+
+    def _versions(self, key: str) -> "Iterator[list[ObjectIdentifierTypeDef]]":
+        """Yield the versions and delete markers of an object, or of a folder's objects, some at a time."""
+        for found in self._versions_under(key):
+            yield [version for version in found if version["Key"] == key or key.endswith("/")]
+
+    def _versions_under(self, prefix: str) -> "Iterator[list[ObjectIdentifierTypeDef]]":
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
-            page = _ask(self._client.list_object_versions, **request) or {}
+            page = ask("the bucket", self._client.list_object_versions, **request)
             yield [
                 {"Key": item["Key"], "VersionId": item["VersionId"]}
                 for item in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
-                if item["Key"] == key or key.endswith("/")
             ]
             if not page.get("IsTruncated"):
                 return
             request |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
-    def _delete_versions(self, found: "list[dict[str, str]]") -> None:
-        answer = _ask(
-            self._client.delete_objects, Bucket=self.bucket, Delete={"Objects": found, "Quiet": True}
-        )
-        errors = (answer or {}).get("Errors")
-        if errors:
-            raise StoreError(f"the bucket kept {len(errors)} versions: {errors[0].get('Code')}")
+    def _delete_versions(self, found: "list[ObjectIdentifierTypeDef]") -> int:
+        if found:
+            request: dict[str, Any] = {"Bucket": self.bucket, "Delete": {"Objects": found, "Quiet": True}}
+            errors = ask("the bucket", self._client.delete_objects, **request).get("Errors")
+            if errors:
+                raise StoreError(f"the bucket kept {len(errors)} versions: {errors[0].get('Code')}")
+        return len(found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a prefix."""
-        request = {"Bucket": self.bucket, "Prefix": prefix}
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
-            page = _ask(self._client.list_objects_v2, **request) or {}
+            page = ask("the bucket", self._client.list_objects_v2, **request)
             for item in page.get("Contents", []):
                 yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
             if not page.get("IsTruncated"):
@@ -130,7 +149,7 @@ class S3Store:
         return (Job(info.key, info.etag) for info in self.list(prefix) if not info.key.endswith("/"))
 
 
-def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] | None:
+def _ask(call: Callable[..., _T], **request: Any) -> _T | None:
     """Call S3; None for a missing object."""
     try:
         return ask("the bucket", call, **request)
@@ -142,7 +161,7 @@ def _ask(call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any] 
         raise
 
 
-def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:
+def _info(key: str, answer: "HeadObjectOutputTypeDef | GetObjectOutputTypeDef") -> ObjectInfo:
     return ObjectInfo(
         key,
         answer["ETag"].strip('"'),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
@@ -20,6 +20,11 @@ from pipeline.names import UNUSABLE, inbox_key
 from pipeline.records import Row, SourceState
 from pipeline.worklist.rows import FROM_VERDICT, row_from, stored, text
 
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import QueryOutputTypeDef, ScanOutputTypeDef
+
+_T = TypeVar("_T")
 TOMBSTONE_LIFE = timedelta(days=7)
 _FEED = "rows"  # the partition of the index `feed`: at 1,000 writes a second it would have to be split
 _NAME = re.compile(r"#(\w+)")
@@ -44,7 +49,7 @@ class Changed:
 class DynamoIndex:
     """The index in the table `table`, through a low-level boto3 client; see `ports.Index`."""
 
-    def __init__(self, table: str, client: Any) -> None:
+    def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self._table, self._client = table, client
 
     def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
@@ -135,17 +140,16 @@ class DynamoIndex:
         }
         return map(_changed, self._pages(self._client.query, **request))
 
-    def latest_change(self, before: datetime) -> datetime | None:
-        """When the last change was made, of those that are dated before a time; None where there is none."""
+    def latest_changes(self, before: datetime, count: int) -> Iterator[Changed]:
+        """Yield what changed before a time, the latest first, asking for `count` at once."""
         request = {
             "IndexName": "feed",
             "KeyConditionExpression": "feed = :feed AND changed_at < :before",
             "ExpressionAttributeValues": {":feed": {"S": _FEED}, ":before": {"S": text(before)}},
             "ScanIndexForward": False,
-            "Limit": 1,
+            "Limit": count,
         }
-        found = self._ask(self._client.query, **request)["Items"]
-        return _changed(found[0]).at if found else None
+        return map(_changed, self._pages(self._client.query, **request))
 
     def _keys_of(self, verdict_key: str) -> list[str]:
         if not verdict_key.startswith(UNUSABLE):
@@ -189,7 +193,7 @@ class DynamoIndex:
 
     def _write(
         self,
-        call: Callable[..., dict[str, Any]],
+        call: Callable[..., object],
         request: dict[str, Any],
         change: str,
         condition: str,
@@ -211,7 +215,9 @@ class DynamoIndex:
             return False
         return True
 
-    def _pages(self, call: Callable[..., dict[str, Any]], **request: Any) -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, call: "Callable[..., ScanOutputTypeDef | QueryOutputTypeDef]", **request: Any
+    ) -> Iterator[Mapping[str, Any]]:
         while True:
             page = self._ask(call, **request)
             yield from page["Items"]
@@ -219,7 +225,7 @@ class DynamoIndex:
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
-    def _ask(self, call: Callable[..., dict[str, Any]], **request: Any) -> dict[str, Any]:
+    def _ask(self, call: Callable[..., _T], **request: Any) -> _T:
         try:
             return ask("the worklist's table", call, TableName=self._table, **request)
         except StoreError as error:

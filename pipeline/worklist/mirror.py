@@ -65,7 +65,7 @@ class Mirror:
 
     def _copy(self, now: datetime) -> None:
         # The feed's own last time, for this machine's clock may be ahead of those of the writers.
-        until = self._source.latest_change(now) or now - _COPY_EVERY
+        until = next((last.at for last in self._source.latest_changes(now, 1)), now - _COPY_EVERY)
         rows = {row.key: row for row in self._source.all()}
         for key, row in rows.items():
             self._take(key, row)

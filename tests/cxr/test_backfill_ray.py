@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr import backfill
-from cxr.archive import open_archive
+from cxr.archive import make_backfill, open_archive
 from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 from tests.cxr.test_backfill_command import said, verdicts
@@ -40,7 +39,7 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
 
     settings, ours, theirs = load_settings(), tmp_path / "ours", tmp_path / "theirs"
     store = open_archive(str(scans), str(ours))
-    with closing(backfill.make(str(scans), str(ours), settings)) as here:
+    with closing(make_backfill(str(scans), str(ours), settings)) as here:
         expected = results(here.run(store.jobs()))
     assert Counter(expected.values()) == {"classified": COUNT - 1, "rejected": 1}
     answers = backfill_ray.run(str(scans), str(theirs), settings, 2, None)

@@ -107,7 +107,7 @@ def test_no_region(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     with pytest.raises(UsageError, match="AWS_REGION"):
-        wiring.client("sqs")
+        wiring.aws().client("sqs")
 
 
 def test_reconcile_queues_what_has_no_verdict(account: Account) -> None:

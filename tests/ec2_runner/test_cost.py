@@ -2,21 +2,21 @@
 
 import pytest
 
-from ec2_runner.stack.cost import HOURLY, estimate
+from ec2_runner.stack.cost import HOST_TYPES, estimate
 from pipeline.errors import UsageError
 
 
 def test_at_rest_nothing_runs() -> None:
-    rest = {kind: estimate(kind).at_rest for kind in HOURLY}
+    rest = {kind: estimate(kind).at_rest for kind in HOST_TYPES}
     assert len(set(rest.values())) == 1
     assert 3 < rest["t3.medium"] < 10
 
 
 def test_images_cost_the_host_while_it_works_and_waits() -> None:
     short, long = estimate("t3.medium", idle_minutes=10), estimate("t3.medium", idle_minutes=40)
-    assert long.images - short.images == pytest.approx(0.5 * HOURLY["t3.medium"])
+    assert long.images - short.images == pytest.approx(0.5 * HOST_TYPES["t3.medium"].hourly)
     slow = estimate("t3.medium", idle_minutes=10, images_a_second=1)
-    assert slow.images - short.images == pytest.approx(900 / 3600 * HOURLY["t3.medium"])
+    assert slow.images - short.images == pytest.approx(900 / 3600 * HOST_TYPES["t3.medium"].hourly)
     assert 0.01 < short.images < 0.2
 
 

@@ -87,7 +87,9 @@ def test_the_template_names_the_package_that_was_uploaded(cloud: Cloud) -> None:
     artifacts = f"cxr-inbox-artifacts-{stacks.ACCOUNT}-{REGION}"
     package, template = cloud.names(artifacts)
     assert cloud.text(template, artifacts).startswith(f"# CodeUri: s3://{artifacts}/{package}\n")
-    closed = cloud.clients.s3.get_public_access_block(Bucket=artifacts)["PublicAccessBlockConfiguration"]
+    closed = cloud.aws.client("s3").get_public_access_block(Bucket=artifacts)[
+        "PublicAccessBlockConfiguration"
+    ]
     assert set(closed.values()) == {True}
 
 
@@ -99,7 +101,7 @@ def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> 
             failed.append(CURRENT)
             raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject")
 
-    cloud.clients.s3.meta.events.register("before-parameter-build.s3.PutObject", break_once)
+    cloud.aws.client("s3").meta.events.register("before-parameter-build.s3.PutObject", break_once)
     with pytest.raises(ClientError):
         cloud.deploy()
     state = cloud.stack.read()
@@ -112,7 +114,7 @@ def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> 
 
 
 def test_a_bucket_that_was_there_keeps_its_notifications(cloud: Cloud) -> None:
-    s3 = cloud.clients.s3
+    s3 = cloud.aws.client("s3")
     s3.create_bucket(Bucket="department")
     s3.put_bucket_notification_configuration(Bucket="department", NotificationConfiguration=_foreign(cloud))
     before = _queues(s3)
@@ -145,12 +147,12 @@ def test_a_notification_of_others_about_the_inbox_is_named(cloud: Cloud) -> None
 
 def test_a_bucket_that_a_stack_left_is_taken_up_again(cloud: Cloud) -> None:
     cloud.deploy()
-    cloud.clients.s3.put_object(Bucket=BUCKET, Key="inbox/a.jpeg", Body=b"x")
+    cloud.aws.client("s3").put_object(Bucket=BUCKET, Key="inbox/a.jpeg", Body=b"x")
     cloud.stack.delete()
     plan = cloud.deploy()
     assert not plan.makes_bucket
     assert "inbox/a.jpeg" in cloud.names()
-    assert set(_queues(cloud.clients.s3, BUCKET).values()) == {"inbox/", "outbox/"}
+    assert set(_queues(cloud.aws.client("s3"), BUCKET).values()) == {"inbox/", "outbox/"}
 
 
 def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> None:
@@ -179,7 +181,7 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
     ],
 )
 def test_wrong_buckets_are_refused(cloud: Cloud, options: dict[str, str], reason: str) -> None:
-    cloud.clients.s3.create_bucket(Bucket="mine")
+    cloud.aws.client("s3").create_bucket(Bucket="mine")
     with pytest.raises(UsageError, match=reason):
         cloud.deploy(**options)
     assert cloud.stack.read() is None
@@ -192,8 +194,9 @@ def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:
 
 
 def _foreign(cloud: Cloud) -> dict[str, Any]:
-    queue = cloud.clients.sqs.create_queue(QueueName="theirs")["QueueUrl"]
-    arn = cloud.clients.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
+    sqs = cloud.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="theirs")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
     rules = [{"Name": "prefix", "Value": "billing/"}]
     return {
         "QueueConfigurations": [
@@ -220,5 +223,5 @@ def _queues(s3: Any, bucket: str = "department") -> dict[str, str]:
 
 
 def _state(cloud: Cloud, host: str) -> str:
-    found = cloud.clients.ec2.describe_instances(InstanceIds=[host])
+    found = cloud.aws.client("ec2").describe_instances(InstanceIds=[host])
     return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import boto3
 import paramiko
 import pytest
 from botocore.credentials import Credentials
@@ -18,6 +17,7 @@ from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import Ec2Route
 from ec2_runner.reach.ssh import ConnectFailed, fresh_key
 from ec2_runner.reach.tunnel import Tunnel, signed_url
+from pipeline.aws.clients import Aws
 from pipeline.errors import HostNotReady
 from pipeline.settings import Settings
 from tests.ec2_runner.test_remote import RELEASE, Echo, Served, jobs, needs_sshd, results
@@ -59,6 +59,8 @@ class World:
         self.fleet, self.store = OneHost(), MemoryStore()
         self.publish(self.sshd.host_key)
         monkeypatch.setenv("AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT", self.api.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
     def publish(self, host_key: str) -> None:
         key = place_of_host(HOST_ID) + "ready.json"
@@ -75,8 +77,7 @@ class World:
                 **changes,
             }
         )
-        session = boto3.Session(ACCESS_KEY, SECRET, region_name=REGION)
-        route = Ec2Route(self.fleet, self.store, settings, session, session.client("ec2"))  # type: ignore[arg-type]
+        route = Ec2Route(self.fleet, self.store, settings, Aws(REGION))  # type: ignore[arg-type]
         return RemoteHost(route, settings.worker_port, RELEASE)
 
     def stop(self) -> None:

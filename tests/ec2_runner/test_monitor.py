@@ -18,6 +18,7 @@ from ec2_runner.reach.lease import Lease
 from ec2_runner.reach.monitor import StackMonitor, host_status
 from ec2_runner.reach.observe import Observer
 from handlers import wiring
+from pipeline.aws.names import StackNames
 from pipeline.records import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
 from pipeline.running.service import Service, State, WorkerStatus
 from pipeline.store.s3 import S3Store
@@ -181,7 +182,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
             boto3.client("ec2"), Lease("cxr-inbox-lease", boto3.client("dynamodb")), "cxr-inbox", []
         )
         clients = boto3.client("sqs"), boto3.client("cloudwatch")
-        yield Stack(store, StackMonitor(Observer("cxr-inbox", fleet, store, *clients)))
+        yield Stack(store, StackMonitor(Observer(StackNames("cxr-inbox"), fleet, store, *clients)))
 
 
 def test_before_the_first_look_nothing_is_known(stack: Stack) -> None:
@@ -237,7 +238,9 @@ def test_what_aws_refuses_is_unknown_and_says_why(stack: Stack, caplog: pytest.L
     for _ in range(2):
         seen = stack.look()
         assert (seen.host.state, seen.queue) == ("unknown", QueueStatus(0))
-        assert seen.host.detail == "The lease table refused: ResourceNotFoundException."
+        assert seen.host.detail.startswith(
+            "The lease table refused: ResourceNotFoundException (name the stack"
+        )
     assert len(caplog.records) == 1  # said once
     stack.client("sqs").delete_queue(
         QueueUrl=stack.client("sqs").get_queue_url(QueueName="cxr-inbox-jobs")["QueueUrl"]

@@ -12,13 +12,16 @@ from ec2_runner.host.agent import Publisher
 from ec2_runner.stack import release
 from ec2_runner.stack.destroy import destroy
 from ec2_runner.stack.status import report
+from handlers import wiring
 from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.intake import record_verdict
 from pipeline.running.service import WorkerStatus
+from pipeline.settings import Settings
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests.support import stacks
 from tests.support.fakes import FakeEngine
-from tests.support.stacks import BUCKET, NAME, Cloud
+from tests.support.stacks import BUCKET, NAME, REGION, Cloud
 
 HOST = "AROAEXAMPLE:"
 
@@ -38,16 +41,19 @@ def deployed(cloud: Cloud) -> Cloud:
 def lines(cloud: Cloud) -> list[str]:
     state = cloud.stack.read()
     assert state is not None
-    return list(report(NAME, state, cloud.clients))
+    settings = Settings(stack=NAME)
+    store = wiring.open_bucket(state.parameters["BucketName"])
+    observer = wiring.make_observer(settings, store)
+    return list(report(state, REGION, store, wiring.make_dynamo_index(settings), observer))
 
 
 def put(cloud: Cloud, key: str, content: str | bytes) -> None:
-    cloud.clients.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+    cloud.aws.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
 
 
 def hold(cloud: Cloud, instance: str) -> None:
     item = {"id": {"S": "host"}, "generation": {"N": "1"}, "instance_id": {"S": instance}}
-    cloud.clients.dynamodb.put_item(TableName=f"{NAME}-lease", Item=item)
+    cloud.aws.client("dynamodb").put_item(TableName=f"{NAME}-lease", Item=item)
 
 
 def verdict(key: str) -> bytes:
@@ -66,8 +72,8 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
     assert f"s3://{BUCKET}/inbox/" in said
     assert "release   2" in said
     assert "none; the next job launches one" in said
-    assert "0 waiting, 0 at work, 0 to come again" in said
-    assert "none yet" in said
+    assert "0 waiting, 0 at work, 0 to come again; no wait measured lately" in said
+    assert "none lately" in said
 
 
 def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
@@ -88,7 +94,7 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
         last_error="a defect of ours",
         last_error_at=moment,
     )
-    publisher = Publisher(S3Store(BUCKET, deployed.clients.s3), f"{HOST}{instance}")
+    publisher = Publisher(S3Store(BUCKET, deployed.aws.client("s3")), f"{HOST}{instance}")
     assert publisher.publish("status.json", status.model_dump(mode="json"))
     put(
         deployed,
@@ -113,7 +119,7 @@ def test_a_host_that_is_gone_is_said_to_be(deployed: Cloud) -> None:
 
 
 def test_queues_and_waiting_time(deployed: Cloud) -> None:
-    sqs = deployed.clients.sqs
+    sqs = deployed.aws.client("sqs")
     for queue, delay in (("jobs", 0), ("jobs", 600), ("jobs-dead", 0)):
         url = sqs.get_queue_url(QueueName=f"{NAME}-{queue}")["QueueUrl"]
         sqs.send_message(QueueUrl=url, MessageBody="x", DelaySeconds=delay)
@@ -123,60 +129,65 @@ def test_queues_and_waiting_time(deployed: Cloud) -> None:
         "Timestamp": datetime.now(UTC) - timedelta(minutes=2),
         "Value": 95.0,
     }
-    deployed.clients.cloudwatch.put_metric_data(Namespace="CXRInbox", MetricData=[metric])
+    deployed.aws.client("cloudwatch").put_metric_data(Namespace="CXRInbox", MetricData=[metric])
     said = lines(deployed)
     assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited for 95 s" in said
     assert "dead      1 jobs, 0 verdicts that the worklist could not take" in said
 
 
 def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
+    index = wiring.make_dynamo_index(Settings(stack=NAME))
+    store = wiring.open_bucket(BUCKET)
     for number in range(7):
         put(deployed, f"outbox/{number}.jpeg.json", verdict(f"inbox/{number}.jpeg"))
-    put(deployed, "outbox/.previews/ab/cd.jpg", "x")
-    put(deployed, "outbox/odd.json", "no verdict")
+        record_verdict(f"outbox/{number}.jpeg.json", store, index)
+    index.wait(["inbox/waits.jpeg"], datetime.now(UTC))
+    put(deployed, "outbox/6.jpeg.json", "no verdict")
+    deployed.aws.client("s3").delete_object(Bucket=BUCKET, Key="outbox/5.jpeg.json")
     said = lines(deployed)
-    shown = said[said.index("verdicts") + 1 :]
-    assert len(shown) == 5
-    assert any("odd.json: not to be read" in line for line in shown)
-    assert any("rejected, empty: The file is empty." in line for line in shown)
+    shown = [line.strip().partition("  ")[2] for line in said[said.index("verdicts") + 1 :]]
+    assert shown[:2] == ["outbox/6.jpeg.json: unreadable", "outbox/5.jpeg.json: deleted"]
+    assert shown[2:] == [
+        f"inbox/{number}.jpeg: rejected, empty: The file is empty. Export it again." for number in (4, 3, 2)
+    ]
 
 
 def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
     host = deployed.launch()
     put(deployed, "inbox/a.jpeg", "x")
     put(deployed, "outbox/a.jpeg.json", "{}")
-    deployed.clients.s3.put_bucket_notification_configuration(
+    deployed.aws.client("s3").put_bucket_notification_configuration(
         Bucket=BUCKET, NotificationConfiguration=_own_notification(deployed)
     )
-    destroy(deployed.stack, deployed.clients, False, deployed.display)
+    destroy(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
     assert deployed.stack.read() is None
     assert deployed.names() == ["inbox/a.jpeg", "outbox/a.jpeg.json"]
-    found = deployed.clients.ec2.describe_instances(InstanceIds=[host])
+    found = deployed.aws.client("ec2").describe_instances(InstanceIds=[host])
     assert found["Reservations"][0]["Instances"][0]["State"]["Name"] == "terminated"
-    assert [bucket["Name"] for bucket in deployed.clients.s3.list_buckets()["Buckets"]] == [BUCKET]
-    left = deployed.clients.s3.get_bucket_notification_configuration(Bucket=BUCKET)
+    assert [bucket["Name"] for bucket in deployed.aws.client("s3").list_buckets()["Buckets"]] == [BUCKET]
+    left = deployed.aws.client("s3").get_bucket_notification_configuration(Bucket=BUCKET)
     assert "QueueConfigurations" not in left
-    destroy(deployed.stack, deployed.clients, False, deployed.display)
+    destroy(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
     assert "there is no stack cxr-inbox" in deployed.output.getvalue()
 
 
 def test_destroy_everything_leaves_no_version_of_anything(deployed: Cloud) -> None:
-    s3 = deployed.clients.s3
+    s3 = deployed.aws.client("s3")
     s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
     for content in ("old", "new"):
         put(deployed, "inbox/a.jpeg", content)
     s3.delete_object(Bucket=BUCKET, Key="inbox/a.jpeg")
-    destroy(deployed.stack, deployed.clients, True, deployed.display)
+    destroy(deployed.stack, deployed.aws, deployed.fleet, True, deployed.display)
     assert s3.list_buckets()["Buckets"] == []
 
 
 def test_destroy_leaves_what_others_have_in_a_bucket(cloud: Cloud) -> None:
-    s3 = cloud.clients.s3
+    s3 = cloud.aws.client("s3")
     s3.create_bucket(Bucket="department")
     s3.put_object(Bucket="department", Key="billing/1", Body=b"x")
     s3.put_object(Bucket="department", Key="inbox/a.jpeg", Body=b"x")
     cloud.deploy(existing_bucket="department")
-    destroy(cloud.stack, cloud.clients, True, cloud.display)
+    destroy(cloud.stack, cloud.aws, cloud.fleet, True, cloud.display)
     assert cloud.names("department") == ["billing/1"]
     assert "the bucket department stays" in cloud.output.getvalue()
 
@@ -220,7 +231,7 @@ def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("missing", "reason"),
     [
-        (("AWS_REGION", "AWS_DEFAULT_REGION"), "no region: name one with --region"),
+        (("AWS_REGION", "AWS_DEFAULT_REGION"), "no AWS region: name one with --region"),
         (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "no AWS credentials: run `aws configure`"),
     ],
 )
@@ -240,7 +251,7 @@ def test_what_is_missing_is_said_in_a_sentence(
 
 
 def test_what_aws_refuses_is_one_sentence(deployed: Cloud) -> None:
-    deployed.clients.dynamodb.delete_table(TableName=f"{NAME}-lease")
+    deployed.aws.client("dynamodb").delete_table(TableName=f"{NAME}-lease")
     with pytest.raises(CxrError, match="the lease table refused: ResourceNotFoundException"):
         invoke("status")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cfnlint.api import lint_file
 
+from pipeline.aws.names import StackNames
 from pipeline.settings import Settings, load_settings
 from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template
 
@@ -215,10 +216,15 @@ def test_the_architecture_follows_the_instance_type() -> None:
         assert len(row["Types"]) > 1
 
 
-def test_the_tables_are_those_that_the_code_names() -> None:
+def test_the_resources_are_those_that_the_code_names() -> None:
     index, lease = resources("AWS::DynamoDB::Table").values()
-    assert index["TableName"] == {"Fn::Sub": "${AWS::StackName}-index"}
-    assert lease["TableName"] == {"Fn::Sub": "${AWS::StackName}-lease"}
+    names = StackNames("${AWS::StackName}")
+    assert index["TableName"] == {"Fn::Sub": names.index}
+    assert lease["TableName"] == {"Fn::Sub": names.lease}
+    queues = {queue["QueueName"]["Fn::Sub"] for queue in resources("AWS::SQS::Queue").values()}
+    assert {names.jobs, names.dead_jobs, names.dead_verdicts} <= queues
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    assert launch["LaunchTemplateName"] == {"Fn::Sub": names.launch_template}
     assert index["KeySchema"] == [{"AttributeName": "key", "KeyType": "HASH"}]
     assert lease["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
     for table in (index, lease):

@@ -7,7 +7,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from handlers.wiring import client, open_bucket
+from handlers import wiring
 from pipeline.store.s3 import S3Store
 
 REGION = "eu-central-1"
@@ -28,8 +28,8 @@ def bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
     credentials(monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     place = {"LocationConstraint": REGION}
-    client("s3").create_bucket(Bucket="xrays", CreateBucketConfiguration=place)
-    yield open_bucket("xrays")
+    wiring.aws().client("s3").create_bucket(Bucket="xrays", CreateBucketConfiguration=place)
+    yield wiring.open_bucket("xrays")
     requests.post(f"{url}/moto-api/reset", timeout=20)
 
 

@@ -14,11 +14,14 @@ from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
 from rich.console import Console
 
-from ec2_runner.stack.clients import Clients, connect
+from ec2_runner.reach.fleet import Fleet
+from ec2_runner.reach.lease import Lease
 from ec2_runner.stack.cloudformation import Stack
 from ec2_runner.stack.deploy import Options, Plan, carry_out, make_plan
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.release import Architecture, Bundle, write_manifest
+from handlers import wiring
+from pipeline.aws.clients import Aws
 
 NAME, REGION, ACCOUNT = "cxr-inbox", "us-east-1", "123456789012"
 BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"
@@ -43,6 +46,27 @@ TEMPLATE = {
             "Condition": "MakesBucket",
             "DeletionPolicy": "Retain",
             "Properties": {"BucketName": {"Ref": "BucketName"}},
+        },
+        "IndexTable": {
+            "Type": "AWS::DynamoDB::Table",
+            "Properties": {
+                "TableName": {"Fn::Sub": "${AWS::StackName}-index"},
+                "BillingMode": "PAY_PER_REQUEST",
+                "AttributeDefinitions": [
+                    {"AttributeName": name, "AttributeType": "S"} for name in ("key", "feed", "changed_at")
+                ],
+                "KeySchema": [{"AttributeName": "key", "KeyType": "HASH"}],
+                "GlobalSecondaryIndexes": [
+                    {
+                        "IndexName": "feed",
+                        "KeySchema": [
+                            {"AttributeName": "feed", "KeyType": "HASH"},
+                            {"AttributeName": "changed_at", "KeyType": "RANGE"},
+                        ],
+                        "Projection": {"ProjectionType": "ALL"},
+                    }
+                ],
+            },
         },
         "LeaseTable": {
             "Type": "AWS::DynamoDB::Table",
@@ -76,7 +100,7 @@ TEMPLATE = {
 class Cloud:
     """An empty AWS account, and what was asked of it: `operation` with its most telling parameter."""
 
-    clients: Clients
+    aws: Aws
     folder: Path
     calls: list[str] = field(default_factory=list)
     output: StringIO = field(default_factory=StringIO)
@@ -89,12 +113,18 @@ class Cloud:
     @property
     def stack(self) -> Stack:
         """The stack, without waiting between two looks at it."""
-        return Stack(NAME, self.clients.cloudformation, self.display.say, sleep=lambda _: None)
+        return Stack(NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The hosts of the stack."""
+        lease = Lease(f"{NAME}-lease", self.aws.client("dynamodb"))
+        return Fleet(self.aws.client("ec2"), lease, NAME, [])
 
     def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
         """As the command does."""
-        plan = make_plan(Options(NAME, **options), self.clients, self.stack)
-        carry_out(plan, self.clients, self.stack, build or self.build, self.display)
+        plan = make_plan(Options(NAME, **options), self.aws, self.stack)
+        carry_out(plan, self.aws, self.stack, self.fleet, build or self.build, self.display)
         return plan
 
     def build(self, architecture: Architecture, number: int = 2) -> Bundle:
@@ -110,18 +140,20 @@ class Cloud:
 
     def text(self, key: str, bucket: str = BUCKET) -> str:
         """An object's content."""
-        body: bytes = self.clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        body: bytes = self.aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return body.decode()
 
     def names(self, bucket: str = BUCKET) -> list[str]:
         """All objects of a bucket."""
-        return [item["Key"] for item in self.clients.s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+        return [
+            item["Key"] for item in self.aws.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
+        ]
 
     def launch(self) -> str:
         """A host of the stack; returns its id."""
         tags = [{"Key": "cxr:stack", "Value": NAME}]
-        answer = self.clients.ec2.run_instances(
-            ImageId=self.clients.ec2.describe_images()["Images"][0]["ImageId"],
+        answer = self.aws.client("ec2").run_instances(
+            ImageId=self.aws.client("ec2").describe_images()["Images"][0]["ImageId"],
             InstanceType="t3.medium",
             MinCount=1,
             MaxCount=1,
@@ -139,8 +171,9 @@ def cloud(folder: Path) -> Iterator[Cloud]:
         mock.patch.object(FakeChangeSet, "apply", _apply),
         mock_aws(),
     ):
-        made = Cloud(connect(REGION), folder)
-        for client in (made.clients.s3, made.clients.cloudformation):
+        wiring.aws.cache_clear()
+        made = Cloud(wiring.aws(), folder)
+        for client in (made.aws.client("s3"), made.aws.client("cloudformation")):
             client.meta.events.register("before-parameter-build.*.*", _noter(made.calls))
         yield made
 

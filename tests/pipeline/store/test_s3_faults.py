@@ -9,7 +9,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
-from handlers.wiring import client
+from handlers import wiring
 from pipeline.judge import Judge
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
@@ -57,7 +57,7 @@ class World:
         self.plain.put(KEY, b"P1", None)
         self.faults: dict[str, list[Fault | None]] = {}
         self.asked: list[str] = []
-        self.client = client("s3")
+        self.client = wiring.aws().client("s3")
         self.client.meta.events.register_first("before-send.s3", self._send)
         self.store = S3Store("cxr-test", self.client)
         self.judge = Judge(self.store, FakeEngine(), Release(number=1, version="test"), LIMIT)

@@ -1,0 +1,118 @@
+"""AWS clients: one session, one configuration, one client of each service."""
+
+import threading
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2_instance_connect import EC2InstanceConnectClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sts import STSClient
+
+_CONNECT_SECONDS = 3
+_READ_SECONDS = {"s3": 15, "cloudformation": 60}  # images and large templates; other answers are short
+_OTHER_READ_SECONDS = 5
+_ATTEMPTS = {"s3": 4, "cloudformation": 5}
+_OTHER_ATTEMPTS = 3
+_CONNECTIONS = 64  # threads that may use a client at the same time
+
+
+class Aws:
+    """One AWS account and region, with the credentials of the environment.
+
+    Nothing is asked of AWS before a client is used. Threads may share it.
+    """
+
+    def __init__(self, region: str | None = None) -> None:
+        """Use `region`, or the configured one; raise UsageError where the profile is unknown."""
+        try:
+            import boto3
+        except ImportError as error:
+            raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
+        from botocore.exceptions import ProfileNotFound
+
+        try:
+            self._session = boto3.Session(region_name=region)
+        except ProfileNotFound as error:
+            advice = "set AWS_PROFILE to one that `aws configure list-profiles` names"
+            raise UsageError(f"{error}: {advice}") from error
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()  # a session may not make two clients at once
+        self._account: str | None = None
+
+    @property
+    def region(self) -> str:
+        """The region; UsageError where none is configured."""
+        if not self._session.region_name:
+            raise UsageError("no AWS region: name one with --region, set AWS_REGION, or run `aws configure`")
+        return self._session.region_name
+
+    @property
+    def credentials(self) -> "Credentials":
+        """The credentials; UsageError where there are none."""
+        found = self._session.get_credentials()
+        if found is None:
+            raise UsageError("no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
+        return found
+
+    @property
+    def account(self) -> str:
+        """The account's number; UsageError when AWS does not take the credentials."""
+        if self._account is None:
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            assert self.region
+            assert self.credentials
+            try:
+                self._account = self.client("sts").get_caller_identity()["Account"]
+            except (BotoCoreError, ClientError) as error:
+                advice = "run `aws sso login`, or set AWS_PROFILE"
+                raise UsageError(f"AWS does not take the credentials ({error}): {advice}") from error
+        return self._account
+
+    @overload
+    def client(self, service: Literal["cloudformation"]) -> "CloudFormationClient": ...
+    @overload
+    def client(self, service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
+    @overload
+    def client(self, service: Literal["dynamodb"]) -> "DynamoDBClient": ...
+    @overload
+    def client(self, service: Literal["ec2"]) -> "EC2Client": ...
+    @overload
+    def client(self, service: Literal["ec2-instance-connect"]) -> "EC2InstanceConnectClient": ...
+    @overload
+    def client(self, service: Literal["lambda"]) -> "LambdaClient": ...
+    @overload
+    def client(self, service: Literal["s3"]) -> "S3Client": ...
+    @overload
+    def client(self, service: Literal["sqs"]) -> "SQSClient": ...
+    @overload
+    def client(self, service: Literal["sts"]) -> "STSClient": ...
+    def client(self, service: Any) -> Any:
+        """Return the client of a service, whose calls end within seconds, with an answer or without."""
+        from botocore.config import Config
+
+        # S3: browsers have to post to the bucket's own region, signed as S3 has asked for since 2020.
+        more: dict[str, Any] = (
+            {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}
+        )
+        attempts = _ATTEMPTS.get(service, _OTHER_ATTEMPTS)
+        config = Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS.get(service, _OTHER_READ_SECONDS),
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=_CONNECTIONS,
+            **more,
+        )
+        with self._lock:
+            if service not in self._clients:
+                self._clients[service] = self._session.client(service, region_name=self.region, config=config)
+            return self._clients[service]
