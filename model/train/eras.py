@@ -3,28 +3,40 @@
 Of what the witnesses of a finished run said (`model.train.witness`), each era is judged by a calibration that
 was fitted to the other eras. Ways to calibrate stand beside each other: Platt on clean images alone or on
 stressed ones too, one temperature (Guo et al. 2017, arXiv:1706.04599), isotonic regression.
+
+With the training's data, `python -m model.train.eras RUN DATA`, films that look unlike the rest are measured
+beside it, by the calibration that is kept.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import white_tophat
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
 from model.calibrate import Floats, choose_thresholds, fit_platt
-from model.data import Sample
+from model.data import Sample, load_pixels, load_samples
 from model.evaluate.measure import measure
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Calibration, Limits, Outputs, interpret
 from model.train.witness import Testimony, heard
+from pipeline.errors import UsageError
 from pipeline.records import ImageFacts
 from pipeline.verdict import Finding
 
+_TENTH = 0.1  # of the films: the flattest, the brightest
+_STROKE = (1, 5, 5)  # of 224 pixels: what is thinner and bright is a letter's stroke
+_STANDS_OUT = 60  # grey levels, by which a stroke is brighter than what is around it
+_TIME, _VOLTAGE = (slice(None, 12), slice(-36, None)), (slice(-14, None), slice(-28, None))  # top, bottom
+_WRITTEN = (15, 10)  # pixels of strokes in either, at least
+
 Ints = npt.NDArray[np.int_]
+Mask = npt.NDArray[np.bool_]
 Probability = Callable[[Floats], Floats]
 
 
@@ -61,9 +73,74 @@ WAYS: dict[str, tuple[Callable[[Floats, Ints], Probability], bool]] = {  # and w
 
 def carried_over(said: Testimony, way: str, era: int) -> dict[str, Metrics]:
     """Measure one era, clean and stressed, by a calibration of the others."""
+    clean, of_era = said.stress == "none", said.era == era
+    return {
+        name: _measured(said, places, _judged(said, way, era, places))
+        for name, places in (
+            ("clean", np.flatnonzero(of_era & clean)),
+            ("stressed", np.flatnonzero(of_era & ~clean)),
+        )
+    }
+
+
+def by_film(said: Testimony, way: str, pixels: npt.NDArray[np.uint8]) -> dict[str, Metrics]:
+    """Measure kinds of film, each beside all others; each era by a calibration of the other eras.
+
+    `pixels` are those of the clean images, in their order. A kind of which one class is missing is left out.
+    """
+    places = np.flatnonzero(said.stress == "none")
+    findings: dict[np.intp, Finding] = {}
+    for era in np.unique(said.era):
+        own = places[said.era[places] == era]
+        findings |= zip(own, _judged(said, way, int(era), own), strict=True)
+    measured = {}
+    for kind, chosen in kinds_of_film(pixels, said.truth[places]).items():
+        for name, among in ((kind, places[chosen]), (f"not: {kind}", places[~chosen])):
+            if len(set(said.truth[among])) == 2:
+                measured[name] = _measured(said, among, [findings[place] for place in among])
+    return measured
+
+
+def kinds_of_film(pixels: npt.NDArray[np.uint8], truth: Ints) -> dict[str, Mask]:
+    """Tell the flattest films, the brightest, and those with time and tube voltage burned in, [N, 224, 224].
+
+    Few normal films are flat or bright, so the tenth of either class stands beside that of all. In the
+    archive the time is in the upper right corner, the voltage in the lower right one.
+    """
+    flatness, brightness = -pixels.std((1, 2)), pixels.mean((1, 2))
+    strokes = [
+        (white_tophat(pixels[:, rows, columns], size=_STROKE) > _STANDS_OUT).sum((1, 2))
+        for rows, columns in (_TIME, _VOLTAGE)
+    ]
+    return {
+        "flattest tenth": _highest(flatness),
+        "flattest tenth of either class": _highest(flatness, truth),
+        "brightest tenth": _highest(brightness),
+        "brightest tenth of either class": _highest(brightness, truth),
+        "time and voltage burned in": (strokes[0] >= _WRITTEN[0]) & (strokes[1] >= _WRITTEN[1]),
+    }
+
+
+def _highest(values: Floats, classes: Ints | None = None) -> Mask:
+    """The tenth of images with the highest values, of all or of each class."""
+    classes = np.zeros(len(values), np.int_) if classes is None else classes
+    limits = {label: np.quantile(values[classes == label], 1 - _TENTH) for label in np.unique(classes)}
+    return np.array([value >= limits[label] for value, label in zip(values, classes, strict=True)])
+
+
+def pixels_of(said: Testimony, data: Path) -> npt.NDArray[np.uint8]:
+    """Return the clean images that the witnesses judged, in their order; UsageError for other data."""
+    known = [sample for sample in load_samples(data) if sample.fold != "report"]
+    samples = [sample for era in np.unique(said.era) for sample in known if sample.era == era]
+    if [sample.patient for sample in samples] != said.patient[said.stress == "none"].tolist():
+        raise UsageError(f"{data} does not hold the images that these witnesses judged")
+    return load_pixels(samples)
+
+
+def _judged(said: Testimony, way: str, era: int, places: npt.NDArray[np.intp]) -> list[Finding]:
+    """Judge images of an era by a calibration that was fitted to the others."""
     fit, sees_stressed = WAYS[way]
-    clean = said.stress == "none"
-    others = (said.era != era) & (clean | sees_stressed)
+    others = (said.era != era) & ((said.stress == "none") | sees_stressed)
     logits = said.logits[:, 0].astype(np.float64)
     probability = fit(logits[others], said.truth[others])
     thresholds = choose_thresholds(probability(logits[others]), said.truth[others])
@@ -78,13 +155,12 @@ def carried_over(said: Testimony, way: str, era: int) -> dict[str, Metrics]:
         typicality=Limits(atypical_above=1, refused_above=2),
         outside_above=0,
     )
-    measured = {}
-    for name, chosen in (("clean", clean), ("stressed", ~clean)):
-        places = np.flatnonzero((said.era == era) & chosen)
-        p = np.clip(probability(logits[places]), 1e-6, 1 - 1e-6)
-        findings: list[Finding | None] = [_finding(calibration, float(np.log(one / (1 - one)))) for one in p]
-        measured[name] = measure([_sample(said, place) for place in places], findings)
-    return measured
+    p = np.clip(probability(logits[places]), 1e-6, 1 - 1e-6)
+    return [_finding(calibration, float(np.log(one / (1 - one)))) for one in p]
+
+
+def _measured(said: Testimony, places: npt.NDArray[np.intp], findings: Sequence[Finding | None]) -> Metrics:
+    return measure([_sample(said, place) for place in places], findings)
 
 
 def _finding(calibration: Calibration, log_odds: float) -> Finding:
@@ -110,17 +186,28 @@ def _row(name: str, of: Metrics) -> str:
     return f"| {name} | {of.images} | {limits} | {' | '.join(map(str, figures))} | {of.right_when_certain} |"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("run", type=Path, help="the folder of a finished `cxr train`")
-    said = heard(sorted(path for path in parser.parse_args().run.glob("witness-*") if path.is_dir()))
+def main(run: Path, data: Path | None) -> None:
+    """Print the tables."""
+    said = heard(sorted(path for path in run.glob("witness-*") if path.is_dir()))
     names = ("accuracy", "sensitivity", "specificity", "calibration error", "uncertain")
     lines = [
         f"| | images | thresholds | AUC | {' | '.join(names)} | right among the others |",
         "|---" * 10 + "|",
     ]
-    for way in WAYS:
-        for era in np.unique(said.era):
-            for kind, metrics in carried_over(said, way, int(era)).items():
-                lines.append(_row(f"{way}; era {era + 1}, {kind}", metrics))
+    if data:
+        measured = by_film(said, next(iter(WAYS)), pixels_of(said, data))
+        lines += [_row(f"{name} ({metrics.normal} normal)", metrics) for name, metrics in measured.items()]
+    else:
+        for way in WAYS:
+            for era in np.unique(said.era):
+                for kind, metrics in carried_over(said, way, int(era)).items():
+                    lines.append(_row(f"{way}; era {era + 1}, {kind}", metrics))
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("run", type=Path, help="the folder of a finished `cxr train`")
+    parser.add_argument("data", type=Path, nargs="?", help="its data: kinds of film instead of eras")
+    arguments = parser.parse_args()
+    main(arguments.run, arguments.data)

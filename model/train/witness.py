@@ -17,6 +17,7 @@ from model.train.member import AVERAGED, Job, TrainConfig, served_input
 from model.train.network import Member
 from model.train.settle import settle_statistics
 from model.train.stress import STRESSES
+from pipeline.errors import UsageError
 
 SAID = "said.npz"  # in a witness's folder, when it is done
 _SHARE = 4  # each stress is put on every fourth image: on all, it would take as long as the training
@@ -60,7 +61,10 @@ def testify(job: Job, out: Path, config: TrainConfig) -> None:
 
 
 def heard(folders: list[Path]) -> Testimony:
-    """What all witnesses said, from their folders."""
+    """What all witnesses said, from their folders; UsageError where one has not ended."""
+    for folder in folders:
+        if not (folder / SAID).is_file():
+            raise UsageError(f"{folder} has not ended; `cxr train` with the same folders goes on with it")
     said = [np.load(folder / SAID) for folder in folders]
     return Testimony(
         *(np.concatenate([one[name] for one in said]) for name in Testimony.__dataclass_fields__)

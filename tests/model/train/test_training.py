@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -222,6 +223,58 @@ def test_an_era_is_measured_by_a_calibration_of_the_others(run: Path, way: str) 
     again = eras.carried_over(turned, way, 2)
     assert again["clean"].not_called_normal.threshold == measured["clean"].not_called_normal.threshold
     assert again["clean"].auc.value == pytest.approx(1 - measured["clean"].auc.value, abs=0.02)
+
+
+def test_a_witness_that_has_not_ended_is_not_heard(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="witness-4 has not ended"):
+        witness.heard([tmp_path / "witness-4"])
+
+
+def test_kinds_of_film_are_told_by_their_pixels() -> None:
+    random = np.random.default_rng(3)
+    films = random.normal(120, 30, (40, 224, 224)).clip(0, 200).astype(np.uint8)
+    films[:, :, -40:] = 5  # air, in which letters are burned in
+    films[:4] = films[:4] // 8 + 100
+    films[4:8, :, :-40] = np.minimum(films[4:8, :, :-40], 145) + 110
+    for number in (9, 11, 12):
+        _write(films[number], "18:24:52", "KV70")
+    _write(films[13], "R", "")
+    kinds = eras.kinds_of_film(films, np.arange(40) % 2)
+    assert np.flatnonzero(kinds["flattest tenth"]).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(kinds["brightest tenth"]).tolist() == [4, 5, 6, 7]
+    for kind in ("flattest", "brightest"):
+        assert np.bincount(np.flatnonzero(kinds[f"{kind} tenth of either class"]) % 2).tolist() == [2, 2]
+    assert np.flatnonzero(kinds["time and voltage burned in"]).tolist() == [9, 11, 12]
+
+
+def _write(film: npt.NDArray[np.uint8], top: str, bottom: str) -> None:
+    image = Image.fromarray(film)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=8)
+    pen.text((222, 1), top, 255, font, "ra")
+    pen.text((222, 222), bottom, 255, font, "rd")
+    film[:] = np.asarray(image)
+
+
+def test_kinds_of_film_are_measured_beside_all_others(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = witness.heard([run / f"witness-{era}" for era in range(1, ERAS + 1)])
+    pixels = eras.pixels_of(said, data)
+    assert len(pixels) == (said.stress == "none").sum()
+    chosen = np.arange(len(pixels)) % 3 == 0
+    monkeypatch.setattr(
+        eras, "kinds_of_film", lambda *_: {"third": chosen, "one class": said.truth[: len(pixels)] < 0}
+    )
+    measured = eras.by_film(said, next(iter(eras.WAYS)), pixels)
+    assert {name: of.images for name, of in measured.items()} == {
+        "third": chosen.sum(),
+        "not: third": (~chosen).sum(),
+        "not: one class": len(pixels),
+    }
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    next(tmp_path.rglob("person1_*")).unlink()
+    with pytest.raises(UsageError, match="these witnesses"):
+        eras.pixels_of(said, tmp_path)
 
 
 def test_the_map_of_the_network_is_exact() -> None:
