@@ -151,9 +151,9 @@ from pathlib import Path
 from waitress import create_server
 from pipeline.store.folder import FolderStore
 from pipeline.worklist.sqlite import SqliteIndex
-from web.app import create_app
+from web.app import create_page
 root = Path(sys.argv[1])
-page = create_app(FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), 10**6)
+page = create_page(FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), 10**6)
 server = create_server(page, host="127.0.0.1", port=0, threads=8, ident=None)
 print(server.effective_port, flush=True)
 server.run()

@@ -169,12 +169,12 @@ def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
     from model.evaluate.card import CARD
     from pipeline.store.folder import PRIVATE
-    from web.app import create_app
+    from web.app import create_page
     from web.audit import Audit
 
     audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
     card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have none
-    return create_app(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
+    return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
 def _run(server: BaseWSGIServer, tell: Tell, where: str) -> None:

@@ -1,1 +1,1 @@
-"""The status page, over the store and the worklist. `web.app.create_app` makes it."""
+"""The status page, over the store and the worklist. `web.app.create_page` builds it."""

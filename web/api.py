@@ -1,4 +1,7 @@
-"""The page for programs: worklist as JSON and CSV, one verdict, figures; `/api/openapi.json` describes it."""
+"""The interface for programs: the worklist as JSON and CSV, one verdict, figures for Prometheus.
+
+`/api/openapi.json` describes it.
+"""
 
 import csv
 import io
@@ -10,78 +13,25 @@ from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, jsonify, stream_with_context, url_for
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
 from pipeline.ports import Monitor, Store
-from pipeline.records import HostState, Operations, Row, SourceState, State
-from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning, doubt_of
+from pipeline.records import HostState, Operations, Row
+from pipeline.verdict import doubt_of
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
+from web.openapi import document
 from web.query import asked, parameters
+from web.schemas import Figures, ItemWithVerdict, WorklistItem, WorklistItems
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/CSV_Injection
 
 
-class Item(BaseModel):
-    """One X-ray in the worklist."""
-
-    key: str
-    state: State = Field(description="the row in one word: what it waits for, or what its verdict says")
-    status: Status | None = Field(None, description="of the last verdict; null before the first")
-    label: Label | None = None
-    probability: float | None = Field(
-        None,
-        description="calibrated P(pneumonia); it means nothing where a warning makes it `uncertain`",
-    )
-    normal_below: float | None = None
-    pneumonia_above: float | None = None
-    reason: ReasonCode | None = None
-    message: str | None = Field(None, description="the reason, in the verdict's own sentence")
-    warnings: list[Warning] = []
-    etag: str | None = Field(None, description="of the file that the verdict judged")
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    asked_since: datetime | None = Field(None, description="set while it waits to be judged")
-    source: SourceState = Field("present", description="whether the file is still in the inbox")
-    url: str = Field(description="of this X-ray, with its whole verdict, for programs")
-    page: str = Field(description="of this X-ray, for people")
-    preview: str | None = None
-
-
-class Items(BaseModel):
-    """A page of the worklist."""
-
-    items: list[Item]
-    before: str | None = Field(None, description="cursor of the page before; null on the first page")
-    after: str | None = Field(None, description="cursor of the next page; null on the last one")
-
-
-class Whole(BaseModel):
-    """One X-ray, and its verdict as it stands in the outbox."""
-
-    item: Item
-    verdict: Verdict | None = Field(None, description="null before the first, or where it cannot be read")
-
-
-class Figures(BaseModel):
-    """How much there is of what, and how the host and its queue are."""
-
-    total: int
-    states: dict[State, int]
-    operations: Operations | None = Field(None, description="null where the page knows no host")
-
-
-class Problem(BaseModel):
-    """Why there is no answer, and what to do."""
-
-    error: str
-
-
-def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) -> Blueprint:
-    """The interface for programs, over this store and this worklist, and of what the monitor tells."""
+def api_blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) -> Blueprint:
+    """Return the interface for programs over a store, its worklist and what the monitor reports."""
     api = Blueprint("api", __name__)
     listed = Worklist(index)
 
@@ -91,7 +41,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
         page = listed.page(query.view, query.limit, query.after, query.before)
         note("list", count=len(page.rows))
         before, after = (str(place) if place else None for place in (page.newer, page.older))
-        answer = _json(Items(items=[_item(row) for row in page.rows], before=before, after=after))
+        answer = _json(WorklistItems(items=[_item(row) for row in page.rows], before=before, after=after))
         if after:
             again = {**parameters(query.view), "limit": query.limit, "after": after}
             answer.headers["Link"] = f'<{url_for("api.verdicts", **again)}>; rel="next"'
@@ -100,7 +50,7 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     @api.get("/api/verdicts.csv")
     def export() -> ResponseReturnValue:
         rows = listed.rows(asked().view)
-        first = list(islice(rows, 1))  # now: once the answer has begun, an error cannot be said any more
+        first = list(islice(rows, 1))  # read now: after the answer has begun, an error could not be reported
         answer = Response(stream_with_context(_lines(chain(first, rows))), mimetype="text/csv")
         answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
         return answer
@@ -109,10 +59,10 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     def verdict(name: str) -> ResponseReturnValue:
         row = index.get(INBOX + name)
         if row is None:
-            abort(404, "No X-ray of this name is in the worklist.")
+            abort(404, "No X-ray with this name is in the worklist.")
         note("view", row.key)
         found = read_verdict(store, row.verdict_key).verdict if row.verdict_key else None
-        return _json(Whole(item=_item(row), verdict=found))
+        return _json(ItemWithVerdict(item=_item(row), verdict=found))
 
     @api.get("/api/status")
     def status() -> ResponseReturnValue:
@@ -122,14 +72,12 @@ def blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) 
     @api.get("/metrics")
     def metrics() -> ResponseReturnValue:
         lines = [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
-        lines[:0] = ["# HELP cxr_xrays X-rays of the worklist, by state.", "# TYPE cxr_xrays gauge"]
+        lines[:0] = ["# HELP cxr_xrays X-rays in the worklist, by state.", "# TYPE cxr_xrays gauge"]
         lines += _exposition(monitor.look()) if monitor else []
         return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")
 
     @api.get("/api/openapi.json")
     def openapi() -> ResponseReturnValue:
-        from web.openapi import document  # not before somebody asks for it
-
         return jsonify(document())
 
     return api
@@ -140,27 +88,27 @@ def _json(model: BaseModel) -> Response:
 
 
 def _exposition(operations: Operations) -> Iterator[str]:
-    """Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
+    """Yield the lines in Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
     host, queue = operations.host, operations.queue
-    yield "# HELP cxr_host_state 1 for the state that the inference host is in."
+    yield "# HELP cxr_host_state 1 for the current state of the inference host."
     yield "# TYPE cxr_host_state gauge"
     yield from (
         f'cxr_host_state{{state="{state}"}} {int(host.state == state)}' for state in get_args(HostState)
     )
     waited = (operations.at - queue.oldest).total_seconds() if queue.oldest else 0
     for name, what, value in (
-        ("cxr_queue_jobs", "Jobs that wait or are at work.", queue.depth),
-        ("cxr_queue_oldest_seconds", "How long the oldest of them has waited.", waited),
-        ("cxr_jobs_a_minute", "Jobs that the host answered in the last minute.", host.jobs_a_minute),
+        ("cxr_queue_jobs", "Jobs waiting or in progress.", queue.depth),
+        ("cxr_queue_oldest_seconds", "How long the oldest of them has waited, in seconds.", waited),
+        ("cxr_jobs_a_minute", "Jobs finished by the host in the last minute.", host.jobs_a_minute),
     ):
         if value is not None:
             yield from (f"# HELP {name} {what}", f"# TYPE {name} gauge", f"{name} {value:.0f}")
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row) -> WorklistItem:
     name = row.key.removeprefix(INBOX)
     preview = row.preview_key and row.etag and url_for("pages.preview", name=name, v=row.etag)
-    return Item.model_validate(
+    return WorklistItem.model_validate(
         {
             **vars(row),
             "state": row.state,
@@ -171,13 +119,13 @@ def _item(row: Row) -> Item:
     )
 
 
-_CSV = [name for name in Item.model_fields if name not in ("url", "page", "preview")]
+_CSV = [name for name in WorklistItem.model_fields if name not in ("url", "page", "preview")]
 
 
 def _lines(rows: Iterable[Row]) -> Iterator[str]:
-    """CSV by RFC 4180, a few rows at a time; what a spreadsheet would take for a formula is made a text.
+    """Yield the rows as CSV (RFC 4180), with anything that a spreadsheet would take for a formula made text.
 
-    The audit has how many were read, also where the reader broke off.
+    The audit notes how many rows were read, even where the reader stopped early.
     """
     count = 0
     try:

@@ -1,4 +1,4 @@
-"""The status page, put together. Nothing happens at import."""
+"""The status page as one Flask app. Nothing happens at import."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -8,24 +8,27 @@ from flask import Flask, request
 
 from pipeline.ports import Monitor, Store, Tickets
 from pipeline.worklist.sqlite import SqliteIndex
-from web import api, errors, pages, panel, resubmit, security, upload, wording
-from web.access import Access, protect
+from web import errors, security, wording
+from web.access import Access, restrict
+from web.api import api_blueprint
 from web.audit import Audit, keep
+from web.pages import NameConverter, host_blueprint, pages_blueprint
+from web.upload import upload_blueprint
 
-_FORM_BYTES = 1_000_000  # of a request, around its file
+_FORM_BYTES = 1_000_000  # of a request besides its file
 
 
 class StatusPage(Flask):
-    """Flask, but for its habit of logging paths: a file name may be a patient's name."""
+    """Serve like Flask, but do not log paths: a file name may be a patient's name."""
 
     def log_exception(
         self, exc_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None]
     ) -> None:
-        """Log the trace of a request that failed, by the name of its handler alone."""
+        """Log the trace of a failed request with the name of its handler only."""
         self.logger.error("a request failed: %s %s", request.method, request.endpoint, exc_info=exc_info)
 
 
-def create_app(
+def create_page(
     store: Store,
     index: SqliteIndex,
     max_upload_bytes: int,
@@ -37,36 +40,35 @@ def create_app(
     audit: Audit | None = None,
     problems: Callable[[], list[str]] | None = None,
 ) -> Flask:
-    """The page of one store and of its worklist; `max_upload_bytes` is the limit of one uploaded file.
+    """Build the page of one store and its worklist.
 
-    Script sends one file with each request, and so no request may be much larger; the form without script may
-    hold several that fit in as much.
+    `max_upload_bytes` limits one uploaded file, and with a little more each request: the script sends one
+    file at a time, the form without script several that fit in together.
 
-    `card` is the model card (`model/weights/*.json`) of the network that judges, if there is one.
-    With `tickets`, the store's, uploads go straight to it and not through the page.
-    `operations` tells of host and queue; without it, the page has no panel of theirs. `problems` says, in a
-    sentence each and without names of files, what does not run as it should: the panel shows them, and
-    `/healthz` fails meanwhile.
+    `card` is the model card (`model/weights/*.json`) of the network that judges, if it has one.
+    With `tickets` of the store, uploads go straight to the store instead of through the page.
+    `operations` reports on host and queue; without it the page has no panel for them. `problems` returns
+    what is not running as it should, one sentence each, without names of files: the panel shows them, and
+    `/healthz` fails while there are any.
 
-    It answers to this machine's own names, and everybody, unless `access` says otherwise. What people do
-    is noted in `audit`.
+    By default the page answers anyone, under this machine's own names; `access` restricts that. What people
+    do is written to `audit`.
     """
     access = access or Access()
     app = StatusPage(__name__)
     app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes + _FORM_BYTES)
     app.config["CONNECT_ORIGINS"] = (tickets.origin,) if tickets else ()
     app.url_map.merge_slashes = False  # a key may hold two in a row
-    app.url_map.converters["name"] = pages.NameConverter
+    app.url_map.converters["name"] = NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     wording.install(app)
-    security.protect(app)
-    protect(app, access)
+    security.harden(app)
+    restrict(app, access)
     keep(app, audit)
     errors.explain(app)
-    app.register_blueprint(pages.blueprint(store, index, max_upload_bytes, card, problems or list))
-    app.register_blueprint(api.blueprint(store, index, operations))
-    app.register_blueprint(upload.blueprint(store, max_upload_bytes, tickets))
-    app.register_blueprint(resubmit.blueprint(store, index, max_upload_bytes))
+    app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list))
+    app.register_blueprint(api_blueprint(store, index, operations))
+    app.register_blueprint(upload_blueprint(store, index, max_upload_bytes, tickets))
     if operations or problems:
-        app.register_blueprint(panel.blueprint(operations, card, problems or list))
+        app.register_blueprint(host_blueprint(operations, card, problems or list))
     return app

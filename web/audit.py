@@ -1,4 +1,4 @@
-"""The record of who did what: one JSON line for each, without names of X-rays."""
+"""The audit log of who did what: one JSON line for each action, without names of X-rays."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from flask import Flask, current_app, g, request
 
 from pipeline.names import key_hash
 
-Action = Literal["view", "preview", "list", "upload", "resubmit", "export", "login"]
-Result = Literal["done", "refused"]
+_Action = Literal["view", "preview", "list", "upload", "resubmit", "export", "login"]
+_Result = Literal["done", "refused"]
 
-_FILE_BYTES, _FILES = 10_000_000, 10  # a file and the older ones: about 500,000 lines
+_FILE_BYTES, _FILES = 10_000_000, 10  # the current file and nine older ones: about 500,000 lines
 
 
 class Audit:
-    """The record in the file `path`, which its owner alone may read; the oldest lines go when it is long.
+    """Keep the log in the file `path`, readable only by its owner; the oldest lines are dropped.
 
-    `secret` keys the hash that stands for an X-ray's key, as it does in the logs (`pipeline.names.key_hash`).
+    `secret` keys the hash that stands for an X-ray's key, as in the other logs (`pipeline.names.key_hash`).
     """
 
     def __init__(self, path: Path, secret: str, file_bytes: int = _FILE_BYTES) -> None:
@@ -31,16 +31,16 @@ class Audit:
 
     def note(
         self,
-        action: Action,
+        action: _Action,
         key: str | None,
-        result: Result,
+        result: _Result,
         user: str | None,
         address: str,
         count: int | None = None,
     ) -> None:
-        """Add a line; `count` is how many X-rays were read at once.
+        """Add a line; `count` is the number of X-rays read at once.
 
-        It says on standard error when it cannot be written.
+        If the file cannot be written, this is reported on standard error.
         """
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -55,18 +55,18 @@ class Audit:
 
 
 def keep(app: Flask, audit: Audit | None) -> None:
-    """Have this page's `note` write into the audit."""
+    """Make this page's `note` write to the audit log."""
     app.extensions["audit"] = audit
 
 
 def note(
-    action: Action,
+    action: _Action,
     key: str | None = None,
-    result: Result = "done",
+    result: _Result = "done",
     user: str | None = None,
     count: int | None = None,
 ) -> None:
-    """Note what this request did, in the page's audit if it keeps one: by its user, if not by another."""
+    """Note in the page's audit log, if there is one, what this request or another `user` did."""
     audit: Audit | None = current_app.extensions["audit"]
     if audit:
         address = g.get("address") or request.remote_addr or ""
@@ -74,7 +74,7 @@ def note(
 
 
 class _PrivateFile(RotatingFileHandler):
-    """Opened for each line, so that several processes may write, and one of them begin a new file."""
+    """Open the file for each line, so that several processes can write and one can start a new file."""
 
     def emit(self, record: LogRecord) -> None:
         super().emit(record)

@@ -1,4 +1,4 @@
-"""What a person or a script reads when a request fails: a sentence that says what to do."""
+"""Answers to requests that failed: a sentence that says what to do, as a page or as JSON."""
 
 from flask import Flask, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
@@ -7,31 +7,37 @@ from werkzeug.exceptions import HTTPException
 from pipeline.errors import IndexNotReady, StoreError
 
 _WORDS = {
-    400: ("Not understood", "This page makes no such request. Go back to the worklist and try again."),
-    401: ("Log in", "This page asks for your name and password. Load it again to log in."),
-    403: ("Refused", "This is not allowed."),
-    404: ("Nothing here", "There is no page at this address. Go back to the worklist."),
-    405: ("Not understood", "This address does not take such a request. Go back to the worklist."),
-    413: ("Too much at once", "These files are too large for one upload. Send fewer at a time."),
-    429: ("Not now", "There were too many wrong passwords. Wait some minutes, then try again."),
-    503: ("The store does not answer", "The inbox and outbox cannot be reached now. Try again in a moment."),
+    400: ("Not understood", "The request was not understood. Go back to the worklist and try again."),
+    401: ("Log in", "This page needs your name and password. Reload it to log in."),
+    403: ("Not allowed", "You are not allowed to do this."),
+    404: ("Page not found", "There is no page at this address. Go back to the worklist."),
+    405: ("Not understood", "This address does not accept such requests. Go back to the worklist."),
+    413: ("Too large", "These files are too large for one upload. Send fewer at a time."),
+    429: ("Too many attempts", "There were too many wrong passwords. Wait a few minutes, then try again."),
+    503: (
+        "Storage not available",
+        "The inbox and outbox cannot be reached right now. Try again in a moment.",
+    ),
 }
-_FAILED = ("Something went wrong", "The page failed, by no fault of yours. Try again; the log says why.")
+_FAILED = (
+    "Something went wrong",
+    "This is an error in the program, not in what you did. Try again; the log has the details.",
+)
 _REBUILT = (
-    "The worklist is being rebuilt, or is locked by another program. X-rays are judged meanwhile, and their "
+    "The worklist is being rebuilt, or another program has locked it. X-rays are still judged, and their "
     "verdicts are safe in the outbox. Try again in a moment."
 )
 
 
 def explain(app: Flask) -> None:
-    """Answer every error with a page, or with JSON to a script that asks for it."""
+    """Make the app answer every error with a page, or with JSON where a script asks for it."""
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(StoreError, _store_error)
     app.register_error_handler(IndexNotReady, _index_error)
 
 
 def wants_json() -> bool:
-    """Whether the client is a program, or prefers JSON to a page."""
+    """Return whether the client is a program, or prefers JSON to a page."""
     if request.path.startswith("/api/"):
         return True
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
@@ -40,7 +46,7 @@ def wants_json() -> bool:
 def error_answer(
     code: int, sentence: str | None = None, title: str | None = None, details: tuple[str, ...] = ()
 ) -> ResponseReturnValue:
-    """The answer to a request that failed, in the code's own words where there are no better ones."""
+    """Build the answer to a failed request, with the usual title and sentence unless others are given."""
     usual_title, usual_sentence = _WORDS.get(code, _FAILED)
     sentence = sentence or usual_sentence
     if wants_json():
@@ -57,7 +63,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _index_error(error: IndexNotReady) -> ResponseReturnValue:
-    return error_answer(503, _REBUILT, "The worklist is not ready")
+    return error_answer(503, _REBUILT, "Worklist not ready")
 
 
 def _store_error(error: StoreError) -> ResponseReturnValue:

@@ -1,4 +1,4 @@
-"""Names and passwords: checked slowly, remembered for a while, and not guessed."""
+"""Login by name and password: slow to check, remembered for a while, with a limit on wrong guesses."""
 
 import hashlib
 import hmac
@@ -19,16 +19,16 @@ from werkzeug.security import check_password_hash
 from web.audit import note
 
 _REMEMBERED_SECONDS = 600.0
-_REMEMBERED = 1000  # logins, the latest
-_FAILURES, _FAILURE_SECONDS = 10, 600  # so many in that time, of one address and of one name
-_DRAWERS = 4096  # of counts of failures, each of all that fall into it: more would let a stranger fill memory
+_REMEMBERED = 1000  # logins; the oldest are forgotten
+_FAILURES, _FAILURE_SECONDS = 10, 600  # this many in that time, for one address and for one name
+_DRAWERS = 4096  # counters of failures, shared by hash: one for each name would let strangers fill the memory
 
 
 class Login:
-    """The check of names and passwords.
+    """Check names and passwords.
 
-    A check costs tens of milliseconds, by the design of its hash, so an accepted login is remembered, at the
-    address that it came from: elsewhere a guess of the same password is one more guess.
+    The password hash is slow by design: a check takes tens of milliseconds. An accepted login is therefore
+    remembered, together with its address: the same password from elsewhere is checked like any guess.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Login:
     ) -> None:
         self._users = users
         self._secret = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()  # and until when
+        self._remembered: OrderedDict[bytes, float] = OrderedDict()  # a digest of each login, and until when
         self._seconds = remembered_seconds
         self._limit = RateLimitItemPerSecond(_FAILURES, failure_seconds)
         self._failures = MovingWindowRateLimiter(MemoryStorage())
         self._checking = Lock()
 
     def check(self, name: str, password: str, address: str) -> bool:
-        """Whether it is the password of this name; TooManyRequests after too many failures, right or wrong.
+        """Return whether this is the user's password; raise TooManyRequests after too many failures.
 
-        One login is checked at a time: guesses sent together cannot outrun their count, nor take every core.
+        One login is checked at a time: guesses sent together cannot outrun the counter or occupy every core.
         """
         place = self._drawer("address", _network(address))
         user = self._drawer("name", name)
@@ -64,12 +64,12 @@ class Login:
             else:
                 for drawer in (place, user):
                     self._failures.hit(self._limit, drawer)
-        # Not the name of a stranger: it may be a password, typed into the wrong field.
+        # Do not note an unknown name: it may be a password typed into the wrong field.
         note("login", user=name if name in self._users else None, result="done" if right else "refused")
         return right
 
     def _is_right(self, name: str, password: str) -> bool:
-        """An unknown name costs what a wrong password costs."""
+        """Return whether name and password match, taking as long for an unknown name as for a known one."""
         some = next(iter(self._users.values()))
         return check_password_hash(self._users.get(name, some), password) and name in self._users
 
@@ -86,7 +86,7 @@ class Login:
                 raise TooManyRequests(retry_after=max(1, math.ceil(again)))
 
     def _drawer(self, kind: str, of: str) -> str:
-        """Which count `of` belongs to. Strangers cannot know, so they cannot aim at another's."""
+        """Return the counter of a name or address; strangers cannot compute it, so cannot block a user."""
         number = int.from_bytes(self._digest(kind, of)[:8]) % _DRAWERS
         return f"{kind} {number}"
 
@@ -95,7 +95,7 @@ class Login:
 
 
 def _network(address: str) -> str:
-    """The network of an address that one visitor has: of IPv6 he has 64 bits to choose from."""
+    """Return what identifies a visitor's network: an IPv6 visitor can choose among 64 bits of addresses."""
     try:
         return str(ip_network((address, 64), strict=False)) if ip_address(address).version == 6 else address
     except ValueError:

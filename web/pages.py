@@ -1,4 +1,4 @@
-"""The pages to read: the worklist, one X-ray, its preview; and what the script asks to keep up to date."""
+"""The pages: worklist, X-ray, preview, model card, host panel, and the changes that the script asks for."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,48 +12,52 @@ from werkzeug.routing import PathConverter
 
 from pipeline.judge import Seen, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
-from pipeline.ports import Store
+from pipeline.ports import Monitor, Store
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
 from web.query import asked
+from web.wording import HOST_STATE_NAMES
 
-_PREVIEW_LIMIT = 8 << 20  # bytes; ours have about 100,000
+_PREVIEW_LIMIT = 8 << 20  # bytes; a usual preview has about 100,000
 _ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")
 _YEAR = 365 * 24 * 3600
 
 
 class NameConverter(PathConverter):
-    """A key without `inbox/`: any text at all, slashes and line ends too."""
+    """Match a key without `inbox/`: any text, including slashes and line breaks."""
 
     regex = r"[\s\S]+?"
     part_isolating = False
 
 
-def blueprint(
+def pages_blueprint(
     store: Store,
     index: SqliteIndex,
     max_upload_bytes: int,
     card: Mapping[str, Any] | None,
     problems: Callable[[], list[str]],
 ) -> Blueprint:
-    """The pages over this store and this worklist, of the network's card and of `create_app`'s `problems`."""
+    """Return the pages over a store and its worklist; `card` and `problems` are those of `create_page`."""
     pages = Blueprint("pages", __name__)
     listed = Worklist(index)
 
     def row_of(name: str) -> Row:
         row = index.get(INBOX + name)
         if row is None:
-            abort(404, "No X-ray of this name is in the worklist. One just dropped appears in a moment.")
+            abort(
+                404,
+                "No X-ray with this name is in the worklist. One just dropped will appear in a moment.",
+            )
         return row
 
     @pages.get("/")
     def worklist() -> str:
         query, now = asked(), datetime.now(UTC)
-        change = index.last_change()  # before the rows: what changes in between is then fetched again
+        change = index.last_change()  # read before the rows: a change in between is then fetched again
         page = listed.page(query.view, query.limit, query.after, query.before)
-        if query.before and not page.newer:  # the first page has its rows in full
+        if query.before and not page.newer:  # show the whole first page
             page = listed.page(query.view, query.limit)
         return render_template(
             "worklist.html",
@@ -89,7 +93,7 @@ def blueprint(
     @pages.get("/model")
     def model() -> str:
         if card is None:
-            abort(404, "There is no card of this network: it is not the shipped one.")
+            abort(404, "This network has no model card: it is not the shipped one.")
         return render_template("model.html", card=card)
 
     @pages.get("/preview/<name:name>")
@@ -98,7 +102,7 @@ def blueprint(
         key = _preview_key(row, request.args.get("v"))
         found = store.get(key, _PREVIEW_LIMIT) if key else None
         if found is None:
-            abort(404, "There is no preview of this X-ray.")
+            abort(404, "This X-ray has no preview.")
         info, data = found
         response = Response(data, mimetype="image/jpeg")
         response.set_etag(info.etag)
@@ -114,7 +118,7 @@ def blueprint(
 
     @pages.get("/changes")
     def changes() -> ResponseReturnValue:
-        """Whether the view of number `since` is out of date: the whole worklist's, or that of one X-ray."""
+        """Answer 204 if nothing changed since change number `since`, in the worklist or in one X-ray."""
         name = request.args.get("name")
         row = index.get(INBOX + name) if name is not None else None
         now = index.last_change() if name is None else row.change if row else 0
@@ -130,10 +134,37 @@ def blueprint(
     return pages
 
 
-def _preview_key(row: Row, version: str | None) -> str | None:
-    """Where the preview of the source's ETag `version` stands: a map is never drawn over another's preview.
+def host_blueprint(
+    monitor: Monitor | None, card: Mapping[str, Any] | None, problems: Callable[[], list[str]]
+) -> Blueprint:
+    """Return the panel of the host and its queue, below the problems of this program.
 
-    Only ever a preview of this very key, whatever the row or the address says.
+    The panel is a part of the worklist that the script keeps up to date. The host's network links to `card`
+    if it is that network's card.
+    """
+    host = Blueprint("host", __name__)
+    shown = {
+        "operations": monitor.look if monitor else None,
+        "problems": problems,
+        "HOST_STATE_NAMES": HOST_STATE_NAMES,
+        "card_of": card["sha256"] if card else None,
+    }
+    host.app_context_processor(lambda: shown)
+
+    @host.get("/host")
+    def panel() -> ResponseReturnValue:
+        """Answer with the panel alone; its ETag changes with its content."""
+        response = Response(render_template("host.html"))
+        response.add_etag()
+        return response.make_conditional(request)
+
+    return host
+
+
+def _preview_key(row: Row, version: str | None) -> str | None:
+    """Return the key of the preview of the source with the ETag `version`, so that preview and map match.
+
+    It is always a preview of this row's own key, whatever the row or the address says.
     """
     if version is not None:
         return preview_key(row.key, version) if _ETAG.fullmatch(version) else None

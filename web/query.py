@@ -1,4 +1,4 @@
-"""What a request asks to see of the worklist, and the addresses that ask for it."""
+"""The parameters by which a request chooses a view of the worklist."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ LONGEST_SEARCH = 200  # characters
 
 
 class Query(BaseModel):
-    """The parameters of an address: the view, and the place in it."""
+    """Hold the parameters of an address: the view and the place in it."""
 
     state: list[State] = []
     search: str = Field("", max_length=LONGEST_SEARCH)
@@ -25,18 +25,18 @@ class Query(BaseModel):
 
     @property
     def view(self) -> View:
-        """The view alone."""
+        """Return the view without the place in it."""
         return View(frozenset(self.state), self.search.strip(), self.order)
 
     @property
     def here(self) -> dict[str, Any]:
-        """The parameters that ask for the same view, at the same place in it."""
+        """Return the parameters of the same view at the same place."""
         places = {"after": self.after, "before": self.before}
         return {**parameters(self.view), **{name: place for name, place in places.items() if place}}
 
 
 def asked() -> Query:
-    """The query of this request; a wrong one is answered with 400 and the parameter's name."""
+    """Parse the parameters of this request; answer 400 with the name of a wrong one."""
     values: dict[str, Any] = dict(request.args)
     values["state"] = request.args.getlist("state")
     try:
@@ -47,7 +47,7 @@ def asked() -> Query:
 
 
 def parameters(view: View) -> dict[str, Any]:
-    """The parameters that ask for a view; none for the usual one."""
+    """Return the parameters of a view; none for the default view."""
     states = [state for state in STATES if state in view.states]
     return {
         **({"state": states} if states else {}),
@@ -57,5 +57,5 @@ def parameters(view: View) -> dict[str, Any]:
 
 
 def toggled(view: View, state: State) -> dict[str, Any]:
-    """The parameters that ask for a view with this state too, or without it."""
+    """Return the parameters of a view with this state added, or removed if it was there."""
     return parameters(replace(view, states=view.states ^ {state}))

@@ -1,4 +1,4 @@
-"""What keeps other sites, and files with hostile names, from doing anything through the page."""
+"""Protection against other sites, and against files with hostile names."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from flask import Flask, Response, abort, current_app, request
 
 _OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(:[0-9]{1,5})?")
-_FOREIGN = "cxr.foreign_host"  # in the environment of a request
+_FOREIGN = "cxr.foreign_host"  # key in a request's WSGI environment
 _SMALL_BODY = 1_000_000  # bytes
 _POLICY = {
     "default-src": "'none'",
@@ -30,19 +30,19 @@ _HEADERS = {
 }
 
 
-def protect(app: Flask) -> None:
-    """Check every request's host, and where a POST comes from; bound its body; harden every answer."""
+def harden(app: Flask) -> None:
+    """Make the app check the host and origin of requests, limit their bodies, and send security headers."""
     app.wsgi_app = _named(app.wsgi_app, app.config)  # type: ignore[method-assign]
     app.before_request(_check_host)
     app.before_request(_check_origin)
     app.before_request(_bound_body)
-    app.after_request(_harden)
+    app.after_request(_add_headers)
 
 
 def _named(app: Callable[..., Iterable[bytes]], config: Mapping[str, Any]) -> Callable[..., Iterable[bytes]]:
-    """Note which requests are under another name than ours, and put one of ours in its place.
+    """Mark requests for a foreign host name, and replace the name by one of ours.
 
-    Flask cannot answer under a name that is too long, or none at all.
+    Flask cannot answer a request whose host name is missing or too long.
     """
 
     def look(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -55,40 +55,40 @@ def _named(app: Callable[..., Iterable[bytes]], config: Mapping[str, Any]) -> Ca
 
 
 def _bound_body() -> None:
-    """Files alone may be large: the fields of a form cost forty times their size, and JSON some, too."""
+    """Allow large bodies for files only: parsed form fields take forty times their size in memory."""
     if request.mimetype != "multipart/form-data":
         request.max_content_length = _SMALL_BODY
 
 
 def _check_host() -> None:
-    """Refuse names that are not ours: another site's name may point at this machine (DNS rebinding)."""
+    """Refuse foreign host names: another site's name may point to this machine (DNS rebinding)."""
     if _FOREIGN in request.environ:
         abort(
             400,
-            "This page does not answer to that host name. Open it as http://localhost with its port, or have "
-            "the name added to CXR_PAGE_HOSTS.",
+            "This page does not answer to that host name. Open it as http://localhost with its port, or add "
+            "the name to CXR_PAGE_HOSTS.",
         )
 
 
 def _check_origin() -> None:
-    """Refuse what another site sends. Programs that are no browser send neither header, and may."""
+    """Refuse requests sent by another site; programs other than browsers send neither header, and may."""
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site in ("same-origin", "none") if site else origin is None or host_of(origin) == request.host
     if not own:
-        abort(403, "This was sent from another site. Upload the files on this page instead.")
+        abort(403, "This request came from another site. Upload the files on this page instead.")
 
 
 def host_of(address: str) -> str | None:
-    """The host of an address, with its port; None where it is none."""
+    """Return the host of an address with its port; None if it is not an address."""
     try:
         return urlsplit(address).netloc
     except ValueError:
         return None
 
 
-def _harden(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     connect = " ".join((_POLICY["connect-src"], *current_app.config["CONNECT_ORIGINS"]))
     policy = "; ".join(f"{name} {value}" for name, value in (_POLICY | {"connect-src": connect}).items())
     response.headers.update(_HEADERS | {"Content-Security-Policy": policy})

@@ -1,4 +1,4 @@
-"""The file of those who may use the page: a line `name:hash` for each."""
+"""The file of users of the page, one line `name:hash` for each user."""
 
 import os
 import re
@@ -14,33 +14,35 @@ _SHORTEST = 12  # characters of a password
 
 
 def read_users(path: Path) -> dict[str, str]:
-    """The hash of each name; UsageError when the file cannot be read, or does not hold such lines."""
+    """Return the password hash of each user; raise UsageError if the file is not a file of users."""
     users: dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if not match or match[1] in users:
-            reason = "its name is there twice" if match else "it is no name:hash"
-            raise UsageError(f"{path}, line {number}: {reason}; write such lines with `cxr password`")
+            reason = "the name occurs twice" if match else "this is not name:hash"
+            raise UsageError(f"{path}, line {number}: {reason}; write the lines with `cxr password`")
         users[match[1]] = match[2]
     if not users:
-        raise UsageError(f"{path} names nobody; make a line of it with `cxr password`")
+        raise UsageError(f"{path} has no users; add one with `cxr password`")
     return users
 
 
 def user_line(name: str, password: str) -> str:
-    """The line of a user; UsageError says what is wrong with the name or the password."""
+    """Return the line of a user; raise UsageError if the name or the password cannot be used."""
     if len(password) < _SHORTEST:
-        raise UsageError(f"the password is too short: take one of at least {_SHORTEST} characters")
+        raise UsageError(f"the password is too short: choose one of at least {_SHORTEST} characters")
     line = f"{name}:{generate_password_hash(password, _METHOD)}"
     if not _LINE.fullmatch(line) or name.startswith("#"):
-        raise UsageError("the name cannot be used: take 1 to 64 characters, no colon, no # in front")
+        raise UsageError(
+            "the name cannot be used: choose 1 to 64 characters, without a colon and not beginning with #"
+        )
     return line
 
 
 def write_user(path: Path, line: str) -> None:
-    """Put the line into the file, in place of an earlier one of its name; its owner alone may read it."""
+    """Add a user's line to the file, replacing an earlier one; only the file's owner may read it."""
     start = line.partition(":")[0] + ":"
     kept = [other for other in (_lines(path) if os.path.lexists(path) else []) if not other.startswith(start)]
     temporary = path.with_name(f".{path.name}.new")
@@ -58,5 +60,5 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"{path} cannot be read as a file of users: {reason}") from error

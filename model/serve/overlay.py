@@ -1,6 +1,6 @@
 """The activation map over its X-ray, with its scale: one picture that explains a verdict.
 
-The colours and what they mean are those of the page (`web/static/colours.js`, `grid.js`): cool is evidence
+The colours and what they mean are those of the page (`web/static/map.js`): cool is evidence
 against pneumonia, warm is evidence for it, in logits; nothing near zero is drawn. Pillow alone draws it.
 """
 

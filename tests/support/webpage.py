@@ -18,7 +18,7 @@ from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import LIMIT, FakeEngine
-from web.app import create_app
+from web.app import create_page
 
 RELEASE = Release(number=1, version="test")
 MAX_UPLOAD = 1000
@@ -81,4 +81,4 @@ class Page:
 def serve(folder: Path, card: dict[str, Any] | None = None) -> Page:
     """The page over an empty folder."""
     store, index = FolderStore(folder / "data"), SqliteIndex(folder / "index.sqlite")
-    return Page(create_app(store, index, MAX_UPLOAD, card).test_client(), store, index)
+    return Page(create_page(store, index, MAX_UPLOAD, card).test_client(), store, index)

@@ -101,7 +101,7 @@ def test_replaced_and_deleted_files(up: Up, root: Path) -> None:
     wait_for(lambda: "deleted" in page(up))
     assert "ward/a.jpeg" in verdicts(root)
     wait_for(lambda: 'class="host is-ready"' in page(up))
-    assert re.search(r"<b>[2-9]</b> a minute", page(up))
+    assert re.search(r"<b>[2-9]</b>/min", page(up))
 
 
 def test_a_kill_in_the_middle_loses_and_damages_nothing(root: Path) -> None:

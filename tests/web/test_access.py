@@ -18,7 +18,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.webpage import MAX_UPLOAD, Page
 from web import login
 from web.access import Access, access_of, url_of
-from web.app import create_app
+from web.app import create_page
 from web.login import Login
 from web.users import user_line
 
@@ -36,7 +36,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         def serve(access: Access) -> Page:
             store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
             stack.callback(index.close)
-            page = Page(create_app(store, index, MAX_UPLOAD, access=access).test_client(), store, index)
+            page = Page(create_page(store, index, MAX_UPLOAD, access=access).test_client(), store, index)
             page.judged("a.jpeg", b"P")
             return page
 
@@ -83,12 +83,12 @@ def test_all_but_the_life_sign_and_the_style_asks_for_a_password(page: Page) -> 
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"] == 'Basic realm="CXR Inbox"'
             assert answer.headers["Content-Security-Policy"]
-            assert "asks for your name" in answer.text
+            assert "needs your name" in answer.text
             assert "a.jpeg" not in answer.text
     assert page.upload(("b.jpeg", b"P")).status_code == 401
     assert set(page.inbox()) == {"a.jpeg"}
     assert page.get("/healthz") == '{"status":"ok"}\n'
-    page.get("/static/style.css")
+    page.get("/static/base.css")
 
 
 def test_right_wrong_and_unknown(page: Page) -> None:
@@ -273,7 +273,7 @@ def test_wrong_settings_are_said(tmp_path: Path) -> None:
         access("localhost")
     with pytest.raises(UsageError, match="not both"):
         access(users=str(tmp_path), proxy_header="X-Remote-User")
-    with pytest.raises(UsageError, match="CXR_PROXY_ADDRESSES: proxy is no address"):
+    with pytest.raises(UsageError, match="CXR_PROXY_ADDRESSES: proxy is not an address"):
         access(proxy_header="X-Remote-User", proxy_addresses="127.0.0.1,proxy")
     with pytest.raises(UsageError, match="cannot be read"):
         access(users=str(tmp_path / "none"))

@@ -20,7 +20,7 @@ from tests.support.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Booth, Page
 from tests.web.test_access import USERS, basic
 from tests.web.test_web_upload import failed
 from web.access import Access
-from web.app import create_app
+from web.app import create_page
 
 _STATES = ("P", "N", "P atypical", "bad")
 
@@ -108,7 +108,7 @@ def test_the_figures(page: Page) -> None:
 
 def described(page: Page, headers: dict[str, str], **parts: Any) -> list[APIOperation]:
     """What the description says of this page, with some parts of its own."""
-    app = create_app(page.store, page.index, MAX_UPLOAD, **parts)
+    app = create_page(page.store, page.index, MAX_UPLOAD, **parts)
     found = from_wsgi("/api/openapi.json", app, headers=headers).get_all_operations()
     return [operation.ok() for operation in found]
 

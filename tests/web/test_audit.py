@@ -14,7 +14,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.webpage import MAX_UPLOAD, Page
 from tests.web.test_access import PASSWORD, USERS, basic
 from web.access import Access
-from web.app import create_app
+from web.app import create_page
 from web.audit import Audit
 
 SECRET = "secret"
@@ -32,7 +32,7 @@ def audit(path: Path) -> Audit:
 
 def serve(folder: Path, audit: Audit, access: Access) -> Page:
     store, index = FolderStore(folder / "data"), SqliteIndex(folder / "index.sqlite")
-    return Page(create_app(store, index, MAX_UPLOAD, access=access, audit=audit).test_client(), store, index)
+    return Page(create_page(store, index, MAX_UPLOAD, access=access, audit=audit).test_client(), store, index)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

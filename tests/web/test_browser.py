@@ -90,7 +90,7 @@ def test_selected_text_holds_its_part_and_that_is_said(page: Page) -> None:
         name="held.jpeg", mimeType="image/jpeg", buffer=(SAMPLES / "normal-3.jpeg").read_bytes()
     )
     page.request.post("/upload", multipart={"files": data})
-    expect(page.get_by_text("Held while text is selected.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Paused while text is selected.")).to_be_visible(timeout=20_000)
     assert page.locator(".row", has_text="held.jpeg").count() == 0
     page.evaluate("getSelection().removeAllRanges()")
     expect(page.locator(".row", has_text="held.jpeg")).to_have_count(1, timeout=20_000)

@@ -17,8 +17,8 @@ from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import LIMIT, FakeEngine
-from web.app import create_app
-from web.panel import HOST_STATES
+from web.app import create_page
+from web.wording import HOST_STATE_NAMES
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")
@@ -43,7 +43,7 @@ def monitor() -> Fixed:
 def app(tmp_path: Path, monitor: Fixed) -> Iterator[Flask]:
     index = SqliteIndex(tmp_path / "index.sqlite")
     card = {"sha256": MODEL.sha256}
-    yield create_app(FolderStore(tmp_path / "data"), index, LIMIT, card, operations=monitor)
+    yield create_page(FolderStore(tmp_path / "data"), index, LIMIT, card, operations=monitor)
     index.close()
 
 
@@ -52,12 +52,12 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-@pytest.mark.parametrize("state", HOST_STATES)
+@pytest.mark.parametrize("state", HOST_STATE_NAMES)
 def test_the_page_shows_each_state(state: HostState, client: FlaskClient, monitor: Fixed) -> None:
     monitor.host = HostStatus(state, since=NOW)
     html = client.get("/").text
     assert f'class="host is-{state}"' in html
-    assert f'href="#i-{state}"></use></svg>{HOST_STATES[state]}</span>' in html
+    assert f'href="#i-{state}"></use></svg>{HOST_STATE_NAMES[state]}</span>' in html
     assert f'id="i-{state}"' in html
     assert 'datetime="2026-01-01T12:00:00+00:00" data-style="for"' in html
 
@@ -66,10 +66,10 @@ def test_the_page_shows_work_queue_model_and_the_last_error(client: FlaskClient,
     monitor.host = HostStatus("busy", NOW, 12, 340, MODEL, RELEASE, "<b>a defect", NOW)
     monitor.queue = QueueStatus(57, NOW)
     html = client.get("/host").text
-    assert "<b>340</b> a minute" in html
-    assert "12 at work" in html
+    assert "<b>340</b>/min" in html
+    assert "12 in progress" in html
     assert "<b>57</b> to do" in html
-    assert "the oldest" in html
+    assert "oldest waiting" in html
     assert 'href="/model">fake 1</a>' in html
     assert "release 7" in html
     assert "&lt;b&gt;a defect" in html
@@ -94,7 +94,7 @@ def test_an_unchanged_panel_is_not_sent_again(client: FlaskClient, monitor: Fixe
 
 def test_without_a_monitor_there_is_no_panel(tmp_path: Path) -> None:
     index = SqliteIndex(tmp_path / "index.sqlite")
-    client = create_app(FolderStore(tmp_path / "data"), index, LIMIT).test_client()
+    client = create_page(FolderStore(tmp_path / "data"), index, LIMIT).test_client()
     assert 'id="host"' not in client.get("/").text
     assert client.get("/host").status_code == 404
     index.close()
@@ -104,7 +104,7 @@ def test_what_does_not_run_is_shown_and_fails_the_life_sign(tmp_path: Path, moni
     index, problems = SqliteIndex(tmp_path / "index.sqlite"), ["The watcher does not work: <b>it ended."]
     store = FolderStore(tmp_path / "data")
     for parts in ({}, {"operations": monitor}):
-        client = create_app(store, index, LIMIT, problems=lambda: list(problems), **parts).test_client()
+        client = create_page(store, index, LIMIT, problems=lambda: list(problems), **parts).test_client()
         for address in ("/", "/host"):
             html = client.get(address).text
             assert 'role="alert"' in html

@@ -16,7 +16,7 @@ from pipeline.store.s3 import S3Store
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support import buckets
 from tests.support.webpage import serve
-from web.app import create_app
+from web.app import create_page
 
 MAX = 1000
 
@@ -36,7 +36,7 @@ def store(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
 @pytest.fixture
 def page(store: S3Store, tmp_path: Path) -> Iterator[FlaskClient]:
     index = SqliteIndex(tmp_path / "index.sqlite")
-    yield create_app(store, index, MAX, tickets=store).test_client()
+    yield create_page(store, index, MAX, tickets=store).test_client()
     index.close()
 
 

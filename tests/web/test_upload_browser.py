@@ -22,7 +22,7 @@ from tests.support import buckets, dicoms, pictures
 from tests.support.browsing import complaints_of
 from tests.support.webpage import RELEASE
 from tests.system.test_up import Up, varied
-from web.app import create_app
+from web.app import create_page
 
 JUDGED = re.compile("normal|pneumonia|uncertain|rejected")
 WATCH = """
@@ -127,7 +127,7 @@ def test_the_browser_knows_what_is_something_else(browser: Browser, up: tuple[st
     every = good | {name: make for name, (_, make) in OTHERS.items()}
     heads = {name: base64.b64encode(make()[:4096]).decode() for name, make in every.items()}
     script = """async (heads) => {
-      const { refusal } = await import("/static/filetypes.js");
+      const { refusal } = await import("/static/upload.js");
       const said = {};
       for (const [name, head] of Object.entries(heads)) {
         const bytes = Uint8Array.from(atob(head), (letter) => letter.charCodeAt(0));
@@ -175,7 +175,7 @@ def test_a_dropped_file_is_uploaded_and_a_second_of_its_name_is_told_apart(
     }"""
     with opened(browser, up[0]) as (page, _):
         page.evaluate(drop, ["\x00one", "\x00two"])
-        expect(page.locator("#uploads .told li")).to_have_text(["drop.binis in the inbox as drop (2).bin"])
+        expect(page.locator("#uploads .told li")).to_have_text(["drop.binwas saved as drop (2).bin"])
         expect(page.locator("#uploads .count")).to_have_text("2 of 2 uploaded")
         expect(page.locator("body")).not_to_have_class("is-dragging")
 
@@ -217,7 +217,7 @@ def test_a_failed_one_is_judged_again_by_its_button(browser: Browser, up: tuple[
         index.close()
         page.goto(f"{url}/xray/{name}")
         expect(page.locator(".answer.is-failed")).to_be_visible()
-        page.get_by_role("button", name="Judge it again").click()
+        page.get_by_role("button", name="Judge again").click()
         expect(page).to_have_url(f"{url}/xray/{name}")
         expect(page.locator(".gauge").first).to_be_visible(timeout=20_000)
 
@@ -230,7 +230,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[st
     """The address of a bucket's page, and the bucket."""
     with buckets.moto() as moto, buckets.bucket(moto, monkeypatch) as store:
         index = SqliteIndex(tmp_path / "index.sqlite")
-        server = make_server("127.0.0.1", 0, create_app(store, index, 10_000, tickets=store), threaded=True)
+        server = make_server("127.0.0.1", 0, create_page(store, index, 10_000, tickets=store), threaded=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", store

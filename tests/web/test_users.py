@@ -67,11 +67,11 @@ def test_a_name_or_a_password_that_cannot_be_used(name: str, password: str, reas
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "names nobody"),
-        ("# ada\n", "names nobody"),
-        (f"ada:{PASSWORD}\n", "line 1: it is no name:hash"),
-        (f"\nada:{USERS['ada']}\n", "line 2: it is no name:hash"),  # a weaker hash
-        (f"{LINE}\n{LINE}\n", "line 2: its name is there twice"),
+        ("", "has no users"),
+        ("# ada\n", "has no users"),
+        (f"ada:{PASSWORD}\n", "line 1: this is not name:hash"),
+        (f"\nada:{USERS['ada']}\n", "line 2: this is not name:hash"),  # a weaker hash
+        (f"{LINE}\n{LINE}\n", "line 2: the name occurs twice"),
     ],
 )
 def test_a_file_that_holds_something_else(text: str, reason: str, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_holds_something_else(text: str, reason: str, tmp_path: Path
         read_users(tmp_path / "users")
     assert PASSWORD not in str(error.value)
     (tmp_path / "users").write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="it is no text"):
+    with pytest.raises(UsageError, match="it is not text"):
         read_users(tmp_path / "users")
 
 

@@ -235,7 +235,7 @@ def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Pa
 
 def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_text("The whole verdict", exact=True).click()
+    page.get_by_text("Full verdict", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == f"{NAME}.json"
@@ -248,7 +248,7 @@ def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:
     for of, part in (("image", "source"), ("model", "model")):
         page.get_by_role("button", name=f"Copy the SHA-256 of the {of}").click()
         assert page.evaluate("navigator.clipboard.readText()") == verdict[part]["sha256"]
-    page.get_by_role("button", name="Copy the whole verdict").click()
+    page.get_by_role("button", name="Copy the full verdict").click()
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == verdict
 
 
@@ -277,7 +277,7 @@ def test_on_a_phone_fingers_zoom_and_nothing_is_too_wide(browser: Browser, url: 
 def test_nothing_is_in_the_way_of_anyone(page: Page) -> None:
     assert violations(page) == []
     page.keyboard.press("?")
-    page.get_by_text("The whole verdict", exact=True).click()
+    page.get_by_text("Full verdict", exact=True).click()
     page.locator("#theme").click()
     page.keyboard.press("?")
     assert violations(page) == []

@@ -94,7 +94,7 @@ def test_the_address_holds_the_view(page: Page) -> None:
 def test_nothing_found_is_said_with_what_was_asked(page: Page) -> None:
     page.judged("a.jpeg", b"P")
     html = page.get("/?search=<b>&state=failed&state=waiting")
-    assert "Of 1, none has “<bdi>&lt;b&gt;</bdi>” in its name and is waiting or failed." in html
+    assert "None of the 1 X-ray has “<bdi>&lt;b&gt;</bdi>” in its name and is waiting or failed." in html
 
 
 def test_pages_lead_on_and_back(page: Page) -> None:
@@ -137,7 +137,7 @@ def test_the_chart_of_a_day(page: Page) -> None:
     page.judged("a.jpeg", b"P")
     page.judged("b.jpeg", b"N")
     html = page.get("/")
-    assert "Verdicts of the last 24 hours, by hour: 2 in all" in html
+    assert "Verdicts in the last 24 hours: 2 in total" in html
     assert html.count('<rect class="is-pneumonia"') == html.count('<rect class="is-normal"') == 1
 
 
@@ -147,10 +147,10 @@ def test_a_deleted_source_and_a_newer_file_are_said(page: Page) -> None:
     page.index.mark("inbox/gone.jpeg", "deleted")
     page.index.wait(["inbox/again.jpeg"], datetime.now(UTC) + timedelta(minutes=1))
     row = dict(zip(keys(page.get("/")), rows(page.get("/")), strict=True))
-    assert "source deleted" in row["inbox/gone.jpeg"]
+    assert "file deleted" in row["inbox/gone.jpeg"]
     assert "is-waiting" in row["inbox/again.jpeg"]
     assert "last: pneumonia" in row["inbox/again.jpeg"]
-    assert "The source was deleted." in page.xray("gone.jpeg")
+    assert "The file was deleted from the inbox." in page.xray("gone.jpeg")
     assert "dropped again or replaced" in page.xray("again.jpeg")
 
 
@@ -190,7 +190,7 @@ def test_one_xray_has_map_and_the_whole_verdict(page: Page) -> None:
         "100.0%",
         "40%",
         "60%",
-        "where 50% of",
+        "Assumes 50% of your patients",
         "fake 1",
         "decode 1.0 ms",
         "image/jpeg",
@@ -204,7 +204,7 @@ def test_a_verdict_without_a_preview_has_its_page(page: Page) -> None:
     """Text burned into the image may name the patient: the icon stands for it, and the page says why."""
     page.judged("a.dcm", b"P burned_in_text")
     html = page.xray("a.dcm")
-    assert "No preview: it may name the patient" in html
+    assert "No preview: text in it may name the patient" in html
     assert wording.WARNINGS["burned_in_text"] in html
     assert "map-data" not in html
     (row,) = rows(page.get("/"))
@@ -250,7 +250,7 @@ def test_a_rejected_xray_shows_the_sentence(page: Page) -> None:
 
 def test_a_waiting_xray_has_a_page(page: Page) -> None:
     page.index.wait(["inbox/a.jpeg"], NOW)
-    assert "as soon as it is there" in page.xray("a.jpeg")
+    assert "The verdict will appear on this page." in page.xray("a.jpeg")
 
 
 def test_a_damaged_or_missing_verdict_is_said(page: Page) -> None:
@@ -258,16 +258,16 @@ def test_a_damaged_or_missing_verdict_is_said(page: Page) -> None:
     there = page.store.head(verdict_key("inbox/bad.jpeg"))
     assert there
     page.store.put(verdict_key("inbox/bad.jpeg"), b"{}", there.etag)
-    assert "cannot be read by this release" in page.xray("bad.jpeg")
+    assert "This release of the page cannot read the verdict" in page.xray("bad.jpeg")
     page.store.delete(verdict_key("inbox/bad.jpeg"))
     html = page.xray("bad.jpeg")
-    assert "There is no verdict beside this name" in html
+    assert "The outbox holds no verdict for this name" in html
     assert "It is damaged. Export it again." in html
 
 
 def test_an_unknown_xray_says_what_to_do(page: Page) -> None:
     html = page.xray("nothing.jpeg", 404)
-    assert "No X-ray of this name is in the worklist." in html
+    assert "No X-ray with this name is in the worklist." in html
     assert "Go to the worklist" in html
 
 

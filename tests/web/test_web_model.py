@@ -17,4 +17,4 @@ def test_the_card_shows_what_was_measured_and_the_limits(tmp_path: Path) -> None
 
 
 def test_a_network_without_a_card_says_so(page: Page) -> None:
-    assert "no card" in page.get("/model", 404)
+    assert "no model card" in page.get("/model", 404)

@@ -20,8 +20,8 @@ from pipeline.verdict import NOTICE
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import LIMIT, FakeEngine
 from tests.support.webpage import MAX_UPLOAD, NOW, RELEASE, Booth, Page
-from web.app import create_app
-from web.upload import UploadRefused, inbox_key
+from web.app import create_page
+from web.upload import UploadRefused, upload_key
 
 # Upload
 
@@ -87,9 +87,9 @@ def test_names_that_lead_elsewhere_or_collide_are_refused(page: Page, name: str)
 
 
 def test_the_folders_of_windows_are_folders() -> None:
-    assert inbox_key("ward 3\\a.jpeg") == "inbox/ward 3/a.jpeg"
-    with pytest.raises(UploadRefused, match="not usable"):
-        inbox_key("..\\a.jpeg")
+    assert upload_key("ward 3\\a.jpeg") == "inbox/ward 3/a.jpeg"
+    with pytest.raises(UploadRefused, match="cannot be used"):
+        upload_key("..\\a.jpeg")
 
 
 def test_a_file_that_is_too_large_is_refused_alone(page: Page) -> None:
@@ -99,7 +99,7 @@ def test_a_file_that_is_too_large_is_refused_alone(page: Page) -> None:
     assert "larger than" in answer.get_data(as_text=True)
     answer = page.upload(("<b>.jpeg", b"x" * (MAX_UPLOAD + 1)), ("fine.jpeg", b"P"), script=False)
     assert answer.status_code == 413
-    assert "1 of 2 files were not taken; the others are in the inbox." in answer.text
+    assert "1 of 2 files were not uploaded; the others are in the inbox." in answer.text
     assert "&lt;b&gt;.jpeg: The file is larger" in answer.text
     assert sorted(page.inbox()) == ["a.jpeg", "fine.jpeg"]
 
@@ -128,7 +128,7 @@ def test_a_store_that_does_not_answer_is_said(page: Page, monkeypatch: pytest.Mo
     answer = page.upload(("a.jpeg", b"2"))
     assert (answer.status_code, answer.json) == (
         503,
-        {"error": "The inbox and outbox cannot be reached now. Try again in a moment."},
+        {"error": "The inbox and outbox cannot be reached right now. Try again in a moment."},
     )
 
 
@@ -191,11 +191,11 @@ def test_what_did_not_fail_is_left_alone(page: Page) -> None:
     page.store.delete(gone)
     said = {
         "inbox/fine.jpeg": (409, "did not fail"),
-        key: (409, "being judged already"),
-        gone: (409, "not in the inbox any more"),
-        "inbox/unknown.jpeg": (404, "No X-ray of this name"),
-        "outbox/fine.jpeg.json": (404, "No X-ray of this name"),
-        "": (404, "No X-ray of this name"),
+        key: (409, "already being judged"),
+        gone: (409, "no longer in the inbox"),
+        "inbox/unknown.jpeg": (404, "No X-ray with this name"),
+        "outbox/fine.jpeg.json": (404, "No X-ray with this name"),
+        "": (404, "No X-ray with this name"),
     }
     before = {name: inode(page, f"inbox/{name}") for name in page.inbox()}
     for asked, (code, words) in said.items():
@@ -258,7 +258,7 @@ STRANGE_HOSTS += [
 @pytest.mark.parametrize("host", STRANGE_HOSTS)
 def test_another_host_name_is_refused(page: Page, host: str) -> None:
     page.judged("a.jpeg", b"P")
-    for address in ("/", "/healthz", "/changes", "/xray/a.jpeg", "/static/style.css"):
+    for address in ("/", "/healthz", "/changes", "/xray/a.jpeg", "/static/base.css"):
         html = page.get(address, 400, headers={"Host": host})
         assert "a.jpeg" not in html
 
@@ -268,7 +268,7 @@ def test_another_host_name_is_refused(page: Page, host: str) -> None:
 def test_what_is_no_file_may_not_be_large(tmp_path: Path, address: str, kind: str) -> None:
     """64 MB of a form's fields once took 2.3 GB and 48 seconds."""
     store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
-    client = create_app(store, index, 64_000_000, tickets=Booth()).test_client()
+    client = create_page(store, index, 64_000_000, tickets=Booth()).test_client()
     large = b"a=&" * 1_000_000
     answer = client.post(address, data=large, content_type=kind, headers={"Accept": "application/json"})
     assert answer.status_code in (400, 404, 413)
@@ -281,7 +281,7 @@ def test_what_is_no_file_may_not_be_large(tmp_path: Path, address: str, kind: st
 
 def test_a_form_is_no_way_to_fill_memory(tmp_path: Path) -> None:
     store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
-    client = create_app(store, index, 64_000_000).test_client()
+    client = create_page(store, index, 64_000_000).test_client()
     tracemalloc.start()
     try:
         for address in ("/resubmit", "/upload"):
@@ -296,7 +296,7 @@ def test_a_form_is_no_way_to_fill_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"{", b"null", b'{"name": "\\udcff", "size": 1}', b"\xff"])
 def test_a_ticket_is_not_given_for_nonsense(tmp_path: Path, body: bytes) -> None:
     store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
-    client = create_app(store, index, MAX_UPLOAD, tickets=Booth()).test_client()
+    client = create_page(store, index, MAX_UPLOAD, tickets=Booth()).test_client()
     assert client.post("/upload/ticket", data=body, content_type="application/json").status_code == 400
     index.close()
 
@@ -310,7 +310,7 @@ def test_every_answer_is_hardened_and_none_has_script_or_style_in_line(page: Pag
     etag = page.judged("a.jpeg", b"P")
     page.judged("bad.jpeg", b"bad")
     addresses = ["/", "/xray/a.jpeg", "/xray/bad.jpeg", "/xray/no", "/no", f"/preview/a.jpeg?v={etag}"]
-    for address in [*addresses, "/changes?since=0", "/healthz", "/static/main.js", "/static/no", "/upload"]:
+    for address in [*addresses, "/changes?since=0", "/healthz", "/static/page.js", "/static/no", "/upload"]:
         with page.client.get(address) as answer:
             policy = answer.headers["Content-Security-Policy"]
             assert policy.startswith("default-src 'none'; ")

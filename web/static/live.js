@@ -1,15 +1,14 @@
-// Asks once a second whether anything changed, and puts what did into the page, without a jump.
-import { keepingPlace } from "./place.js";
-
+// Keeps the page up to date: asks once a second whether anything changed, and swaps in what did, without a jump.
 const PAUSE = 1000; // milliseconds
-const LONGEST_PAUSE = 15000; // after failures in a row
-const HOST_PAUSE = 5000; // host and queue change though no row does
+const LONGEST_PAUSE = 15000; // after several failures in a row
+const HOST_PAUSE = 5000; // the host and its queue change even when no row does
+const FOCUSABLE = "a[href], button, input, summary, [tabindex]";
 
 let failures = 0;
-let held = false; // something new waits until a person lets go of what they selected
-let changed = () => {}; // what there is to do for a page with new content
-let hostTag = ""; // the ETag of the panel that is shown
-let shown = location.href; // the view that is shown, if the one of the address could not be had
+let held = false; // new content waits until the selection is released
+let changed = () => {}; // called after the content changed
+let hostTag = ""; // ETag of the host panel on the page
+let shown = location.href; // the view on the page: not that of the address bar while a request for it fails
 
 export function keepUpToDate(then) {
   changed = then;
@@ -20,7 +19,7 @@ export function keepUpToDate(then) {
     try {
       if (!document.hidden && !isGrasped()) await look();
     } finally {
-      clearTimeout(timer); // another round may have begun meanwhile
+      clearTimeout(timer); // another round may have begun in the meantime
       timer = setTimeout(round, Math.min(PAUSE * 2 ** failures, LONGEST_PAUSE));
     }
   }
@@ -29,10 +28,10 @@ export function keepUpToDate(then) {
   keepHostUpToDate();
 }
 
-// Shows another view of the worklist, without leaving the page.
+// Shows another view of the worklist without leaving the page.
 export async function show(address, isNew) {
   history[isNew ? "pushState" : "replaceState"](null, "", address);
-  say(await refresh());
+  report(await refresh());
 }
 
 function keepHostUpToDate() {
@@ -44,11 +43,11 @@ function keepHostUpToDate() {
 }
 
 async function lookAtHost() {
-  const place = document.getElementById("host");
-  const answer = await get(place.dataset.watch, "text/html", hostTag ? { "If-None-Match": hostTag } : {});
-  const fresh = (await parsed(answer))?.getElementById("host"); // 304: as it is shown
-  if (!fresh || isGrasped() || hasSelection(place)) return;
-  keepingPlace(() => replace(place, fresh));
+  const host = document.getElementById("host");
+  const answer = await get(host.dataset.watch, "text/html", hostTag ? { "If-None-Match": hostTag } : {});
+  const fresh = (await parsed(answer))?.getElementById("host"); // none after a 304: nothing changed
+  if (!fresh || isGrasped() || hasSelection(host)) return;
+  keepingPlace(() => replace(host, fresh));
   hostTag = answer.headers.get("ETag");
   changed();
 }
@@ -56,18 +55,20 @@ async function lookAtHost() {
 async function look() {
   const view = document.getElementById("view");
   const answer = shown === location.href && (await get(view.dataset.watch, "application/json"));
-  say(answer?.status === 204 || ((answer === false || answer?.ok) && (await refresh())));
+  report(answer?.status === 204 || ((answer === false || answer?.ok) && (await refresh())));
 }
 
-function say(fine) {
+function report(fine) {
   failures = fine ? 0 : failures + 1;
   if (fine !== true) held = false;
-  const text = held ? "Held while text is selected." : failures > 2 ? "No connection. This may be out of date." : "";
-  const place = document.getElementById("lost");
-  if (place.textContent !== text) place.textContent = text;
+  const text = held ? "Paused while text is selected." : failures > 2 ? "No connection. This may be out of date." : "";
+  const line = document.getElementById("lost");
+  if (line.textContent !== text) line.textContent = text;
 }
 
-// The answer, or null when the server cannot be reached.
+// Requests
+
+// Returns the answer, or null when the server cannot be reached.
 function get(address, type, headers = {}) {
   return fetch(address, { headers: { Accept: type, ...headers }, cache: "no-store" }).catch(() => null);
 }
@@ -77,14 +78,14 @@ async function parsed(answer) {
   return text ? new DOMParser().parseFromString(text, "text/html") : null;
 }
 
-// Whether the page is now as the server has it; or will be, once a person lets go of it.
+// Returns whether the page is now as the server has it, or will be once nothing is held any more.
 async function refresh() {
   const address = location.href;
   const answer = await get(address, "text/html");
   if (answer?.status === 404) location.reload(); // the X-ray was forgotten
   const next = await parsed(answer);
   const view = next?.getElementById("view");
-  if (!view) return false; // no page of ours: that of a proxy which asks for a login, say
+  if (!view) return false; // not our page, but perhaps a proxy's login page
   if (isGrasped() || address !== location.href) return true; // the next round does it
   held = false;
   keepingPlace(() => {
@@ -92,10 +93,12 @@ async function refresh() {
   });
   if (!held) document.getElementById("view").dataset.watch = view.dataset.watch;
   shown = address;
-  hostTag = ""; // the panel came along, and may be another one
+  hostTag = ""; // the host panel was replaced too
   changed();
   return true;
 }
+
+// Updates; nothing is replaced while a person drags a slider or the picture, or selects text in it
 
 function update(old, fresh) {
   if (!old) return;
@@ -104,12 +107,10 @@ function update(old, fresh) {
   else replace(old, fresh);
 }
 
-// A person who holds a slider or the picture keeps it,
 function isGrasped() {
   return document.querySelector("#xray :active, .is-held") !== null;
 }
 
-// and so does one who selects text.
 function hasSelection(part) {
   const selection = document.getSelection();
   return !selection.isCollapsed && selection.containsNode(part, true);
@@ -125,7 +126,7 @@ function replace(old, fresh) {
   if (fresh.dataset.change) old.dataset.change = fresh.dataset.change;
 }
 
-// Rows that did not change stay the same elements: images, focus and animations go on.
+// Rows that did not change stay the same elements, so their images, focus and animations carry on.
 function mergeRows(old, fresh) {
   const [list, newList] = [old.querySelector("ol"), fresh.querySelector("ol")];
   if (!list || !newList || old.dataset.view !== fresh.dataset.view) {
@@ -152,4 +153,57 @@ function mergeRows(old, fresh) {
   if (rest?.innerHTML === newRest?.innerHTML) return;
   rest?.remove();
   if (newRest) list.after(newRest);
+}
+
+// Scroll position and focus: both stay where they were while a part of the page changes
+
+function keepingPlace(change) {
+  const focus = placeOfFocus();
+  const row = anchor();
+  const top = row?.getBoundingClientRect().top;
+  change();
+  restoreFocus(focus);
+  const now = row && (row.isConnected ? row : rowOf(row.dataset.key));
+  if (now) moveBack(now, top);
+}
+
+// The row under the pointer, else the row with the focus, else the first visible row of a scrolled page.
+function anchor() {
+  const rows = [...document.querySelectorAll(".row")];
+  return document.querySelector(".row:hover") ?? document.activeElement?.closest(".row") ?? (scrollY > 0 ? rows.find(isVisible) : undefined);
+}
+
+function isVisible(row) {
+  return row.getBoundingClientRect().bottom > document.querySelector("header").offsetHeight;
+}
+
+// Scrolls the row back to where it was; a page that is too short for that becomes longer.
+function moveBack(row, top) {
+  const main = document.getElementById("main");
+  scrollBy({ top: row.getBoundingClientRect().top - top, behavior: "instant" });
+  const missing = row.getBoundingClientRect().top - top;
+  if (missing < 1) return;
+  main.style.minHeight = `${main.offsetHeight + missing}px`;
+  scrollBy({ top: missing, behavior: "instant" });
+}
+
+// Notes the focused element by its number among the focusable elements of its row or section.
+function placeOfFocus() {
+  const element = document.activeElement;
+  const part = element?.closest("[data-key]") ?? element?.parentElement?.closest("[id]");
+  if (!part) return null;
+  return { element, id: part.id, key: part.dataset.key, index: [...part.querySelectorAll(FOCUSABLE)].indexOf(element) };
+}
+
+function restoreFocus(focus) {
+  if (!focus || focus.element.isConnected) return;
+  const { element, id, key, index } = focus;
+  const part = key ? rowOf(key) : document.getElementById(id);
+  const there = part ? [...part.querySelectorAll(FOCUSABLE)] : [];
+  const again = (element.id && document.getElementById(element.id)) || (there[index] ?? there.at(-1));
+  again?.focus({ preventScroll: true });
+}
+
+function rowOf(key) {
+  return [...document.querySelectorAll(".row")].find((row) => row.dataset.key === key);
 }

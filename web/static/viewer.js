@@ -1,17 +1,21 @@
-// One X-ray: what a person has set of its picture, and the controls and keys that set it.
-import { followPointers } from "./gestures.js";
-import { startMap } from "./map.js";
-import { filterOf, windowOf } from "./window.js";
-import { WHOLE, inSight, moved, zoomed } from "./zoom.js";
+// One X-ray: window and level, zoom, pan and inversion of its picture, by buttons, sliders, keys and gestures.
+import { clamp, startMap } from "./map.js";
 
 const LOOK = { brightness: 0, contrast: 0, inverted: false };
+const WHOLE = { zoom: 1, x: 0, y: 0 }; // x and y: the shift of the upper left corner, as shares of the stage
 const FRESH = { ...LOOK, ...WHOLE, opacity: 60, before: 60, dragging: "window" };
 const STEP = 5; // of brightness and contrast, for one press of a key
-const ACROSS = 200; // of brightness and contrast: a drag from edge to edge
+const ACROSS = 200; // of brightness and contrast, for a drag from edge to edge
 const MIDDLE = { x: 0.5, y: 0.5 };
+const MOST_ZOOM = 8;
+const WHITE = 255; // of the preview, which has 8 bits
+const DOUBLING = 50; // this much more contrast halves the width of the window
+const SLOP = 3; // pixels: a shorter movement is a click, not a drag
+const WHEEL_PAUSE = 300; // milliseconds: a wheel that scrolls the page keeps scrolling it until it has rested
 
 let state = FRESH; // kept while the page refreshes itself
-let pictured; // the preview that it is of
+let pictured; // the preview that the state belongs to
+let scrolledAt = -WHEEL_PAUSE;
 
 // What a key does. A button with `data-press` does the same.
 export const KEYS = {
@@ -26,10 +30,10 @@ export const KEYS = {
   "=": () => zoom(1.25, MIDDLE), // plus without the shift key
   "-": () => zoom(0.8, MIDDLE),
   0: () => set(WHOLE),
-  w: () => set(moved(state, { x: 0, y: 0.1 })),
-  a: () => set(moved(state, { x: 0.1, y: 0 })),
-  s: () => set(moved(state, { x: 0, y: -0.1 })),
-  d: () => set(moved(state, { x: -0.1, y: 0 })),
+  w: () => pan({ x: 0, y: 0.1 }),
+  a: () => pan({ x: 0.1, y: 0 }),
+  s: () => pan({ x: 0, y: -0.1 }),
+  d: () => pan({ x: -0.1, y: 0 }),
   p: () => set({ dragging: state.dragging === "pan" ? "window" : "pan" }),
   "?": () => byId("keys")?.togglePopover(),
 };
@@ -43,32 +47,43 @@ export function startViewer() {
   onSlide("brightness", (brightness) => set({ brightness }));
   onSlide("contrast", (contrast) => set({ contrast }));
   onSlide("map-opacity", (opacity) => set({ opacity, before: FRESH.opacity }));
-  followPointers(byId("stage"), { drag, zoom, reset: KEYS.r });
-  new ResizeObserver(show).observe(byId("stage")); // shows it for the first time too
+  followPointers(byId("stage"));
+  new ResizeObserver(show).observe(byId("stage")); // also shows the picture for the first time
   show();
 }
 
-// As in other viewers of X-rays: to the right the window grows wider, upwards the picture brighter.
+// Changes of the state
+
+// As in other X-ray viewers: dragging to the right widens the window, dragging up brightens the picture.
 function drag(way, pans) {
-  if (pans || state.dragging === "pan") set(moved(state, way));
+  if (pans || state.dragging === "pan") pan(way);
   else adjust(-way.y * ACROSS, -way.x * ACROSS);
 }
 
+function pan(way) {
+  set({ x: state.x + way.x, y: state.y + way.y });
+}
+
+// Zooms around a point of the stage, which stays in place; returns whether the zoom changed.
 function zoom(factor, at) {
   const before = state.zoom;
-  set(zoomed(state, factor, at));
-  return state.zoom !== before;
+  const after = clamp(before * factor, 1, MOST_ZOOM);
+  const by = after / before;
+  set({ zoom: after, x: at.x - (at.x - state.x) * by, y: at.y - (at.y - state.y) * by });
+  return after !== before;
 }
 
 function adjust(brightness, contrast) {
-  const held = (value) => Math.min(Math.max(value, -100), 100);
-  set({ brightness: held(state.brightness + brightness), contrast: held(state.contrast + contrast) });
+  const limited = (value) => clamp(value, -100, 100);
+  set({ brightness: limited(state.brightness + brightness), contrast: limited(state.contrast + contrast) });
 }
 
 function set(part) {
   state = { ...state, ...part };
   show();
 }
+
+// What the page shows of the state
 
 function show() {
   const [stage, preview] = [byId("stage"), byId("preview")];
@@ -112,3 +127,94 @@ function onSlide(id, act) {
   const slider = byId(id);
   if (slider) slider.oninput = () => act(Number(slider.value));
 }
+
+// Returns width and level of the window for the two sliders (-100 to 100).
+function windowOf({ brightness, contrast }) {
+  return { width: WHITE * 2 ** (-contrast / DOUBLING), level: (WHITE / 2) * (1 - brightness / 100) };
+}
+
+// Returns the CSS filter that shows exactly this window; the graphics card applies it.
+function filterOf(look) {
+  const { width, level } = windowOf(look);
+  // Each filter of the chain clips at white. Dimming never clips, so a low level is shown through the negative.
+  const negative = level < WHITE / 2;
+  const high = (negative ? WHITE - level : level) / WHITE;
+  const steps = [`brightness(${0.5 / high})`, `contrast(${(2 * high * WHITE) / width})`];
+  if (negative) steps.unshift("invert(1)");
+  if (negative !== look.inverted) steps.push("invert(1)");
+  return look.brightness || look.contrast ? steps.join(" ") : look.inverted ? "invert(1)" : "none";
+}
+
+// Returns the shift that keeps the picture in sight: it fills the stage where it is large enough, else it is centred.
+function inSight({ zoom, x, y }, stage, picture) {
+  const shape = (picture.naturalWidth * stage.clientHeight) / (picture.naturalHeight * stage.clientWidth) || 1;
+  return { x: limited(x, zoom, Math.min(1, shape)), y: limited(y, zoom, Math.min(1, 1 / shape)) };
+}
+
+// `filled` is the share of the stage that the picture fills at zoom 1.
+function limited(shift, zoom, filled) {
+  const middle = (1 - zoom) / 2;
+  const play = Math.max(0, (zoom * filled - 1) / 2);
+  return clamp(shift, middle - play, middle + play);
+}
+
+// Pointers and the wheel on the stage; places and movements are shares of its size
+
+function followPointers(stage) {
+  const held = new Map(); // the last place of each pointer that is down
+  let moving = false;
+  stage.addEventListener("pointerdown", (event) => {
+    if (event.button > 1) return;
+    stage.setPointerCapture(event.pointerId);
+    held.set(event.pointerId, place(stage, event));
+    moving = held.size > 1;
+    stage.classList.add("is-held");
+  });
+  stage.addEventListener("pointermove", (event) => {
+    const [from, to] = [held.get(event.pointerId), place(stage, event)];
+    moving ||= Boolean(from) && distance(from, to) >= SLOP;
+    if (!from || !moving) return;
+    held.set(event.pointerId, to);
+    const other = [...held].find(([id]) => id !== event.pointerId)?.[1];
+    if (other) pinch(stage, from, to, other);
+    else drag(share(stage, difference(to, from)), event.shiftKey || Boolean(event.buttons & 4));
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    stage.addEventListener(end, () => {
+      held.clear(); // the finger that stays down after a pinch does nothing more
+      stage.classList.remove("is-held");
+    });
+  }
+  stage.addEventListener("wheel", (event) => turn(event, share(stage, place(stage, event))), { passive: false });
+  stage.addEventListener("dblclick", KEYS.r);
+  stage.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault()); // no auto-scroll
+  stage.addEventListener("touchstart", (event) => event.touches.length > 1 && event.preventDefault(), { passive: false });
+  addEventListener("scroll", noteScroll);
+}
+
+function pinch(stage, from, to, other) {
+  zoom(distance(to, other) / Math.max(distance(from, other), 1), share(stage, middle(from, other)));
+  drag(share(stage, difference(middle(to, other), middle(from, other))), true);
+}
+
+// The wheel zooms. Once there is nothing left to zoom it scrolls the page, and keeps doing so until it has rested.
+function turn(event, at) {
+  const pinched = event.ctrlKey; // how touchpads report a pinch
+  if (!pinched && event.timeStamp - scrolledAt < WHEEL_PAUSE) return;
+  const pixels = event.deltaY * (event.deltaMode ? 30 : 1);
+  if (zoom(Math.exp(-pixels * (pinched ? 0.01 : 0.002)), at) || pinched) event.preventDefault();
+}
+
+function noteScroll({ timeStamp }) {
+  scrolledAt = timeStamp;
+}
+
+function place(stage, { clientX, clientY }) {
+  const box = stage.getBoundingClientRect();
+  return { x: clientX - box.left, y: clientY - box.top };
+}
+
+const share = (stage, { x, y }) => ({ x: x / stage.clientWidth, y: y / stage.clientHeight });
+const difference = (a, b) => ({ x: a.x - b.x, y: a.y - b.y });
+const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+const distance = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);

@@ -1,0 +1,165 @@
+// The entry: theme, times, search, keys and copy buttons of every page. Everything can be read without script.
+import { keepUpToDate, show } from "./live.js";
+import { startUploads } from "./upload.js";
+import { KEYS, startViewer } from "./viewer.js";
+
+const LINKS = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }; // ids of the links that keys follow
+const TICK = 5000; // milliseconds between updates of the times
+const SEARCH_PAUSE = 200; // milliseconds without a key before the search is sent
+const DAY = 86400; // seconds
+const UNITS = [["d", DAY], ["h", 3600], ["min", 60], ["s", 1]];
+
+// How a <time> is written, by its data-style.
+const STYLES = {
+  ago: (moment, seconds) => (seconds > 7 * DAY ? day(moment) : ago(seconds)),
+  for: (_, seconds) => (seconds < 1 ? "" : `for ${rough(seconds)}`),
+  both: (moment, seconds) => `${exact(moment)} (${seconds > 7 * DAY ? `${Math.floor(seconds / DAY)} d ago` : ago(seconds)})`,
+};
+
+startTheme();
+startContent();
+startSearch();
+startUploads();
+startKeys();
+setInterval(showTimes, TICK);
+keepUpToDate(startContent);
+
+// Starts what the page holds now; called again whenever the content is refreshed.
+function startContent() {
+  showTimes();
+  startViewer();
+  startVerdict();
+}
+
+// Theme
+
+function startTheme() {
+  document.getElementById("theme").addEventListener("click", switchTheme);
+  nameTheme();
+}
+
+function switchTheme() {
+  const theme = document.documentElement.dataset.theme === "light" ? "dark" : "light";
+  document.documentElement.dataset.theme = theme;
+  nameTheme();
+  try {
+    localStorage.setItem("theme", theme);
+  } catch {
+    // Storage is switched off: the choice lasts as long as the page.
+  }
+}
+
+function nameTheme() {
+  const other = document.documentElement.dataset.theme === "light" ? "Dark theme" : "Light theme";
+  const button = document.getElementById("theme");
+  button.title = other;
+  button.querySelector(".unseen").textContent = other;
+}
+
+// Times, relative and in the viewer's time zone
+
+function showTimes() {
+  for (const element of document.querySelectorAll("time")) {
+    const moment = new Date(element.dateTime);
+    const text = STYLES[element.dataset.style](moment, (Date.now() - moment) / 1000);
+    if (element.textContent !== text) element.textContent = text;
+    element.title = exact(moment);
+  }
+  for (const hour of document.querySelectorAll("[data-hour]")) {
+    hour.querySelector("title").textContent = `${exact(new Date(hour.dataset.hour))}: ${hour.dataset.found}`;
+  }
+}
+
+function ago(seconds) {
+  return seconds < 5 ? "just now" : `${rough(seconds)} ago`;
+}
+
+function rough(seconds) {
+  const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? UNITS.at(-1);
+  return `${Math.floor(seconds / length)} ${unit}`;
+}
+
+function day(moment) {
+  return moment.toLocaleDateString(undefined, { dateStyle: "medium" });
+}
+
+function exact(moment) {
+  return moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+// Search while typing: the address bar always holds the search, as if the form had been submitted
+
+function startSearch() {
+  const form = document.getElementById("search");
+  if (!form) return;
+  const field = form.elements.search;
+  let timer, before = ""; // the address shown last
+  const send = () => {
+    clearTimeout(timer);
+    const address = addressOf(form);
+    show(address, !before); // only the first search adds to the history: Back leads to the page before it
+    before = address;
+  };
+  addEventListener("popstate", () => location.reload());
+  field.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(send, SEARCH_PAUSE);
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.target.closest?.("textarea, select, input")) return;
+    event.preventDefault();
+    field.select();
+  });
+}
+
+function addressOf(form) {
+  const query = new URLSearchParams(new FormData(form));
+  if (!query.get("search")) query.delete("search");
+  return `${form.getAttribute("action")}${query.size ? `?${query}` : ""}`;
+}
+
+// Keys of the viewer and keys that follow links; ignored while a person types
+
+function startKeys() {
+  document.addEventListener("keydown", (event) => {
+    const { key, target } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest?.("textarea, select, input:not([type=range])")) return;
+    (KEYS[key] ?? KEYS[key.toLowerCase()])?.();
+    // A slider uses the arrow keys itself, and an open list uses Escape.
+    if (event.shiftKey || target.closest?.("input") || document.querySelector(":popover-open")) return;
+    document.getElementById(LINKS[key])?.click();
+  });
+}
+
+// Buttons that copy a hash or the verdict, or download the verdict
+
+function startVerdict() {
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    button.onclick = () => copy(document.getElementById(button.dataset.copies), button.firstElementChild);
+  }
+  const button = document.getElementById("json-download");
+  if (button) button.onclick = () => download(document.getElementById("json-text").textContent, button.dataset.name);
+}
+
+async function copy(text, word) {
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    word.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(text); // no clipboard outside a secure context: select it for Ctrl-C
+    word.textContent = "Selected";
+  }
+  setTimeout(() => (word.textContent = "Copy"), 2000);
+}
+
+function download(text, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
