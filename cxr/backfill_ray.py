@@ -22,6 +22,7 @@ from cxr import backfill
 from cxr.archive import absolute, open_archive
 from pipeline.backfill import Done
 from pipeline.errors import HostError, UsageError
+from pipeline.logs import start_logging
 from pipeline.records import Job
 from pipeline.settings import Settings
 
@@ -109,6 +110,7 @@ class _Worker:
     """An actor: the network loaded once, a store, and one core. Ray makes it anew when it dies."""
 
     def __init__(self, source: str, outbox: str, settings: Settings) -> None:
+        start_logging(settings.log_level)
         self._backfill = backfill.make(source, outbox, settings)
 
     def __call__(self, names: Any) -> Any:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr.options import begin
 from pipeline.errors import StackError, UsageError
-from pipeline.settings import load_settings
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from ec2_runner.stack.clients import Clients
+    from ec2_runner.stack.deploy import Options
     from ec2_runner.stack.display import Display
 
 StackName = Annotated[str | None, typer.Option("--stack", help="[default: cxr-inbox, or CXR_STACK]")]
@@ -42,16 +44,27 @@ def deploy(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat."""
+    """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat.
+
+    Options that you give each time can stand in cxr.toml instead.
+    """
     from ec2_runner.stack.cloudformation import Stack
     from ec2_runner.stack.cost import estimate
-    from ec2_runner.stack.deploy import Options, carry_out, make_plan
+    from ec2_runner.stack.deploy import carry_out, make_plan
     from ec2_runner.stack.release import build, source_tree
 
-    root, name, display = source_tree(), _name(stack), _display()
+    root, display = source_tree(), _display()
     more = _pairs(parameter or [])
-    options = Options(name, bucket, existing_bucket, instance_type, email, idle_minutes, retention_days, more)
-    with _clients(region) as clients:
+    settings = _settings(
+        stack,
+        region,
+        instance_type=instance_type,
+        email=email,
+        idle_minutes=idle_minutes,
+        retention_days=retention_days,
+    )
+    options, name = _options(settings, bucket, existing_bucket, more), settings.stack
+    with _clients(settings.region) as clients:
         target = Stack(name, clients.cloudformation, display.say)
         plan = make_plan(options, clients, target)
         cost = estimate(plan.instance_type, plan.idle_minutes)
@@ -72,8 +85,9 @@ def status(stack: StackName = None, region: Region = None) -> None:
     from ec2_runner.stack.cloudformation import Stack
     from ec2_runner.stack.status import report
 
-    name = _name(stack)
-    with _clients(region) as clients:
+    settings = _settings(stack, region)
+    name = settings.stack
+    with _clients(settings.region) as clients:
         state = Stack(name, clients.cloudformation, typer.echo).read()
         if state is None:
             raise StackError(f"there is no stack {name} in {clients.region}: `cxr deploy` makes it")
@@ -94,8 +108,9 @@ def destroy(
     from ec2_runner.stack.destroy import bucket_of
     from ec2_runner.stack.destroy import destroy as take_down
 
-    name, display = _name(stack), _display()
-    with _clients(region) as clients:
+    settings, display = _settings(stack, region), _display()
+    name = settings.stack
+    with _clients(settings.region) as clients:
         target = Stack(name, clients.cloudformation, display.say)
         bucket = bucket_of(target, clients)
         typer.echo(f"Delete the stack {name} in {clients.region}, its hosts and its worklist.")
@@ -114,8 +129,29 @@ def _pairs(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-def _name(stack: str | None) -> str:
-    return load_settings(stack=stack).stack
+def _settings(stack: str | None, region: str | None, **changes: object) -> Settings:
+    return begin(stack=stack, region=region, **changes)
+
+
+def _options(
+    settings: Settings, bucket: str | None, existing_bucket: str | None, more: dict[str, str]
+) -> "Options":
+    """Return what to deploy: what the options name comes before what the settings do."""
+    from ec2_runner.stack.deploy import Options
+
+    if not (bucket or existing_bucket):
+        named = settings.bucket
+        bucket, existing_bucket = (named, None) if settings.create_bucket else (None, named)
+    return Options(
+        settings.stack,
+        bucket,
+        existing_bucket,
+        settings.instance_type,
+        settings.email,
+        settings.idle_minutes if "idle_minutes" in settings.model_fields_set else None,
+        settings.retention_days,
+        {**settings.parameters, **more},
+    )
 
 
 @contextmanager

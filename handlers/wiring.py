@@ -72,11 +72,10 @@ def make_ports(settings: Settings) -> Ports:
 
 def make_store(settings: Settings) -> FullStore:
     """The folder, or the bucket."""
-    if settings.store == "folder":
+    if settings.bucket is None:
         from pipeline.store.folder import FolderStore
 
         return FolderStore(settings.root)
-    assert settings.bucket is not None  # load_settings has checked
     return open_bucket(settings.bucket)
 
 
@@ -89,8 +88,8 @@ def open_bucket(name: str) -> "S3Store":
 
 
 def make_index(settings: Settings) -> Index:
-    """The worklist."""
-    if settings.index == "sqlite":
+    """Return the worklist: a file in the folder, or the table of the bucket's stack."""
+    if settings.bucket is None:
         from pipeline.store.folder import PRIVATE
         from pipeline.worklist.sqlite import SqliteIndex
 

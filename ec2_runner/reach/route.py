@@ -25,6 +25,7 @@ from pipeline.settings import Settings
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
+_HOST_USER = "cxr"  # whom sshd-cxr.conf and the stack's permissions let in
 _BOOT_SECONDS = 20.0  # between looks at a host that boots
 
 
@@ -63,12 +64,25 @@ class _NotPublished(HostError):
 class Ec2Route:
     """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
 
-    def __init__(self, fleet: Fleet, store: Store, settings: Settings, session: Any, ec2: Any) -> None:
-        """`session` is the boto3 session that signs, `ec2` a client of it."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        settings: Settings,
+        session: Any,
+        ec2: Any,
+        user: str = _HOST_USER,
+        base: str | None = None,
+    ) -> None:
+        """Take the boto3 session that signs, and a client of it.
+
+        `user` is whom the hosts' SSH lets in; `base` is the address of the endpoint, which AWS is asked for
+        otherwise.
+        """
         self._fleet, self._store, self._settings = fleet, store, settings
         self._session, self._ec2 = session, ec2
         self._push = session.client("ec2-instance-connect", config=ec2.meta.config)
-        self._base = settings.connect_url
+        self._user, self._base = user, base
 
     def open(self, deadline: float) -> Connection:
         """Find or start the host, and connect to it."""
@@ -99,7 +113,7 @@ class Ec2Route:
         key, public = fresh_key()
         try:
             self._push.send_ssh_public_key(
-                InstanceId=instance.id, InstanceOSUser=self._settings.host_user, SSHPublicKey=public
+                InstanceId=instance.id, InstanceOSUser=self._user, SSHPublicKey=public
             )
             url = signed_url(
                 self._endpoint(),
@@ -112,8 +126,8 @@ class Ec2Route:
         except (ClientError, BotoCoreError) as error:
             code = error_code(error)
             raise HostNotReady(f"EC2 Instance Connect refused: {code}", is_fault="Denied" in code) from error
-        user, tunnel = self._settings.host_user, Tunnel(url, deadline)
-        connection = connect(tunnel, user, [key], identity.host_key, deadline)
+        tunnel = Tunnel(url, deadline)
+        connection = connect(tunnel, self._user, [key], identity.host_key, deadline)
         try:
             connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
         except HostError:

@@ -41,7 +41,7 @@ class Options:
     existing_bucket: str | None = None
     instance_type: str | None = None
     email: str | None = None
-    idle_minutes: int | None = None
+    idle_minutes: float | None = None
     retention_days: int | None = None
     more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
 
@@ -78,7 +78,7 @@ def make_plan(options: Options, clients: Clients, stack: Stack) -> Plan:
     given = {
         "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
         "NotificationEmail": options.email,
-        "IdleMinutes": options.idle_minutes,
+        "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
         **options.more,
         "BucketName": bucket,
@@ -141,7 +141,10 @@ def _bucket(options: Options, clients: Clients, before: StackState | None) -> tu
     bucket = named or default_bucket(options.stack, clients)
     exists = has_bucket(clients, bucket)
     if exists and options.bucket:
-        raise UsageError(f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it")
+        raise UsageError(
+            f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it, or "
+            "create_bucket = false in cxr.toml"
+        )
     return bucket, not exists
 
 

@@ -68,15 +68,21 @@ class World:
         settings = Settings(
             **{
                 "connect_endpoint": ENDPOINT_ID,
-                "connect_url": self.endpoint.url,
                 "host_role_id": "AROA",
-                "host_user": USER,
                 "worker_port": self.served.port,
                 **changes,
             }
         )
         session = boto3.Session(ACCESS_KEY, SECRET, region_name=REGION)
-        route = Ec2Route(self.fleet, self.store, settings, session, session.client("ec2"))  # type: ignore[arg-type]
+        route = Ec2Route(
+            self.fleet,  # type: ignore[arg-type]
+            self.store,
+            settings,
+            session,
+            session.client("ec2"),
+            USER,
+            self.endpoint.url,
+        )
         return RemoteHost(route, settings.worker_port, RELEASE)
 
     def stop(self) -> None:
