@@ -64,7 +64,7 @@ UserPath = Annotated[Path, AfterValidator(_at_home)]
 
 
 class _Group(BaseModel, defer_build=True):
-    """Base of the groups; each is a section of `cxr.toml`."""
+    """Serve as the base of the groups, each a section of `cxr.toml`."""
 
 
 class GeneralSettings(_Group):
@@ -233,7 +233,7 @@ class Settings(
     GeneralSettings,
     BaseSettings,
 ):
-    """Where the parts are and what they may use. The field `threads` is `CXR_THREADS` of the environment."""
+    """Hold all settings; the field `threads` is the variable `CXR_THREADS`."""
 
     model_config = SettingsConfigDict(
         env_prefix="CXR_", env_ignore_empty=True, frozen=True, defer_build=False, hide_input_in_errors=True
@@ -254,7 +254,7 @@ class Settings(
 
 
 class _File(TomlConfigSettingsSource):
-    """The settings of a TOML file, out of their sections; UsageError names what is wrong in it."""
+    """Read the settings of a TOML file out of their sections; UsageError names what is wrong in it."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         import tomllib
@@ -300,7 +300,8 @@ def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in content.items():
         if name in SECTIONS and not isinstance(value, dict):
-            raise UsageError(f"{path}: {name} is a section: write [{name}] on a line of its own")
+            and_key = f", and {name} below it" if name in _SECTION_OF else ""
+            raise UsageError(f"{path}: {name} is a section: write [{name}] on a line of its own{and_key}")
         if isinstance(value, dict) and name not in SECTIONS:
             near = difflib.get_close_matches(name, [section for section in SECTIONS if section], 1)
             advice = f"did you mean [{near[0]}]?" if near else _whereabouts(name, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handlers import telemetry, wiring
+from handlers import wiring
 from pipeline import logs
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support import webpage
@@ -96,10 +96,9 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(autouse=True)
 def _unwired() -> Iterator[None]:
-    """Each test provides its own ports to the handlers, and logs as no program before it does."""
+    """Each test provides its own ports to the handlers; no program of an earlier test has set up logging."""
     yield
     wiring.provide(None)
-    telemetry._logger = None
     for name in logs.OURS:
         log = logging.getLogger(name)
         log.handlers, log.propagate = [], True

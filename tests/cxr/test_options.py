@@ -68,6 +68,7 @@ def test_no_command_is_forgotten() -> None:
 
 def test_the_log_level_acts_in_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXR_LOG_LEVEL", "ERROR")
+    monkeypatch.setattr(telemetry, "_logger", None)
     telemetry.logger()
     assert levels() == {logging.ERROR}
 

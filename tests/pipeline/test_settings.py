@@ -94,6 +94,7 @@ def test_a_file_elsewhere_is_named_by_a_variable(here: Path, monkeypatch: pytest
         ("[juding]\nthreads = 2", "[juding] is no section: did you mean [judging]?"),
         ("[threads]\nx = 2", "[threads] is no section: it belongs in [judging]"),
         ("judging = 2", "judging is a section: write [judging] on a line of its own"),
+        ('host = "ssh"', "host is a section: write [host] on a line of its own, and host below it"),
         ("[judging]\nthreads = 0", "[judging] threads: input should be greater than 0"),
         ("[judging]\nthreads = 1.5", "[judging] threads: input should be a valid integer"),
         ('log_level = "loud"', "log_level: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
