@@ -17,9 +17,7 @@ _TIMES = 5
 _LAMBDA = "import handlers.ingest; from handlers import wiring; wiring.ports()"
 _OF_A_STACK = {
     "AWS_DEFAULT_REGION": "us-east-1",
-    "CXR_STORE": "s3",
     "CXR_BUCKET": "bench",
-    "CXR_INDEX": "dynamodb",
     "CXR_HOST": "ec2",
     "CXR_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/jobs",
     "CXR_SUBNETS": "subnet-1",

@@ -75,7 +75,7 @@ def worker() -> Iterator[Worker]:
     """A `cxr worker` of this checkout, its network loaded; it ends with the block."""
     port = free_port()
     with TemporaryDirectory(prefix="cxr-bench-") as folder:
-        env = {**os.environ, "CXR_STORE": "folder", "CXR_ROOT": folder, "CXR_WORKER_PORT": str(port)}
+        env = {**os.environ, "CXR_ROOT": folder, "CXR_WORKER_PORT": str(port)}
         env["CXR_THREADS"] = str(CORES)
         with served([sys.executable, "-m", "cxr", "worker"], port, "/healthz", env) as pid:
             yield Worker(Path(folder), port, pid)

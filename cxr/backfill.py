@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from cxr.options import begin
 from pipeline.backfill import Done
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, for_terminal, printable
 from pipeline.records import Job
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
 
 
 def backfill(
@@ -49,7 +50,7 @@ def backfill(
 
     if engine == "local" and (workers or address):
         raise UsageError("--workers and --address are for Ray: add --engine ray, or set CXR_THREADS")
-    settings = load_settings()
+    settings = begin()
     if is_empty(source) and outbox:
         typer.echo(for_terminal(f"There is no X-ray in {source}: nothing was judged."), err=True)
         return

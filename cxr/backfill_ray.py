@@ -21,6 +21,7 @@ import ray.exceptions
 from cxr.archive import absolute, make_backfill, open_archive
 from pipeline.backfill import Done
 from pipeline.errors import HostError, UsageError
+from pipeline.logs import start_logging
 from pipeline.records import Job
 from pipeline.settings import Settings
 
@@ -107,6 +108,7 @@ class _Worker:
     """An actor: the network loaded once, a store, and one core. Ray makes it anew when it dies."""
 
     def __init__(self, source: str, outbox: str, settings: Settings) -> None:
+        start_logging(settings.log_level)
         self._backfill = make_backfill(source, outbox, settings)
 
     def __call__(self, names: Any) -> Any:

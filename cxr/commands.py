@@ -22,11 +22,11 @@ from cxr import training as learn
 from cxr import upkeep as keep
 from cxr import users as who
 from cxr.backfill import backfill
+from cxr.options import Root, Stack, begin, begin_with_store, check_root
 from cxr.training import Weights
-from cxr.upkeep import Root
 from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX, for_terminal
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
 from pipeline.verdict import RELEASE, VERSION
 
 if TYPE_CHECKING:
@@ -70,18 +70,25 @@ def _options(
 @app.command()
 def up(
     root: Root = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.  [default: 8000]"),
+    ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address of the page; for a network, set CXR_USERS first.")
-    ] = "127.0.0.1",
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of the page; for a network, set CXR_USERS first.  [default: 127.0.0.1]",
+        ),
+    ] = None,
     poll: Annotated[
         bool, typer.Option("--poll", help="Scan the inbox instead of watching it: for network shares.")
     ] = False,
     bucket: Annotated[
         str | None,
-        typer.Option(help="Serve the page of a bucket; its stack judges, not this machine."),
+        typer.Option(help="Serve the page of a bucket, whose stack judges.  [default: CXR_BUCKET, if set]"),
     ] = None,
-    stack: keep.Stack = None,
+    stack: Stack = None,
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
     from pipeline.running.alone import alone
@@ -89,22 +96,23 @@ def up(
     from web.access import access_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    settings = keep.settings_of(root, bucket, stack) if bucket else load_settings(root=root)
-    access = access_of(settings, host)
-    if settings.store != "folder" and not bucket:
-        raise UsageError("`cxr up` watches a folder: unset CXR_STORE, or name the bucket with --bucket")
-    if bucket:
+    settings = begin_with_store(root, bucket, stack, address=host, port=port, poll=poll or None)
+    access = access_of(settings, settings.address)
+    if bucket := settings.bucket:
         from handlers import wiring
+        from model.serve import process
+
+        process.discard()  # its stack judges: a network that was loaded ahead is not needed
 
         # Says at once that there is no such bucket: the stack's table would not, and the lock would be made.
         next(wiring.open_bucket(bucket).list(INBOX), None)
     with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`") as tell:
         if bucket:
-            return _serve_bucket(settings, access, port, tell)
-        return _serve_folder(settings, access, port, tell, poll)
+            return _serve_bucket(settings, access, tell)
+        return _serve_folder(settings, access, tell)
 
 
-def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, poll: bool) -> None:
+def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     from cxr import local
     from handlers import wiring
     from pipeline.running.background import Background
@@ -124,13 +132,13 @@ def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, pol
     queue = local.LocalQueue(ports, background)
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
-    watcher = InboxWatcher(settings.root.resolve(), queue.hint, poll, background=background)
+    watcher = InboxWatcher(settings.root.resolve(), queue.hint, settings.poll, background=background)
 
     def problems() -> list[str]:
         return [*background.problems(), *watcher.problems()]
 
     page = _page(settings, access, ports.store, worklist, operations=monitor, problems=problems)
-    server = _server(page, access.address, port)
+    server = _server(page, access.address, settings.port)
     wiring.provide(replace(ports, queue=queue))
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
@@ -142,14 +150,14 @@ def _serve_folder(settings: Settings, access: Access, port: int, tell: Tell, pol
         worklist.close()
 
 
-def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> None:
+def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
     from pipeline.store.folder import PRIVATE
     from pipeline.worklist.mirror import Mirror
     from pipeline.worklist.sqlite import SqliteIndex
 
-    assert settings.bucket is not None  # `up` has it from its option
+    assert settings.bucket is not None  # `up` has looked
     store, background = wiring.open_bucket(settings.bucket), Background()
     with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
@@ -157,7 +165,7 @@ def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> 
         monitor = wiring.make_monitor(settings, store)
         parts = {"tickets": store, "operations": monitor, "problems": background.problems}
         page = _page(settings, access, store, worklist, **parts)
-        server = _server(page, access.address, port)
+        server = _server(page, access.address, settings.port)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
@@ -206,7 +214,7 @@ def classify(
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.serve.guarded import GuardedEngine
 
-    settings, show, statuses = load_settings(weights=weights), None, set()
+    settings, show, statuses = begin(weights=weights), None, set()
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
         from pipeline.classify import line, verdicts
         from pipeline.verdict import Release
@@ -239,11 +247,11 @@ def worker(
     from pipeline.running.service import Service
     from pipeline.verdict import Release
 
-    settings = load_settings()
+    settings = begin()
     if check:
         wiring.check_worker(settings)
         return
-    keep.check_root(settings)
+    check_root(settings)
     check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
     host = wiring.make_worker(store, settings, release)
@@ -252,8 +260,7 @@ def worker(
         agent.serve(service, settings.worker_port, token=token)
     else:
         publisher, idle = agent.Publisher(store, settings.host_id), timedelta(minutes=settings.idle_minutes)
-        key = settings.host_key_file
-        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, key, token)
+        agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, agent.HOST_KEY, token)
 
 
 _COMMANDS: list[Callable[..., None]] = [

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr.options import begin
 from pipeline.errors import StackError, UsageError
-from pipeline.settings import load_settings
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from ec2_runner.stack.deploy import Options
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
-    from pipeline.settings import Settings
 
 StackName = Annotated[str | None, typer.Option("--stack", help="[default: cxr-inbox, or CXR_STACK]")]
 Region = Annotated[str | None, typer.Option(help="[default: that of your AWS configuration]")]
@@ -41,17 +42,29 @@ def deploy(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat."""
+    """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat.
+
+    Options that you give each time can stand in cxr.toml instead.
+    """
     from ec2_runner.stack.cloudformation import Stack
     from ec2_runner.stack.cost import estimate
-    from ec2_runner.stack.deploy import Options, carry_out, make_plan
+    from ec2_runner.stack.deploy import carry_out, make_plan
     from ec2_runner.stack.release import build, source_tree
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
 
-    root, settings, display = source_tree(), load_settings(stack=stack, region=region), _display()
-    name, aws, more = settings.stack, _account(settings), _pairs(parameter or [])
-    options = Options(name, bucket, existing_bucket, instance_type, email, idle_minutes, retention_days, more)
+    root, display = source_tree(), _display()
+    more = _pairs(parameter or [])
+    settings = begin(
+        stack=stack,
+        region=region,
+        instance_type=instance_type,
+        email=email,
+        idle_minutes=idle_minutes,
+        retention_days=retention_days,
+    )
+    options, name = _options(settings, bucket, existing_bucket, more), settings.stack
+    aws = _account(settings)
     with stack_errors():
         target = Stack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
@@ -74,7 +87,7 @@ def status(stack: StackName = None, region: Region = None) -> None:
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
 
-    settings = load_settings(stack=stack, region=region)
+    settings = begin(stack=stack, region=region)
     name, aws = settings.stack, _account(settings)
     with stack_errors():
         state = Stack(name, aws.client("cloudformation"), typer.echo).read()
@@ -101,7 +114,7 @@ def destroy(
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
 
-    settings, display = load_settings(stack=stack, region=region), _display()
+    settings, display = begin(stack=stack, region=region), _display()
     name, aws = settings.stack, _account(settings)
     with stack_errors():
         target = Stack(name, aws.client("cloudformation"), display.say)
@@ -122,7 +135,28 @@ def _pairs(words: list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-def _account(settings: "Settings") -> "Aws":
+def _options(
+    settings: Settings, bucket: str | None, existing_bucket: str | None, more: dict[str, str]
+) -> "Options":
+    """Return what to deploy: what the options name comes before what the settings do."""
+    from ec2_runner.stack.deploy import Options
+
+    if not (bucket or existing_bucket):
+        named = settings.bucket
+        bucket, existing_bucket = (named, None) if settings.create_bucket else (None, named)
+    return Options(
+        settings.stack,
+        bucket,
+        existing_bucket,
+        settings.instance_type,
+        settings.email,
+        settings.idle_minutes if "idle_minutes" in settings.model_fields_set else None,
+        settings.retention_days,
+        {**settings.parameters, **more},
+    )
+
+
+def _account(settings: Settings) -> "Aws":
     """Open the user's account; raise UsageError where AWS does not take the credentials."""
     from handlers import wiring
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cxr.options import begin
 from pipeline.errors import UsageError
-from pipeline.settings import load_settings
 
 Weights = Annotated[
     Path | None, typer.Option(help="An ONNX file that `cxr export` wrote, instead of the shipped one.")
@@ -82,7 +82,7 @@ def evaluate(
 
     Images that it refuses count in `refused` alone: the other figures are of those that it judged.
     """
-    settings = load_settings(weights=weights)
+    settings = begin(weights=weights)
     if (data is None) == (populations is None):
         raise UsageError("name a folder of labelled images, or --populations and a folder")
     if populations:
@@ -133,7 +133,7 @@ def calibrate(
         raise UsageError(
             f"{out} is no place for a network: name a file that ends in .onnx, in a folder that is there"
         )
-    card = calibrate_site(data, out, load_settings(weights=weights))
+    card = calibrate_site(data, out, begin(weights=weights))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
     typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)
 

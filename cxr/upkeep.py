@@ -1,7 +1,6 @@
 """`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
 
 import json
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -10,41 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cxr.options import Bucket, Root, Stack, begin_with_existing_store, begin_with_store
 from pipeline.errors import IndexNotReady, StoreError, UsageError
-from pipeline.names import INBOX, OUTBOX, for_terminal
-from pipeline.settings import Settings, load_settings
+from pipeline.names import INBOX, for_terminal
+from pipeline.settings import Settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
 _LOCAL_JOB_SECONDS = 2.0
-Root = Annotated[
-    Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
-]
-Bucket = Annotated[str | None, typer.Option(help="Use a bucket instead of a folder.")]
-Stack = Annotated[str | None, typer.Option(help="The bucket's stack.  [default: cxr-inbox, or CXR_STACK]")]
 _BATCH = 16  # X-rays that are judged together
-
-
-def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
-    """The settings of a folder, or of a bucket whose worklist is its stack's."""
-    if bucket is None:
-        return load_settings(root=root, stack=stack)
-    return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
-
-
-def check_root(settings: Settings) -> None:
-    """Raise UsageError where the settings name a folder that is not there: a typo must make none."""
-    root = settings.root
-    if settings.store == "folder" and not os.path.isdir(root):  # noqa: PTH112  also where it may not be looked at
-        raise UsageError(f"{root}: there is no such folder; name the one with inbox/ and outbox/ as --root")
-
-
-def existing(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
-    """Return the settings of a folder that is a root already, or of a bucket; else raise UsageError."""
-    settings = settings_of(root, bucket, stack)
-    check_root(settings)
-    if settings.store == "folder" and not any((settings.root / name).is_dir() for name in (INBOX, OUTBOX)):
-        raise UsageError(f"{settings.root}: there is no inbox/ in it; name the folder that has it as --root")
-    return settings
 
 
 def replay(
@@ -56,7 +28,7 @@ def replay(
     from handlers import wiring
 
     failed, loaded = False, [(path, _load_event(path)) for path in events]
-    with wiring.provided(load_settings(root=root)):
+    with wiring.provided(begin_with_store(root, None)):
         for path, event in loaded:
             answer = local.deliver(event)
             for outcome in answer.outcomes:
@@ -79,7 +51,7 @@ def forget(
     from pipeline.forget import forget as erase
     from pipeline.forget import is_known
 
-    settings = existing(root, bucket, stack)
+    settings = begin_with_existing_store(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
     if name.endswith("/"):
         raise UsageError("name one X-ray of the inbox, not a folder")
@@ -88,7 +60,7 @@ def forget(
         raise StoreError(f"there is nothing of {for_terminal(name)}; see the inbox for its exact name")
     if not yes:
         typer.confirm(f"Erase {for_terminal(name)} and its verdict for good?", abort=True)
-    quiet = _LONGEST_JOB_SECONDS if settings.store == "s3" else _LOCAL_JOB_SECONDS
+    quiet = _LONGEST_JOB_SECONDS if settings.bucket else _LOCAL_JOB_SECONDS
     typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
     erase(name, store, index, quiet)
     typer.echo(f"{for_terminal(name)} is erased")
@@ -106,8 +78,8 @@ def reconcile(
     from handlers import wiring
     from pipeline.reconcile import reconcile as look
 
-    settings = existing(root, bucket, stack)
-    if settings.store == "folder":
+    settings = begin_with_existing_store(root, bucket, stack)
+    if not settings.bucket:
         return _reconcile_here(settings, failed)
     queue = wiring.make_queue(settings) or wiring.find_queue(settings)
     store, index = wiring.make_store(settings), wiring.make_index(settings)
@@ -141,7 +113,7 @@ def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> No
     from handlers import wiring
     from pipeline.worklist.rebuild import rebuild_index
 
-    settings = existing(root, bucket, stack)
+    settings = begin_with_existing_store(root, bucket, stack)
     store, index = wiring.make_store(settings), wiring.make_index(settings)
     try:
         found = rebuild_index(store, index)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cxr.options import begin
 from pipeline.errors import UsageError
-from pipeline.settings import load_settings
 
 
 def password(
@@ -19,7 +19,7 @@ def password(
     """Ask for a name and a password of the page, and write them into the file of its users."""
     from web.users import user_line, write_user
 
-    path = file or load_settings().users
+    path = file or begin().users
     if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         raise UsageError(f"{path} cannot be written; name a file in a folder that is there")
     name = typer.prompt("Name", err=True)

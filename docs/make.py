@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pydantic.fields import FieldInfo
+
 from ec2_runner.stack.cost import HOST_TYPES
 from ec2_runner.stack.release import architecture_of
 from model.evaluate.card import CARD, REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import SHIPPED, Engine
-from pipeline.settings import Settings
+from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
 
@@ -88,17 +90,43 @@ def samples_table() -> str:
 
 
 def settings_table() -> str:
-    """Every setting, its default and what it is for."""
-    lines = ["| variable | default | |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default_factory or field.default is None else f"`{_written(field.default)}`"
-        lines.append(f"| `CXR_{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(lines) + "\n"
+    """Return a table of settings for each section of cxr.toml, and the names of those of the stack."""
+    parts = []
+    for section, group in SECTIONS.items():
+        name = f"`[{section}]`" if section else "Above the first section"
+        lines = [
+            f"**{name}**: {_INTRODUCTIONS[section]}",
+            "",
+            "| key | variable | default | |",
+            "|---|---|---|---|",
+        ]
+        for key, field in group.model_fields.items():
+            lines.append(f"| `{key}` | `CXR_{key.upper()}` | {_default(field)} | {field.description} |")
+        parts.append("\n".join(lines))
+    of_stack = ", ".join(f"`CXR_{key.upper()}`" for key in DeployedSettings.model_fields)
+    parts.append(f"The stack sets {of_stack} for its functions and hosts; they have no place in `cxr.toml`.")
+    return "\n\n".join(parts) + "\n"
 
 
-def _written(default: object) -> object:
-    """A default as the variable would have it."""
-    return ",".join(default) if isinstance(default, tuple) and default else default
+_INTRODUCTIONS = {
+    "": "where the X-rays are, and what is logged.",
+    "page": "the page that `cxr up` serves.",
+    "judging": "how images are judged.",
+    "host": "where images are judged.",
+    "stack": "the AWS stack, as `cxr deploy` makes it and as other commands find it.",
+}
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a default as a TOML file would have it, or what it means."""
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["shown"])
+    default = field.default
+    if default is None or default in ((), {}):
+        return "none"
+    if isinstance(default, bool | int | tuple):
+        return f"`{json.dumps(default)}`"
+    return f'`"{default}"`'
 
 
 def card() -> str:

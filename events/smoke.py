@@ -96,7 +96,7 @@ def start(stack: ExitStack, place: Place) -> None:
     wait_for(place.address, place.aws_port)
     url = f"http://{place.address}:{place.aws_port}"
     fill(url)
-    host = {"AWS_ENDPOINT_URL": url, "CXR_STORE": "s3", "CXR_BUCKET": BUCKET}
+    host = {"AWS_ENDPOINT_URL": url, "CXR_BUCKET": BUCKET}
     port = {"CXR_WORKER_PORT": str(place.worker_port)}
     spawn(stack, [sys.executable, "-m", "cxr", "worker"], {**GUEST, **host, **port})
     spawn(stack, ssh_server(place))
@@ -176,7 +176,7 @@ def template(place: Place) -> str:
     """The template, with its package here, and with the variables that it has not: SAM sets no others."""
     text = (ROOT / "template.yaml").read_text(encoding="utf-8")
     text = text.replace("CodeUri: build/lambda", f"CodeUri: {place.work / 'package'}")
-    mark = "        CXR_STORE: s3\n"
+    mark = "        CXR_HOST: ec2\n"
     more = [name for name in variables(place) if f"        {name}: " not in text]
     return text.replace(mark, mark + "".join(f'        {name}: ""\n' for name in more))
 

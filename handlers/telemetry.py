@@ -1,20 +1,18 @@
 """What the handlers tell of themselves: log lines, and figures for the alarms. Never a file's name."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from pipeline.logs import start_logging
 from pipeline.settings import load_settings
 
 _NAMESPACE = "CXRInbox"
-_OURS = ("pipeline", "ec2_runner")
 _logger: Logger | None = None
 _metrics: Metrics | None = None
 
@@ -50,8 +48,7 @@ def logger() -> Logger:
     global _logger
     if _logger is None:
         settings = load_settings()
-        for name in _OURS:
-            logging.getLogger(name)  # exists before it is asked to join
         _logger = Logger(service=settings.stack, level=settings.log_level, stream=sys.stderr)
-        copy_config_to_registered_loggers(_logger, include=set(_OURS))
+        _logger.append_keys(name="%(name)s")
+        start_logging(settings.log_level, _logger.registered_handler)
     return _logger

@@ -82,11 +82,10 @@ def aws(region: str | None = None) -> Aws:
 
 def make_store(settings: Settings) -> FullStore:
     """The folder, or the bucket."""
-    if settings.store == "folder":
+    if settings.bucket is None:
         from pipeline.store.folder import FolderStore
 
         return FolderStore(settings.root)
-    assert settings.bucket is not None  # load_settings has checked
     return open_bucket(settings.bucket, settings.region)
 
 
@@ -99,8 +98,8 @@ def open_bucket(name: str, region: str | None = None) -> "S3Store":
 
 
 def make_index(settings: Settings) -> Index:
-    """The worklist."""
-    if settings.index == "sqlite":
+    """Return the worklist: a file in the folder, or the table of the bucket's stack."""
+    if settings.bucket is None:
         from pipeline.store.folder import PRIVATE
         from pipeline.worklist.sqlite import SqliteIndex
 

@@ -1,141 +1,374 @@
-"""The settings: `CXR_...` variables of the environment, read here and nowhere else."""
+"""Reads the settings: from the command line, from `CXR_...` variables, from `cxr.toml`; nowhere else."""
 
 import difflib
 import os
 import secrets
+import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from pipeline.errors import UsageError
+
+FILE = "cxr.toml"
+_NAMES_FILE = "CXR_CONFIG"
 
 
 def _split(words: object) -> object:
     return tuple(word.strip() for word in words.split(",")) if isinstance(words, str) else words
 
 
+def _pairs(given: object) -> object:
+    if isinstance(given, str):
+        parts = [part.partition("=") for part in given.split(",")]
+        if any(not mark for _, mark, _ in parts):
+            raise ValueError("write NAME=VALUE,NAME=VALUE")
+        return {name.strip(): value.strip() for name, _, value in parts}
+    if isinstance(given, Mapping):  # TOML has numbers and truth values, CloudFormation text alone
+        return {name: _text(value) for name, value in given.items()}
+    return given
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _printable(secret: str) -> str:
+    if not all("!" <= letter <= "~" for letter in secret):
+        raise ValueError("use printable ASCII characters without spaces")
+    return secret
+
+
+def _upper(word: object) -> object:
+    return word.upper() if isinstance(word, str) else word
+
+
+def _at_home(path: Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111  which raises where there is no such user
+
+
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+UserPath = Annotated[Path, AfterValidator(_at_home)]
 
 
-class Settings(BaseSettings):
-    """Where the parts are and what they may use. Each field is the variable `CXR_<FIELD>`."""
+class _Group(BaseModel, defer_build=True):
+    """Serve as the base of the groups, each a section of `cxr.toml`."""
 
-    model_config = SettingsConfigDict(env_prefix="CXR_", env_ignore_empty=True, frozen=True)
 
-    store: Literal["folder", "s3"] = Field("folder", description="where inbox and outbox are")
-    root: Path = Field(
-        Path("data"), description="the folder of local mode: `inbox/`, `outbox/`, the worklist"
-    )
-    bucket: str | None = Field(None, description="the bucket, when the store is `s3`")
-    index: Literal["sqlite", "dynamodb"] = Field("sqlite", description="where the worklist is")
-    host: Literal["local", "ssh", "ec2"] = Field(
-        "local", description="what judges: this process, a machine reached by SSH, or an EC2 instance"
-    )
-    stack: str = Field(
-        "cxr-inbox", description="the AWS stack; its tables are `<stack>-index`, `<stack>-lease`"
-    )
-    region: str | None = Field(None, description="the AWS region; by default that of your AWS configuration")
-    queue_url: str | None = Field(None, description="the SQS queue that brings a job again later")
-    ssh: str | None = Field(None, description="`user@address` or `user@address:port` of the host `ssh`")
-    ssh_key: Path | None = Field(
-        None, description="the private key's file; without it, the SSH agent is asked"
-    )
-    ssh_host_key: str | None = Field(
-        None, description="the only public key that the host `ssh` may have: `ssh-ed25519 AAAA...`"
-    )
-    worker_port: int = Field(8477, gt=0, lt=65536, description="of `cxr worker`, on its machine's loopback")
-    worker_token: str | None = Field(
+class GeneralSettings(_Group):
+    """Say where the X-rays are, and what is logged."""
+
+    root: UserPath = Field(Path("data"), description="folder with `inbox/`, `outbox/` and the worklist")
+    bucket: str | None = Field(
         None,
-        min_length=16,
-        pattern=r"^[!-~]+$",
-        description="secret that `cxr worker` asks of those who send it jobs; "
-        "without it, they have to be of its own user",
+        description="S3 bucket to use instead of the folder; its worklist is the stack's DynamoDB table",
     )
-    idle_minutes: float = Field(20, gt=0, description="without a job, before an EC2 host powers itself off")
-    subnets: Words = Field((), description="EC2: where a host may be launched, in this order")
-    instance_types: Words = Field((), description="EC2: the types of a host, in this order")
-    connect_endpoint: str | None = Field(None, description="EC2: the Instance Connect Endpoint, `eice-...`")
-    connect_url: str | None = Field(None, description="EC2: the endpoint's address; by default AWS is asked")
-    host_role_id: str = Field("", description="EC2: the unique id of the hosts' role, `AROA...`")
-    host_user: str = Field("cxr", description="EC2: the user of the hosts' system whom SSH lets in")
-    host_id: str | None = Field(
-        None, description="on an EC2 host, what it is called: `<role id>:<instance id>`"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "WARNING", description="least level to log: `DEBUG`, `INFO`, `WARNING` or `ERROR`"
     )
-    host_key_file: Path = Field(
-        Path("/etc/ssh/ssh_host_ed25519_key.pub"),
-        description="on an EC2 host, the key that it publishes",
+    log_key: str = Field(
+        default_factory=lambda: secrets.token_hex(16),
+        description="secret key of the hash that replaces file names in logs",
+        json_schema_extra={"shown": "random at each start"},
     )
-    max_bytes: int = Field(64_000_000, gt=0, description="larger files are refused unread")
-    max_pixels: int = Field(50_000_000, gt=0, description="larger images are refused before they are decoded")
-    threads: int = Field(
-        default_factory=lambda: min(os.cpu_count() or 1, 8), gt=0, description="images judged at a time"
+
+
+class PageSettings(_Group):
+    """Set up the page that `cxr up` serves."""
+
+    address: str = Field("127.0.0.1", description="address to listen on; one of a network needs users first")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    poll: bool = Field(False, description="scan the inbox instead of watching it; for network shares")
+    users: UserPath | None = Field(
+        None,
+        description="file of the page's users, from `cxr password`; the page then asks for a password",
     )
-    image_seconds: float = Field(
-        20, gt=0, description="an image that takes longer to judge is given up, after three tries"
+    proxy_header: str | None = Field(
+        None, description="header in which a reverse proxy names the user, instead of `users`"
     )
-    image_memory: int = Field(
-        1_500_000_000, ge=300_000_000, description="bytes of memory that judging one image may take (Linux)"
+    proxy_addresses: Words = Field(
+        ("127.0.0.1", "::1"),
+        description="addresses or networks of the reverse proxies whose headers are trusted",
+    )
+    page_hosts: Words = Field(
+        (), description="host names of the page besides `localhost`, such as `cxr.hospital.example`"
+    )
+
+
+class JudgingSettings(_Group):
+    """Choose how images are judged."""
+
+    weights: UserPath | None = Field(
+        None, description="ONNX file of another network", json_schema_extra={"shown": "the shipped network"}
     )
     prevalence: float | None = Field(
         None,
         ge=0.001,
         le=0.999,
         description="share of pneumonia among your patients; P and both thresholds move with it",
+        json_schema_extra={"shown": "that of the network's training"},
     )
-    weights: Path | None = Field(None, description="another ONNX file than the shipped one")
-    keep_uid: bool = Field(False, description="a DICOM file's SOP Instance UID goes into its verdict")
+    threads: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, 8),
+        gt=0,
+        description="number of images to judge at a time",
+        json_schema_extra={"shown": "one per core, at most 8"},
+    )
+    max_bytes: int = Field(
+        64_000_000, gt=0, description="largest file in bytes; larger ones are refused unread"
+    )
+    max_pixels: int = Field(
+        50_000_000, gt=0, description="largest image in pixels; larger ones are refused before decoding"
+    )
+    image_seconds: float = Field(
+        20, gt=0, description="time limit for judging one image, in seconds; it has three tries"
+    )
+    image_memory: int = Field(
+        1_500_000_000, ge=300_000_000, description="memory limit for judging one image, in bytes (Linux)"
+    )
+    keep_uid: bool = Field(False, description="put a DICOM file's SOP Instance UID into its verdict")
     burned_in_previews: bool = Field(
-        False, description="previews also of DICOM images that may have text burned in, such as a name"
+        False, description="write previews of DICOM images even if text, such as a name, may be burned in"
     )
-    users: Path | None = Field(
-        None, description="the page's users: the file that `cxr password` writes; it then asks who they are"
-    )
-    proxy_header: str | None = Field(
-        None, description="instead of them: the header in which a reverse proxy names the page's user"
-    )
-    proxy_addresses: Words = Field(
-        ("127.0.0.1", "::1"),
-        description="the reverse proxies, or their networks, that are believed that and `X-Forwarded-For`",
-    )
-    page_hosts: Words = Field(
-        (), description="host names of the page besides `localhost`: `cxr.hospital.example`"
-    )
-    log_key: str = Field(
-        default_factory=lambda: secrets.token_hex(16),
-        description="secret of the hash that stands for file names in logs; random at each start if not set",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="what is logged")
 
 
-_KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields}
+class HostSettings(_Group):
+    """Choose where images are judged."""
+
+    host: Literal["local", "ssh", "ec2"] = Field(
+        "local",
+        description="`local`: this process, `ssh`: a machine of your own; the stack sets `ec2`",
+    )
+    ssh: str | None = Field(
+        None, description='with `host = "ssh"`: `user@address` or `user@address:port` of the machine'
+    )
+    ssh_key: UserPath | None = Field(
+        None, description="private key file for SSH", json_schema_extra={"shown": "the SSH agent's keys"}
+    )
+    ssh_host_key: str | None = Field(
+        None, description="public key that the machine must have, `ssh-ed25519 AAAA...`"
+    )
+    worker_port: int = Field(
+        8477, gt=0, lt=65536, description="port of `cxr worker` on its machine's loopback address"
+    )
+    worker_token: Annotated[str, AfterValidator(_printable)] | None = Field(
+        None,
+        min_length=16,
+        description="secret of at least 16 characters that `cxr worker` asks its callers for; "
+        "without it, they must be processes of its own user",
+    )
+
+
+class StackSettings(_Group):
+    """Describe the AWS stack; `cxr deploy` takes these where no option says otherwise."""
+
+    stack: str = Field("cxr-inbox", description="name of the stack")
+    region: str | None = Field(
+        None, description="AWS region", json_schema_extra={"shown": "that of your AWS configuration"}
+    )
+    create_bucket: bool = Field(
+        True, description="let `cxr deploy` create `bucket`; `false` to use a bucket that exists already"
+    )
+    instance_type: str | None = Field(
+        None,
+        description="EC2 type of the hosts",
+        json_schema_extra={"shown": "`t3.medium`, or as it is"},
+    )
+    email: str | None = Field(None, description="mail address that gets the alarms")
+    idle_minutes: float = Field(
+        20, gt=0, description="minutes without a job after which an EC2 host powers itself off"
+    )
+    retention_days: int | None = Field(
+        None,
+        ge=0,
+        description="days after which X-rays and verdicts are deleted; 0 keeps them",
+        json_schema_extra={"shown": "0, or as it is"},
+    )
+    parameters: Pairs = Field(
+        {}, description="other parameters of `template.yaml`: `{ MaximumConcurrency = 4 }`"
+    )
+
+
+class DeployedSettings(_Group):
+    """Hold what the stack tells its functions and hosts, in variables alone."""
+
+    queue_url: str | None = Field(None, description="SQS queue that brings a job again later")
+    subnets: Words = Field((), description="subnets that a host may be launched in, in this order")
+    instance_types: Words = Field((), description="EC2 types that a host may have, in this order")
+    connect_endpoint: str | None = Field(None, description="Instance Connect Endpoint, `eice-...`")
+    host_role_id: str = Field("", description="unique id of the hosts' role, `AROA...`")
+    host_id: str | None = Field(None, description="name of this EC2 host, `<role id>:<instance id>`")
+
+
+# The sections of cxr.toml; "" is what stands above the first one.
+SECTIONS: dict[str, type[BaseModel]] = {
+    "": GeneralSettings,
+    "page": PageSettings,
+    "judging": JudgingSettings,
+    "host": HostSettings,
+    "stack": StackSettings,
+}
+_SECTION_OF = {key: section for section, group in SECTIONS.items() for key in group.model_fields}
+_SECRETS = ("log_key", "worker_token")
+
+
+class Settings(
+    DeployedSettings,
+    StackSettings,
+    HostSettings,
+    JudgingSettings,
+    PageSettings,
+    GeneralSettings,
+    BaseSettings,
+):
+    """Hold all settings; the field `threads` is the variable `CXR_THREADS`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CXR_", env_ignore_empty=True, frozen=True, defer_build=False, hide_input_in_errors=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Name the sources, the one that counts most first: options, environment, file."""
+        path = config_file()
+        return init_settings, env_settings, *([_File(settings_cls, path)] if path else [])
+
+
+class _File(TomlConfigSettingsSource):
+    """Read the settings of a TOML file out of their sections; UsageError names what is wrong in it."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        import tomllib
+
+        try:
+            text = file_path.read_text("utf-8-sig")
+            mode = file_path.stat().st_mode
+        except OSError as error:
+            raise UsageError(f"{file_path} cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{file_path}: save it as UTF-8") from error
+        try:
+            values = _flatten(file_path, tomllib.loads(text))
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            end = f"at the end, line {len(text.splitlines())}"
+            wrong = _lower(str(error)).replace("at end of document", end)
+            raise UsageError(f"{file_path} is no TOML: {wrong}") from error
+        open_to_all = os.name == "posix" and mode & stat.S_IROTH
+        if open_to_all and (secret := next((name for name in _SECRETS if name in values), None)):
+            raise UsageError(
+                f"{file_path} holds {secret}, and every user of this machine can read it: "
+                f"chmod o-r {file_path}, or set CXR_{secret.upper()} instead"
+            )
+        return values
+
+
+def config_file() -> Path | None:
+    """Return the file of the settings: `CXR_CONFIG`, or `cxr.toml` of the current folder if it is there."""
+    named = os.environ.get(_NAMES_FILE)
+    path = _at_home(Path(named or FILE))
+    try:
+        if path.is_file():
+            return path
+    except OSError:  # the current folder may not be looked into
+        pass
+    if named:
+        raise UsageError(f"{_NAMES_FILE}: there is no file {named}")
+    return None
+
+
+def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of all sections by key; UsageError for a section or a key that is not known."""
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in SECTIONS and not isinstance(value, dict):
+            and_key = f", and {name} below it" if name in _SECTION_OF else ""
+            raise UsageError(f"{path}: {name} is a section: write [{name}] on a line of its own{and_key}")
+        if isinstance(value, dict) and name not in SECTIONS:
+            near = difflib.get_close_matches(name, [section for section in SECTIONS if section], 1)
+            advice = f"did you mean [{near[0]}]?" if near else _whereabouts(name, "")
+            raise UsageError(f"{path}: [{name}] is no section: {advice}")
+        section, pairs = (name, value) if name in SECTIONS else ("", {name: value})
+        for key in pairs:
+            if _SECTION_OF.get(key) != section:
+                shown = f"[{section}] {key}" if section else key
+                raise UsageError(f"{path}: {shown} is no setting: {_whereabouts(key, section)}")
+        values |= pairs
+    return {key: value for key, value in values.items() if value != ""}  # as with empty variables
+
+
+def _whereabouts(key: str, section: str) -> str:
+    """Say what a key that does not belong in a section may have been meant to be."""
+    if key in DeployedSettings.model_fields:
+        return f"the stack sets it, as CXR_{key.upper()}"
+    found = difflib.get_close_matches(key.lower().removeprefix("cxr_"), _SECTION_OF, 1, cutoff=0.7)
+    if not found:
+        return "the README lists them all"
+    there = _SECTION_OF[found[0]]
+    place = f"in [{there}]" if there else "above the first section"
+    where = "" if there == section else f" {place}"
+    return f"it belongs {place}" if found[0] == key else f"did you mean {found[0]}{where}?"
+
+
+_KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields} | {_NAMES_FILE}
 # Of the scripts in ec2_runner/host/machine/, whose environment the worker has, too.
 _OF_SCRIPTS = {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
 _OF_SCRIPTS |= {"CXR_SAMPLES"}  # where scripts that make test files find the synthetic samples
+# Settings of earlier releases, with the value that goes with a bucket. A host that an earlier release
+# launched still has them in its environment: they are ignored where they say what follows anyway.
+_RETIRED = {"CXR_STORE": "s3", "CXR_INDEX": "dynamodb"}
 
 
 def _check_names() -> None:
     """Raise UsageError for a variable that looks like a setting and is none: it would change nothing."""
     for name in sorted(os.environ):
-        if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS:
+        if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS | _RETIRED.keys():
             continue
         near = difflib.get_close_matches(name.upper(), sorted(_KNOWN), 1, cutoff=0.7)
         advice = f"did you mean {near[0]}?" if near else "the README lists those there are; unset it"
         raise UsageError(f"{name} is no setting: {advice}")
 
 
+def _check_retired(settings: Settings) -> None:
+    """Raise UsageError where a variable of an earlier release asks for what would not happen."""
+    for name, of_bucket in _RETIRED.items():
+        value = os.environ.get(name)
+        if not value or (value == of_bucket) == (settings.bucket is not None):
+            continue
+        instead = "name it in CXR_BUCKET or with --bucket" if value == of_bucket else "name no bucket"
+        raise UsageError(f"{name} is no setting any more: unset it; for {value}, {instead}")
+
+
 def load_settings(**changes: object) -> Settings:
-    """The settings of the environment, with changes from the command line; UsageError names a wrong one."""
+    """Return the settings, with changes from the command line; UsageError names a wrong one."""
     _check_names()
+    given = {name: value for name, value in changes.items() if value is not None}
     try:
-        settings = Settings(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"CXR_{name}: {first['msg'].lower()}") from error
+        wrong = _lower(first["msg"].removeprefix("Value error, "))
+        raise UsageError(f"{_origin(str(first['loc'][0]), given)}: {wrong}") from error
+    _check_retired(settings)
     for needs, name, instead in (
-        (settings.store == "s3", "bucket", "or use CXR_STORE=folder"),
         (settings.host == "ssh", "ssh", "as user@address, or use CXR_HOST=local"),
         (settings.host == "ssh", "ssh_host_key", "as the machine's /etc/ssh/ssh_host_ed25519_key.pub has it"),
         (settings.host == "ec2", "bucket", "in which the hosts say that they are ready"),
@@ -145,3 +378,18 @@ def load_settings(**changes: object) -> Settings:
         if needs and not getattr(settings, name):
             raise UsageError(f"CXR_{name.upper()}: it is needed, {instead}")
     return settings
+
+
+def _origin(name: str, given: Mapping[str, object]) -> str:
+    """Name a setting as the user wrote it: as an option, a variable, or a key of the file."""
+    if name in given:
+        return f"--{name.replace('_', '-')}"
+    variable = f"CXR_{name.upper()}"
+    if any(value for key, value in os.environ.items() if key.upper() == variable):
+        return variable
+    section = _SECTION_OF.get(name)
+    return f"{config_file()}: {f'[{section}] ' if section else ''}{name}"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

@@ -1,5 +1,7 @@
 """Parts that several tests need."""
 
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handlers import wiring
+from pipeline import logs
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support import webpage
 from tests.support.tables import FEED, make_table
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
+
+os.environ["CXR_CONFIG"] = str(Path(__file__).parent / "support" / "no-settings.toml")
 
 # Long, or waiting more than computing: begun first, so that others run beside them to the end.
 _FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "test_status", "test_host")
@@ -99,6 +104,10 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(autouse=True)
 def _unwired() -> Iterator[None]:
-    """Each test provides its own ports to the handlers."""
+    """Each test provides its own ports to the handlers; no program of an earlier test has set up logging."""
     yield
     wiring.provide(None)
+    for name in logs.OURS:
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [], True
+        log.setLevel(logging.NOTSET)

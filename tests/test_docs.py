@@ -13,6 +13,7 @@ import yaml
 from cxr.commands import app
 from model.evaluate.card import REFERENCE, shipped_card
 from model.serve.engine import SHIPPED, Engine
+from pipeline.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model/**/*.md")]
@@ -86,3 +87,15 @@ def test_no_key_and_no_open_door_in_the_repository() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
         assert not bad.search((ROOT / name).read_text(encoding="utf-8", errors="replace")), name
+
+
+def test_the_readmes_settings_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(example, encoding="utf-8")
+        monkeypatch.setenv("CXR_CONFIG", str(path))
+        assert {"root", "bucket"} & load_settings().model_fields_set

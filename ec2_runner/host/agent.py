@@ -18,6 +18,8 @@ from pipeline.running.service import Service
 
 log = logging.getLogger(__name__)
 
+HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")  # the key that an EC2 host publishes
+
 _TICK_SECONDS = 1.0
 _PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
 _DRAIN_SECONDS = 5.0  # for the jobs at work when it is told to end; a batch takes about one

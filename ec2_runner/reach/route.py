@@ -26,6 +26,7 @@ from pipeline.settings import Settings
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
+_HOST_USER = "cxr"  # whom sshd-cxr.conf and the stack's permissions let in
 _BOOT_SECONDS = 20.0  # between looks at a host that boots
 
 
@@ -64,10 +65,22 @@ class _NotPublished(HostError):
 class Ec2Route:
     """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
 
-    def __init__(self, fleet: Fleet, store: Store, settings: Settings, aws: Aws) -> None:
-        """`aws` has the credentials that sign."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        settings: Settings,
+        aws: Aws,
+        user: str = _HOST_USER,
+        base: str | None = None,
+    ) -> None:
+        """Take the account whose credentials sign.
+
+        `user` is whom the hosts' SSH lets in; `base` is the address of the endpoint, which AWS is asked for
+        otherwise.
+        """
         self._fleet, self._store, self._settings, self._aws = fleet, store, settings, aws
-        self._base = settings.connect_url
+        self._user, self._base = user, base
 
     def open(self, deadline: float) -> Connection:
         """Find or start the host, and connect to it."""
@@ -101,7 +114,7 @@ class Ec2Route:
                 "EC2 Instance Connect",
                 self._aws.client("ec2-instance-connect").send_ssh_public_key,
                 InstanceId=instance.id,
-                InstanceOSUser=self._settings.host_user,
+                InstanceOSUser=self._user,
                 SSHPublicKey=public,
             )
             url = signed_url(
@@ -115,8 +128,8 @@ class Ec2Route:
         except StoreError as error:
             is_fault = isinstance(error, AwsRefused) and "Denied" in error.code
             raise HostNotReady(str(error), is_fault=is_fault) from error
-        user, tunnel = self._settings.host_user, Tunnel(url, deadline)
-        connection = connect(tunnel, user, [key], identity.host_key, deadline)
+        tunnel = Tunnel(url, deadline)
+        connection = connect(tunnel, self._user, [key], identity.host_key, deadline)
         try:
             connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
         except HostError:

@@ -46,7 +46,7 @@ class Options:
     existing_bucket: str | None = None
     instance_type: str | None = None
     email: str | None = None
-    idle_minutes: int | None = None
+    idle_minutes: float | None = None
     retention_days: int | None = None
     more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
 
@@ -83,7 +83,7 @@ def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
     given = {
         "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
         "NotificationEmail": options.email,
-        "IdleMinutes": options.idle_minutes,
+        "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
         **options.more,
         "BucketName": bucket,
@@ -148,7 +148,10 @@ def _bucket(options: Options, aws: Aws, before: StackState | None) -> tuple[str,
     bucket = named or StackNames(options.stack).bucket(aws.account, aws.region)
     exists = has_bucket(aws, bucket)
     if exists and options.bucket:
-        raise UsageError(f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it")
+        raise UsageError(
+            f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it, or "
+            "create_bucket = false in cxr.toml"
+        )
     return bucket, not exists
 
 

@@ -120,7 +120,7 @@ def test_reconcile_queues_what_has_no_verdict(account: Account) -> None:
 def test_reconcile_of_the_bucket_that_the_settings_name(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"STORE": "s3", "BUCKET": "xrays", "INDEX": "dynamodb", "QUEUE_URL": account.queue}
+    settings = {"BUCKET": "xrays", "QUEUE_URL": account.queue}
     for name, value in settings.items():
         monkeypatch.setenv(f"CXR_{name}", value)
     assert run("reconcile", "--stack", "cxr-inbox") == "4 queued, 4 without a verdict\n"

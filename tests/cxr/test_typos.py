@@ -108,7 +108,8 @@ def test_every_variable_of_our_own_parts_is_a_setting() -> None:
     texts = [path.read_text() for path in files]
     used = {name for text in texts for name in re.findall(r"CXR_[A-Z_]*[A-Z]", text)}
     known = {f"CXR_{name.upper()}" for name in Settings.model_fields}
-    assert used - known == {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
+    earlier = {"CXR_STORE", "CXR_INDEX"}  # which install.sh takes away
+    assert used - known == {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"} | earlier
 
 
 MISSING = {
@@ -142,10 +143,10 @@ def test_a_part_that_is_not_installed_is_named(
 
 
 def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
-    def fail(stack: str | None) -> str:
+    def fail(stack: str | None, region: str | None) -> Settings:
         raise RuntimeError("John Doe.jpeg")
 
-    monkeypatch.setattr(aws, "_name", fail)
+    monkeypatch.setattr(aws, "_settings", fail)
     code, line = said("status")
     assert code == 1
     assert line.startswith("cxr: unexpected error: RuntimeError at test_typos.py:")
@@ -154,10 +155,10 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, said:
 
 
 def test_ctrl_c_ends_a_command_without_a_trace(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
-    def interrupt(stack: str | None) -> str:
+    def interrupt(stack: str | None, region: str | None) -> Settings:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(aws, "_name", interrupt)
+    monkeypatch.setattr(aws, "_settings", interrupt)
     assert said("status")[0] == 130
 
 

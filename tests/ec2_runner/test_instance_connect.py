@@ -70,14 +70,13 @@ class World:
         settings = Settings(
             **{
                 "connect_endpoint": ENDPOINT_ID,
-                "connect_url": self.endpoint.url,
                 "host_role_id": "AROA",
-                "host_user": USER,
                 "worker_port": self.served.port,
                 **changes,
             }
         )
-        route = Ec2Route(self.fleet, self.store, settings, Aws(REGION))  # type: ignore[arg-type]
+        aws = Aws(REGION)
+        route = Ec2Route(self.fleet, self.store, settings, aws, USER, self.endpoint.url)  # type: ignore[arg-type]
         return RemoteHost(route, settings.worker_port, RELEASE)
 
     def stop(self) -> None:

@@ -45,9 +45,7 @@ def run(package: Path, code: str) -> str:
     start = f"import json, sys\nsys.path.insert(0, {str(package)!r})\n"
     environment = {
         "AWS_DEFAULT_REGION": "us-east-1",
-        "CXR_STORE": "s3",
         "CXR_BUCKET": "b",
-        "CXR_INDEX": "dynamodb",
         "CXR_HOST": "ec2",
         "CXR_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/cxr-inbox-jobs",
         "CXR_SUBNETS": "subnet-1",

@@ -132,7 +132,7 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in variables.items():
         monkeypatch.setenv(name, value if isinstance(value, str) else "20" if "MINUTES" in name else "x,y")
     settings = load_settings()
-    assert (settings.store, settings.index, settings.host) == ("s3", "dynamodb", "ec2")
+    assert (settings.bucket, settings.host) == ("x,y", "ec2")
     assert settings.subnets == settings.instance_types == ("x", "y")
 
 

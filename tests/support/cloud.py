@@ -78,24 +78,22 @@ class Cloud:
         env = {
             **aws_environment(self.moto, EC2_INSTANCE_CONNECT=self.api.url),
             "PATH": "/usr/bin:/bin",
-            "CXR_STORE": "s3",
+            "TEST_ENDPOINT": self.endpoint.url,
+            "TEST_HOST_USER": USER,
             "CXR_BUCKET": BUCKET,
-            "CXR_INDEX": "dynamodb",
             "CXR_HOST": "ec2",
             "CXR_STACK": STACK,
             "CXR_QUEUE_URL": self.jobs,
             "CXR_SUBNETS": ",".join(self.subnets),
             "CXR_INSTANCE_TYPES": "t3.medium",
             "CXR_CONNECT_ENDPOINT": ENDPOINT_ID,
-            "CXR_CONNECT_URL": self.endpoint.url,
             "CXR_HOST_ROLE_ID": ROLE_ID,
-            "CXR_HOST_USER": USER,
             "CXR_WORKER_PORT": str(self.worker_port),
             "CXR_LOG_KEY": "a secret",
             "CXR_LOG_LEVEL": "INFO",
         }
         log = self.folder / f"lambda-{name}.log"
-        return Lambda(emulator(), f"handlers.{name}.handler", env, log, seconds)
+        return Lambda(emulator(), f"tests.support.lambda_main.{name}", env, log, seconds)
 
     def boot(self) -> None:
         """Play EC2: what a launched instance does when it boots."""
@@ -103,10 +101,9 @@ class Cloud:
         env = {
             **aws_environment(self.moto),
             "PATH": "/usr/bin:/bin",
-            "CXR_STORE": "s3",
             "CXR_BUCKET": BUCKET,
             "CXR_HOST_ID": f"{ROLE_ID}:{self.instance_id()}",
-            "CXR_HOST_KEY_FILE": str(self.sshd.folder / "host_key.pub"),
+            "TEST_HOST_KEY": str(self.sshd.folder / "host_key.pub"),
             "CXR_WORKER_PORT": str(self.worker_port),
             "CXR_IDLE_MINUTES": "600",
             "CXR_LOG_KEY": "a secret",

@@ -1,11 +1,19 @@
-"""`cxr worker`, for tests: the real one, but that its images are judged by `tests.support.engine_child`."""
+"""`cxr worker`, for tests: the real one, but that its images are judged by `tests.support.engine_child`.
 
+`TEST_HOST_KEY` is the key that it publishes.
+"""
+
+import os
 import sys
+from pathlib import Path
 
 import cxr
+from ec2_runner.host import agent
 from model.serve import process
 
 if __name__ == "__main__":
     process.CHILD[:] = [sys.executable, "-m", "tests.support.engine_child"]
+    if key := os.environ.get("TEST_HOST_KEY"):
+        agent.HOST_KEY = Path(key)
     sys.argv = ["cxr", "worker"]
     cxr.main()

@@ -53,7 +53,8 @@ settings() {
     fi
     [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: the bucket that has the releases"
     [[ -n ${AWS_REGION:-} ]] || fail "AWS_REGION is not set: the region of the bucket"
-    export AWS_DEFAULT_REGION=$AWS_REGION CXR_STORE=s3
+    export AWS_DEFAULT_REGION=$AWS_REGION
+    unset CXR_STORE CXR_INDEX # of earlier releases; the bucket says it all
     if [[ -z ${CXR_HOST_ID:-} ]]; then
         [[ -n ${CXR_HOST_ROLE_ID:-} ]] || fail "CXR_HOST_ROLE_ID is not set: the unique id of the hosts' role"
         CXR_HOST_ID="$CXR_HOST_ROLE_ID:$(instance_id)" || fail "the instance metadata did not answer"

@@ -1,0 +1,177 @@
+"""The settings: where each may stand, what comes first, and what is said of a wrong one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.settings import SECTIONS, DeployedSettings, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder; a `cxr.toml` in it counts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CXR_CONFIG")
+    return tmp_path
+
+
+def write(folder: Path, text: str, mode: int = 0o644) -> Path:
+    path = folder / "cxr.toml"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+    return path
+
+
+def refusal() -> str:
+    with pytest.raises(UsageError) as error:
+        load_settings()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_setting_has_one_section_and_a_description() -> None:
+    keys = [key for group in (*SECTIONS.values(), DeployedSettings) for key in group.model_fields]
+    assert sorted(keys) == sorted(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+    assert not set(SECTIONS) & set(DeployedSettings.model_fields)
+
+
+def test_options_come_before_variables_before_the_file_before_defaults(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, "[judging]\nthreads = 2\nmax_bytes = 1000\nmax_pixels = 7\n")
+    monkeypatch.setenv("CXR_MAX_BYTES", "2000")
+    monkeypatch.setenv("CXR_THREADS", "3")
+    settings = load_settings(threads=4)
+    assert (settings.threads, settings.max_bytes, settings.max_pixels) == (4, 2000, 7)
+    assert settings.image_seconds == 20
+
+
+def test_each_kind_of_value(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        here,
+        'root = "~/xrays"\nlog_level = "debug"\n'
+        '[page]\npage_hosts = ["a.example", "b.example"]\nport = 0\nproxy_header = ""\n'
+        "[judging]\nprevalence = 0.2\nkeep_uid = true\n"
+        "[stack]\nidle_minutes = 5\n[stack.parameters]\nMaximumConcurrency = 4\nEventMapping = false\n",
+    )
+    settings = load_settings()
+    assert settings.root == Path.home() / "xrays"
+    assert (settings.log_level, settings.port, settings.proxy_header) == ("DEBUG", 0, None)
+    assert settings.page_hosts == ("a.example", "b.example")
+    assert (settings.prevalence, settings.keep_uid) == (0.2, True)
+    assert settings.parameters == {"MaximumConcurrency": "4", "EventMapping": "false"}
+    assert {"idle_minutes"} == {"idle_minutes", "threads", "image_seconds"} & settings.model_fields_set
+    monkeypatch.setenv("CXR_PARAMETERS", "Ami=ami-1, InstanceName=x")
+    assert load_settings().parameters == {"Ami": "ami-1", "InstanceName": "x"}
+
+
+def test_a_file_elsewhere_is_named_by_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here, "[judging]\nthreads = 2\n").rename(here / "other.toml")
+    assert load_settings().threads != 2 or load_settings().model_fields_set == set()
+    monkeypatch.setenv("CXR_CONFIG", str(here / "other.toml"))
+    assert load_settings().threads == 2
+    monkeypatch.setenv("CXR_CONFIG", str(here / "none.toml"))
+    assert refusal() == f"CXR_CONFIG: there is no file {here}/none.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[judging]\nthred = 2", "[judging] thred is no setting: did you mean threads?"),
+        ("threads = 2", "threads is no setting: it belongs in [judging]"),
+        ("thread = 2", "thread is no setting: did you mean threads in [judging]?"),
+        ("CXR_THREADS = 2", "CXR_THREADS is no setting: did you mean threads in [judging]?"),
+        ('[page]\nroot = "x"', "[page] root is no setting: it belongs above the first section"),
+        ("[stack]\nzzzz = 2", "[stack] zzzz is no setting: the README lists them all"),
+        ("[stack]\nsubnets = []", "[stack] subnets is no setting: the stack sets it, as CXR_SUBNETS"),
+        ("[juding]\nthreads = 2", "[juding] is no section: did you mean [judging]?"),
+        ("[threads]\nx = 2", "[threads] is no section: it belongs in [judging]"),
+        ("judging = 2", "judging is a section: write [judging] on a line of its own"),
+        ('host = "ssh"', "host is a section: write [host] on a line of its own, and host below it"),
+        ("[judging]\nthreads = 0", "[judging] threads: input should be greater than 0"),
+        ("[judging]\nthreads = 1.5", "[judging] threads: input should be a valid integer"),
+        ('log_level = "loud"', "log_level: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ('[host]\nhost = "far"', "[host] host: input should be 'local', 'ssh' or 'ec2'"),
+        ("[judging]\nprevalence = 74", "[judging] prevalence: input should be less than or equal to 0.999"),
+        ('[stack]\nparameters = "x"', "[stack] parameters: write NAME=VALUE,NAME=VALUE"),
+        ("\n[page]\nport = \npoll = true", "cxr.toml is no TOML: invalid value (at line 3, column 8)"),
+        ("\n[page]\nport =", "cxr.toml is no TOML: invalid value (at the end, line 3)"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_one_line(here: Path, text: str, said: str) -> None:
+    write(here, text)
+    assert said in refusal()
+    assert refusal().startswith("cxr.toml")
+
+
+def test_a_file_of_another_encoding_or_with_a_mark_of_windows(here: Path) -> None:
+    (here / "cxr.toml").write_bytes("\ufeff[judging]\r\nthreads = 2\r\n".encode())
+    assert load_settings().threads == 2
+    (here / "cxr.toml").write_bytes("root = 'Röntgen'".encode("latin-1"))
+    assert refusal() == "cxr.toml: save it as UTF-8"
+
+
+def test_a_wrong_variable_and_a_wrong_option_are_named_as_such(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, "[judging]\nthreads = 2")
+    monkeypatch.setenv("CXR_THREADS", "0")
+    assert refusal() == "CXR_THREADS: input should be greater than 0"
+    with pytest.raises(UsageError, match="--idle-minutes: input should be greater than 0"):
+        load_settings(threads=1, idle_minutes=0)
+
+
+@pytest.mark.parametrize(
+    "line", ['log_key = "a secret"', '[host]\nworker_token = "a-secret-of-many-letters"']
+)
+def test_a_secret_in_a_file_that_all_can_read_is_refused(here: Path, line: str) -> None:
+    write(here, line, 0o644)
+    assert re.fullmatch(
+        r"cxr.toml holds (log_key|worker_token), and every user of this machine can read it: "
+        r"chmod o-r cxr.toml, or set CXR_\w+ instead",
+        refusal(),
+    )
+    write(here, line, 0o640)
+    load_settings()
+
+
+def test_a_wrong_secret_is_not_shown(here: Path) -> None:
+    write(here, '[host]\nworker_token = "päss word of many letters"', 0o600)
+    assert refusal() == "cxr.toml: [host] worker_token: use printable ASCII characters without spaces"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CXR_STORE": "s3", "CXR_INDEX": "dynamodb", "CXR_BUCKET": "b"}, None),
+        ({"CXR_STORE": "folder", "CXR_INDEX": "sqlite"}, None),
+        ({"CXR_STORE": ""}, None),
+        ({"CXR_STORE": "s3"}, "for s3, name it in CXR_BUCKET or with --bucket"),
+        ({"CXR_STORE": "folder", "CXR_BUCKET": "b"}, "for folder, name no bucket"),
+        ({"CXR_INDEX": "sqlite", "CXR_BUCKET": "b"}, "for sqlite, name no bucket"),
+    ],
+)
+def test_a_setting_of_an_earlier_release_may_only_say_what_is_so(
+    variables: dict[str, str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that an earlier release launched has CXR_STORE in its environment, and tries this release."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if said is None:
+        load_settings()
+    else:
+        assert refusal() == f"{next(iter(variables))} is no setting any more: unset it; {said}"
+
+
+def test_without_a_file_nothing_of_toml_is_imported(tmp_path: Path) -> None:
+    code = "import sys, pipeline.settings as s; s.load_settings(); sys.exit('tomllib' in sys.modules)"
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, timeout=60, check=False)
+    assert done.returncode == 0
