@@ -1,20 +1,23 @@
 """`cxr backfill`: an archive judged at once, on this machine or on a cluster."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.backfill import Backfill, Done
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, for_terminal, printable
-from pipeline.records import Job
-from pipeline.settings import Settings, load_settings
-from pipeline.verdict import Release
+
+if TYPE_CHECKING:
+    from pipeline.backfill import Backfill, Done
+    from pipeline.records import Job
+    from pipeline.settings import Settings
 
 
 def backfill(
@@ -47,6 +50,7 @@ def backfill(
 
     from cxr import progress
     from cxr.archive import is_empty, open_archive
+    from pipeline.settings import load_settings
 
     if engine == "local" and (workers or address):
         raise UsageError("--workers and --address are for Ray: add --engine ray, or set CXR_THREADS")
@@ -79,6 +83,8 @@ def make(source: str, outbox: str, settings: Settings) -> Backfill:
     """Build the judge of an archive's images in this process, with its network loaded."""
     from cxr.archive import open_archive
     from handlers.wiring import make_judge
+    from pipeline.backfill import Backfill
+    from pipeline.verdict import Release
 
     store, release = open_archive(source, outbox), Release()
     return Backfill(*make_judge(store, settings, release, upgrades=True))

@@ -26,8 +26,6 @@ from cxr.training import Weights
 from cxr.upkeep import Root
 from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX, for_terminal
-from pipeline.settings import Settings, load_settings
-from pipeline.verdict import RELEASE, VERSION
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.ports import Store
     from pipeline.running.alone import Tell
+    from pipeline.settings import Settings
     from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
 
@@ -52,6 +51,8 @@ _verbose = False
 
 def _tell_version(asked: bool) -> None:
     if asked:
+        from pipeline.verdict import RELEASE, VERSION
+
         typer.echo(f"cxr {VERSION}, release {RELEASE}")
         raise typer.Exit
 
@@ -85,6 +86,7 @@ def up(
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
     from pipeline.running.alone import alone
+    from pipeline.settings import load_settings
     from pipeline.store.folder import PRIVATE
     from web.access import access_of
 
@@ -167,7 +169,7 @@ def _serve_bucket(settings: Settings, access: Access, port: int, tell: Tell) -> 
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
-    from model.evaluate.card import CARD
+    from model import CARD
     from pipeline.store.folder import PRIVATE
     from web.app import create_app
     from web.audit import Audit
@@ -205,6 +207,7 @@ def classify(
 ) -> None:
     """Classify files. Exit code 1 when one of them could not be judged."""
     from model.serve.guarded import GuardedEngine
+    from pipeline.settings import load_settings
 
     settings, show, statuses = load_settings(weights=weights), None, set()
     with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
@@ -237,6 +240,7 @@ def worker(
     from ec2_runner.host.caller import check_caller_is_known
     from handlers import wiring
     from pipeline.running.service import Service
+    from pipeline.settings import load_settings
     from pipeline.verdict import Release
 
     settings = load_settings()

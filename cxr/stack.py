@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import StackError, UsageError
-from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from ec2_runner.stack.clients import Clients
@@ -115,6 +114,8 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 
 def _name(stack: str | None) -> str:
+    from pipeline.settings import load_settings
+
     return load_settings(stack=stack).stack
 
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.settings import load_settings
 
 Weights = Annotated[
     Path | None, typer.Option(help="An ONNX file that `cxr export` wrote, instead of the shipped one.")
@@ -82,6 +81,8 @@ def evaluate(
 
     Images that it refuses count in `refused` alone: the other figures are of those that it judged.
     """
+    from pipeline.settings import load_settings
+
     settings = load_settings(weights=weights)
     if (data is None) == (populations is None):
         raise UsageError("name a folder of labelled images, or --populations and a folder")
@@ -128,6 +129,7 @@ def calibrate(
     """
     _check_folder(data)
     from model.site import calibrate_site, table
+    from pipeline.settings import load_settings
 
     if out.suffix != ".onnx" or not out.parent.is_dir():
         raise UsageError(

@@ -1,18 +1,22 @@
 """`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import IndexNotReady, StoreError, UsageError
 from pipeline.names import INBOX, OUTBOX, for_terminal
-from pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
 _LOCAL_JOB_SECONDS = 2.0
@@ -26,6 +30,8 @@ _BATCH = 16  # X-rays that are judged together
 
 def settings_of(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
     """The settings of a folder, or of a bucket whose worklist is its stack's."""
+    from pipeline.settings import load_settings
+
     if bucket is None:
         return load_settings(root=root, stack=stack)
     return load_settings(root=root, store="s3", index="dynamodb", bucket=bucket, stack=stack)
@@ -54,6 +60,7 @@ def replay(
     """Feed saved events through the handlers over the folder: a line for each record."""
     from cxr import local
     from handlers import wiring
+    from pipeline.settings import load_settings
 
     failed, loaded = False, [(path, _load_event(path)) for path in events]
     with wiring.provided(load_settings(root=root)):

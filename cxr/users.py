@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.settings import load_settings
 
 
 def password(
@@ -17,6 +16,7 @@ def password(
     ] = None,
 ) -> None:
     """Ask for a name and a password of the page, and write them into the file of its users."""
+    from pipeline.settings import load_settings
     from web.users import user_line, write_user
 
     path = file or load_settings().users

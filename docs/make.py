@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model.evaluate.card import CARD, REFERENCE, Card, make_card, shipped_card
+from model import CARD, SHIPPED
+from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
-from model.serve.engine import SHIPPED, Engine
+from model.serve.engine import Engine
 from pipeline.settings import Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME

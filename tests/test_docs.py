@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from cxr.commands import app
+from model import SHIPPED
 from model.evaluate.card import REFERENCE, shipped_card
-from model.serve.engine import SHIPPED, Engine
+from model.serve.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model/**/*.md")]

@@ -14,6 +14,7 @@ from pipeline.settings import load_settings
 from pipeline.verdict import Verdict
 from tests.support import pictures
 from tests.support.fakes import SAMPLES
+from tests.test_imports import ONLY, OURS
 
 EVENTS = SAMPLES.parent
 
@@ -153,6 +154,20 @@ def test_help_names_every_command() -> None:
     commands = ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index")
     for command in (*commands, "deploy", "status", "destroy"):
         assert f" {command} " in text
+
+
+def test_help_imports_only_what_it_needs() -> None:
+    """So that it is there at once: every command starts with these."""
+    code = (
+        "import atexit, sys, cxr; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); cxr.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert {"typer", "cxr.commands"} <= modules
+    assert not {"numpy", "PIL", "pydantic", "pydantic_settings", "filelock", *ONLY} & modules
+    ours = {name for name in modules if name.partition(".")[0] in OURS}
+    light = {"pipeline.errors", "pipeline.names", "model.serve", "model.serve.process"}
+    assert ours == {"pipeline", "model", *light}
 
 
 def test_every_verdict_fits_its_schema(root: Path) -> None:
