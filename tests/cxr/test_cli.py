@@ -13,15 +13,11 @@ from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 from pipeline.verdict import Verdict
 from tests.support import pictures
+from tests.support.commands import cxr, process
 from tests.support.fakes import SAMPLES
 from tests.test_imports import ONLY, OURS
 
 EVENTS = SAMPLES.parent
-
-
-def cxr(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-W", "error", "-m", "cxr", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=100, check=False)
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_replay_says_what_is_wrong_with_an_event(tmp_path: Path) -> None:
 
 
 def test_an_error_does_not_act_on_the_terminal() -> None:
-    answer = cxr("classify", "a\033[31mb\r")
+    answer = process("classify", "a\033[31mb\r")
     assert (answer.returncode, answer.stderr) == (2, b"cxr: a\\x1b[31mb\\r: there is no such file\n")
 
 
@@ -78,7 +74,7 @@ def test_classify_prints_one_verdict_a_line_and_nothing_else(tmp_path: Path) -> 
     (tmp_path / "bad.jpeg").write_text("no image")
     (tmp_path / "sub").mkdir()
     shutil.copy(pictures.SAMPLE, tmp_path / "sub/good")
-    answer = cxr("classify", "--json", tmp_path, "-", stdin=pictures.SAMPLE.read_bytes())
+    answer = process("classify", "--json", tmp_path, "-", stdin=pictures.SAMPLE.read_bytes())
     assert answer.returncode == 1
     assert answer.stderr == b""
     verdicts = [Verdict.from_json(line) for line in answer.stdout.splitlines()]
@@ -141,7 +137,7 @@ def test_the_worklist_is_made_again_from_the_outbox(root: Path) -> None:
 def test_reconcile_judges_what_has_no_verdict(root: Path) -> None:
     cxr("replay", EVENTS / "s3_put.json", "--root", root)
     (root / "inbox/scan.jpeg.part").write_bytes(pictures.SAMPLE.read_bytes()[:1000])
-    answer = cxr("reconcile", "--root", root)
+    answer = process("reconcile", "--root", root)
     lines = answer.stdout.decode().splitlines()
     assert (answer.returncode, answer.stderr) == (0, b"")
     assert lines[-1] == f"{len(lines) - 1} judged"
@@ -150,7 +146,7 @@ def test_reconcile_judges_what_has_no_verdict(root: Path) -> None:
 
 
 def test_help_names_every_command() -> None:
-    text = cxr("--help").stdout.decode()
+    text = process("--help").stdout.decode()
     commands = ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index")
     for command in (*commands, "deploy", "status", "destroy"):
         assert f" {command} " in text

@@ -18,8 +18,8 @@ from model.site import SiteCard, calibrate_site, table
 from pipeline.errors import CxrError
 from pipeline.records import ImageFacts
 from pipeline.settings import Settings
-from tests.cxr.test_cli import cxr
 from tests.support import pictures
+from tests.support.commands import cxr
 
 FACTS = ImageFacts("image/png", 100, 100)
 
