@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from model.serve.engine import SHIPPED, Engine
+from model import SHIPPED
+from model.serve.engine import Engine
 from model.train.vision import models
 
 _ROUNDS = 200

@@ -1,20 +1,24 @@
 """`cxr backfill`: an archive judged at once, on this machine or on a cluster."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cxr.options import begin
-from pipeline.backfill import Done
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, for_terminal, printable
-from pipeline.records import Job
-from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.backfill import Done
+    from pipeline.records import Job
+    from pipeline.settings import Settings
 
 
 def backfill(

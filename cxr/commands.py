@@ -26,8 +26,6 @@ from cxr.options import Root, Stack, begin, begin_with_store, check_root
 from cxr.training import Weights
 from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX, for_terminal
-from pipeline.settings import Settings
-from pipeline.verdict import RELEASE, VERSION
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.ports import Store
     from pipeline.running.alone import Tell
+    from pipeline.settings import Settings
     from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
 
@@ -52,6 +51,8 @@ _verbose = False
 
 def _tell_version(asked: bool) -> None:
     if asked:
+        from pipeline.verdict import RELEASE, VERSION
+
         typer.echo(f"cxr {VERSION}, release {RELEASE}")
         raise typer.Exit
 
@@ -175,7 +176,7 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
-    from model.evaluate.card import CARD
+    from model import CARD
     from pipeline.store.folder import PRIVATE
     from web.app import create_page
     from web.audit import Audit

@@ -1,15 +1,19 @@
 """The options that several commands share, and the settings that a command begins with."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import UsageError
 from pipeline.logs import start_logging
 from pipeline.names import INBOX, OUTBOX
-from pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 Root = Annotated[
     Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
@@ -22,6 +26,8 @@ Stack = Annotated[str | None, typer.Option(help="The bucket's stack.  [default: 
 
 def begin(**changes: object) -> Settings:
     """Return the settings, changed by a command's options, and log as they say; every command begins so."""
+    from pipeline.settings import load_settings
+
     settings = load_settings(**changes)
     start_logging(settings.log_level)
     if settings.region:

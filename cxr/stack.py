@@ -7,12 +7,12 @@ import typer
 
 from cxr.options import begin
 from pipeline.errors import StackError, UsageError
-from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from ec2_runner.stack.deploy import Options
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
+    from pipeline.settings import Settings
 
 StackName = Annotated[str | None, typer.Option("--stack", help="[default: cxr-inbox, or CXR_STACK]")]
 Region = Annotated[str | None, typer.Option(help="[default: that of your AWS configuration]")]
@@ -64,7 +64,7 @@ def deploy(
         retention_days=retention_days,
     )
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
-    aws = _account(settings)
+    aws = _account()
     with stack_errors():
         target = Stack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
@@ -88,12 +88,12 @@ def status(stack: StackName = None, region: Region = None) -> None:
     from pipeline.aws.errors import stack_errors
 
     settings = begin(stack=stack, region=region)
-    name, aws = settings.stack, _account(settings)
+    name, aws = settings.stack, _account()
     with stack_errors():
         state = Stack(name, aws.client("cloudformation"), typer.echo).read()
         if state is None:
             raise StackError(f"there is no stack {name} in {aws.region}: `cxr deploy` makes it")
-        store = wiring.open_bucket(state.parameters["BucketName"], settings.region)
+        store = wiring.open_bucket(state.parameters["BucketName"])
         index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
         for line in report(state, aws.region, store, index, seen):
             typer.echo(line)
@@ -115,7 +115,7 @@ def destroy(
     from pipeline.aws.errors import stack_errors
 
     settings, display = begin(stack=stack, region=region), _display()
-    name, aws = settings.stack, _account(settings)
+    name, aws = settings.stack, _account()
     with stack_errors():
         target = Stack(name, aws.client("cloudformation"), display.say)
         bucket = bucket_of(target, aws)
@@ -156,11 +156,11 @@ def _options(
     )
 
 
-def _account(settings: Settings) -> "Aws":
+def _account() -> "Aws":
     """Open the user's account; raise UsageError where AWS does not take the credentials."""
     from handlers import wiring
 
-    aws = wiring.aws(settings.region)
+    aws = wiring.aws()
     assert aws.account
     return aws
 

@@ -1,18 +1,22 @@
 """`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cxr.options import Bucket, Root, Stack, begin_with_existing_store, begin_with_store
 from pipeline.errors import IndexNotReady, StoreError, UsageError
 from pipeline.names import INBOX, for_terminal
-from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 _LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
 _LOCAL_JOB_SECONDS = 2.0

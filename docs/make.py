@@ -21,9 +21,10 @@ from pydantic.fields import FieldInfo
 
 from ec2_runner.stack.cost import HOST_TYPES
 from ec2_runner.stack.release import architecture_of
-from model.evaluate.card import CARD, REFERENCE, Card, make_card, shipped_card
+from model import CARD, SHIPPED
+from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
-from model.serve.engine import SHIPPED, Engine
+from model.serve.engine import Engine
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME

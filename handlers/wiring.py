@@ -75,9 +75,9 @@ def make_ports(settings: Settings) -> Ports:
 
 
 @functools.cache
-def aws(region: str | None = None) -> Aws:
-    """Return this process's way to AWS: to a region, or to the configured one."""
-    return Aws(region)
+def aws() -> Aws:
+    """Return this process's account and region of AWS, from its environment."""
+    return Aws()
 
 
 def make_store(settings: Settings) -> FullStore:
@@ -86,12 +86,12 @@ def make_store(settings: Settings) -> FullStore:
         from pipeline.store.folder import FolderStore
 
         return FolderStore(settings.root)
-    return open_bucket(settings.bucket, settings.region)
+    return open_bucket(settings.bucket)
 
 
-def open_bucket(name: str, region: str | None = None) -> "S3Store":
+def open_bucket(name: str) -> "S3Store":
     """Return a bucket's store, with the credentials of the environment."""
-    s3 = aws(region).client("s3")
+    s3 = aws().client("s3")
     from pipeline.store.s3 import S3Store
 
     return S3Store(name, s3)
@@ -111,7 +111,7 @@ def make_dynamo_index(settings: Settings) -> "DynamoIndex":
     """The worklist of a stack."""
     from pipeline.worklist.dynamodb import DynamoIndex
 
-    return DynamoIndex(StackNames(settings.stack).index, aws(settings.region).client("dynamodb"))
+    return DynamoIndex(StackNames(settings.stack).index, aws().client("dynamodb"))
 
 
 def make_queue(settings: Settings) -> Queue | None:
@@ -120,14 +120,14 @@ def make_queue(settings: Settings) -> Queue | None:
         return None
     from pipeline.aws.sqs import SqsQueue
 
-    return SqsQueue(settings.queue_url, aws(settings.region).client("sqs"), settings.bucket or "")
+    return SqsQueue(settings.queue_url, aws().client("sqs"), settings.bucket or "")
 
 
 def find_queue(settings: Settings) -> Queue:
     """The stack's queue of jobs, by its name."""
     from pipeline.aws.errors import ask
 
-    sqs = aws(settings.region).client("sqs")
+    sqs = aws().client("sqs")
     found = ask("the queue", sqs.get_queue_url, QueueName=StackNames(settings.stack).jobs)
     queue = make_queue(settings.model_copy(update={"queue_url": found["QueueUrl"]}))
     assert queue is not None
@@ -186,7 +186,7 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
 
     if settings.host == "ssh":
         return RemoteHost(SshRoute(settings), settings.worker_port, release, settings.worker_token)
-    route = Ec2Route(make_fleet(settings), store, settings, aws(settings.region))
+    route = Ec2Route(make_fleet(settings), store, settings, aws())
     return RemoteHost(route, settings.worker_port, release, settings.worker_token)
 
 
@@ -214,10 +214,10 @@ def make_fleet(settings: Settings) -> "Fleet":
     from ec2_runner.reach.fleet import Fleet, Placement
     from ec2_runner.reach.lease import Lease
 
-    lease = Lease(StackNames(settings.stack).lease, aws(settings.region).client("dynamodb"))
+    lease = Lease(StackNames(settings.stack).lease, aws().client("dynamodb"))
     kinds, subnets = settings.instance_types, settings.subnets
     placements = [Placement(subnet, kind) for kind in kinds for subnet in subnets]
-    return Fleet(aws(settings.region).client("ec2"), lease, settings.stack, placements)
+    return Fleet(aws().client("ec2"), lease, settings.stack, placements)
 
 
 def reaper() -> "Reaper":
@@ -233,7 +233,7 @@ def make_observer(settings: Settings, store: Store) -> "Observer":
     """Build what reads how the stack's host and queues are."""
     from ec2_runner.reach.observe import Observer
 
-    clients = aws(settings.region).client("sqs"), aws(settings.region).client("cloudwatch")
+    clients = aws().client("sqs"), aws().client("cloudwatch")
     return Observer(StackNames(settings.stack), make_fleet(settings), store, *clients)
 
 

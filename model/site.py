@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
+from model import SHIPPED
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import CLASSES, Sample, load_samples
 from model.evaluate.bootstrap import Bootstrap, Metric
@@ -20,7 +21,7 @@ from model.evaluate.folder import side_by_side
 from model.evaluate.measure import measure
 from model.evaluate.metrics import Metrics
 from model.onnxfile import with_note
-from model.serve.engine import SHIPPED, Calibration, Engine, Limits, Outputs, interpret, prepare
+from model.serve.engine import Calibration, Engine, Limits, Outputs, interpret, prepare
 from model.serve.files.decode import decode
 from pipeline.errors import CxrError, InputRejected, UsageError
 from pipeline.records import ImageFacts

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from cxr.commands import app
+from model import SHIPPED
 from model.evaluate.card import REFERENCE, shipped_card
-from model.serve.engine import SHIPPED, Engine
+from model.serve.engine import Engine
 from pipeline.settings import load_settings
 
 ROOT = Path(__file__).parents[1]

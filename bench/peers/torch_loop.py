@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.peers import plain
-from model.serve.engine import SHIPPED
+from model import SHIPPED
 from model.train.export import load_network
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from model import CARD, SHIPPED
 from model.evaluate.metrics import Metrics
 from model.evaluate.populations import Population
-from model.serve.engine import SHIPPED, Calibration
+from model.serve.engine import Calibration
 
-CARD = SHIPPED.with_suffix(".json")
 REFERENCE = SHIPPED.with_suffix(".safetensors")
 
 

@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _errors
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from model import SHIPPED
 from model.serve.borders import Box, content_box
 from model.serve.chest import outside_share
 from model.serve.files.decode import decode
@@ -38,7 +39,6 @@ if TYPE_CHECKING:  # the processes that judge need no settings
     from model.serve.messages import Options
     from pipeline.settings import Settings
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "cxr-3.onnx"
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _MOST = 0.5  # of the evidence for pneumonia

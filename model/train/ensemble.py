@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
 import numpy as np
@@ -99,20 +98,15 @@ def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
 
 
 def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> None:
-    """One process a job, of which as many work as there are cores, so that no thread waits for another."""
+    """Do each job in a process of its own, as many at a time as there are cores: each has torch in memory."""
     jobs = [job for job in jobs if not _is_done(job, out / job.name, config)]
     context = multiprocessing.get_context("spawn")
     ticks: Queue[Tick | CxrError] = context.Queue()
-    slots = context.Semaphore(os.cpu_count() or 1)
     processes: list[BaseProcess] = [
-        context.Process(target=_work, args=(job, out / job.name, config, ticks, slots), daemon=True)
-        for job in jobs
+        context.Process(target=_work, args=(job, out / job.name, config, ticks), daemon=True) for job in jobs
     ]
     with _forwarded(processes) as stopped:
-        for process in processes:
-            if not stopped:
-                process.start()
-        _show(ticks, jobs, processes, config, console)
+        _show(ticks, jobs, processes, stopped, config, console)
     if stopped:
         raise KeyboardInterrupt
     if any(process.exitcode for process in processes):
@@ -123,16 +117,13 @@ def _is_done(job: Job, out: Path, config: TrainConfig) -> bool:
     return is_trained(out, config) and (not job.is_witness or (out / SAID).is_file())
 
 
-def _work(
-    job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]", slots: Semaphore
-) -> None:
+def _work(job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]") -> None:
     torch.set_num_threads(1)
     try:
-        with slots:
-            for tick in train_member(job, out, config):
-                ticks.put(tick)
-            if job.is_witness:
-                testify(job, out, config)
+        for tick in train_member(job, out, config):
+            ticks.put(tick)
+        if job.is_witness:
+            testify(job, out, config)
     except CxrError as error:
         ticks.put(error)
     except KeyboardInterrupt:
@@ -143,21 +134,25 @@ def _show(
     ticks: "Queue[Tick | CxrError]",
     jobs: list[Job],
     processes: list[BaseProcess],
+    stopped: list[int],
     config: TrainConfig,
     console: Console,
 ) -> None:
-    """Show how far the jobs are, until all their processes have ended."""
+    """Start the processes as their turns come and show how far the jobs are, until all have ended."""
     with _progress(console) as progress:
         bars = {job.name: progress.add_task(job.name, total=None, loss=0.0, rate=0.0) for job in jobs}
-        for tick in _received(ticks, processes):
+        for tick in _received(ticks, processes, stopped):
             bar = bars[tick.job]
             progress.update(bar, completed=tick.step, total=tick.last_step, loss=tick.loss, rate=tick.rate)
             if tick.epoch:
                 console.print(_line(tick, config))
 
 
-def _received(ticks: "Queue[Tick | CxrError]", processes: list[BaseProcess]) -> Iterator[Tick]:
+def _received(
+    ticks: "Queue[Tick | CxrError]", processes: list[BaseProcess], stopped: list[int]
+) -> Iterator[Tick]:
     while True:
+        _start_next(processes, stopped)
         running = any(process.is_alive() for process in processes)
         try:
             tick = ticks.get(timeout=_POLL)
@@ -171,6 +166,19 @@ def _received(ticks: "Queue[Tick | CxrError]", processes: list[BaseProcess]) -> 
             _end(processes)
             raise tick
         yield tick
+
+
+def _start_next(processes: list[BaseProcess], stopped: list[int]) -> None:
+    """Start what the cores are free for; nothing when there was a wish to stop, or one died."""
+    running = sum(process.is_alive() for process in processes)
+    for process in processes:
+        if stopped or running >= (os.cpu_count() or 1) or any(other.exitcode for other in processes):
+            return
+        if process.pid is None:
+            process.start()
+            running += 1
+            if stopped:  # meanwhile, when it was not yet to be ended
+                process.terminate()
 
 
 def _end(processes: list[BaseProcess]) -> None:

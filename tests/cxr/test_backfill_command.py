@@ -26,10 +26,10 @@ from pipeline.judge import Judge
 from pipeline.store.folder import FolderStore
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Verdict
-from tests.cxr import test_cli
 from tests.pipeline.store.test_watch import wait_for
 from tests.pipeline.test_backfill import results, run
 from tests.support import pictures
+from tests.support.commands import cxr, process
 from tests.support.fakes import LIMIT, FakeEngine
 from tests.system.test_up import varied
 
@@ -65,7 +65,7 @@ def command(*arguments: object) -> Any:
 
 def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None:
     total = 4 + len(pictures.BAD)
-    answer = test_cli.cxr("backfill", scans, tmp_path / "verdicts")
+    answer = process("backfill", scans, tmp_path / "verdicts")
     assert (answer.returncode, answer.stderr) == (
         1,
         b"",
@@ -76,7 +76,7 @@ def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None
     root = tmp_path / "scans-too"
     root.mkdir()
     scans.rename(root / "inbox")
-    assert test_cli.cxr("reconcile", "--root", root).returncode == 0
+    assert cxr("reconcile", "--root", root).returncode == 0
     ours, theirs = verdicts(tmp_path / "verdicts"), verdicts(root / "outbox")
     assert len(ours) == total
     assert {name: said(verdict) for name, verdict in ours.items()} == {
@@ -116,7 +116,7 @@ def test_from_a_bucket_into_a_folder_and_into_itself(
 
 def test_a_line_of_json_for_each_image_and_nothing_else(scans: Path, tmp_path: Path) -> None:
     for result in ("judged", "current"):
-        answer = test_cli.cxr("backfill", scans, tmp_path / "verdicts", "--json")
+        answer = cxr("backfill", scans, tmp_path / "verdicts", "--json")
         assert answer.returncode == 1
         lines = {line["key"]: line for line in map(json.loads, answer.stdout.splitlines())}
         assert len(lines) == 4 + len(pictures.BAD)

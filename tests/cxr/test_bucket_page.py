@@ -1,6 +1,8 @@
 """`cxr up --bucket`: the page over a bucket and its stack's worklist, over moto."""
 
+import importlib
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,36 @@ def test_the_page_shows_the_stacks_worklist(
     assert "Pneumonia" in pages[1]
     assert {info.key for info in store.list("inbox/")} == {"inbox/a.jpeg", "inbox/b.jpeg"}
     assert store.head("outbox/b.jpeg.json") is None  # nothing is judged here
+
+
+def test_the_page_of_a_bucket_loads_no_network(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It judges nothing, so that it needs no ONNX Runtime."""
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("model", "handlers", "cxr")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails
+    served: list[str] = []
+
+    class Server:
+        effective_host, effective_port = "127.0.0.1", 1
+
+        def __init__(self, page: Flask, address: str, port: int) -> None:
+            served.append(page.test_client().get("/").status)
+
+        def run(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    fresh = importlib.import_module("cxr.commands")
+    monkeypatch.setattr(fresh, "_server", Server)
+    answer = CliRunner().invoke(
+        fresh.app, ["up", "--port", "0", "--bucket", "xrays", "--root", str(tmp_path)]
+    )
+    assert answer.exception is None, answer.exception
+    assert served == ["200 OK"]
 
 
 def test_a_bucket_or_a_stack_that_is_not_there(store: S3Store, tmp_path: Path) -> None:

@@ -13,14 +13,11 @@ from pipeline.errors import UsageError
 from pipeline.settings import load_settings
 from pipeline.verdict import Verdict
 from tests.support import pictures
+from tests.support.commands import cxr, process
 from tests.support.fakes import SAMPLES
+from tests.test_imports import ONLY, OURS
 
 EVENTS = SAMPLES.parent
-
-
-def cxr(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-W", "error", "-m", "cxr", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=100, check=False)
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def test_replay_says_what_is_wrong_with_an_event(tmp_path: Path) -> None:
 
 
 def test_an_error_does_not_act_on_the_terminal() -> None:
-    answer = cxr("classify", "a\033[31mb\r")
+    answer = process("classify", "a\033[31mb\r")
     assert (answer.returncode, answer.stderr) == (2, b"cxr: a\\x1b[31mb\\r: there is no such file\n")
 
 
@@ -77,7 +74,7 @@ def test_classify_prints_one_verdict_a_line_and_nothing_else(tmp_path: Path) -> 
     (tmp_path / "bad.jpeg").write_text("no image")
     (tmp_path / "sub").mkdir()
     shutil.copy(pictures.SAMPLE, tmp_path / "sub/good")
-    answer = cxr("classify", "--json", tmp_path, "-", stdin=pictures.SAMPLE.read_bytes())
+    answer = process("classify", "--json", tmp_path, "-", stdin=pictures.SAMPLE.read_bytes())
     assert answer.returncode == 1
     assert answer.stderr == b""
     verdicts = [Verdict.from_json(line) for line in answer.stdout.splitlines()]
@@ -140,7 +137,7 @@ def test_the_worklist_is_made_again_from_the_outbox(root: Path) -> None:
 def test_reconcile_judges_what_has_no_verdict(root: Path) -> None:
     cxr("replay", EVENTS / "s3_put.json", "--root", root)
     (root / "inbox/scan.jpeg.part").write_bytes(pictures.SAMPLE.read_bytes()[:1000])
-    answer = cxr("reconcile", "--root", root)
+    answer = process("reconcile", "--root", root)
     lines = answer.stdout.decode().splitlines()
     assert (answer.returncode, answer.stderr) == (0, b"")
     assert lines[-1] == f"{len(lines) - 1} judged"
@@ -149,10 +146,24 @@ def test_reconcile_judges_what_has_no_verdict(root: Path) -> None:
 
 
 def test_help_names_every_command() -> None:
-    text = cxr("--help").stdout.decode()
+    text = process("--help").stdout.decode()
     commands = ("up", "replay", "classify", "explore", "train", "evaluate", "export", "index")
     for command in (*commands, "deploy", "status", "destroy"):
         assert f" {command} " in text
+
+
+def test_help_imports_only_what_it_needs() -> None:
+    """So that it is there at once: every command starts with these."""
+    code = (
+        "import atexit, sys, cxr; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); cxr.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert {"typer", "cxr.commands"} <= modules
+    assert not {"numpy", "PIL", "pydantic", "pydantic_settings", "filelock", *ONLY} & modules
+    ours = {name for name in modules if name.partition(".")[0] in OURS}
+    light = {"pipeline.errors", "pipeline.names", "model.serve", "model.serve.process"}
+    assert ours == {"pipeline", "model", *light}
 
 
 def test_every_verdict_fits_its_schema(root: Path) -> None:

@@ -110,7 +110,7 @@ def test_the_region_of_the_file_is_that_of_all_clients(here: Path, monkeypatch: 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     (here / "cxr.toml").write_text('[stack]\nregion = "eu-north-1"\n')
     begin_with_store(None, None)
-    assert wiring.client("sqs").meta.region_name == "eu-north-1"
+    assert wiring.aws().client("sqs").meta.region_name == "eu-north-1"
 
 
 def test_a_deploy_is_repeated_from_the_file(here: Path) -> None:

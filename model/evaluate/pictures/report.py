@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from model import SHIPPED
 from model.evaluate.bootstrap import Bootstrap
 from model.evaluate.folder import Evaluation
 from model.evaluate.measure import Cases
 from model.evaluate.metrics import Metrics
 from model.evaluate.pictures import charts, gallery
-from model.serve.engine import SHIPPED, Engine
+from model.serve.engine import Engine
 from pipeline.errors import UsageError
 
 PRIVATE = "These files show patients' images: do not share them, and never commit them."

@@ -22,8 +22,8 @@ from model.evaluate.pictures.summary import layers, write_summary
 from model.train.network import Network, NetworkConfig
 from pipeline.errors import UsageError
 from pipeline.verdict import Label
-from tests.cxr.test_cli import cxr
 from tests.model.evaluate.test_measure import finding
+from tests.support.commands import cxr
 from tests.support.fakes import SAMPLES
 
 

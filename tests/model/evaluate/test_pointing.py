@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
-from model.evaluate import pointing
+from model.evaluate import lungs, pointing
 from model.evaluate.lungs import SIDE, Gray, Mask, find_field
 from model.evaluate.pointing import SIZES, Pointing, plant, play
 from model.serve.borders import content_box
@@ -39,6 +40,15 @@ def test_where_there_are_none_none_are_found(level: float) -> None:
     assert find_field(np.full((SIDE, SIDE), level, np.float32)) is None
     noise = np.random.default_rng(1).uniform(0, 255, (SIDE, SIDE)).astype(np.float32)
     assert find_field(noise) is None
+
+
+@pytest.mark.parametrize("size", [(12, 12), (85, 1)])
+def test_gaps_are_closed_as_by_the_slow_definition(size: tuple[int, int]) -> None:
+    random, edge = np.random.default_rng(2), 100
+    for coarse in (1, 5):
+        mask = ndimage.gaussian_filter(random.normal(size=(SIDE, SIDE)), coarse) > 0.02
+        slow = ndimage.binary_closing(np.pad(mask, edge, "edge"), np.ones(size))[edge:-edge, edge:-edge]
+        assert np.array_equal(lungs._closed(mask, size), slow)
 
 
 def test_without_lungs_there_is_no_game() -> None:

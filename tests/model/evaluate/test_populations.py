@@ -8,8 +8,8 @@ import pytest
 from model.evaluate.populations import Populations, judge_populations, table
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from tests.cxr.test_cli import cxr
 from tests.support import pictures
+from tests.support.commands import cxr
 
 
 def test_each_folder_is_a_population(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ import onnx
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from model import site
+from model import SHIPPED, site
 from model.calibrate import fit_platt
 from model.data import Sample
 from model.onnxfile import with_note
-from model.serve.engine import SHIPPED, Engine, Outputs
+from model.serve.engine import Engine, Outputs
 from model.site import SiteCard, calibrate_site, table
 from pipeline.errors import CxrError
 from pipeline.records import ImageFacts
 from pipeline.settings import Settings
-from tests.cxr.test_cli import cxr
 from tests.support import pictures
+from tests.support.commands import cxr
 
 FACTS = ImageFacts("image/png", 100, 100)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from model.serve.engine import SHIPPED, Engine, encode_preview, prepare
+from model import SHIPPED
+from model.serve.engine import Engine, encode_preview, prepare
 from model.serve.files.decode import decode
 from model.serve.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError

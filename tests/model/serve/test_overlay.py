@@ -13,8 +13,8 @@ from PIL import Image
 from model.serve import overlay
 from pipeline.errors import UsageError
 from pipeline.verdict import ActivationMap, Finding, Release, Source, Thresholds, Verdict
-from tests.cxr.test_cli import cxr
 from tests.support import pictures
+from tests.support.commands import cxr
 from tests.support.fakes import SAMPLES
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -2,12 +2,12 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -136,16 +136,29 @@ def test_a_killed_member_ends_as_one_that_was_not(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_stopped_training_saves_every_member_and_goes_on(data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cxr", "train", str(data), "--out", str(tmp_path), "--epochs", "50"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not (found := [path.parent for path in tmp_path.glob("*/state.pt")]):
-            assert process.poll() is None
-            time.sleep(0.2)
-        process.terminate()
-        assert process.wait(60) != 0
-    steps = [torch.load(folder / "state.pt", weights_only=True)["step"] for folder in found]
-    assert all(step > 0 for step in steps)
+def test_a_stopped_training_saves_every_member_that_runs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    running: list[int] = []
+
+    def stop() -> None:
+        while not list(tmp_path.glob("*/state.pt")):
+            time.sleep(0.1)
+        running.append(len(multiprocessing.active_children()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop, daemon=True)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, replace(TINY, epochs=500), QUIET)
+    watcher.join(10)
+    assert running == [2]  # the others wait for their turns, and take no memory
+    assert multiprocessing.active_children() == []
+    begun = [path.parent for path in tmp_path.glob("*/state.pt")]
+    steps = [torch.load(folder / "state.pt", weights_only=True)["step"] for folder in begun]
+    assert steps
+    assert all(0 < step < 500 for step in steps)
     assert not (tmp_path / "network.safetensors").exists()
 
 
