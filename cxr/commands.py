@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr import stack as aws
-from cxr import training as learn
-from cxr import upkeep as keep
-from cxr import users as who
+from cxr import deployment, training, upkeep, users
 from cxr.backfill import backfill
 from cxr.options import Root, Stack, begin, begin_with_store, check_root
 from cxr.training import Weights
@@ -265,13 +262,21 @@ def worker(
 
 
 _COMMANDS: list[Callable[..., None]] = [
-    *(learn.explore, learn.train, learn.evaluate, learn.export, learn.calibrate),
-    who.password,
-    *(keep.replay, backfill, keep.forget, keep.reconcile, aws.deploy, aws.status, aws.destroy),
+    *(training.explore, training.train, training.evaluate, training.export, training.calibrate),
+    users.password,
+    *(
+        upkeep.replay,
+        backfill,
+        upkeep.forget,
+        upkeep.reconcile,
+        deployment.deploy,
+        deployment.status,
+        deployment.destroy,
+    ),
 ]
 for command in _COMMANDS:
     app.command()(command)
-index_app.command()(keep.rebuild)
+index_app.command()(upkeep.rebuild)
 
 
 def run() -> None:

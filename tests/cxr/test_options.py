@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cxr import stack
+from cxr import deployment
 from cxr.commands import app
-from cxr.options import begin_with_store
+from cxr.options import begin, begin_with_store
 from handlers import telemetry
 from pipeline import logs
 
@@ -119,8 +119,8 @@ def test_a_deploy_is_repeated_from_the_file(here: Path) -> None:
         'email = "a@b.example"\nidle_minutes = 5\nretention_days = 0\n'
         'parameters = { Ami = "ami-1", PreviewDays = 3 }\n'
     )
-    settings = stack._settings(None, None)
-    options = stack._options(settings, None, None, {"Ami": "ami-2"})
+    settings = begin()
+    options = deployment._options(settings, None, None, {"Ami": "ami-2"})
     assert (options.stack, settings.region, options.bucket, options.existing_bucket) == (
         "ward",
         "eu-north-1",
@@ -130,14 +130,14 @@ def test_a_deploy_is_repeated_from_the_file(here: Path) -> None:
     assert (options.instance_type, options.email) == ("c7g.large", "a@b.example")
     assert (options.idle_minutes, options.retention_days) == (5, 0)
     assert options.more == {"Ami": "ami-2", "PreviewDays": "3"}
-    options = stack._options(settings, None, "there", {})
+    options = deployment._options(settings, None, "there", {})
     assert (options.bucket, options.existing_bucket) == (None, "there")
     settings = settings.model_copy(update={"create_bucket": False})
-    assert stack._options(settings, None, None, {}).existing_bucket == "xrays"
+    assert deployment._options(settings, None, None, {}).existing_bucket == "xrays"
 
 
 def test_a_deploy_without_settings_leaves_a_stack_as_it_is(here: Path) -> None:
-    options = stack._options(stack._settings(None, None), None, None, {})
+    options = deployment._options(begin(), None, None, {})
     assert (options.stack, options.bucket, options.existing_bucket) == ("cxr-inbox", None, None)
     assert (options.instance_type, options.email, options.idle_minutes, options.retention_days) == (None,) * 4
 
@@ -145,5 +145,5 @@ def test_a_deploy_without_settings_leaves_a_stack_as_it_is(here: Path) -> None:
 def test_every_option_of_deploy_is_a_setting_too() -> None:
     from pipeline.settings import SECTIONS
 
-    options = set(inspect.signature(stack.deploy).parameters) - {"yes", "parameter", "existing_bucket"}
+    options = set(inspect.signature(deployment.deploy).parameters) - {"yes", "parameter", "existing_bucket"}
     assert options <= {*SECTIONS["stack"].model_fields, "bucket"}

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import cxr
-from cxr import stack as aws
 from pipeline.errors import UsageError
 from pipeline.running.alone import alone
 from pipeline.settings import Settings, load_settings
@@ -146,7 +145,7 @@ def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, said:
     def fail(stack: str | None, region: str | None) -> Settings:
         raise RuntimeError("John Doe.jpeg")
 
-    monkeypatch.setattr(aws, "_settings", fail)
+    monkeypatch.setattr(deployment, "begin", fail)
     code, line = said("status")
     assert code == 1
     assert line.startswith("cxr: unexpected error: RuntimeError at test_typos.py:")
@@ -158,7 +157,7 @@ def test_ctrl_c_ends_a_command_without_a_trace(monkeypatch: pytest.MonkeyPatch, 
     def interrupt(stack: str | None, region: str | None) -> Settings:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(aws, "_settings", interrupt)
+    monkeypatch.setattr(deployment, "begin", interrupt)
     assert said("status")[0] == 130
 
 

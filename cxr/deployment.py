@@ -136,7 +136,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 
 def _options(
-    settings: Settings, bucket: str | None, existing_bucket: str | None, more: dict[str, str]
+    settings: "Settings", bucket: str | None, existing_bucket: str | None, more: dict[str, str]
 ) -> "Options":
     """Return what to deploy: what the options name comes before what the settings do."""
     from ec2_runner.stack.deploy import Options
