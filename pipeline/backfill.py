@@ -23,7 +23,7 @@ PAUSES = (0.5, 2.0)  # seconds before an image is tried the second and the third
 BINS = 10  # of the histogram of P
 _AHEAD = 4  # times the threads: images that are under way
 _LOST_IN_A_ROW = 100  # images without any verdict before the store is taken to be away
-_GIVE_UP = "It could not be judged, for a reason of ours. Look at the log, and run the backfill again."
+_GIVE_UP = "It could not be judged because of an internal error. See the log, and run the backfill again."
 
 
 @dataclass(frozen=True)

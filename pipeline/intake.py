@@ -18,11 +18,9 @@ from pipeline.worklist.rows import shortened
 
 log = logging.getLogger(__name__)
 
-_GIVE_UP = (
-    "The X-ray could not be judged, by no fault of its own. Drop the same file again to have it tried again."
-)
+_GIVE_UP = "The X-ray could not be judged because of an internal error. Drop the same file again to retry."
 _NO_HOST = (
-    "No machine that judges X-rays could be reached for two hours. When one runs again, drop the same file"
+    "No inference host could be reached for two hours. When one is running again, drop the same file"
     " again, or run `cxr reconcile --failed`."
 )
 _IN_THE_WAY = (

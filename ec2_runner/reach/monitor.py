@@ -26,8 +26,8 @@ _STATES: dict[str, HostState] = {  # of an instance without a worker
     "stopped": "off",
     "terminated": "off",
 }
-_NOT_YET = "It is being looked at for the first time."
-_SILENT = "The host runs, but does not say how it is: `cxr status` tells where its log is."
+_NOT_YET = "The first status check is still running."
+_SILENT = "The host is running but does not report its status: `cxr status` shows where its log is."
 
 
 class StackMonitor:

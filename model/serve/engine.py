@@ -175,7 +175,7 @@ def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box
     is_whole = box == (0, 0, *gray.size)
     small = as_copy(gray if is_whole else gray.crop(box))
     if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
-        message = "The image is blank. Check the export, and drop the chest X-ray again."
+        message = "The image is blank. Check the export and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
     return network_input(small, size), box
 

@@ -148,7 +148,7 @@ class GuardedEngine:
             return EngineFailed("took_too_long", f"It was not judged within {seconds} seconds. {_ADVICE}")
         if child.was_killed:
             return self._too_much_memory()
-        return EngineFailed("crashed", f"The program that reads images crashed over this file. {_ADVICE}")
+        return EngineFailed("crashed", f"The image decoder crashed on this file. {_ADVICE}")
 
     def _too_much_memory(self) -> EngineFailed:
         limit = f"{self._options.image_memory / 1e9:.1f} GB"

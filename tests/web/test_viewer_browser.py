@@ -198,7 +198,7 @@ def test_the_wheel_scrolls_the_page_where_there_is_nothing_to_zoom(page: Page) -
 
 
 def test_the_slider_fades_the_map_and_h_brings_it_back(page: Page) -> None:
-    canvas, slider = page.locator("#map"), page.get_by_label("Opacity of the map")
+    canvas, slider = page.locator("#map"), page.get_by_label("Map opacity")
     slider.fill("25")
     expect(canvas).to_have_css("opacity", "0.25")
     for opacity in ("0", "0.25"):
@@ -212,7 +212,7 @@ def test_the_slider_fades_the_map_and_h_brings_it_back(page: Page) -> None:
 
 
 def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Path) -> None:
-    page.get_by_label("Opacity of the map").fill("30")
+    page.get_by_label("Map opacity").fill("30")
     for key in ("b", "+", "i"):
         page.keyboard.press(key)
     now = page.locator("#reading").inner_text()
@@ -223,7 +223,7 @@ def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Pa
     page.wait_for_timeout(2000)
     expect(page.locator("#preview")).to_have_attribute("data-old", "1")  # not under a hand that holds it
     page.mouse.up()
-    expect(page.get_by_text("The source was deleted.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("The file was deleted from the inbox.")).to_be_visible(timeout=10_000)
     expect(page.locator("#preview")).not_to_have_attribute("data-old", "1")
     expect(page.locator("#reading")).to_have_text(now)
     expect(page.locator("#map")).to_have_css("opacity", "0.3")
@@ -241,7 +241,7 @@ def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:
     assert download.value.suggested_filename == f"{NAME}.json"
     verdict = json.loads(download.value.path().read_bytes())
     typicality = verdict["finding"]["typicality"]
-    gauge = page.get_by_role("img", name=f"Typicality {typicality['score']:.0f}")
+    gauge = page.get_by_role("img", name=f"Distance from training images: {typicality['score']:.0f}")
     expect(gauge.locator(".tick")).to_have_text(
         [f"{typicality['atypical_above']:.0f}", f"{typicality['refused_above']:.0f}"]
     )

@@ -24,9 +24,9 @@ from model.serve.files.deep import LUMA
 from pipeline.errors import InputRejected
 from pipeline.records import ImageFacts
 
-_DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
-_CUT_SHORT = "The DICOM file is cut short: its rest is missing. Export the X-ray again and drop it anew."
-_NO_PIXELS = "The DICOM file lacks its pixels. Export the X-ray again and drop it anew."
+_DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray again and drop the new file."
+_CUT_SHORT = "The DICOM file is incomplete: its end is missing. Export the X-ray again and drop the new file."
+_NO_PIXELS = "The DICOM file has no pixels. Export the X-ray again and drop the new file."
 _DROP_IMAGE = "Drop the file of a frontal chest X-ray."
 _HEADER_BYTES, _BYTES_A_PIXEL = 1 << 24, 6  # the most that an inflated file may have: 3 colours of 16 bits
 
@@ -128,7 +128,7 @@ def _read(data: bytes, most: int) -> tuple[Packing | None, Elements]:
 
 def _packing(syntax: str) -> Packing:
     if not syntax.startswith(_STANDARD):
-        message = f"The DICOM file is compressed in its manufacturer's own way. {AS_PICTURE}"
+        message = f"The DICOM file is compressed in a manufacturer's private format. {AS_PICTURE}"
         raise InputRejected("unsupported_format", message)
     number = syntax.removeprefix(f"{_STANDARD}1.2")
     known = next((packing for pattern, packing in _PACKINGS if re.fullmatch(pattern, number)), None)

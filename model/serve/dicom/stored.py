@@ -44,7 +44,7 @@ def size_of(elements: Elements) -> tuple[int, int]:
 def check_depth(elements: Elements) -> None:
     """Raise InputRejected for uncompressed pixels of a depth that is not read."""
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
-        message = f"The DICOM file's pixels are fractions, which cannot be read. {AS_PICTURE}"
+        message = f"The DICOM file's pixels are fractions, which are not supported. {AS_PICTURE}"
         raise InputRejected("unsupported_format", message)
     if elements.integer("BitsAllocated") not in (None, 8, 16):
         raise _strange_depth()
@@ -128,7 +128,7 @@ def _in_low_bits(elements: Elements, values: Pixels, allocated: int) -> Stored:
         # Only the retired ACR-NEMA and early files have it so: PS3.5 8.1.1 now fixes the high bit.
         shift = high + 1 - bits
         if any((band & ((1 << shift) - 1)).any() for band in bands(values)):
-            message = f"The DICOM file's pixels are not in the lowest bits: this cannot be read. {AS_PICTURE}"
+            message = f"The DICOM file's pixels are not in the lowest bits: not supported. {AS_PICTURE}"
             raise InputRejected("unsupported_format", message)
         values = values >> shift
     believed = _believed(values, bits, is_signed)
@@ -194,5 +194,5 @@ def _brightness(colours: Pixels, bits: int) -> Stored:
 
 
 def _strange_depth() -> InputRejected:
-    message = f"The DICOM file's pixels have a depth that cannot be read. {AS_PICTURE}"
+    message = f"The DICOM file's pixels have an unsupported depth. {AS_PICTURE}"
     return InputRejected("unsupported_format", message)

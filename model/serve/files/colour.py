@@ -22,5 +22,5 @@ def check_colours(image: Image.Image) -> None:
     if ((pixels.max(2) - pixels.min(2)) > _STRONG).mean() > _SHARE:
         raise InputRejected(
             "not_a_chest_xray",
-            "The image is in colour, as no X-ray is. Drop the X-ray itself, with nothing drawn over it.",
+            "The image is in colour, so it is not an X-ray. Drop the X-ray itself, with nothing drawn on it.",
         )

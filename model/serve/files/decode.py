@@ -64,7 +64,7 @@ def decode(
         message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
         raise InputRejected("too_many_pixels", message, facts)
     if source.frames > 1:
-        message = "The file holds several images. Drop the one frontal chest X-ray as a file of its own."
+        message = "The file contains several images. Drop the frontal chest X-ray as a separate file."
         raise InputRejected("not_a_single_image", message, facts)
     try:
         gray = source.load()

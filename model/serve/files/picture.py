@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.errors import InputRejected
 
 AS_PNG = "Export the X-ray as PNG or JPEG, and drop that."
-_DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop it anew."
+_DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again and drop the new file."
 
 
 @dataclass(frozen=True)

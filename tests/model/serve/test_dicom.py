@@ -204,7 +204,7 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     ),
     "of one manufacturer": (
         "unsupported_format",
-        "manufacturer's own way",
+        "manufacturer's private format",
         lambda: _of_syntax("1.3.46.670589.33.1.4.1"),
     ),
     "report": (
@@ -231,8 +231,8 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "no image at all": ("unsupported_format", "holds no image", lambda: _without_image("1.2.3", "DX")),
     "several frames": ("not_a_single_image", "several images", lambda: several(uid.ExplicitVRLittleEndian)),
     "MR": ("not_a_chest_xray", "(modality MR)", lambda: dicom(Modality="MR")),
-    "no pixels": ("unreadable", "lacks its pixels", lambda: dicom(PixelData=None)),
-    "cut in its header": ("unreadable", "cut short", lambda: dicom()[:301]),
+    "no pixels": ("unreadable", "has no pixels", lambda: dicom(PixelData=None)),
+    "cut in its header": ("unreadable", "incomplete", lambda: dicom()[:301]),
     "cut in its pixels": ("unreadable", "damaged", lambda: dicom()[:-5000]),
 }
 

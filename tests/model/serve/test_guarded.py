@@ -48,7 +48,7 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
 @pytest.mark.parametrize(
     ("ending", "code", "message"),
     [
-        (CRASHES, "crashed", "The program that reads images crashed over this file."),
+        (CRASHES, "crashed", "The image decoder crashed on this file."),
         (CLOSES, "took_too_long", "It was not judged within 2 seconds."),
         (HANGS, "took_too_long", "It was not judged within 2 seconds."),
         (HUNGRY, "out_of_memory", "It needs more than 1.5 GB of memory to be judged."),
