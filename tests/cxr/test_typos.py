@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import cxr
+from cxr import deployment
 from pipeline.errors import UsageError
 from pipeline.running.alone import alone
 from pipeline.settings import Settings, load_settings
