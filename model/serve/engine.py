@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the processes that judge need no settings
     from model.serve.messages import Options
     from pipeline.settings import Settings
 
+_DIGITS = 4  # of P and thresholds in a verdict
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _MOST = 0.5  # of the evidence for pneumonia
@@ -81,7 +82,7 @@ class Calibration(BaseModel):
         Saerens et al. 2002, doi 10.1162/089976602753284446.
         """
         shift = _log_odds(prevalence) - _log_odds(self.prevalence)
-        thresholds = {name: _moved(value, shift) for name, value in self.thresholds}
+        thresholds = {name: round(_moved(value, shift), _DIGITS) for name, value in self.thresholds}
         changes = {"prevalence": prevalence, "offset": self.offset + shift}
         return self.model_copy(update={**changes, "thresholds": Thresholds(**thresholds)})
 
@@ -200,8 +201,8 @@ def interpret(
         )
         raise InputRejected("not_a_chest_xray", message, facts)
     population = Population(
-        other=round(_sigmoid(float(outputs.outside)), 4),
-        doubted_above=round(_sigmoid(calibration.outside_above), 4),
+        other=round(_sigmoid(float(outputs.outside)), _DIGITS),
+        doubted_above=round(_sigmoid(calibration.outside_above), _DIGITS),
     )
     probability = calibration.probability(float(outputs.logits[0]))  # not rounded yet: the label is of it
     grid = [[round(float(cell), 3) for cell in line] for line in outputs.maps]
@@ -210,7 +211,7 @@ def interpret(
     )
     return Finding(
         label="uncertain" if doubtful else calibration.thresholds.label(probability),
-        probability=round(probability, 4),
+        probability=round(probability, _DIGITS),
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
         typicality=typicality,
