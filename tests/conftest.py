@@ -46,7 +46,7 @@ _WHOLE_FILES = {
     *("test_training", "test_api", "test_watch", "test_watch_faults", "test_mirror", "test_s3_faults"),
     *("test_sqs", "test_interleavings"),
 }
-_WHOLE_FIXTURES = {"browser", "dynamo", "moto", "s3_store"}
+_WHOLE_FIXTURES = {"browser", "dig", "dynamo", "moto", "s3_store"}
 _WHOLE_PARAMETERS = ("dynamo", "s3")
 
 
