@@ -12,7 +12,7 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: help run test install-test lint types tests fuzz faults bench lambda clean
+.PHONY: help run test unit install-test system-packages lint types tests fuzz faults bench lambda clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,12 +36,16 @@ unexport PYTHONDONTWRITEBYTECODE
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
 test: ## check everything that must hold, in under ten minutes
-	$(call stage,install,$(MAKE) --no-print-directory --jobs=2 install-test)
+	$(call stage,install,$(MAKE) --no-print-directory --jobs=3 install-test)
 	$(call stage,lint,$(MAKE) --no-print-directory lint)
-	$(call stage,types,$(MAKE) --no-print-directory types)
-	$(call stage,tests,$(MAKE) --no-print-directory tests)
+	$(call stage,types and tests,$(MAKE) --no-print-directory --jobs=2 types tests)
 
-install-test: .venv/tests $(SAM)
+unit: .venv/tests ## run the tests that need no process, server or browser, in under a minute
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=worksteal -m "not whole"
+
+install-test: .venv/tests $(SAM) system-packages
+
+system-packages:
 	@tests/install-system-packages
 
 .venv/tests: pyproject.toml constraints.txt

@@ -3,11 +3,16 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
+from botocore.loaders import JSONFileLoader
+from moto.core.models import MockAWS
 
 from handlers import wiring
 from pipeline import logs
@@ -22,13 +27,71 @@ if TYPE_CHECKING:
     from pipeline.worklist.dynamodb import DynamoIndex
 
 os.environ["CXR_CONFIG"] = str(Path(__file__).parent / "support" / "no-settings.toml")
+# Before anything imports moto's EC2; its servers inherit it.
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "support" / "amis.json")
+# Each session of boto3 reads the descriptions of AWS's services anew; here they are read once.
+_described = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+JSONFileLoader.load_file = lambda _, file_path: _described(file_path)
 
 # Long, or waiting more than computing: begun first, so that others run beside them to the end.
 _FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "test_status", "test_host")
+# What `make unit` leaves out: tests that start a process, a server, a browser or moto, or take long. By file,
+# by fixture and by its parameter; single tests are marked `whole` where they stand.
+_UNIT = "not whole"
+_WHOLE_FILES = {
+    *("test_backfill_command", "test_backfill_ray", "test_bucket_commands", "test_bucket_page", "test_cli"),
+    *("test_deploy", "test_fleet", "test_host", "test_instance_connect", "test_monitor", "test_reaper"),
+    *("test_release", "test_remote", "test_stack", "test_status", "test_package", "test_sam_local"),
+    *("test_figures", "test_fuzz", "test_guarded", "test_overlay", "test_populations", "test_site"),
+    *("test_training", "test_api", "test_watch", "test_watch_faults", "test_mirror", "test_s3_faults"),
+    *("test_sqs", "test_interleavings"),
+}
+_WHOLE_FIXTURES = {"browser", "dig", "dynamo", "moto", "s3_store"}
+_WHOLE_PARAMETERS = ("dynamo", "s3")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: many of the whole tests wait for what they started."""
+    return (os.cpu_count() or 1) + (config.option.markexpr != _UNIT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _FIRST.index(item.path.stem) if item.path.stem in _FIRST else len(_FIRST))
+    for item in items:
+        if _is_whole(item):
+            item.add_marker("whole")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave whole files unread where they are not asked for: they import torch and Ray."""
+    return True if config.option.markexpr == _UNIT and _is_whole_file(collection_path) else None
+
+
+def _is_whole_file(path: Path) -> bool:
+    return path.parent.name == "system" or path.stem in _WHOLE_FILES
+
+
+def _is_whole(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    return (
+        _is_whole_file(item.path)
+        or bool(_WHOLE_FIXTURES & set(getattr(item, "fixturenames", ())))
+        or (call is not None and any(value in _WHOLE_PARAMETERS for value in call.params.values()))
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no test of `make unit` start a process or moto, so that it stays quick."""
+    if item.get_closest_marker("whole"):
+        return (yield)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this test starts a process or moto: mark it with pytest.mark.whole")
+
+    with mock.patch.object(subprocess.Popen, "__init__", refuse), mock.patch.object(MockAWS, "start", refuse):
+        return (yield)
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def test_the_log_level_acts_in_the_functions(monkeypatch: pytest.MonkeyPatch) ->
     assert levels() == {logging.ERROR}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("level", "is_said"), [("ERROR", False), ("WARNING", True), ("INFO", True)])
 def test_what_a_worker_writes(level: str, is_said: bool, here: Path) -> None:
     """A warning of the host's agent reaches standard error as one line, or not at all."""

@@ -73,6 +73,7 @@ def test_a_folder_without_an_inbox_is_no_root(words: list[str], tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.whole
 def test_a_worker_makes_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     monkeypatch.setenv("CXR_ROOT", str(tmp_path / "typo"))
     assert said("worker")[0] == 2
@@ -166,6 +167,7 @@ def test_the_version_is_told(said: Said) -> None:
     assert said("--version") == (0, f"cxr {VERSION}, release {RELEASE}")
 
 
+@pytest.mark.whole
 def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) -> None:
     with alone(tmp_path / ".cxr/up.lock", "`cxr up`") as tell:
         assert (
@@ -181,6 +183,7 @@ def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) 
     assert [path.name for path in (tmp_path / ".cxr").glob("*.running")] == []
 
 
+@pytest.mark.whole
 def test_a_killed_up_is_no_obstacle(tmp_path: Path) -> None:
     code = (
         "import os; from pathlib import Path; from pipeline.running.alone import alone\n"
@@ -192,6 +195,7 @@ def test_a_killed_up_is_no_obstacle(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.whole
 def test_a_reader_who_leaves_and_a_terminal_without_letters_end_nothing(tmp_path: Path) -> None:
     path = tmp_path / "胸部.jpeg"
     path.write_bytes(pictures.SAMPLE.read_bytes())

@@ -11,6 +11,7 @@ import pytest
 from tests.support.hosts import SCRIPTS
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_the_units_are_taken_by_systemd_and_the_worker_is_confined(tmp_path: Path) -> None:
     for path in [*SCRIPTS.glob("*.service"), *SCRIPTS.glob("*.timer")]:

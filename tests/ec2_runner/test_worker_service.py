@@ -217,6 +217,7 @@ def test_keys_that_lead_out_of_the_inbox_are_not_followed(tmp_path: Path) -> Non
     assert results <= {"gone", "rejected", "failed"}
 
 
+@pytest.mark.whole
 def test_without_a_token_its_own_user_may_ask_and_no_other() -> None:
     service = make_service()
     served = HttpServer(create_app(service), 0)

@@ -21,10 +21,12 @@ def globals_() -> dict[str, Any]:
     return dict(template()["Globals"]["Function"])
 
 
+@pytest.mark.whole
 def test_cfn_lint_has_nothing_to_say() -> None:
     assert [str(match) for match in lint_file(TEMPLATE)] == []
 
 
+@pytest.mark.whole
 def test_sam_takes_it(tmp_path: Path) -> None:
     environment = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1", "SAM_CLI_TELEMETRY": "0"}
     command = [sam(), "validate", "--lint", "--template-file", TEMPLATE]
@@ -197,6 +199,7 @@ def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
         assert {"Key": "cxr:stack", "Value": {"Ref": "AWS::StackName"}} in tags["Tags"]
 
 
+@pytest.mark.whole
 def test_the_user_data_is_a_script(tmp_path: Path) -> None:
     script = tmp_path / "user-data"
     script.write_text(re.sub(r"\$\{[\w:.]+\}", "x", user_data()))

@@ -170,6 +170,7 @@ def test_a_setting_of_an_earlier_release_may_only_say_what_is_so(
         assert refusal() == f"{next(iter(variables))} is no setting any more: unset it; {said}"
 
 
+@pytest.mark.whole
 def test_without_a_file_nothing_of_toml_is_imported(tmp_path: Path) -> None:
     code = "import sys, pipeline.settings as s; s.load_settings(); sys.exit('tomllib' in sys.modules)"
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}

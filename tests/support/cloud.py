@@ -245,7 +245,7 @@ class Pump:
             if messages:
                 self._deliver(messages)
             else:
-                time.sleep(0.05)
+                time.sleep(0.1)
 
     def _take(self) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -259,7 +259,7 @@ class Pump:
             )
             found = answer.get("Messages", [])
             messages += found
-            if not found:
+            if len(found) < 10:
                 break
         return messages
 
@@ -275,10 +275,13 @@ class Pump:
             return  # they come again when their time is over
         self.answers.append(answer)
         kept = {item["itemIdentifier"] for item in answer.get("batchItemFailures", [])}
-        for message in messages:
-            if message["MessageId"] not in kept:
-                handle = message["ReceiptHandle"]
-                self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=handle)
+        done = [message["ReceiptHandle"] for message in messages if message["MessageId"] not in kept]
+        for first in range(0, len(done), 10):  # as many as SQS takes at once
+            entries = [
+                {"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(done[first : first + 10])
+            ]
+            deleted = self._sqs.delete_message_batch(QueueUrl=self._queue, Entries=entries)
+            assert not deleted.get("Failed"), deleted
 
 
 def _record(message: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ else cp "$from" "$to"
 fi
 """
 VENV = """
-cp -r {pattern} "$3" && rm -r "$3"/bin/{{cxr,pip}} "$3"/lib/python*/site-packages/cxr*
+cp -rl {pattern} "$3" && rm -r "$3"/bin/{{cxr,pip}} "$3"/lib/python*/site-packages/cxr*
 printf '#!/bin/bash\nexec "%s/bin/python" -m pip "$@"\n' "$3" >"$3/bin/pip"
 chmod +x "$3/bin/pip"
 """

@@ -31,6 +31,7 @@ def test_a_password_is_asked_for_and_its_line_written(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["users"]
 
 
+@pytest.mark.whole
 def test_without_a_file_the_line_is_all_that_is_printed(tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-W", "ignore::getpass.GetPassWarning", "-m", "cxr", "password"],

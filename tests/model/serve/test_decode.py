@@ -202,6 +202,7 @@ def megabytes(data: bytes, tmp_path: Path) -> tuple[str, int]:
     return "".join(code), int(grown)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "kind", [*(kind for kind in BOMBS if "WebP" in kind or "TIFF" in kind or "million million" in kind)]
 )
@@ -211,10 +212,12 @@ def test_a_bomb_costs_no_memory(kind: str, tmp_path: Path) -> None:
     assert grown < 50
 
 
+@pytest.mark.whole
 def test_the_measure_of_memory_sees_what_pillow_takes(tmp_path: Path) -> None:
     assert megabytes(encoded(Image.new("RGB", (4000, 4000)), "PNG", compress_level=1), tmp_path)[1] > 60
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["float", "integer", "colour"])
 def test_a_large_deep_picture_takes_few_bytes_a_pixel(kind: str, tmp_path: Path) -> None:
     side = 3000

@@ -296,6 +296,7 @@ def test_any_damage_to_a_file_is_refused_or_decoded(data: st.DataObject) -> None
 _WHOLE = [make() for _, make in dicoms.SYNTAXES.values()]
 
 
+@pytest.mark.whole
 def test_a_jpeg_does_not_pay_for_dicom() -> None:
     code = (
         "import sys, cxr\n"

@@ -73,10 +73,12 @@ def test_sequences_nested_without_end_are_refused(has_length: bool) -> None:
     assert caught.value.code == "unsupported_format"
 
 
+@pytest.mark.whole
 def test_a_million_items_take_no_memory(tmp_path: Path) -> None:
     assert grown(tmp_path, _items(1_000_000)) < 100e6
 
 
+@pytest.mark.whole
 def test_deep_colours_take_little_more_memory_than_their_file(tmp_path: Path) -> None:
     data = dicom(np.zeros((2000, 2000, 3), np.uint16))
     assert grown(tmp_path, data) < 2.5 * len(data)

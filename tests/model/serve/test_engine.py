@@ -220,6 +220,7 @@ def test_other_files_are_no_weights(tmp_path: Path) -> None:
         Engine(tmp_path / "none.onnx")
 
 
+@pytest.mark.whole
 def test_serving_imports_no_torch() -> None:
     code = (
         "import sys; from model.serve.engine import Engine; Engine().examine(open(sys.argv[1], 'rb').read());"

@@ -40,8 +40,9 @@ def test_of_two_at_once_it_is_as_if_one_came_first(
     before: str, index: SqliteIndex, dynamo: DynamoIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each operation on the table, whole, between any two requests of each other."""
-    for first, second in product(OPERATIONS, OPERATIONS):
-        orders = [after(index, before, *names) for names in ((first, second), (second, first))]
+    one_by_one = {names: after(index, before, *names) for names in product(OPERATIONS, OPERATIONS)}
+    for first, second in one_by_one:
+        orders = one_by_one[first, second], one_by_one[second, first]
         for turn in range(3):
             interrupted = Interrupted(dynamo, turn, OPERATIONS[second])
             with monkeypatch.context() as patch:
