@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float64]
 
 SENSITIVITY = 0.99  # of what is not called normal
 SPECIFICITY = 0.98  # of what is not called pneumonia
-TYPICAL = 0.98  # the share of these images that is not called atypical
+TYPICAL = 0.975  # of these images are within the limit of typicality, and within that of the other population
 REFUSED = 1.6  # times the limit of atypical lies that of what is refused: beyond every validation image
 _STEPS, _DONE, _LEAST = 100, 1e-8, 1e-12  # of Newton's method, at most; a change so small ends it
 _RIDGE = 1e-3  # on the slope: it stays finite where the classes are parted without an error

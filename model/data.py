@@ -60,8 +60,10 @@ def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> lis
     manifest = _read_manifest(data)
     fixed = {row["patient_key"] for row in manifest.values() if row.get("original_here") == "1"}
     samples = [_sample(path, manifest.get(path.name, {}), fixed) for path in _images(data, suffixes)]
-    if {sample.label for sample in samples} != {0, 1}:
-        raise UsageError(f"{data} holds no NORMAL/ and PNEUMONIA/ images; name the folder that does")
+    labels = {sample.label for sample in samples}
+    missing = " and ".join(f"{name}/" for name, label in CLASSES.items() if label not in labels)
+    if missing:
+        raise UsageError(f"{data} holds no {missing} images; name the folder that has NORMAL/ and PNEUMONIA/")
     return _with_eras(_without_copies(samples))
 
 

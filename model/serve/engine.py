@@ -122,8 +122,11 @@ class Engine:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             shipped = Calibration.model_validate(json.loads(metadata["calibration"]))
-        except (OSError, KeyError, ValueError, *_NOT_ONNX) as error:
-            raise UsageError(f"{path} holds no network that `cxr export` wrote: {error}") from error
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        except (KeyError, ValueError, *_NOT_ONNX) as error:
+            advice = "name an ONNX file that this release's `cxr train`, `export` or `calibrate` wrote"
+            raise UsageError(f"{path} is no network of this release: {advice}") from error
         self.calibration = shipped.at(prevalence) if prevalence else shipped
         self._max_pixels, self._keep_uid, self._burned_in_previews = max_pixels, keep_uid, burned_in_previews
         self.model = ModelRef(

@@ -71,6 +71,11 @@ def test_a_network_that_is_off_is_put_right(looked: list[site._Seen], tmp_path: 
     assert card.before.uncertain.value > 0.1
     assert card.before.refused.value == card.after.refused.value == pytest.approx(40 / 440, abs=1e-3)
     assert "right when certain" in table(card)
+    own = Engine().calibration
+    limit = own.typicality.atypical_above
+    assert card.calibration.typicality.atypical_above == pytest.approx(1.1 * limit, abs=0.1)
+    assert card.calibration.outside_above == own.outside_above
+    assert "fewer X-rays of adults" in table(card)
 
     made, shipped = Engine(out), Engine()
     assert made.calibration == card.calibration
