@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 VERSION = "0.1.0"
-RELEASE = 6  # grows with every deployed change of model or code
+RELEASE = 7  # grows with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (

@@ -214,7 +214,7 @@ def test_other_files_are_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     for content in (b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="cxr export"):
+        with pytest.raises(UsageError, match="is no network of this release"):
             Engine(path)
     with pytest.raises(UsageError):
         Engine(tmp_path / "none.onnx")
