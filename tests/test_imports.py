@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ MAY = {
     "web": {"pipeline"},
 }
 MOST = 15  # modules of a folder
+LONGEST = 400  # lines of a module
+SHARED = {"log", "handler"}  # names that each module has for itself: its logger, a Lambda's entry point
 ONLY = {  # a library, and the places that may import it
     "torch": ("model/train/", "model/reference.py", "model/evaluate/pictures/summary.py"),
     "torchvision": ("model/train/vision.py",),
@@ -60,6 +63,44 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def dotted(path: Path) -> str:
+    """Return the module's full name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def ours_imported_by(path: Path) -> set[str]:
+    """Return the modules of ours that a module imports when it runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    known = {dotted(other) for other in modules()}
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in for_types:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= full & known or {node.module or ""}
+    return found & known - {dotted(path)}
+
+
+def public_names(path: Path) -> set[str]:
+    """Return the names that a module defines at its top and that do not begin with an underscore."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_module_imports_what_it_may(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
@@ -75,6 +116,25 @@ def test_a_module_imports_what_it_may(path: Path) -> None:
 def test_no_folder_holds_more_than_one_can_overlook() -> None:
     counts = Counter(path.parent for path in modules() if path.name != "__init__.py")
     assert {folder.name: count for folder, count in counts.items() if count > MOST} == {}
+
+
+def test_no_module_is_longer_than_one_can_overlook() -> None:
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def test_imports_have_no_circle() -> None:
+    """Those within functions count, too; those for types alone do not."""
+    graph = {name: ours_imported_by(path) for path in modules() if (name := dotted(path))}
+    TopologicalSorter(graph).prepare()  # CycleError names one
+
+
+def test_a_public_name_means_one_thing() -> None:
+    places: dict[str, set[str]] = {}
+    for path in modules():
+        for name in public_names(path):
+            places.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED} == {}
 
 
 def test_the_table_names_real_modules() -> None:
