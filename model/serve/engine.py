@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # the processes that judge need no settings
     from model.serve.messages import Options
     from pipeline.settings import Settings
 
-_DIGITS = 4  # of P and thresholds in a verdict
+_DIGITS = 4  # of P in a verdict
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _MOST = 0.5  # of the evidence for pneumonia
@@ -82,7 +82,7 @@ class Calibration(BaseModel):
         Saerens et al. 2002, doi 10.1162/089976602753284446.
         """
         shift = _log_odds(prevalence) - _log_odds(self.prevalence)
-        thresholds = {name: round(_moved(value, shift), _DIGITS) for name, value in self.thresholds}
+        thresholds = {name: float(f"{_moved(value, shift):.6g}") for name, value in self.thresholds}
         changes = {"prevalence": prevalence, "offset": self.offset + shift}
         return self.model_copy(update={**changes, "thresholds": Thresholds(**thresholds)})
 

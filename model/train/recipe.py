@@ -17,6 +17,7 @@ from model.train.member import TrainConfig
 from model.train.network import Network
 from model.train.witness import Testimony, heard
 from pipeline.errors import UsageError
+from pipeline.verdict import Thresholds
 
 NAME, MODEL_VERSION = "cxr", "3"
 
@@ -47,6 +48,8 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
     said = heard([run / job.name for job in jobs if job.is_witness])
     learned = np.array([sample.label for sample in folds if sample.fold == "train"])
     calibration = calibrate(network, samples, said).at(round(float(learned.mean()), 2))
+    thresholds = {name: round(value, 4) for name, value in calibration.thresholds}
+    calibration = calibration.model_copy(update={"thresholds": Thresholds(**thresholds)})
     path = run / f"{NAME}-{MODEL_VERSION}.onnx"
     export(network, calibration, path)
     (run / "calibration.json").write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")

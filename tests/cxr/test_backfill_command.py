@@ -91,7 +91,7 @@ def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None
 def test_from_a_bucket_into_a_folder_and_into_itself(
     s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "client", lambda service: s3_store._client)
+    monkeypatch.setattr(wiring, "open_bucket", lambda name: S3Store(name, s3_store._client))
     names = ["a b/ä.jpeg", "a b/bad", "c.jpeg"]
     for number, name in enumerate(names):
         s3_store.put(f"old/{name}", b"bad" if name.endswith("bad") else varied(number), None)
@@ -131,7 +131,7 @@ def test_a_line_of_json_for_each_image_and_nothing_else(scans: Path, tmp_path: P
 def test_a_source_that_is_not_there_makes_no_outbox(
     s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "client", lambda service: s3_store._client)
+    monkeypatch.setattr(wiring, "open_bucket", lambda name: S3Store(name, s3_store._client))
     for source in (str(tmp_path / "none"), f"s3://{s3_store.bucket}/none"):
         with pytest.raises(UsageError, match="there is no"):
             open_archive(source, str(tmp_path / "out"))

@@ -65,11 +65,11 @@ def test_a_harmful_image_is_said_and_the_next_is_judged(
     assert engine.examine(IMAGE).finding.label
 
 
-def test_a_slow_image_keeps_no_other_waiting(engine: GuardedEngine) -> None:
+def test_a_slow_image_keeps_no_other_waiting() -> None:
     """Though they share one core: it stands aside."""
-    engine.warm(2)
-    engine.examine(IMAGE)  # both are there
-    with ThreadPoolExecutor(1) as pool:
+    with GuardedEngine(Options(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
+        engine.warm(2)
+        engine.examine(IMAGE)  # both are there
         slow = pool.submit(engine.examine, IMAGE + HANGS)
         time.sleep(0.1)
         assert engine.examine(IMAGE).finding
