@@ -82,7 +82,7 @@ class Calibration(BaseModel):
         Saerens et al. 2002, doi 10.1162/089976602753284446.
         """
         shift = _log_odds(prevalence) - _log_odds(self.prevalence)
-        thresholds = {name: float(f"{_moved(value, shift):.6g}") for name, value in self.thresholds}
+        thresholds = {name: _moved(value, shift) for name, value in self.thresholds}
         changes = {"prevalence": prevalence, "offset": self.offset + shift}
         return self.model_copy(update={**changes, "thresholds": Thresholds(**thresholds)})
 
