@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from handlers import telemetry, wiring
 from pipeline.errors import UsageError
 from pipeline.events import Event
-from pipeline.reconcile import reconcile
+from pipeline.reconcile import reconcile_inbox
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
         ports = wiring.ports()
         if ports.queue is None:
             raise UsageError("CXR_QUEUE_URL: name the queue of the jobs")
-        found = reconcile(ports.store, ports.index, ports.queue, ports.now())
+        found = reconcile_inbox(ports.store, ports.index, ports.queue, ports.now())
         ports.count("OldestWaitingSeconds", found.oldest_seconds)
         ports.count("Waiting", found.waiting)
         return vars(found)

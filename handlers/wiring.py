@@ -100,10 +100,10 @@ def open_bucket(name: str) -> "S3Store":
 def make_index(settings: Settings) -> Index:
     """Return the worklist: a file in the folder, or the table of the bucket's stack."""
     if settings.bucket is None:
-        from pipeline.store.folder import PRIVATE
+        from pipeline.store.folder import PRIVATE_FOLDER
         from pipeline.worklist.sqlite import SqliteIndex
 
-        return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
+        return SqliteIndex(settings.root / PRIVATE_FOLDER / "index.sqlite")
     return make_dynamo_index(settings)
 
 

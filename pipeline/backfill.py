@@ -15,12 +15,12 @@ from threading import Event
 
 from pipeline.errors import StoreError
 from pipeline.judge import Judge, give_up
-from pipeline.records import Job, Outcome, Result
+from pipeline.records import Job, JobResult, Outcome
 from pipeline.running.parallel import unordered
 from pipeline.verdict import Label, ReasonCode, Verdict, Warning, doubt_of
 
 PAUSES = (0.5, 2.0)  # seconds before an image is tried the second and the third time
-BINS = 10  # of the histogram of P
+HISTOGRAM_BINS = 10  # bins of the histogram of P
 _AHEAD = 4  # times the threads: images that are under way
 _LOST_IN_A_ROW = 100  # images without any verdict before the store is taken to be away
 _GIVE_UP = "It could not be judged because of an internal error. See the log, and run the backfill again."
@@ -31,7 +31,7 @@ class Done:
     """What became of an image, in a few bytes: a worker far away sends it home."""
 
     key: str
-    result: Result
+    result: JobResult
     detail: str = ""
     label: Label | None = None
     reason: ReasonCode | None = None
@@ -100,10 +100,11 @@ class Tally:
     """What became of all of them."""
 
     def __init__(self) -> None:
-        self.results: Counter[Result] = Counter()
+        self.results: Counter[JobResult] = Counter()
         self.labels: Counter[Label] = Counter()
         self.reasons: Counter[ReasonCode] = Counter()
-        self.histogram = [0] * BINS  # of P(pneumonia), where it means something, in equal steps from 0 to 1
+        # Images without a doubt, by P(pneumonia), in equal steps from 0 to 1.
+        self.histogram = [0] * HISTOGRAM_BINS
         self._lost = 0  # in a row
 
     def add(self, done: Done) -> None:
@@ -114,7 +115,7 @@ class Tally:
         if done.reason:
             self.reasons[done.reason] += 1
         if done.probability is not None and not done.doubt:
-            self.histogram[min(int(done.probability * BINS), BINS - 1)] += 1
+            self.histogram[min(int(done.probability * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)] += 1
         self._lost = self._lost + 1 if done.result == "failed" else 0
         if self._lost >= _LOST_IN_A_ROW:
             raise StoreError(

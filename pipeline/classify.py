@@ -19,7 +19,7 @@ from pipeline.store.walk import keys
 from pipeline.verdict import Release, Source, Verdict, doubt_of
 
 STANDARD_INPUT = "-"
-BUCKETS = "s3://"
+_BUCKETS = "s3://"
 _FETCHING = 4  # times the images that are judged at a time: threads that read, or wait for a slow image
 _AHEAD = 64  # verdicts that may be there before that of a slow image
 OpenStore = Callable[[str], Store]
@@ -75,7 +75,7 @@ def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Rea
         if not name:
             raise UsageError("a path is empty: name a file or a folder, or . for the folder you are in")
         path = Path(name)
-        if name.startswith(BUCKETS):
+        if name.startswith(_BUCKETS):
             yield from _in_bucket(name, open_store)
         elif _is(path.is_dir):
             files = (path / key for key in sorted(keys(path, "", strict=True)) if not is_unfinished(key))
@@ -95,7 +95,7 @@ def _is(look: Callable[[], bool]) -> bool:
 
 
 def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
-    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    bucket, _, prefix = address.removeprefix(_BUCKETS).partition("/")
     if open_store is None or not bucket:
         raise UsageError(f"{address}: name an object or a folder, as s3://bucket/folder/")
     store, is_empty = open_store(bucket), True

@@ -15,7 +15,7 @@ def is_known(key: str, store: FullStore, index: Index) -> bool:
     return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
 
 
-def forget(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
+def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
     """Erase an inbox key and all that came of it; whether there was anything.
 
     The X-ray goes first, so that nothing new is begun. What a job at work writes meanwhile is erased, too,

@@ -29,7 +29,7 @@ _IN_THE_WAY = (
 )
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 
-Count = Callable[[str, float], None]
+CountFigure = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Ports:
     release: Release
     log_key: str  # the secret of the hash that stands for a key in the logs
     queue: Queue | None = None  # without one, a job that finds no host has failed
-    count: Count = lambda name, value: None  # takes a figure for the alarms: `Failed`, `OldestWaitingSeconds`
+    # Record a figure for the alarms, such as `Failed` or `OldestWaitingSeconds`.
+    count: CountFigure = lambda name, value: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 

@@ -37,7 +37,7 @@ _VERDICT_LIMIT = 1 << 20  # bytes; ours have about 4,000
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenVerdict:
     """Step (a): what stood in the outbox. An object that is no verdict has an ETag and will be replaced."""
 
     verdict: Verdict | None = None
@@ -102,7 +102,7 @@ class Judge:
         info = self.store.head(key)
         return info.etag if info else None
 
-    def _is_current(self, seen: Seen, etag: str | None) -> bool:
+    def _is_current(self, seen: SeenVerdict, etag: str | None) -> bool:
         if seen.verdict is None or etag is None:
             return False
         return seen.verdict.is_current(etag, self.release.number, self._network)
@@ -229,18 +229,18 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
     raise StoreError("lost the race for the verdict too often")
 
 
-def read_verdict(store: Store, key: str) -> Seen:
+def read_verdict(store: Store, key: str) -> SeenVerdict:
     """The verdict at an outbox key. What is none of ours (damaged, foreign) has an ETag and no verdict."""
     try:
         found = store.get(key, _VERDICT_LIMIT)
         if found is None:
-            return Seen()
+            return SeenVerdict()
         info, data = found
-        return Seen(Verdict.from_json(data), info.etag)
+        return SeenVerdict(Verdict.from_json(data), info.etag)
     except (ObjectTooLarge, ObjectUnreadable) as error:
-        return Seen(None, error.info.etag)
+        return SeenVerdict(None, error.info.etag)
     except ValueError:
-        return Seen(None, info.etag)
+        return SeenVerdict(None, info.etag)
 
 
 def milliseconds_since(clock: float) -> float:

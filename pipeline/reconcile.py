@@ -28,7 +28,7 @@ class Reconciled:
     oldest_seconds: float
 
 
-def reconcile(
+def reconcile_inbox(
     store: FullStore,
     index: Index,
     queue: Queue,

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Release, Status, Warning
 
-Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
+JobResult = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
-State = Literal[
+RowState = Literal[
     "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
 ]  # of a row, in one word
 HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
@@ -30,7 +30,7 @@ class Outcome:
     """
 
     key: str
-    result: Result
+    result: JobResult
     detail: str = ""  # a sentence about a failure; never the key
     passes: bool = False  # it failed for a reason that passes and is not the image's: that was no try
 
@@ -134,7 +134,7 @@ class Row:
     change: int = 0  # grows with every change of any row
 
     @property
-    def state(self) -> State:
+    def state(self) -> RowState:
         """The row in one word: one that waits for a newer verdict waits, whatever the last one said."""
         if self.waiting_since:
             return "working" if self.at_work else "waiting"

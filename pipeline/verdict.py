@@ -62,8 +62,8 @@ def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
     return next((warning for warning in warnings if warning in DOUBTS), None)
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
 LARGEST_GRID = 64  # cells of a side; ours has 9
 
 
@@ -92,11 +92,11 @@ class Source(Part):
     key: str
     etag: str = Field(description="of the inbox object that was judged")
     version_id: str | None = None
-    size: Count = Field(description="bytes")
+    size: _Count = Field(description="bytes")
     sha256: str | None = Field(default=None, description="of the bytes; absent where they were not read")
     media_type: str | None = Field(default=None, description="by content, never by name")
-    width: Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
-    height: Count | None = None
+    width: _Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
+    height: _Count | None = None
     instance_uid: str | None = Field(
         default=None, description="SOP Instance UID of a DICOM file, only where CXR_KEEP_UID allows it"
     )
@@ -105,8 +105,8 @@ class Source(Part):
 class Thresholds(Part):
     """A probability under the first is `normal`, above the second `pneumonia`, between them `uncertain`."""
 
-    normal_below: Probability
-    pneumonia_above: Probability
+    normal_below: _Probability
+    pneumonia_above: _Probability
 
     def label(self, probability: float) -> Label:
         """The label of a calibrated probability."""
@@ -131,8 +131,8 @@ class Typicality(Part):
 class Population(Part):
     """How likely this X-ray is of another population than the children that the network learned from."""
 
-    other: Probability
-    doubted_above: Probability = Field(
+    other: _Probability
+    doubted_above: _Probability = Field(
         description="beyond it the label is `uncertain`, whatever the probability"
     )
 
@@ -166,8 +166,8 @@ class Finding(Part):
     """What the network says of a chest X-ray."""
 
     label: Label
-    probability: Probability = Field(description="calibrated P(pneumonia)")
-    prevalence: Probability = Field(description="the share of pneumonia that the probability assumes")
+    probability: _Probability = Field(description="calibrated P(pneumonia)")
+    prevalence: _Probability = Field(description="the share of pneumonia that the probability assumes")
     thresholds: Thresholds
     typicality: Typicality | None = None
     population: Population | None = None
@@ -193,7 +193,7 @@ class ModelRef(Part):
 class Release(Part):
     """What wrote the verdict. The number orders releases: a verdict of a higher one is never undone."""
 
-    number: Count = RELEASE
+    number: _Count = RELEASE
     version: str = VERSION
 
 

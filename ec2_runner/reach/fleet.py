@@ -22,7 +22,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
-State = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
+InstanceState = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
 _GONE = ("shutting-down", "terminated")
 _ALIVE = ["pending", "running", "stopping", "stopped"]
 _CLAIM_SECONDS = 60.0  # for a handler to launch; then another one does, and gets the same instance
@@ -55,7 +55,7 @@ class Instance:
     """What EC2 says of an instance."""
 
     id: str
-    state: State
+    state: InstanceState
     address: str  # private; empty while there is none
     launched_at: float  # seconds since 1970, of the last start
     type: str = ""  # such as t3.medium

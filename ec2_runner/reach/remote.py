@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from ec2_runner.reach.route import Route
 from ec2_runner.reach.ssh import ConnectFailed, Connection, NobodyListens
-from ec2_runner.reach.worker_client import Stream, StreamBroken, remaining, submit
+from ec2_runner.reach.worker_client import ByteStream, StreamBroken, remaining, submit
 from pipeline.errors import HostError, HostNotReady
 from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
@@ -91,7 +91,7 @@ class RemoteHost:
                     raise
                 time.sleep(_LOOK_SECONDS)
 
-    def _stream(self, deadline: float) -> Stream:
+    def _stream(self, deadline: float) -> ByteStream:
         """A stream to the worker, through the connection of before where that still lives.
 
         Where nobody listens at its end any more, the route is asked: it looks again, and reports the host.

@@ -12,7 +12,7 @@ import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ec2_runner.reach.worker_client import Stream, remaining
+from ec2_runner.reach.worker_client import ByteStream, remaining
 from pipeline.errors import HostError, UsageError
 
 _PROBE_SECONDS = 3.0  # for a connection kept from before, which may be dead: a Lambda sandbox was frozen
@@ -46,15 +46,14 @@ class Connection:
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
 
-    def open(self, port: int) -> Stream:
+    def open(self, port: int) -> ByteStream:
         """A stream to a port of the host's loopback; ConnectFailed when the connection is dead,
         NobodyListens when only the port is.
         """
         try:
             target, origin = ("127.0.0.1", port), ("127.0.0.1", 0)
-            return cast(
-                Stream, self._transport.open_channel("direct-tcpip", target, origin, timeout=_PROBE_SECONDS)
-            )
+            channel = self._transport.open_channel("direct-tcpip", target, origin, timeout=_PROBE_SECONDS)
+            return cast(ByteStream, channel)
         except paramiko.ChannelException as error:
             raise NobodyListens(f"nothing listens on the host's port {port}") from error
         except (paramiko.SSHException, EOFError, OSError) as error:

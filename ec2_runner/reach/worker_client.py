@@ -14,7 +14,7 @@ _UPDATE_SECONDS = 60  # for a worker of another release to be replaced
 _RESTART_SECONDS = 30
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """A connected byte stream: a socket, or a channel of SSH."""
 
     def settimeout(self, value: float | None) -> None: ...
@@ -28,7 +28,7 @@ class StreamBroken(HostError):
 
 
 def submit(
-    stream: Stream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
+    stream: ByteStream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
 ) -> Iterator[Outcome]:
     """Send jobs to a worker and yield its outcomes as they come; closes the stream.
 
@@ -70,7 +70,7 @@ def _refusal(status: int, body: bytes) -> HostError:
 class _Connection(http.client.HTTPConnection):
     """HTTP over a stream that stands already, each step of it within the deadline."""
 
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         super().__init__("localhost")
         self.sock = _Socket(stream, deadline)
 
@@ -78,7 +78,7 @@ class _Connection(http.client.HTTPConnection):
 class _Socket:
     """What http.client uses of a socket."""
 
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
 
     def sendall(self, data: bytes) -> None:
@@ -93,7 +93,7 @@ class _Socket:
 
 
 class _Raw(io.RawIOBase):
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
 
     def readable(self) -> bool:

@@ -36,7 +36,7 @@ class StackState:
     outputs: dict[str, str]
 
 
-class Stack:
+class CloudFormationStack:
     """The stack `name`, through a CloudFormation client. `say` gets a line for each thing that happens."""
 
     def __init__(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ec2_runner.reach.fleet import Fleet
-from ec2_runner.stack.cloudformation import Stack, StackState
+from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import Architecture, Bundle, architecture_of
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have a
 
 
 @dataclass(frozen=True)
-class Options:
+class DeployOptions:
     """What the user asks for; None leaves an existing stack as it is."""
 
     stack: str
@@ -69,7 +69,7 @@ class Plan:
         return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
 
 
-def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
+def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
     """Look at what is there, and see what is to be done; UsageError when that cannot be."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
@@ -103,7 +103,7 @@ def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
 def carry_out(
     plan: Plan,
     aws: Aws,
-    stack: Stack,
+    stack: CloudFormationStack,
     fleet: Fleet,
     build: Callable[[Architecture], Bundle],
     display: Display,
@@ -137,7 +137,7 @@ def carry_out(
             display.say(f"ended the host {host.id}: the next one has the new type")
 
 
-def _bucket(options: Options, aws: Aws, before: StackState | None) -> tuple[str, bool]:
+def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tuple[str, bool]:
     """The bucket, and whether the stack makes it. One that an earlier stack left is used again."""
     named = options.bucket or options.existing_bucket
     if before:
@@ -155,7 +155,7 @@ def _bucket(options: Options, aws: Aws, before: StackState | None) -> tuple[str,
     return bucket, not exists
 
 
-def _notify(plan: Plan, s3: "S3Client", stack: Stack) -> None:
+def _notify(plan: Plan, s3: "S3Client", stack: CloudFormationStack) -> None:
     state = stack.read()
     assert state is not None  # just made, or planned for
     add_notifications(s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"])

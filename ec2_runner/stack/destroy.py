@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from ec2_runner.reach.fleet import Fleet
-from ec2_runner.stack.cloudformation import Stack, StackState
+from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import remove_notifications
 from ec2_runner.stack.upload import has_bucket
@@ -20,14 +20,16 @@ _LOOK_SECONDS = 2.0
 _HOST_SECONDS, _HOST_LOOK_SECONDS = 600.0, 5.0
 
 
-def bucket_of(stack: Stack, aws: Aws) -> str | None:
+def bucket_of(stack: CloudFormationStack, aws: Aws) -> str | None:
     """Return the bucket of a stack, also of one that is gone; None where there is none."""
     state = stack.read()
     bucket = state.parameters["BucketName"] if state else _default_bucket(stack, aws)
     return bucket if has_bucket(aws, bucket) else None
 
 
-def destroy(stack: Stack, aws: Aws, fleet: Fleet, everything: bool, display: Display) -> None:
+def destroy_stack(
+    stack: CloudFormationStack, aws: Aws, fleet: Fleet, everything: bool, display: Display
+) -> None:
     """Take a stack down. Inbox and outbox stay in their bucket, unless `everything` goes. Safe to repeat."""
     state, bucket = stack.read(), bucket_of(stack, aws)
     if state:
@@ -70,7 +72,7 @@ def end_hosts(
         sleep(_HOST_LOOK_SECONDS)
 
 
-def _default_bucket(stack: Stack, aws: Aws) -> str:
+def _default_bucket(stack: CloudFormationStack, aws: Aws) -> str:
     return StackNames(stack.name).bucket(aws.account, aws.region)
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import StackError, UsageError
 from pipeline.verdict import RELEASE
 
 Architecture = Literal["x86_64", "arm64"]
-Run = Callable[[Sequence[str], Path], None]  # a command, in a folder; StackError when it fails
+_Run = Callable[[Sequence[str], Path], None]  # a command, in a folder; StackError when it fails
 
 MANIFEST = "manifest.sha256"
 _PYTHON = "3.12"  # of the hosts
@@ -50,7 +50,7 @@ def architecture_of(instance_type: str) -> Architecture:
     return "arm64" if re.match(r"[a-z]+\d+g", instance_type) else "x86_64"
 
 
-def run(command: Sequence[str], folder: Path) -> None:
+def run_command(command: Sequence[str], folder: Path) -> None:
     """Run a command to its end; StackError with the end of what it said when it fails."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(_EPOCH)}
     try:
@@ -72,7 +72,7 @@ def run(command: Sequence[str], folder: Path) -> None:
         raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` said: {last}")
 
 
-def build(root: Path, architecture: Architecture, run: Run = run) -> Bundle:
+def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bundle:
     """Build the release of a checkout, in its `build/`."""
     folder = root / "build" / "release"
     for stale in (folder, root / "build" / "lib"):  # setuptools would pack modules that are gone by now

@@ -7,21 +7,21 @@ from queue import SimpleQueue
 from threading import Lock, Semaphore
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def unordered(
-    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], limit: int
-) -> Iterator[Result]:
+    pool: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], limit: int
+) -> Iterator[_Result]:
     """The results, as they finish; at most `limit` items are taken before their results are.
 
     What has not begun is dropped when nobody asks on.
     """
-    running: set[Future[Result]] = set()
-    finished: SimpleQueue[Future[Result]] = SimpleQueue()
+    running: set[Future[_Result]] = set()
+    finished: SimpleQueue[Future[_Result]] = SimpleQueue()
 
-    def next_result() -> Result:
+    def next_result() -> _Result:
         future = finished.get()
         running.remove(future)
         return future.result()

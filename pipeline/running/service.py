@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import CxrError
 from pipeline.ports import Host
-from pipeline.records import HostStatus, Job, Outcome, Result
+from pipeline.records import HostStatus, Job, JobResult, Outcome
 from pipeline.verdict import ModelRef, Release
 
-State = Literal["ready", "busy", "stopping"]
+WorkerState = Literal["ready", "busy", "stopping"]
 End = Literal["told", "update", "idle"]  # why a worker ends
 _RATE = timedelta(minutes=1)
-_JUDGED: tuple[Result, ...] = ("classified", "rejected", "failed")  # what counts as work done
+_JUDGED: tuple[JobResult, ...] = ("classified", "rejected", "failed")  # what counts as work done
 
 
 class JobsRefused(CxrError):
@@ -33,7 +33,7 @@ class WorkerStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    state: State
+    state: WorkerState
     since: datetime  # when the state last changed
     release: Release
     model: ModelRef
@@ -41,7 +41,7 @@ class WorkerStatus(BaseModel):
     at: datetime
     last_job_at: datetime | None
     active: int  # jobs taken and not yet answered
-    results: dict[Result, int]  # since it started
+    results: dict[JobResult, int]  # since it started
     jobs_a_minute: int
     last_error: str | None  # a sentence, never a key
     last_error_at: datetime | None
@@ -74,7 +74,7 @@ class Service:
         self._changed = threading.Condition()
         self._end: End | None = None
         self._active = 0
-        self._results: Counter[Result] = Counter()
+        self._results: Counter[JobResult] = Counter()
         self._recent: deque[datetime] = deque(maxlen=10_000)
         self._last_error: str | None = None
         self._last_error_at: datetime | None = None
@@ -142,7 +142,7 @@ class Service:
                 last_error_at=self._last_error_at,
             )
 
-    def _state(self) -> State:
+    def _state(self) -> WorkerState:
         return "stopping" if self._end else "busy" if self._active else "ready"
 
     @contextmanager

@@ -13,7 +13,7 @@ _PIXEL_DATA, _LAST_ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0"  # tags of DI
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of a TIFF's strips and tiles
 _SHORT, _LONG = 3, 4
 
-Identity = tuple[int, int]  # device and inode
+FileId = tuple[int, int]  # device and inode
 
 
 def looks_whole(file: BinaryIO, size: int) -> bool:
@@ -38,7 +38,7 @@ def looks_whole(file: BinaryIO, size: int) -> bool:
     return any(head) or any(file.read(_HEAD))
 
 
-def still_written(files: Iterable[Identity]) -> set[Identity]:
+def still_written(files: Iterable[FileId]) -> set[FileId]:
     """Return which of these files a process has open for writing, as far as this one may know: on Linux."""
     wanted, found = set(files), set()
     for process in Path("/proc").glob("[0-9]*/fd") if wanted else ():

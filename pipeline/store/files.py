@@ -165,7 +165,7 @@ def state(root: str, parts: Sequence[str]) -> os.stat_result | None:
 
 
 @contextmanager
-def opened(root: str, parts: Sequence[str]) -> Iterator[BinaryIO | None]:
+def open_beneath(root: str, parts: Sequence[str]) -> Iterator[BinaryIO | None]:
     """A regular file opened for reading, without following a link; None when there is none such."""
     descriptor = _descriptor(root, parts)
     if descriptor is None:

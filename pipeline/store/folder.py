@@ -38,7 +38,7 @@ from pipeline.store.files import (
     Place,
     at,
     beneath,
-    opened,
+    open_beneath,
     remove,
     rename,
     same,
@@ -48,7 +48,7 @@ from pipeline.store.files import (
 )
 from pipeline.store.walk import keys
 
-PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
+PRIVATE_FOLDER = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
 _LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
 _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
@@ -76,19 +76,19 @@ class FolderStore:
         self._lock_mode = 0o600
         if writable:
             self._make_folders()
-            self._lock_mode |= shared((self.root / PRIVATE).stat()) & 0o060
+            self._lock_mode |= shared((self.root / PRIVATE_FOLDER).stat()) & 0o060
             self._sweep()
 
     def _make_folders(self) -> None:
         """Make what is missing, for this user alone; a root that its group shares is shared further."""
-        for name in (*self._folders, PRIVATE, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+        for name in (*self._folders, PRIVATE_FOLDER, f"{PRIVATE_FOLDER}/tmp", f"{PRIVATE_FOLDER}/locks"):
             path = self.root / name
             try:
                 self.root.mkdir(0o700, parents=True, exist_ok=True)
                 path.mkdir(0o700 | shared(self.root.stat()), exist_ok=True)
                 if path.is_symlink():
                     raise UsageError(f"{path} is a link; name the folder that it leads to as --root")
-                if name.startswith(PRIVATE):
+                if name.startswith(PRIVATE_FOLDER):
                     with suppress(PermissionError):  # another user's, of an earlier release
                         path.chmod(path.stat().st_mode & (0o2700 | shared(path.stat())))
             except OSError as error:
@@ -189,7 +189,7 @@ class FolderStore:
     @contextmanager
     def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:
         """The place of a finished temporary file, and the one where it is to stand, on the same disk."""
-        name = [PRIVATE, "tmp", uuid.uuid4().hex]
+        name = [PRIVATE_FOLDER, "tmp", uuid.uuid4().hex]
         with beneath(self._root, parts, make=True) as place, beneath(self._root, name, make=True) as new:
             try:
                 write_new(new, data, place)
@@ -243,13 +243,13 @@ class FolderStore:
         if parts is None:
             yield None
             return
-        with opened(self._root, parts) as file:
+        with open_beneath(self._root, parts) as file:
             yield file
 
     def _parts(self, key: str) -> Sequence[str] | None:
         """The folders and the name of a key; None for a key that is none."""
         parts = key.split("/")
-        if parts[0] == PRIVATE or not key.startswith(self._folders):
+        if parts[0] == PRIVATE_FOLDER or not key.startswith(self._folders):
             return None
         if "\0" in key or any(part in ("", ".", "..") for part in parts):
             return None
@@ -261,7 +261,7 @@ class FolderStore:
 
     def _lock(self, key: str) -> FileLock:
         stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
-        path = self.root / PRIVATE / "locks" / f"{stripe}.lock"
+        path = self.root / PRIVATE_FOLDER / "locks" / f"{stripe}.lock"
         return FileLock(path, timeout=60, mode=self._lock_mode, is_singleton=False)
 
     def _cached(self, state: os.stat_result) -> str | None:
@@ -278,7 +278,7 @@ class FolderStore:
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written an hour ago or more."""
-        for path in (self.root / PRIVATE / "tmp").iterdir():
+        for path in (self.root / PRIVATE_FOLDER / "tmp").iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CxrError, StoreError, place_of
-from pipeline.store.arrival import Identity, looks_whole, still_written
-from pipeline.store.files import opened, state
+from pipeline.store.arrival import FileId, looks_whole, still_written
+from pipeline.store.files import open_beneath, state
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Hints:
     def settle(self) -> None:
         """Say what has come to rest since the last call, and what is to be said again."""
         with self._guard:
-            now, doubtful = time.monotonic(), dict[str, Identity]()
+            now, doubtful = time.monotonic(), dict[str, FileId]()
             for key, rest in list(self._restless.items()):
                 if now - rest.since < min(self.settle_seconds, _RETRY_SECONDS):
                     continue
@@ -144,7 +144,7 @@ class Hints:
             return _EMPTY_SECONDS
         if not self._is_readable(key):
             return _UNREADABLE_SECONDS
-        with suppress(StoreError), opened(str(self._root), key.split("/")) as file:
+        with suppress(StoreError), open_beneath(str(self._root), key.split("/")) as file:
             if file and looks_whole(file, size):
                 return 0
         return _CUT_SECONDS

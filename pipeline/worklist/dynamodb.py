@@ -18,7 +18,7 @@ from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
 from pipeline.records import Row, SourceState
-from pipeline.worklist.rows import FROM_VERDICT, row_from, stored, text
+from pipeline.worklist.rows import FROM_VERDICT, row_from, stored_value, text
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -73,7 +73,7 @@ class DynamoIndex:
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
         said = {name: value for name, value in values.items() if value is not None}
         unsaid = [name for name in FROM_VERDICT if name not in said]
         seen = {"since": said["started_at"]}

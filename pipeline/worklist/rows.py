@@ -22,7 +22,7 @@ def text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
-def stored(value: object) -> object:
+def stored_value(value: object) -> object:
     """A field of a row as text, number or nothing."""
     if isinstance(value, tuple):
         return " ".join(value)

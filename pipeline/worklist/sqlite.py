@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.names import INBOX, UNUSABLE
 from pipeline.records import Row, SourceState
 from pipeline.worklist.database import Database
-from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
+from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored_value, text
 
 # `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
 # its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
@@ -96,7 +96,7 @@ class SqliteIndex:
 
     def record(self, row: Row) -> None:
         """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
         newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
         with self._file.writing() as database:
             _upsert(
@@ -153,7 +153,7 @@ class SqliteIndex:
 
     def put(self, row: Row) -> None:
         """Set a whole row, as it is elsewhere; see `pipeline.worklist.mirror`."""
-        values = {name: stored(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
+        values = {name: stored_value(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
         with self._file.writing() as database:
             _upsert(database, row.key, {**values, "change": _next_change(database)})
 

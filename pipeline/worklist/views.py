@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, get_args
 
-from pipeline.records import Row, State
+from pipeline.records import Row, RowState
 from pipeline.worklist.rows import text
 from pipeline.worklist.sqlite import SqliteIndex, folded
 
-Order = Literal["newest", "triage"]
-STATES: tuple[State, ...] = get_args(State)
+SortOrder = Literal["newest", "triage"]
+STATES: tuple[RowState, ...] = get_args(RowState)
 _AGAIN = ("waiting+", "working+")  # what was pneumonia, and is looked at again
-_ORDERS: dict[Order, tuple[tuple[str, ...], ...]] = {  # groups of shelves
+_ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
     "newest": ((*STATES, *_AGAIN),),
     "triage": (
         ("pneumonia", *_AGAIN),
@@ -39,9 +39,9 @@ _Found = tuple[str, int]  # when, and the row's number: its place in a group
 class View:
     """What somebody looks at. No states are all of them; a search looks into the names, for every word."""
 
-    states: frozenset[State] = frozenset()
+    states: frozenset[RowState] = frozenset()
     search: str = ""
-    order: Order = "newest"
+    order: SortOrder = "newest"
 
     @property
     def words(self) -> list[str]:
@@ -52,7 +52,7 @@ class View:
         """The same without regard to the state."""
         return replace(self, states=frozenset())
 
-    def in_order(self, order: Order) -> "View":
+    def in_order(self, order: SortOrder) -> "View":
         """The same in another order."""
         return replace(self, order=order)
 
@@ -132,16 +132,16 @@ class Worklist:
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
         counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'"))
         return {state: counted.get(state, 0) for state in STATES}
 
-    def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[State, int]]]:
+    def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[RowState, int]]]:
         """The last `count` hours, to the one of `until`: when each began, and what got its verdict in it."""
         last = until.replace(minute=0, second=0, microsecond=0)
         hours = [last - timedelta(hours=back) for back in reversed(range(count))]
-        found: dict[str, dict[State, int]] = {text(hour)[:13]: {} for hour in hours}
+        found: dict[str, dict[RowState, int]] = {text(hour)[:13]: {} for hour in hours}
         query = "SELECT hour, state, count FROM tally WHERE hour BETWEEN ? AND ? AND count > 0"
         for hour, state, number in self._index.select(query, min(found), max(found)):
             if state not in ("waiting", "working"):

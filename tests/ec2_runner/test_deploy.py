@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
 from ec2_runner.stack.upload import CURRENT
@@ -56,7 +56,7 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     def refuse(*_: object) -> None:
         raise StackError("the stack did not take it")
 
-    monkeypatch.setattr(Stack, "apply", refuse)
+    monkeypatch.setattr(CloudFormationStack, "apply", refuse)
     with pytest.raises(StackError):
         cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
     assert cloud.text(CURRENT) == "2\n"

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from pipeline.errors import StackError
 
 URL = "https://artifacts.s3.us-east-1.amazonaws.com/template.yaml"
@@ -24,7 +24,7 @@ class Played:
         self.stub = Stubber(client)
         self.lines: list[str] = []
         self.clock = 0.0
-        self.stack = Stack("cxr", client, self.lines.append, self.sleep, lambda: self.clock)
+        self.stack = CloudFormationStack("cxr", client, self.lines.append, self.sleep, lambda: self.clock)
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds

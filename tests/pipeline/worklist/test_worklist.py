@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import STATES, Cursor, Order, Page, View, Worklist
+from pipeline.worklist.views import STATES, Cursor, Page, SortOrder, View, Worklist
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 RANKS = {"pneumonia": 0, "normal": 2}  # in triage; all else is between
@@ -197,7 +197,7 @@ ROWS = st.lists(
     st.integers(1, 7),
 )
 def test_the_pages_are_the_whole_view_in_both_directions(
-    rows: list[tuple[str, int, int]], states: frozenset[str], search: str, order: Order, limit: int
+    rows: list[tuple[str, int, int]], states: frozenset[str], search: str, order: SortOrder, limit: int
 ) -> None:
     with TemporaryDirectory() as folder:
         index = SqliteIndex(Path(folder) / "index.sqlite")
