@@ -1,4 +1,4 @@
-"""On a schedule: queue what has no verdict, whatever became of its notification."""
+"""Queue the objects that have no verdict, on a schedule, in case a notification was lost."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipeline.reconcile import reconcile_inbox
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Compare the inbox with the worklist; returns what was found."""
+    """Compare the inbox with the worklist; return the figures of the comparison."""
     with telemetry.invocation(context):
         ports = wiring.ports()
         if ports.queue is None:

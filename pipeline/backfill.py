@@ -1,9 +1,9 @@
-"""An archive judged at once: the Judge of every day, fed with a listing instead of events.
+"""Judge a whole archive at once: the same Judge as in daily use, fed with a listing instead of events.
 
-The outbox is not listed: a listing has the names of verdicts, and not of which bytes they are. The Judge asks
-for each verdict, one request an image, and where that is current and the source's listing has its ETag (a
-bucket's does), for nothing else. So memory is bounded whatever the archive holds, and to go on after a break
-is to begin again.
+The outbox is not listed, because a listing names verdicts without saying which bytes they belong to. Instead
+the Judge reads each verdict, one request per image. Where the verdict is current and the source's listing has
+ETags (as a bucket's does), nothing else is read. So memory is bounded whatever the size of the archive, and
+to resume after a break is to start again.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _GIVE_UP = "It could not be judged because of an internal error. See the log, an
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an image, in a few bytes: a worker far away sends it home."""
+    """Summarise the result of one image in a few bytes, to be sent home by a remote worker."""
 
     key: str
     result: JobResult
@@ -40,7 +40,7 @@ class Done:
 
     @classmethod
     def of(cls, outcome: Outcome, verdict: Verdict | None) -> "Done":
-        """Of an outcome, and the verdict that stands now."""
+        """Build from an outcome and the verdict that stands now."""
         finding, reason = (verdict.finding, verdict.reason) if verdict else (None, None)
         return cls(
             outcome.key,
@@ -54,21 +54,21 @@ class Done:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it has no verdict, or one that says `failed`: the same command tries it again."""
+        """Return whether the image has no verdict, or a `failed` one; the same command tries it again."""
         return self.result in ("failed", "given_up")
 
 
 class Backfill:
-    """Judges what a listing names, side by side."""
+    """Judge the images of a listing, several at a time."""
 
     def __init__(self, judge: Judge, threads: int, pauses: tuple[float, ...] = PAUSES) -> None:
         self._judge, self._threads, self._pauses = judge, threads, pauses
         self._stopping = Event()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        """One answer for each job, as they finish; no image ends it.
+        """Yield one answer for each job, in the order in which they finish; no image ends the run.
 
-        What is at work when nobody asks on is broken off, as if it had not been begun.
+        When the caller stops iterating, jobs at work are abandoned as if they had not begun.
         """
         with ThreadPoolExecutor(self._threads, thread_name_prefix="cxr-backfill") as pool:
             try:
@@ -79,7 +79,7 @@ class Backfill:
                 raise
 
     def close(self) -> None:
-        """End the engine."""
+        """Close the engine."""
         self._judge.engine.close()
 
     def _settle(self, job: Job) -> Done:
@@ -97,7 +97,7 @@ class Backfill:
 
 
 class Tally:
-    """What became of all of them."""
+    """Count the results of a backfill."""
 
     def __init__(self) -> None:
         self.results: Counter[JobResult] = Counter()
@@ -108,7 +108,7 @@ class Tally:
         self._lost = 0  # in a row
 
     def add(self, done: Done) -> None:
-        """Count one; StoreError when so many in a row were lost that the store must be away."""
+        """Count one result; raise StoreError after so many lost in a row that the store must be away."""
         self.results[done.result] += 1
         if done.label:
             self.labels[done.label] += 1
@@ -125,15 +125,15 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How many images were looked at."""
+        """Return how many images were looked at."""
         return self.results.total()
 
     @property
     def judged(self) -> int:
-        """How many were judged now."""
+        """Return how many images were judged in this run."""
         return self.results["classified"] + self.results["rejected"]
 
     @property
     def bad(self) -> int:
-        """How many are to be tried again."""
+        """Return how many images have to be tried again."""
         return self.results["failed"] + self.results["given_up"]

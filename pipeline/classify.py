@@ -1,4 +1,4 @@
-"""Files and objects of buckets, without inbox and outbox: `cxr classify`."""
+"""Classify files and objects of buckets, without inbox and outbox: `cxr classify`."""
 
 import hashlib
 import sys
@@ -37,11 +37,11 @@ def verdicts(
     show: Callable[[Verdict, bytes], None] | None = None,
     open_store: OpenStore | None = None,
 ) -> Iterator[Verdict]:
-    """The verdicts of files, of all files under folders, of what lies under `s3://bucket/prefix`, and of
-    standard input (`-`), in order; memory is bounded.
+    """Yield the verdicts of files, folders, objects under `s3://bucket/prefix` and standard input (`-`).
 
-    `show` is called with each classified verdict and its preview, in one of the threads; `open_store` opens a
-    bucket. UsageError for a name that is not there. The engine is closed when nobody asks on.
+    They come in order, and memory is bounded. Of a folder, all files under it are judged. `show` is called
+    with each classified verdict and its preview, in one of the threads; `open_store` opens a bucket. Raises
+    UsageError for a name that does not exist. The engine is closed when the caller stops iterating.
     """
     with ThreadPoolExecutor(_FETCHING * threads) as pool:
         readers = _readers(names, open_store)
@@ -60,7 +60,7 @@ def verdicts(
 
 
 def line(verdict: Verdict) -> str:
-    """A verdict for a person's eyes."""
+    """Format a verdict as one line for a person."""
     key = for_terminal(verdict.source.key)
     if verdict.finding:
         doubt = (doubt_of(verdict.warnings) or "").replace("_", " ")
@@ -87,7 +87,7 @@ def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Rea
 
 
 def _is(look: Callable[[], bool]) -> bool:
-    """Return what a look at a file says; where that is refused it is true, and reading says why."""
+    """Return the answer of a file system check; true where it is refused, so that reading says why."""
     try:
         return look()
     except OSError:

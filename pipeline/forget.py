@@ -1,4 +1,4 @@
-"""Erasing an X-ray: every version of it, its verdict, its previews, its row."""
+"""Erase an X-ray: every version of it, its verdict, its previews and its row."""
 
 import time
 
@@ -11,16 +11,16 @@ _TRIES = 5  # times so many looks, before it is given up
 
 
 def is_known(key: str, store: FullStore, index: Index) -> bool:
-    """Return whether there is anything to be erased of an inbox key."""
+    """Return whether there is anything to erase for an inbox key."""
     return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
 
 
 def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
-    """Erase an inbox key and all that came of it; whether there was anything.
+    """Erase an inbox key and everything made from it; return whether there was anything.
 
-    The X-ray goes first, so that nothing new is begun. What a job at work writes meanwhile is erased, too,
-    until nothing was written for `quiet` seconds. StoreError when that does not end; UsageError for a folder,
-    of which a store would erase all.
+    The X-ray goes first, so that no new work begins. Objects that a running job still writes are erased too,
+    until nothing was written for `quiet` seconds. Raises StoreError when that does not end, and UsageError
+    for a folder, whose whole content a store would erase.
     """
     if key.endswith("/"):
         raise UsageError("name one X-ray, not a folder")
@@ -46,5 +46,5 @@ def _erase(key: str, store: FullStore, index: Index) -> bool:
 
 
 def _places(key: str) -> tuple[str, str, str]:
-    """Return where the X-ray, its verdict and its previews stand."""
+    """Return the keys of the X-ray, its verdict and its previews."""
     return key, verdict_key(key), preview_prefix(key)

@@ -1,4 +1,4 @@
-"""The names of the objects: where the verdict and the preview of an inbox key stand."""
+"""Name the objects: where the verdict and the preview of an inbox key stand."""
 
 import fnmatch
 import hashlib
@@ -47,21 +47,21 @@ MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too,
 
 
 def verdict_key(inbox_key: str) -> str:
-    """Return where the verdict of an inbox key stands: under a hash when the plain name cannot be used."""
+    """Return the key of the verdict of an inbox key: under a hash where the plain name cannot be used."""
     if name_problem(inbox_key):
         return f"{UNUSABLE}{_digest(inbox_key)}.json"
     return f"{OUTBOX}{inbox_key.removeprefix(INBOX)}.json"
 
 
 def inbox_key(verdict_key: str) -> str:
-    """Return the inbox key of a verdict; not of one under `UNUSABLE`, whose name is a hash."""
+    """Return the inbox key of a verdict that is not under `UNUSABLE`, whose names are hashes."""
     return INBOX + verdict_key.removeprefix(OUTBOX).removesuffix(".json")
 
 
 def has_place(key: str, inbox_key: str) -> bool:
     """Return whether the verdict of `inbox_key` belongs at the outbox key `key`.
 
-    A name that is not Unicode stands in its verdict as `printable` wrote it, and cannot be held against it.
+    A name that is not Unicode appears in its verdict as `printable` wrote it, so its place cannot be checked.
     """
     if not inbox_key.startswith(INBOX):
         return False
@@ -69,7 +69,7 @@ def has_place(key: str, inbox_key: str) -> bool:
 
 
 def preview_key(inbox_key: str, etag: str) -> str:
-    """Return where the preview of one version of an inbox object stands: its name says of which bytes."""
+    """Return the key of the preview of one version of an inbox object; its name holds the ETag."""
     return f"{preview_prefix(inbox_key)}{etag}.jpg"
 
 
@@ -97,9 +97,9 @@ def name_problem(inbox_key: str) -> str | None:
 
 
 def is_unfinished(inbox_key: str) -> bool:
-    """Return whether a name is of no finished file of a person's: hidden, half written, a system's or trash.
+    """Return whether a name belongs to a hidden, unfinished, system or deleted file.
 
-    Such a file is not judged, but where a person names it.
+    Such a file is judged only where a person names it.
     """
     *folders, name = inbox_key.removeprefix(INBOX).lower().split("/")
     return (
@@ -114,22 +114,22 @@ def _ending(part: str) -> str:
 
 
 def is_verdict(key: str) -> bool:
-    """Return whether a key is that of a verdict."""
+    """Return whether a key is the key of a verdict."""
     return key.startswith(OUTBOX) and key.endswith(".json")
 
 
 def printable(key: str) -> str:
-    """Return a key as text that every encoder takes: bytes that are no UTF-8 become escapes."""
+    """Return a key as text that every encoder accepts: bytes that are not UTF-8 become escapes."""
     return key.encode("utf-8", "backslashreplace").decode()
 
 
 def for_terminal(text: str) -> str:
-    """Return a name, or a sentence with one, fit to be printed: what would act on a terminal is escaped."""
+    """Return a name, or a sentence with one, safe to print: control characters of terminals are escaped."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def key_hash(key: str, secret: str) -> str:
-    """Return what logs show for a key, which may be a patient's name: a keyed hash that nobody can guess."""
+    """Return the keyed hash that logs show for a key, which may be a patient's name; nobody can guess it."""
     return hmac.new(secret.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 
 

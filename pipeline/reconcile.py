@@ -1,7 +1,7 @@
-"""The net under the notifications: what lies in the inbox without its verdict is queued again.
+"""Catch lost notifications: queue the X-rays in the inbox that have no verdict.
 
-It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts of which
-the worklist does not know as the outbox has them.
+It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts for
+which the worklist differs from the outbox.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,9 +19,7 @@ MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was found: how many objects were queued, how many have no verdict of their bytes yet, and for
-    how many seconds the oldest of these has lain there.
-    """
+    """Count the objects queued, and those without a verdict of their bytes, with the age of the oldest."""
 
     queued: int
     waiting: int
@@ -37,12 +35,12 @@ def reconcile_inbox(
     failed: bool = False,
     ignores: Callable[[str], bool] = is_unfinished,
 ) -> Reconciled:
-    """Queue what has no finished verdict of its bytes, and correct the worklist: its rows, by the outbox, and
-    which sources it says are there.
+    """Queue the objects that have no finished verdict of their bytes, and correct the worklist.
 
-    What is younger than `minimum_age`, or was taken up since then, is left alone; so are verdicts that say
-    `failed`, unless `failed`: they would be tried for ever. Keys that `ignores` accepts are not to be judged.
-    Raises StoreError. Needs memory for a line of each row.
+    Its rows are corrected by the outbox, and its sources by the inbox. Objects younger than `minimum_age`, or
+    taken up since then, are left alone. So are verdicts that say `failed`, unless `failed` is set: otherwise
+    they would be tried for ever. Keys that `ignores` accepts are not judged. Raises StoreError. Needs memory
+    for a line of each row.
     """
     look = _Look(store, index, now, minimum_age, failed, ignores)
     queue.send(look.due(), now)
@@ -52,7 +50,7 @@ def reconcile_inbox(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The part of a worklist row that matters here."""
+    """Hold the part of a worklist row that matters here."""
 
     etag: str | None  # that of the verdict
     is_failed: bool
@@ -67,7 +65,7 @@ class _Known:
 
 
 class _Look:
-    """One look at the whole inbox."""
+    """Compare the whole inbox once."""
 
     def __init__(
         self,
@@ -91,7 +89,7 @@ class _Look:
         self.oldest_seconds = 0.0
 
     def _compare(self, seen: dict[str, Row]) -> None:
-        """Have the rows say what the outbox says, which is listed after them."""
+        """Bring the rows in line with the outbox, which is listed after them."""
         for job in self._store.names(OUTBOX):
             if is_verdict(job.key):
                 row = seen.pop(job.key, None)
@@ -101,7 +99,7 @@ class _Look:
             self._record(key, row)
 
     def _record(self, verdict_key: str, before: Row | None) -> None:
-        """Bring one row up to date; where its verdict cannot be read, it counts as none."""
+        """Bring one row up to date; an unreadable verdict counts as missing."""
         try:
             row = record_verdict(verdict_key, self._store, self._index)
         except IndexNotReady:
@@ -117,7 +115,7 @@ class _Look:
             self._rows[now.key] = _Known.of(now if row else replace(now, status=None))
 
     def due(self) -> Iterator[str]:
-        """The keys to be queued, while the inbox is listed."""
+        """Yield the keys to be queued, while the inbox is listed."""
         for info in self._store.list(INBOX):
             known = self._rows.pop(printable(info.key), None)
             if info.key.endswith("/") or self._ignores(info.key):
@@ -129,7 +127,7 @@ class _Look:
                 yield info.key
 
     def mark_gone(self) -> None:
-        """After `due`: of the rows whose key was not listed, say that the source is gone."""
+        """Mark the sources of rows whose key was not listed as gone; call it after `due`."""
         for key, known in self._rows.items():
             if (known.is_present or known.waiting_since) and mark_source(key, self._store, self._index):
                 self._index.settle(key, known.waiting_since or self._now)

@@ -1,4 +1,4 @@
-"""The records that the ports give and take."""
+"""Define the records that the ports take and return."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +16,7 @@ HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
 
 @dataclass(frozen=True)
 class Job:
-    """Look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
+    """Ask to look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
 
     key: str
     etag: str | None = None  # as a listing had it: saves asking for it where that object has its verdict
@@ -24,9 +24,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Say what became of a job. `failed` is worth another try; `gone` means that there is no such object now;
-    `waiting` that no host could be asked, and that the queue brings the job again; `given_up` that its
-    verdict says `failed`.
+    """Report the result of a job.
+
+    `failed` is worth another try; `gone` means that the object no longer exists; `waiting` that no host was
+    ready, and that the queue brings the job again; `given_up` that its verdict says `failed`.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object of the store, as S3 describes it."""
+    """Describe an object of the store, as S3 does."""
 
     key: str
     etag: str
@@ -56,7 +57,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Describe an image file, whatever becomes of it."""
+    """Describe an image file, whether or not it is judged."""
 
     media_type: str
     width: int
@@ -77,7 +78,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """How the host is. No key is in its sentences."""
+    """Describe the state of the host; no sentence holds a key."""
 
     state: HostState
     since: datetime | None = None  # when it got into that state, where that is known
@@ -92,7 +93,7 @@ class HostStatus:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """How much is still to be done."""
+    """Describe how much work is left."""
 
     depth: int | None  # jobs not done yet, those at work among them; None: unknown
     oldest: datetime | None = None  # when the job that waits longest was first asked for, where that is known
@@ -101,7 +102,7 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Operations:
-    """Host and queue as they were at a moment."""
+    """Describe host and queue at one moment."""
 
     host: HostStatus
     queue: QueueStatus
@@ -110,7 +111,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the worklist: what the index knows of one inbox key."""
+    """Hold a line of the worklist: everything that the index knows about one inbox key."""
 
     key: str
     status: Status | None = None  # None: no verdict yet
@@ -135,7 +136,7 @@ class Row:
 
     @property
     def state(self) -> RowState:
-        """The row in one word: one that waits for a newer verdict waits, whatever the last one said."""
+        """Return the row's state in one word; waiting for a newer verdict overrides the last one."""
         if self.waiting_since:
             return "working" if self.at_work else "waiting"
         return self.label or (self.status if self.status and self.status != "classified" else "unknown")

@@ -1,4 +1,4 @@
-"""Reads the settings: from the command line, from `CXR_...` variables, from `cxr.toml`; nowhere else."""
+"""Read the settings: from the command line, from `CXR_...` variables, from `cxr.toml`; nowhere else."""
 
 import difflib
 import os
@@ -68,7 +68,7 @@ class _Group(BaseModel, defer_build=True):
 
 
 class GeneralSettings(_Group):
-    """Say where the X-rays are, and what is logged."""
+    """Set where the X-rays are, and what is logged."""
 
     root: UserPath = Field(Path("data"), description="folder with `inbox/`, `outbox/` and the worklist")
     bucket: str | None = Field(
@@ -248,13 +248,13 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Name the sources, the one that counts most first: options, environment, file."""
+        """Return the sources, the strongest first: options, environment, file."""
         path = config_file()
         return init_settings, env_settings, *([_File(settings_cls, path)] if path else [])
 
 
 class _File(TomlConfigSettingsSource):
-    """Read the settings of a TOML file out of their sections; UsageError names what is wrong in it."""
+    """Read the settings of a TOML file by section; raise UsageError with what is wrong in it."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         import tomllib
@@ -282,7 +282,7 @@ class _File(TomlConfigSettingsSource):
 
 
 def config_file() -> Path | None:
-    """Return the file of the settings: `CXR_CONFIG`, or `cxr.toml` of the current folder if it is there."""
+    """Return the settings file: `CXR_CONFIG`, or `cxr.toml` of the current folder if it exists."""
     named = os.environ.get(_NAMES_FILE)
     path = _at_home(Path(named or FILE))
     try:
@@ -296,7 +296,7 @@ def config_file() -> Path | None:
 
 
 def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of all sections by key; UsageError for a section or a key that is not known."""
+    """Return the values of all sections by key; raise UsageError for an unknown section or key."""
     values: dict[str, Any] = {}
     for name, value in content.items():
         if name in SECTIONS and not isinstance(value, dict):
@@ -338,7 +338,7 @@ _RETIRED = {"CXR_STORE": "s3", "CXR_INDEX": "dynamodb"}
 
 
 def _check_names() -> None:
-    """Raise UsageError for a variable that looks like a setting and is none: it would change nothing."""
+    """Raise UsageError for a variable that looks like a setting but is none: it would have no effect."""
     for name in sorted(os.environ):
         if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS | _RETIRED.keys():
             continue
@@ -348,7 +348,7 @@ def _check_names() -> None:
 
 
 def _check_retired(settings: Settings) -> None:
-    """Raise UsageError where a variable of an earlier release asks for what would not happen."""
+    """Raise UsageError where a variable of an earlier release asks for something that would not happen."""
     for name, of_bucket in _RETIRED.items():
         value = os.environ.get(name)
         if not value or (value == of_bucket) == (settings.bucket is not None):
@@ -358,7 +358,7 @@ def _check_retired(settings: Settings) -> None:
 
 
 def load_settings(**changes: object) -> Settings:
-    """Return the settings, with changes from the command line; UsageError names a wrong one."""
+    """Return the settings, with changes from the command line; raise UsageError that names a wrong one."""
     _check_names()
     given = {name: value for name, value in changes.items() if value is not None}
     try:

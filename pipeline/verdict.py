@@ -1,4 +1,4 @@
-"""The verdict: one JSON object for every object of the inbox."""
+"""Define the verdict: one JSON object for every object of the inbox."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ DOUBTS: tuple[Warning, ...] = (
 
 
 def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
-    """Return the first of the warnings with which the network does not decide.
+    """Return the first of the warnings with which the network makes no call.
 
-    The probability means nothing then: the verdict keeps it, and nothing shows it.
+    The probability is then meaningless: the verdict keeps it, and nothing shows it.
     """
     return next((warning for warning in warnings if warning in DOUBTS), None)
 
@@ -68,7 +68,7 @@ LARGEST_GRID = 64  # cells of a side; ours has 9
 
 
 def _possible(moment: datetime) -> datetime:
-    """Refuse a year that no clock of ours shows: in another zone it may be no date at all."""
+    """Refuse a year that no clock of ours shows: in another time zone it may not be a date at all."""
     if not 1970 <= moment.year < 9000:
         raise ValueError("no time at which something was judged")
     return moment
@@ -78,15 +78,16 @@ Moment = Annotated[AwareDatetime, AfterValidator(_possible)]
 
 
 class Part(BaseModel):
-    """Unknown fields are an error where we write, and ignored where
-    we read: two releases meet in a rolling deploy.
+    """Serve as the base of all parts: unknown fields are an error on writing and ignored on reading.
+
+    Two releases meet in a rolling deploy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Part):
-    """The inbox object that was judged."""
+    """Identify the inbox object that was judged."""
 
     bucket: str
     key: str
@@ -103,20 +104,20 @@ class Source(Part):
 
 
 class Thresholds(Part):
-    """A probability under the first is `normal`, above the second `pneumonia`, between them `uncertain`."""
+    """Set the labels: `normal` below the first, `pneumonia` above the second, `uncertain` between them."""
 
     normal_below: _Probability
     pneumonia_above: _Probability
 
     def label(self, probability: float) -> Label:
-        """The label of a calibrated probability."""
+        """Return the label of a calibrated probability."""
         if probability < self.normal_below:
             return "normal"
         return "pneumonia" if probability > self.pneumonia_above else "uncertain"
 
 
 class Typicality(Part):
-    """How unlike the training images this one is."""
+    """Measure how far this image is from the training images."""
 
     score: float
     atypical_above: float = Field(description="beyond it the label is `uncertain`, whatever the probability")
@@ -124,12 +125,12 @@ class Typicality(Part):
 
     @property
     def is_atypical(self) -> bool:
-        """Whether the network should not be asked for a confident label."""
+        """Return whether the network should not be asked for a confident label."""
         return self.score > self.atypical_above
 
 
 class Population(Part):
-    """How likely this X-ray is of another population than the children that the network learned from."""
+    """Estimate how likely this X-ray is of another population than the children of the training images."""
 
     other: _Probability
     doubted_above: _Probability = Field(
@@ -143,10 +144,9 @@ class Population(Part):
 
 
 class ActivationMap(Part):
-    """The class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
+    """Hold the class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
 
-    The mean of the grid is the logit that the network gave, before calibration. It is no localisation of
-    disease.
+    The mean of the grid is the network's logit before calibration. The map does not locate disease.
     """
 
     grid: list[list[float]] = Field(description="rows from top to bottom, each from left to right")
@@ -163,7 +163,7 @@ class ActivationMap(Part):
 
 
 class Finding(Part):
-    """What the network says of a chest X-ray."""
+    """Hold the network's finding for a chest X-ray."""
 
     label: Label
     probability: _Probability = Field(description="calibrated P(pneumonia)")
@@ -175,14 +175,14 @@ class Finding(Part):
 
 
 class Reason(Part):
-    """Why there is no finding, and what to do about it."""
+    """Explain why there is no finding, and what to do about it."""
 
     code: ReasonCode
     message: str
 
 
 class ModelRef(Part):
-    """Exactly which network judged."""
+    """Identify the exact network that judged."""
 
     name: str
     version: str
@@ -191,14 +191,14 @@ class ModelRef(Part):
 
 
 class Release(Part):
-    """What wrote the verdict. The number orders releases: a verdict of a higher one is never undone."""
+    """Identify the software that wrote the verdict; a verdict of a higher number is never undone."""
 
     number: _Count = RELEASE
     version: str = VERSION
 
 
 class TimingMs(Part):
-    """Where the time went, in milliseconds."""
+    """Record where the time went, in milliseconds."""
 
     fetch: float = 0
     decode: float = 0
@@ -207,7 +207,7 @@ class TimingMs(Part):
 
 
 class Verdict(Part):
-    """The one answer for one object of the inbox."""
+    """State the one answer for one object of the inbox."""
 
     schema_: Literal["cxr-inbox/verdict/1"] = Field(default=SCHEMA, alias="schema")
     status: Status
@@ -234,8 +234,9 @@ class Verdict(Part):
         return self
 
     def is_current(self, etag: str, release: int, network: str | None = None) -> bool:
-        """Whether an object of this ETag needs no work of this release; nor of the network with this sha256,
-        where one is named.
+        """Return whether an object with this ETag needs no work from this release.
+
+        Where `network` names a sha256, the verdict must also be by that network.
         """
         if self.status == "failed" or self.source.etag != etag or self.release.number < release:
             return False
@@ -243,19 +244,19 @@ class Verdict(Part):
         return network is None or is_later or (self.model is not None and self.model.sha256 == network)
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON, as it stands in the outbox."""
+        """Return the verdict as UTF-8 JSON, as it stands in the outbox."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
 
     def to_json_line(self) -> str:
-        """The same JSON on one line."""
+        """Return the same JSON on one line."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, data: bytes) -> Verdict:
-        """Read a verdict, also one of a later release; ValueError when it is none, or says what cannot be.
+        """Read a verdict, also one of a later release; raise ValueError for anything else.
 
-        What this release does not know is left out: fields, warnings, and a reason's code (its sentence
-        stays).
+        Fields, warnings and reason codes that this release does not know are left out; a reason keeps its
+        message. Impossible values raise ValueError, too.
         """
         try:
             content = json.loads(data)
@@ -266,7 +267,7 @@ class Verdict(Part):
 
 
 def _known(content: Any) -> Any:
-    """Without the words of the closed lists that this release does not know; each warning once."""
+    """Remove words of the closed lists that this release does not know, and repeated warnings."""
     if isinstance(content, dict):
         if isinstance(content.get("warnings"), list):
             said = {word for word in content["warnings"] if isinstance(word, str)}
@@ -278,5 +279,5 @@ def _known(content: Any) -> Any:
 
 
 def json_schema() -> dict[str, object]:
-    """The verdict's JSON Schema (draft 2020-12), for the documentation and for other programs."""
+    """Return the verdict's JSON Schema (draft 2020-12), for the documentation and for other programs."""
     return Verdict.model_json_schema(by_alias=True, mode="serialization")

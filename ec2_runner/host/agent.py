@@ -1,4 +1,4 @@
-"""What a worker does for its machine: serves, says how it is, and ends when it should."""
+"""Attend to a worker on its machine: serve it, publish its state, and end it in time."""
 
 import json
 import logging
@@ -26,14 +26,17 @@ _DRAIN_SECONDS = 5.0  # for the jobs at work when it is told to end; a batch tak
 
 
 class Publisher:
-    """Writes what a host says of itself to its own place in the bucket."""
+    """Write a host's own state to its place in the bucket."""
 
     def __init__(self, store: Store, host_id: str) -> None:
         self._store, self._place = store, place_of_host(host_id)
         self._etags: dict[str, str | None] = {}
 
     def publish(self, name: str, content: dict[str, object]) -> bool:
-        """Replace an object; whether the bucket took it. If not, that is logged, and worth another try."""
+        """Replace an object; return whether the bucket accepted it.
+
+        A failure is logged, and worth another try.
+        """
         key = self._place + name
         try:
             if key not in self._etags:
@@ -60,8 +63,8 @@ def serve(
 ) -> None:
     """Serve a worker on the loopback until it is closed or told to end, and let it finish its jobs.
 
-    With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
-    is taken. `token` is the secret that callers have to know, see `ec2_runner.host.caller`.
+    With `idle` it closes after so long without a job, and then calls `power_off`. Raises UsageError when the
+    port is taken. `token` is the secret that callers have to know, see `ec2_runner.host.caller`.
     """
     server = HttpServer(create_app(service, token), port)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,7 +89,7 @@ def serve(
 def _attend(
     service: Service, publisher: Publisher | None, identity: Identity | None, idle: timedelta | None
 ) -> None:
-    """Until the service is closed: say how it is, at each change and every so often; end it if it idles."""
+    """Publish the service's state, at each change and at intervals, until it is closed, or idle."""
     said, due = "", 0.0
     closed = False
     while True:
@@ -104,5 +107,5 @@ def _attend(
 
 
 def power_off() -> None:
-    """Switch this machine off; EC2 then has it `stopped`."""
+    """Power this machine off; EC2 then shows it as `stopped`."""
     subprocess.run(["systemctl", "poweroff"], check=True, timeout=30)

@@ -1,4 +1,4 @@
-"""An HTTP server in a thread of its own, by waitress, that can be ended in order."""
+"""Run an HTTP server in a thread of its own, by waitress, that can be shut down cleanly."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ _FLUSH_SECONDS = 5.0
 
 
 class HttpServer:
-    """Serves an application on the loopback from now on; UsageError when the port is taken."""
+    """Serve an application on the loopback from now on; raise UsageError when the port is taken."""
 
     def __init__(self, app: Flask, port: int) -> None:
         self._channels: dict[int, wasyncore.dispatcher] = {}
@@ -28,7 +28,7 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the answers that are ready go out, then close everything; again is fine."""
+        """Send the answers that are ready, then close everything; may be called again."""
         if not self._thread.is_alive():
             return
         until = time.monotonic() + _FLUSH_SECONDS

@@ -1,8 +1,8 @@
-"""The worker's face: HTTP on the loopback of its machine, reached through SSH.
+"""Serve the worker's HTTP interface on the loopback of its machine, reached through SSH.
 
 `POST /jobs` takes `{"release": 2, "jobs": ["inbox/a.jpeg", ...]}` and streams one line of JSON for each job,
-as they finish. 409 says: of another release; 503: stopping; 401: not from one who may ask
-(`ec2_runner.host.caller`). `GET /healthz` and `GET /metrics` answer everybody on the machine.
+in the order in which they finish. 409 means another release, 503 stopping, 401 a caller who may not ask
+(`ec2_runner.host.caller`). `GET /healthz` and `GET /metrics` answer every program on the machine.
 """
 
 import json
@@ -37,7 +37,7 @@ Key = Annotated[InstanceOf[str], AfterValidator(_of_inbox)]  # also a name that 
 
 
 class _Asked(BaseModel, strict=True):
-    """The body of a request for jobs."""
+    """Validate the body of a request for jobs."""
 
     release: int = Field(ge=0)
     jobs: list[Key] = Field(max_length=_MOST_JOBS)
@@ -88,7 +88,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
 
 
 def _json(body: bytes) -> object:
-    """Return what a body says; None when it is no JSON. Not by pydantic: to it, a name has to be Unicode."""
+    """Return the parsed body; None if it is not JSON. Pydantic's parser rejects names that are not UTF-8."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -100,15 +100,17 @@ def _refused(reason: str, message: str, code: int) -> ResponseReturnValue:
 
 
 def _problem(error: ValidationError) -> str:
-    """Say what is wrong with a body, without a word of what it holds."""
+    """Say what is wrong with a body, without quoting it."""
     names = [name for name in error.errors()[0]["loc"] if isinstance(name, str)]
     what = f"`{names[0]}` is wrong" if names else "it is no JSON object"
     return f'{what}: send {{"release": NUMBER, "jobs": ["inbox/NAME", ...]}}, at most {_MOST_JOBS} jobs'
 
 
 def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
-    """Lines that follow one another within a moment go out together: through SSH, a packet costs more than
-    the line in it. What a crash takes along with them is judged already, and found so.
+    """Yield the outcomes as lines; those of one moment go out together.
+
+    Through SSH, a packet costs more than the line in it. Lines lost in a crash belong to images that are
+    judged already, and are found so.
     """
     ready, due = b"", 0.0
     try:
@@ -127,7 +129,7 @@ def _line(outcome: Outcome) -> bytes:
 
 
 def _exposition(service: Service) -> str:
-    """Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
+    """Return the metrics in Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
     status = service.status()
     lines = [
         "# HELP cxr_jobs_total Jobs answered since the start, by result.",

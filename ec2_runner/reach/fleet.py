@@ -1,4 +1,4 @@
-"""The one EC2 instance that judges: found, started, launched, replaced. Never waits for any of it.
+"""Manage the one EC2 instance that judges: find, start, launch and replace it, without waiting.
 
 States: docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 """
@@ -52,7 +52,7 @@ _NO_ROOM = {
 
 @dataclass(frozen=True)
 class Instance:
-    """What EC2 says of an instance."""
+    """Describe an instance as EC2 does."""
 
     id: str
     state: InstanceState
@@ -64,14 +64,14 @@ class Instance:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a generation is launched."""
+    """Say where a generation is launched."""
 
     subnet: str
     instance_type: str
 
 
 class Fleet:
-    """The host of one stack, through a boto3 EC2 client and the lease."""
+    """Manage the host of one stack, through a boto3 EC2 client and the lease."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Fleet:
         self.lease, self._ec2, self._stack, self._placements, self._now = lease, ec2, stack, placements, now
 
     def host(self) -> Instance:
-        """The running host; HostNotReady says what is being done where there is none."""
+        """Return the running host; raise HostNotReady, with what is being done, where there is none."""
         holding = self._holding()
         instance = self._of(holding) or self._adopted(holding) or self._launched(holding)
         if instance.state == "running":
@@ -99,11 +99,14 @@ class Fleet:
         raise HostNotReady(f"the host is {instance.state}", _SOON)
 
     def seen(self) -> Instance | None:
-        """The host in whatever state, gone too; None where there is none. Changes nothing."""
+        """Return the host in whatever state, even gone; None where there is none. Changes nothing."""
         return self._of(self.lease.read())
 
     def unreachable(self, instance: Instance) -> None:
-        """Note that a running host could not be reached; HostNotReady when it stays so, and is replaced."""
+        """Note that a running host could not be reached.
+
+        If it stays so for too long, the host is replaced and HostNotReady raised.
+        """
         holding, now = self.lease.read(), self._now()
         if holding.instance_id != instance.id:
             return
@@ -115,12 +118,12 @@ class Fleet:
             self._replace(instance, holding)
 
     def reached(self, instance: Instance) -> None:
-        """Forget that it could not be reached."""
+        """Forget that the host could not be reached."""
         if self.lease.read().unreachable_since:
             self.lease.clear_unreachable(instance.id)
 
     def instances(self, shutting_down: bool = False) -> list[Instance]:
-        """Return the instances that are not gone, oldest first; on demand those that shut down, too."""
+        """Return the instances that are not gone, oldest first; on request also those shutting down."""
         states = [*_ALIVE, *(["shutting-down"] if shutting_down else [])]
         found = _ask(
             self._ec2.describe_instances,
@@ -148,7 +151,7 @@ class Fleet:
         return holding
 
     def _of(self, holding: Holding) -> Instance | None:
-        """The instance that holds the lease; gone ones too."""
+        """Return the instance that holds the lease, even if it is gone."""
         if holding.instance_id is None:
             return None
         try:
@@ -166,14 +169,14 @@ class Fleet:
         return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
 
     def _adopted(self, holding: Holding) -> Instance | None:
-        """An instance of ours that the lease does not know: a launch whose handler died before it said so."""
+        """Return an instance that the lease does not know: its handler died between launch and lease."""
         found = [one for one in self.instances() if not self._has_reverted(one)]  # one may be protected
         if not found or not self.lease.hold(holding.generation, found[-1].id, self._now()):
             return None
         return found[-1]
 
     def _launched(self, holding: Holding) -> Instance:
-        """A new instance, in the first place that has room."""
+        """Launch an instance in the first place that has room, and return it."""
         generation, now = holding.generation, self._now()
         for _ in self._placements:
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
@@ -227,7 +230,7 @@ class Fleet:
             raise HostNotReady(str(error)) from error
 
     def _has_reverted(self, instance: Instance) -> bool:
-        """Return whether EC2 took an accepted start back: no capacity, or a key it may not use."""
+        """Return whether EC2 reverted an accepted start: no capacity, or a key that it may not use."""
         if instance.state != "stopped":
             return False
         if instance.reason:

@@ -1,4 +1,4 @@
-"""Keeps an eye on a stack for the page, which reads what was seen last and never waits for AWS."""
+"""Watch a stack for the page, which reads the last known state and never waits for AWS."""
 
 import logging
 import threading
@@ -31,7 +31,7 @@ _SILENT = "The host is running but does not report its status: `cxr status` show
 
 
 class StackMonitor:
-    """How a stack's host and queue are, see `ports.Monitor`: as `run` saw them last."""
+    """Report the state of a stack's host and queue as `run` saw it last; implements `ports.Monitor`."""
 
     def __init__(self, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._observer, self._now = observer, now
@@ -39,11 +39,14 @@ class StackMonitor:
         self._seen = Operations(*unknown, now())
 
     def look(self) -> Operations:
-        """How they were at the last step."""
+        """Return their state at the last step."""
         return self._seen
 
     def step(self) -> bool:
-        """Look anew. What cannot be read becomes unknown, with the reason; whether all could be read."""
+        """Look anew; return whether everything could be read.
+
+        A part that cannot be read becomes unknown, with the reason.
+        """
         now = self._now()
         host, queue = self._host(now), self._queue(now)
         before, self._seen = self._seen, Operations(host, queue, now)
@@ -78,7 +81,7 @@ class StackMonitor:
 
 
 def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) -> HostStatus:
-    """How the host is, by what EC2 says of its instance and by what its worker said last."""
+    """Return the host's state, from EC2's description of its instance and its worker's last report."""
     launched = datetime.fromtimestamp(instance.launched_at, UTC) if instance.launched_at else None
     if said and launched and said.at < launched:
         said = None  # in its life before
@@ -94,11 +97,11 @@ def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) ->
 
 
 def _in_work(said: WorkerStatus | None) -> bool:
-    """Whether a worker's last word was not its good-bye: an update installs, and starts it anew."""
+    """Return whether a worker's last report says that it runs; one that stops for an update comes back."""
     return said is not None and said.state != "stopping"
 
 
 def _why(error: Exception) -> str:
-    """As a sentence, without a key."""
+    """Return an error as a sentence without a key."""
     said = str(error) if isinstance(error, CxrError) else place_of(error)
     return f"{said[:1].upper()}{said[1:]}."

@@ -1,7 +1,7 @@
-"""The bill's second guard: stops a host that idles or hangs, ends one that nobody owns, never a busy one.
+"""Guard the bill: stop a host that is idle or hangs, end one that nobody owns, never touch a busy one.
 
-The first guard is the host itself, which powers itself off. A host is stopped only when two looks, some
-minutes apart, found it without work.
+This is the second guard; the first is the host, which powers itself off. A host is stopped only when two
+looks, some minutes apart, found it without work.
 """
 
 import logging
@@ -27,7 +27,7 @@ _LIMIT = 100_000  # bytes of a status
 
 
 class Spoken(BaseModel):
-    """What the reaper reads of a host's `status.json`."""
+    """Hold the part of a host's `status.json` that the reaper reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -37,7 +37,7 @@ class Spoken(BaseModel):
 
 
 class Reaper:
-    """Looks after the instances of one stack."""
+    """Look after the instances of one stack."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Reaper:
         self._idle_seconds = idle_seconds + _MARGIN_SECONDS
 
     def reap(self) -> dict[str, Deed]:
-        """Look once at every instance; what was done, by instance id."""
+        """Look once at every instance; return the actions taken, by instance id."""
         deeds: dict[str, Deed] = {}
         holding = self._fleet.lease.read()
         for instance in self._fleet.instances():
@@ -68,7 +68,7 @@ class Reaper:
         return deeds
 
     def _is_useless(self, instance: Instance, suspect_since: float) -> bool:
-        """Whether the host had no work now, nor at a look some minutes ago."""
+        """Return whether the host had no work now, nor at a look some minutes ago."""
         if not self._looks_idle(instance):
             if suspect_since:
                 self._fleet.lease.clear_suspect(instance.id)

@@ -1,4 +1,4 @@
-"""A host that is another machine: jobs go to its worker through SSH."""
+"""Reach a host on another machine: jobs go to its worker through SSH."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,18 @@ _SOON = 10.0
 
 
 class RemoteHost:
-    """The host at the end of a route; its connection is kept from batch to batch."""
+    """Judge jobs on the host at the end of a route; the connection is kept from batch to batch."""
 
     def __init__(self, route: Route, port: int, release: Release, token: str | None = None) -> None:
-        """`port` is that of the worker, on the loopback of its machine; `token` its secret, if it has one."""
+        """Use the worker's `port` on the loopback of its machine, and its secret `token`, if it has one."""
         self._route, self._port, self._release, self._token = route, port, release, token
         self._connection: Connection | None = None
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish.
+        """Yield one outcome for each job, in the order in which they finish.
 
-        When the worker breaks off, what it had not answered is tried one by one: of a batch with one image
-        that ends the worker, that one fails alone.
+        When the worker breaks off, the unanswered jobs are tried one by one: if one image of a batch ends the
+        worker, only that one fails.
         """
         deadline = time.monotonic() + _BATCH_SECONDS
         left = {job.key: job for job in jobs}
@@ -44,7 +44,7 @@ class RemoteHost:
             yield from self._one_by_one(left.values(), deadline)
 
     def abandon(self) -> None:
-        """Break off what is at work, by ending the connection."""
+        """Abort work in progress, by ending the connection."""
         self.close()
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class RemoteHost:
                 yield Outcome(job.key, "failed", str(error))
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
-        """Like `submit`; StreamBroken also when it ends without having answered all."""
+        """Do the same as `submit`; raise StreamBroken also when it ends without having answered all jobs."""
         unanswered, stream = len(jobs), self._stream(deadline)
         for outcome in submit(stream, jobs, self._release.number, deadline, self._token):
             unanswered -= 1
@@ -72,7 +72,7 @@ class RemoteHost:
             raise StreamBroken("the worker did not answer every job")
 
     def _wait_for_worker(self, deadline: float) -> None:
-        """Until it listens again; HostNotReady when it does not in time."""
+        """Wait until the worker listens again; raise HostNotReady when it does not in time."""
         until = min(deadline, time.monotonic() + _RESTART_SECONDS)
         while self._connection and time.monotonic() + _LOOK_SECONDS < until:
             try:
@@ -92,7 +92,7 @@ class RemoteHost:
                 time.sleep(_LOOK_SECONDS)
 
     def _stream(self, deadline: float) -> ByteStream:
-        """A stream to the worker, through the connection of before where that still lives.
+        """Return a stream to the worker, through the previous connection where that is still alive.
 
         Where nobody listens at its end any more, the route is asked: it looks again, and reports the host.
         """

@@ -1,6 +1,6 @@
-"""SSH, by Paramiko: a connection to a host whose key is known beforehand, and streams to its loopback.
+"""Speak SSH, by Paramiko: to a host whose key is known beforehand, with streams to its loopback.
 
-Nothing is sent, not even who asks, before the host has proved that it holds the pinned key.
+Nothing is sent, not even the user's name, before the host has proved that it holds the pinned key.
 """
 
 import io
@@ -20,19 +20,19 @@ _KEEPALIVE_SECONDS = 15
 
 
 class ConnectFailed(HostError):
-    """The host could not be reached, or does not let us in."""
+    """Report that the host could not be reached, or does not let us in."""
 
 
 class WrongHostKey(HostError):
-    """Something answers that is not the host: somebody must look."""
+    """Report an answer from something that is not the host; a person must look."""
 
 
 class NobodyListens(HostError):
-    """The host is reached, and its worker does not run."""
+    """Report that the host was reached, but its worker does not run."""
 
 
 class Pipe(Protocol):
-    """What SSH can run over: a socket, or a tunnel that behaves like one."""
+    """Carry SSH: a socket, or a tunnel that behaves like one."""
 
     def settimeout(self, value: float | None) -> None: ...
     def send(self, data: bytes) -> int: ...
@@ -41,14 +41,15 @@ class Pipe(Protocol):
 
 
 class Connection:
-    """An open connection; streams through it cost a millisecond."""
+    """Hold an open connection; a stream through it costs a millisecond."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
 
     def open(self, port: int) -> ByteStream:
-        """A stream to a port of the host's loopback; ConnectFailed when the connection is dead,
-        NobodyListens when only the port is.
+        """Return a stream to a port of the host's loopback.
+
+        Raises ConnectFailed when the connection is dead, NobodyListens when only the port is.
         """
         try:
             target, origin = ("127.0.0.1", port), ("127.0.0.1", 0)
@@ -61,7 +62,7 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it was, as far as this end knows."""
+        """Return whether the connection is alive, as far as this end knows."""
         return bool(self._transport.is_active())
 
     def close(self) -> None:
@@ -70,10 +71,11 @@ class Connection:
 
 
 def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, deadline: float) -> Connection:
-    """Speak SSH over `pipe`, let the host prove that it has `host_key` (`ssh-ed25519 AAAA...`), and log in
-    with the first of the keys that it takes. Closes the pipe on failure.
+    """Open an SSH connection over `pipe`, and return it.
 
-    `deadline` is on the monotonic clock. WrongHostKey or ConnectFailed.
+    The host has to prove that it holds `host_key` (`ssh-ed25519 AAAA...`); then the first of the keys that it
+    accepts logs in. `deadline` is on the monotonic clock. Raises WrongHostKey or ConnectFailed; the pipe is
+    then closed.
     """
     kind, pinned = host_key.split()[:2]
     transport = None
@@ -98,7 +100,7 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
 
 
 def fresh_key() -> tuple[paramiko.PKey, str]:
-    """A new ed25519 key pair that exists in memory alone, and its public half as one line."""
+    """Return a new ed25519 key pair that exists in memory alone, and its public half as one line."""
     private = Ed25519PrivateKey.generate()
     text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     key = paramiko.Ed25519Key.from_private_key(io.StringIO(text))
@@ -106,7 +108,7 @@ def fresh_key() -> tuple[paramiko.PKey, str]:
 
 
 def own_keys(path: Path | None) -> list[paramiko.PKey]:
-    """The key of a file, or those of the SSH agent; UsageError when there is none."""
+    """Return the key of a file, or those of the SSH agent; raise UsageError when there is none."""
     try:
         keys = [paramiko.PKey.from_path(path)] if path else list(paramiko.Agent().get_keys())
     except (OSError, ValueError, paramiko.SSHException) as error:
@@ -117,7 +119,7 @@ def own_keys(path: Path | None) -> list[paramiko.PKey]:
 
 
 def dial(address: str, port: int, deadline: float) -> socket.socket:
-    """A TCP connection; ConnectFailed when nobody is there."""
+    """Open a TCP connection; raise ConnectFailed when there is no answer."""
     try:
         pipe = socket.create_connection((address, port), timeout=remaining(deadline))
         pipe.setsockopt(

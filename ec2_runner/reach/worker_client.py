@@ -1,4 +1,4 @@
-"""The other end of `ec2_runner.host.server`: jobs into a byte stream, outcomes out of it."""
+"""Send jobs to a worker over a byte stream and receive outcomes, as `ec2_runner.host.server` expects."""
 
 import http.client
 import io
@@ -15,7 +15,7 @@ _RESTART_SECONDS = 30
 
 
 class ByteStream(Protocol):
-    """A connected byte stream: a socket, or a channel of SSH."""
+    """Carry bytes both ways: a socket, or a channel of SSH."""
 
     def settimeout(self, value: float | None) -> None: ...
     def sendall(self, data: bytes) -> None: ...
@@ -24,16 +24,16 @@ class ByteStream(Protocol):
 
 
 class StreamBroken(HostError):
-    """The worker's end fell silent, or broke off, before every job was answered."""
+    """Report that the worker's end fell silent, or broke off, before every job was answered."""
 
 
 def submit(
     stream: ByteStream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
 ) -> Iterator[Outcome]:
-    """Send jobs to a worker and yield its outcomes as they come; closes the stream.
+    """Send jobs to a worker and yield its outcomes as they come; the stream is closed at the end.
 
-    `deadline` is on the monotonic clock, `token` the worker's secret if it has one. HostNotReady when the
-    worker takes none, StreamBroken when it did not answer all of them.
+    `deadline` is on the monotonic clock; `token` is the worker's secret, if it has one. Raises HostNotReady
+    when the worker takes no jobs, StreamBroken when it did not answer all of them.
     """
     connection = _Connection(stream, deadline)
     try:
@@ -68,7 +68,7 @@ def _refusal(status: int, body: bytes) -> HostError:
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over a stream that stands already, each step of it within the deadline."""
+    """Speak HTTP over an open stream, with each step within the deadline."""
 
     def __init__(self, stream: ByteStream, deadline: float) -> None:
         super().__init__("localhost")
@@ -76,7 +76,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Socket:
-    """What http.client uses of a socket."""
+    """Provide the part of a socket that http.client uses."""
 
     def __init__(self, stream: ByteStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
@@ -89,7 +89,7 @@ class _Socket:
         return io.BufferedReader(_Raw(self._stream, self._deadline))
 
     def close(self) -> None:
-        """Not yet: http.client closes its socket while it still reads from the file made of it."""
+        """Do nothing yet: http.client closes its socket while it still reads from the file made of it."""
 
 
 class _Raw(io.RawIOBase):
@@ -107,7 +107,7 @@ class _Raw(io.RawIOBase):
 
 
 def remaining(deadline: float) -> float:
-    """Seconds until a time on the monotonic clock; TimeoutError when it is over."""
+    """Return the seconds until a time on the monotonic clock; raise TimeoutError when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("the deadline is over")

@@ -1,4 +1,4 @@
-"""A CloudFormation stack: made, changed by change sets, deleted; each waits to the end.
+"""Create, update and delete a CloudFormation stack by change sets, and wait for each to end.
 
 docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-changesets.html
 """
@@ -28,7 +28,7 @@ _UNCHANGED = ("didn't contain changes", "No updates are to be performed")  # AWS
 
 @dataclass(frozen=True)
 class StackState:
-    """What CloudFormation says of a stack."""
+    """Describe a stack as CloudFormation does."""
 
     id: str
     status: str
@@ -37,7 +37,7 @@ class StackState:
 
 
 class CloudFormationStack:
-    """The stack `name`, through a CloudFormation client. `say` gets a line for each thing that happens."""
+    """Manage the stack `name`, through a CloudFormation client; `say` gets a line for each event."""
 
     def __init__(
         self,
@@ -50,13 +50,14 @@ class CloudFormationStack:
         self.name, self._client, self._say, self._sleep, self._now = name, client, say, sleep, now
 
     def read(self) -> StackState | None:
-        """The stack as it is, or None where there is none."""
+        """Return the stack as it is, or None where there is none."""
         state = self._described(self.name)
         return None if state is None or state.status in (_NEVER_MADE, "DELETE_COMPLETE") else state
 
     def ready(self) -> StackState | None:
-        """The stack when nothing is at work on it any more; None where there is none, or one whose creation
-        failed, which is deleted.
+        """Return the stack once no operation runs on it any more; None where there is none.
+
+        A stack whose creation failed is deleted first.
         """
         state = self.read()
         if state and state.status.endswith("_IN_PROGRESS"):
@@ -76,7 +77,7 @@ class CloudFormationStack:
         return state
 
     def apply(self, template_url: str, changes: Mapping[str, str]) -> StackState:
-        """Make or update the stack; parameters that are not in `changes` keep their values."""
+        """Create or update the stack; parameters that are not in `changes` keep their values."""
         before = self.ready()
         change_set = f"cxr-{int(self._now() * 1000)}"
         self._client.create_change_set(
@@ -100,7 +101,7 @@ class CloudFormationStack:
         return state
 
     def delete(self) -> None:
-        """Delete the stack and wait until it is gone; StackError says what is in the way."""
+        """Delete the stack and wait until it is gone; raise StackError with the reason if it stays."""
         state = self.read()
         if state is None:
             return
@@ -148,7 +149,7 @@ class CloudFormationStack:
             )
 
     def _settled(self, stack: str, seen: set[str] | None = None) -> StackState | None:
-        """Wait until nothing is at work on a stack, and say its events that were not seen yet."""
+        """Wait until no operation runs on a stack, and report its new events."""
         seen = self._events_of(stack) if seen is None else seen
         for _ in self._until_deadline():
             state = self._described(stack)
@@ -180,7 +181,7 @@ class CloudFormationStack:
         return {event["EventId"] for event in self._new_events(stack, set())}
 
     def _new_events(self, stack: str, seen: set[str]) -> "list[StackEventTypeDef]":
-        """Return them, the oldest first."""
+        """Return the events that were not seen yet, oldest first."""
         found: list[StackEventTypeDef] = []
         pages = self._client.get_paginator("describe_stack_events").paginate(StackName=stack)
         try:
@@ -196,7 +197,7 @@ class CloudFormationStack:
         return found[::-1]
 
     def _first_failure(self, stack: str, seen: set[str]) -> str:
-        """What failed first; the others were cancelled for it."""
+        """Return the first failure; the later ones were cancelled because of it."""
         for event in self._new_events(stack, seen):
             if event["ResourceStatus"].endswith("_FAILED"):
                 return f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"

@@ -1,4 +1,4 @@
-"""Estimate what a stack costs: at rest, and for the images that it judges."""
+"""Estimate the cost of a stack: at rest, and for the images that it judges."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ PRICED = (
 
 @dataclass(frozen=True)
 class HostType:
-    """An EC2 instance type that a host may have."""
+    """Describe an EC2 instance type that a host may have."""
 
     hourly: float  # US dollars, Linux on demand: aws.amazon.com/ec2/pricing/on-demand
     substitutes: tuple[str, ...]  # launched, in this order, when there is no room for it
@@ -51,7 +51,7 @@ _BOOT_MINUTES = 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars."""
+    """Hold the costs, in US dollars."""
 
     at_rest: float  # a month, with no image: the host stopped, its disk kept
     images: float  # 1,000 images that come together: the host works, then waits for its idle minutes
@@ -59,7 +59,7 @@ class Cost:
     always_on: float  # a month, if images come so often that the host never stops
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the costs as lines for people."""
         return [
             f"at rest: about ${self.at_rest:.2f} a month",
             f"1,000 images that come together: about ${self.images:.2f},"
@@ -72,7 +72,7 @@ class Cost:
 def estimate(
     instance_type: str, idle_minutes: float = 20, megabytes: float = 1.0, images_a_second: float = 10.0
 ) -> Cost:
-    """The cost with hosts of that type and images of that size; UsageError for an unknown type."""
+    """Return the cost with hosts of that type and images of that size; raise UsageError if unknown."""
     if instance_type not in HOST_TYPES:
         raise UsageError(f"--instance-type {instance_type} is none of: {', '.join(HOST_TYPES)}")
     hourly = HOST_TYPES[instance_type].hourly

@@ -1,8 +1,8 @@
-"""Put a stack up, or bring it to the release of this checkout, so that no job is lost on the way.
+"""Create a stack, or bring it to the release of this checkout, without losing a job on the way.
 
 A new stack does not take jobs before its release is uploaded. An existing one gets the release first, then
-the functions that send its jobs: a host that still runs the old release refuses those, they wait in the
-queue, and it updates itself.
+the functions that send its jobs. A host that still runs the old release refuses those: they wait in the
+queue, and the host updates itself.
 """
 
 import re
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have a
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """What the user asks for; None leaves an existing stack as it is."""
+    """Hold the user's options; None leaves an existing stack as it is."""
 
     stack: str
     bucket: str | None = None  # to be made
@@ -53,7 +53,7 @@ class DeployOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """What deploying these options comes to."""
+    """Describe what deploying these options will do."""
 
     stack: str
     bucket: str
@@ -65,12 +65,12 @@ class Plan:
 
     @property
     def changes_type(self) -> bool:
-        """Whether hosts of another type may be there."""
+        """Return whether hosts of another type may exist."""
         return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
 
 
 def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
-    """Look at what is there, and see what is to be done; UsageError when that cannot be."""
+    """Look at the current state, and plan the changes; raise UsageError when the options do not fit it."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
     if options.bucket and options.existing_bucket:
@@ -108,7 +108,7 @@ def carry_out(
     build: Callable[[Architecture], Bundle],
     display: Display,
 ) -> None:
-    """Do what is planned. Safe to repeat, also after a failure in the middle."""
+    """Carry out the plan. Safe to repeat, also after a failure in the middle."""
     s3 = aws.client("s3")
     with display.at_work("building the release"):
         release = build(architecture_of(plan.instance_type))
@@ -138,7 +138,7 @@ def carry_out(
 
 
 def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tuple[str, bool]:
-    """The bucket, and whether the stack makes it. One that an earlier stack left is used again."""
+    """Return the bucket, and whether the stack creates it; one that an earlier stack left is used again."""
     named = options.bucket or options.existing_bucket
     if before:
         bucket = before.parameters["BucketName"]

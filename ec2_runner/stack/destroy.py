@@ -1,4 +1,4 @@
-"""Take a stack down: its hosts first, which hold its network, then the rest; X-rays only on demand."""
+"""Delete a stack: first its hosts, which hold its network, then the rest; X-rays only on request."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def bucket_of(stack: CloudFormationStack, aws: Aws) -> str | None:
 def destroy_stack(
     stack: CloudFormationStack, aws: Aws, fleet: Fleet, everything: bool, display: Display
 ) -> None:
-    """Take a stack down. Inbox and outbox stay in their bucket, unless `everything` goes. Safe to repeat."""
+    """Delete a stack; inbox and outbox stay in their bucket unless `everything` is set. Safe to repeat."""
     state, bucket = stack.read(), bucket_of(stack, aws)
     if state:
         _stop_work(state, aws)
@@ -58,9 +58,9 @@ def end_hosts(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
-    """End all hosts for good and wait until they are gone: they hold the stack's network.
+    """End all hosts for good and wait until they are gone, because they hold the stack's network.
 
-    Their jobs are delivered again. StackError when a host does not end within ten minutes.
+    Their jobs are delivered again. Raises StackError when a host does not end within ten minutes.
     """
     for host in fleet.instances():
         fleet.terminate(host)
@@ -77,7 +77,7 @@ def _default_bucket(stack: CloudFormationStack, aws: Aws) -> str:
 
 
 def _stop_work(state: StackState, aws: Aws) -> None:
-    """Have the queue wait, so that no handler launches another host meanwhile."""
+    """Stop the queue's deliveries, so that no handler launches another host meanwhile."""
     function = state.outputs.get("IngestFunctionName")
     if function is None:  # of a stack that was never finished
         return

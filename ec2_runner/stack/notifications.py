@@ -1,4 +1,4 @@
-"""The notifications of a bucket that other things use too: ours are added, and taken out, beside theirs."""
+"""Add our notifications to a bucket, and remove them, without touching those of its other users."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ _EVENTS: "list[EventType]" = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:Li
 
 
 def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> None:
-    """Have the bucket tell our two queues (their ARNs) what changes; StackError if others claim it."""
+    """Have the bucket report changes to our two queues (their ARNs); raise StackError if others do."""
     ours = [_entry(jobs, INBOX), _entry(verdicts, OUTBOX, ".json")]
     try:
         with translated("S3"):
@@ -34,12 +34,12 @@ def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> 
 
 
 def remove_notifications(s3: "S3Client", bucket: str, queues: set[str]) -> None:
-    """Take the notifications to our queues (their ARNs) out."""
+    """Remove the notifications to our queues (their ARNs)."""
     _replace(s3, bucket, queues, [])
 
 
 def _replace(s3: "S3Client", bucket: str, queues: set[str], ours: "list[QueueConfigurationTypeDef]") -> None:
-    """S3 knows only the whole configuration: what goes to other places is written back as it is."""
+    """Replace our part of the configuration, and write the rest back: S3 knows only the whole of it."""
     found = s3.get_bucket_notification_configuration(Bucket=bucket)
     before = cast("NotificationConfigurationTypeDef", {**found})
     before.pop("ResponseMetadata", None)  # type: ignore[typeddict-item]  # botocore's, not S3's

@@ -23,7 +23,7 @@ _TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 def report(
     state: StackState, region: str, store: S3Store, index: DynamoIndex, seen: Observer
 ) -> Iterator[str]:
-    """Yield the lines. They show names of files."""
+    """Yield the lines, which show names of files."""
     names, bucket = seen.names, store.bucket
     yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
@@ -69,7 +69,7 @@ def _host(seen: Observer, store: S3Store) -> Iterator[str]:
 
 
 def _last_verdicts(store: S3Store, index: DynamoIndex) -> Iterator[str]:
-    """Yield a line for each, the latest first, by the worklist's feed."""
+    """Yield a line for each of the last verdicts, the latest first, from the worklist's feed."""
     changes = index.latest_changes(datetime.now(UTC) + _CLOCKS_APART, _PAGE)
     rows = [change.row for change in islice(changes, _PAGE) if change.row and change.row.verdict_key]
     for row in rows[:_VERDICTS]:

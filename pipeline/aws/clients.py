@@ -1,4 +1,4 @@
-"""AWS clients: one session, one configuration, one client of each service."""
+"""Make the AWS clients: one session, one configuration, one client per service."""
 
 import threading
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -26,9 +26,9 @@ _CONNECTIONS = 64  # threads that may use a client at the same time
 
 
 class Aws:
-    """One AWS account and region, with the credentials of the environment.
+    """Hold one AWS account and region, with the credentials of the environment.
 
-    Nothing is asked of AWS before a client is used. Threads may share it.
+    No request is sent before a client is used. Threads may share it.
     """
 
     def __init__(self, region: str | None = None) -> None:
@@ -50,14 +50,14 @@ class Aws:
 
     @property
     def region(self) -> str:
-        """The region; UsageError where none is configured."""
+        """Return the region; raise UsageError where none is configured."""
         if not self._session.region_name:
             raise UsageError("no AWS region: name one with --region, set AWS_REGION, or run `aws configure`")
         return self._session.region_name
 
     @property
     def credentials(self) -> "Credentials":
-        """The credentials; UsageError where there are none."""
+        """Return the credentials; raise UsageError where there are none."""
         found = self._session.get_credentials()
         if found is None:
             raise UsageError("no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
@@ -65,7 +65,7 @@ class Aws:
 
     @property
     def account(self) -> str:
-        """The account's number; UsageError when AWS does not take the credentials."""
+        """Return the account's number; raise UsageError where AWS rejects the credentials."""
         if self._account is None:
             from botocore.exceptions import BotoCoreError, ClientError
 
@@ -97,7 +97,7 @@ class Aws:
     @overload
     def client(self, service: Literal["sts"]) -> "STSClient": ...
     def client(self, service: Any) -> Any:
-        """Return the client of a service, whose calls end within seconds, with an answer or without."""
+        """Return the client of a service; its calls end within seconds, with or without an answer."""
         from botocore.config import Config
 
         # S3: browsers have to post to the bucket's own region, signed as S3 has asked for since 2020.

@@ -1,4 +1,4 @@
-"""Turns AWS's errors into ours; the only module that does."""
+"""Translate AWS's errors into ours; no other module does."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +41,10 @@ _ADVICE = {  # the services have several words for the same
 
 
 class AwsRefused(StoreError):
-    """AWS answered, and refused; `code` is its word for why, `reason` its sentence, which may hold a key."""
+    """Report that AWS refused a request.
+
+    `code` is AWS's code for the reason; `reason` is its message, which may hold a key.
+    """
 
     def __init__(self, service: str, code: str, reason: str = "") -> None:
         advice = f" ({_ADVICE[code]})" if code in _ADVICE else ""
@@ -50,16 +53,16 @@ class AwsRefused(StoreError):
 
 
 def ask(service: str, call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:
-    """Call AWS once; see `translated`."""
+    """Call AWS once, with the errors of `translated`."""
     with translated(service):
         return call(*arguments, **request)
 
 
 @contextmanager
 def translated(service: str) -> Iterator[None]:
-    """Raise AwsRefused, or StoreError where there was no answer, for what goes wrong in a `with` block.
+    """Raise AwsRefused where AWS refuses a request in a `with` block, or StoreError where it does not answer.
 
-    `service` is what people call it. No message holds a key.
+    `service` is its name in messages to people. No message holds a key.
     """
     try:
         yield
@@ -76,7 +79,7 @@ def translated(service: str) -> Iterator[None]:
 
 @contextmanager
 def stack_errors() -> Iterator[None]:
-    """Raise StackError, with AWS's own sentence, where AWS refuses or does not answer in a `with` block."""
+    """Raise StackError, with AWS's own message, where AWS refuses or does not answer in a `with` block."""
     from boto3.exceptions import Boto3Error
 
     try:

@@ -1,4 +1,4 @@
-"""One program at a time on a folder."""
+"""Allow only one program at a time on a folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ Tell = Callable[[str], None]  # takes where the program runs, for the next one
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[Tell]:
-    """Hold the lock file `path` meanwhile; UsageError says where `what` runs already, if it does.
+    """Hold the lock file `path` in a `with` block; raise UsageError with the place where `what` runs already.
 
-    The lock goes with its process, however that ends. What `Tell` takes is written beside it.
+    The lock goes with its process, however that ends. The text passed to `Tell` is written beside it.
     """
     note, lock = path.with_suffix(".running"), FileLock(path, timeout=0, mode=0o600)
     try:

@@ -1,4 +1,4 @@
-"""Threads that a program cannot do without: watched, and begun again when they end by an error."""
+"""Run threads that a program cannot do without: watched, and restarted when they end with an error."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ _STEADY_SECONDS = 10.0  # after so long without an error, work counts as sound a
 
 
 class Background:
-    """Runs work in threads of its own until `stop`; `problems` says which of it does not run as it should."""
+    """Run work in threads of its own until `stop`; `problems` names work that does not run as it should."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()  # for the work itself: it returns soon after this is set
@@ -22,7 +22,7 @@ class Background:
         self._broken: dict[str, str] = {}  # why work failed last, until it has run for a while
 
     def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` in a thread; when it raises, or returns before its time, it is begun again."""
+        """Run `work` in a thread; restart it when it raises, or returns too early."""
         thread = threading.Thread(target=self._run, args=[name, work], name=f"cxr-{name}", daemon=True)
         self._threads[name] = thread
         thread.start()
@@ -36,7 +36,7 @@ class Background:
                 thread.join(max(until - time.monotonic(), 0))
 
     def problems(self) -> list[str]:
-        """One sentence for each thread that failed lately or is not alive; none of them holds a key."""
+        """Return one sentence for each thread that failed lately or is not alive; no sentence holds a key."""
         if self.stopping.is_set():
             return []
         dead = [name for name, thread in self._threads.items() if not thread.is_alive()]

@@ -1,4 +1,4 @@
-"""HTTP by waitress, as the page and the worker serve it: no number of idle connections shuts it."""
+"""Serve HTTP by waitress, for the page and the worker; no number of idle connections blocks it."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ _UNREAD_BYTES = 1 << 30  # of an answer that nobody fetches, on disk: it must no
 def make_server(
     app: Any, address: str, port: int, threads: int, channels: dict[int, Any] | None = None, **options: Any
 ) -> BaseWSGIServer:
-    """Return a server that listens; OSError when it cannot. `channels` is filled with its connections."""
+    """Return a server that listens; raise OSError if it cannot. `channels` is filled with its connections."""
     server: BaseWSGIServer = create_server(
         app,
         channels,
@@ -44,8 +44,8 @@ def make_server(
 def _make_room(channels: list[HTTPChannel]) -> None:
     """Close connections that wait for their client when there are too many.
 
-    The first to go are those of the address that has the most, and of these the oldest: whoever sends a byte
-    now and then to keep them gains nothing.
+    The first to go are those of the address that has the most, the oldest first. So a client gains nothing by
+    sending a byte now and then to keep many open.
     """
     excess = len(channels) - (_MOST_CONNECTIONS - _SPARE)
     if excess <= 0:

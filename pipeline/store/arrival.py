@@ -1,4 +1,4 @@
-"""Tell whether a file has arrived as a whole, by its end and by who has it open."""
+"""Tell whether a file has arrived as a whole, by its end and by the processes that have it open."""
 
 import os
 import struct
@@ -17,9 +17,9 @@ FileId = tuple[int, int]  # device and inode
 
 
 def looks_whole(file: BinaryIO, size: int) -> bool:
-    """Return whether a file ends as its format does; true where nothing can be known of that.
+    """Return whether a file ends as its format requires; true where that cannot be told.
 
-    Room that was reserved and not written yet is full of zeros.
+    Space that was reserved but not written yet is full of zeros.
     """
     head = file.read(132)
     if head.startswith((b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):  # JPEG, JPEG 2000
@@ -39,7 +39,7 @@ def looks_whole(file: BinaryIO, size: int) -> bool:
 
 
 def still_written(files: Iterable[FileId]) -> set[FileId]:
-    """Return which of these files a process has open for writing, as far as this one may know: on Linux."""
+    """Return which of these files a process has open for writing, as far as visible here; Linux only."""
     wanted, found = set(files), set()
     for process in Path("/proc").glob("[0-9]*/fd") if wanted else ():
         with suppress(OSError):  # another user's, or ended meanwhile
@@ -77,7 +77,7 @@ def _is_whole_dicom(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _end_of_tiff(file: BinaryIO, head: bytes) -> float:
-    """Return where the first image's data ends; infinity when its directory is not there yet."""
+    """Return where the first image's data ends; infinity when its directory has not arrived yet."""
     order, found = "<" if head[:2] == b"II" else ">", dict[int, tuple[int, ...]]()
     try:
         file.seek(struct.unpack(f"{order}I", head[4:8])[0])

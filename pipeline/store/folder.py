@@ -1,9 +1,9 @@
-"""A folder that keeps S3's promises, for local mode: several processes and people may work on one root.
+"""Keep S3's promises in a folder, for local mode: several processes and people may work on one root.
 
 An object is a file under `inbox/` or `outbox/`. Its ETag is the MD5 of the bytes that were read, as S3's is
-for a plain upload. A new object is a finished temporary file, linked into place: there is no moment at which
-half of it can be seen, and of two creators one fails. A replacement is checked and swapped under a lock that
-all our processes share.
+for a plain upload. A new object is a finished temporary file, linked into place: at no moment can half of it
+be seen, and of two creators one fails. A replacement is checked and swapped under a lock that all our
+processes share.
 """
 
 import errno
@@ -60,10 +60,10 @@ _EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinf
 
 
 class FolderStore:
-    """The store of local mode, in the folder `root`; made if it is missing.
+    """Store the objects of local mode in the folder `root`, which is made if it is missing.
 
-    Keys begin with one of `folders`; those of another archive than ours may be anything. A store that is not
-    `writable` makes nothing in its folder, and takes no `put`.
+    Keys begin with one of `folders`; those of a foreign archive may be anything. A store that is not
+    `writable` makes nothing in its folder, and refuses `put`.
     """
 
     def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
@@ -80,7 +80,7 @@ class FolderStore:
             self._sweep()
 
     def _make_folders(self) -> None:
-        """Make what is missing, for this user alone; a root that its group shares is shared further."""
+        """Make missing folders, for this user alone; in a root that its group shares they are shared, too."""
         for name in (*self._folders, PRIVATE_FOLDER, f"{PRIVATE_FOLDER}/tmp", f"{PRIVATE_FOLDER}/locks"):
             path = self.root / name
             try:
@@ -96,9 +96,9 @@ class FolderStore:
                 raise UsageError(reason) from error
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description, or None; reads the file only if its ETag is not known yet.
+        """Return the object's description, or None; the file is read only if its ETag is not known yet.
 
-        One that may not be read has an ETag that changes with its permissions.
+        A file that may not be read has an ETag that changes with its permissions.
         """
         try:
             return self._head(key)
@@ -123,8 +123,9 @@ class FolderStore:
         raise StoreError("the file keeps changing while it is read; it will be looked at again")
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes.
+        """Return the object with its bytes, or None.
 
+        Raises ObjectTooLarge, without reading it, when the object has more than `limit` bytes, and
         ObjectUnreadable when this process may not read it.
         """
         try:
@@ -152,7 +153,7 @@ class FolderStore:
         raise StoreError("the file keeps changing while it is read; it will be looked at again")
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
-        """Write on condition, see `ports.Store`; returns the new ETag."""
+        """Write on condition, see `ports.Store`; return the new ETag."""
         parts = self._parts(key) if self._writable else None
         if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
             raise KeyNotUsable("this name cannot be a file of the folder")
@@ -188,7 +189,7 @@ class FolderStore:
 
     @contextmanager
     def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:
-        """The place of a finished temporary file, and the one where it is to stand, on the same disk."""
+        """Yield the place of a finished temporary file, and its destination, on the same disk."""
         name = [PRIVATE_FOLDER, "tmp", uuid.uuid4().hex]
         with beneath(self._root, parts, make=True) as place, beneath(self._root, name, make=True) as new:
             try:
@@ -198,7 +199,7 @@ class FolderStore:
                 remove(new)
 
     def delete(self, key: str) -> None:
-        """Remove the object; absent is fine."""
+        """Remove the object, if it exists."""
         parts = self._parts(key)
         if parts is not None:
             gone = suppress(FileNotFoundError, NotADirectoryError)
@@ -206,7 +207,7 @@ class FolderStore:
                 remove(place)
 
     def names(self, prefix: str) -> Iterator[Job]:
-        """All files under a prefix, see `ports.FullStore`; links, too, which are no objects."""
+        """Yield all files under a prefix, see `ports.FullStore`; also links, which are not objects."""
         return map(Job, keys(self.root, prefix))
 
     def holds(self, key: str) -> bool:
@@ -215,7 +216,7 @@ class FolderStore:
         return any(self.head(one) for one in found)
 
     def purge(self, key: str) -> int:
-        """Remove a file, or those of a folder, see `ports.Store`; there are no other versions."""
+        """Remove a file, or all files of a folder, see `ports.Store`; there are no other versions."""
         found = [info.key for info in self.list(key)] if key.endswith("/") else [key]
         found = [one for one in found if self.head(one)]
         for one in found:
@@ -223,7 +224,7 @@ class FolderStore:
         return len(found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a prefix; a file that cannot be read now is left out."""
+        """Yield all objects under a prefix; a file that cannot be read now is left out."""
         for key in keys(self.root, prefix):
             with suppress(StoreError):
                 info = self.head(key)
@@ -231,9 +232,9 @@ class FolderStore:
                     yield info
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """All files under a prefix, see `ports.ArchiveSource`.
+        """Yield all files under a prefix, see `ports.ArchiveSource`.
 
-        Reads no file, so there are no ETags; links are listed, and found to be no objects.
+        No file is read, so there are no ETags. Links are listed too; they turn out not to be objects.
         """
         return (Job(key) for key in keys(self.root, prefix, strict=True))
 
@@ -247,7 +248,7 @@ class FolderStore:
             yield file
 
     def _parts(self, key: str) -> Sequence[str] | None:
-        """The folders and the name of a key; None for a key that is none."""
+        """Return the folders and the name of a key; None for an invalid key."""
         parts = key.split("/")
         if parts[0] == PRIVATE_FOLDER or not key.startswith(self._folders):
             return None
@@ -277,7 +278,7 @@ class FolderStore:
                 self._etags.popitem(last=False)
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half-written an hour ago or more."""
+        """Remove half-written files that a killed process left an hour ago or more."""
         for path in (self.root / PRIVATE_FOLDER / "tmp").iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
@@ -285,7 +286,7 @@ class FolderStore:
 
 
 def _in_the_way(place: Place) -> ConditionFailed | KeyNotUsable:
-    """What it means that a new object's place is taken."""
+    """Return the error for a new object whose place is taken."""
     found = at(place)
     if found and not stat.S_ISREG(found.st_mode):
         return KeyNotUsable("a folder or a link of the same name is in the way")
@@ -297,7 +298,7 @@ def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:
 
 
 def _moment(seconds: float) -> datetime:
-    """The time of a file, which may be any number: the nearest that a date can be."""
+    """Return the time of a file, which may be any number, as the nearest possible date."""
     try:
         return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)
     except (OverflowError, OSError, ValueError):

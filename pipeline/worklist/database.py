@@ -1,8 +1,8 @@
-"""A SQLite file that holds nothing that cannot be made again, and so heals by itself.
+"""Keep a SQLite file that holds only data that can be made again, and so repairs itself.
 
-It is checked when it is opened. A file that is damaged, of another schema or no database is replaced by an
-empty one; so is one that was deleted or moved while it was in use. Whoever fills it asks `is_filled`.
-Every error of SQLite comes out as IndexNotReady: what was asked may be asked again.
+The file is checked when it is opened. A file that is damaged, of another schema or not a database is replaced
+by an empty one; so is one that was deleted or moved while in use. Callers that fill it ask `is_filled`. Every
+SQLite error is raised as IndexNotReady: the request may be repeated.
 """
 
 import os
@@ -35,8 +35,9 @@ _Files = tuple[tuple[int, int] | None, ...]  # device and inode of each
 
 
 class Database:
-    """The SQLite file `path` with the tables of `schema`. One connection for each thread; safe between
-    processes. Raises IndexNotReady.
+    """Open the SQLite file `path` with the tables of `schema`, one connection per thread.
+
+    Several processes may use the file. Raises IndexNotReady.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -52,13 +53,13 @@ class Database:
             self._connection()
 
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """The rows that a query finds, as they are asked for."""
+        """Yield the rows that a query finds, as they are needed."""
         with self._told():
             yield from self._connection().execute(query, values)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock from its beginning: nothing read in it is out of date."""
+        """Hold a transaction with the write lock from its start: nothing read in it is out of date."""
         with self._told():
             database = self._connection()
             database.execute("BEGIN IMMEDIATE")
@@ -72,7 +73,7 @@ class Database:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Fill the file anew: when this ends without an error, it is filled; but not if it was replaced."""
+        """Fill the file anew; it counts as filled if the block ends well and the file was not replaced."""
         mark = uuid.uuid4().hex
         with self.writing() as database:
             database.execute("INSERT INTO fills VALUES (?, 0)", (mark,))
@@ -86,9 +87,9 @@ class Database:
         return next(self.select("SELECT 1 FROM fills WHERE is_done"), None) is not None
 
     def check(self) -> None:
-        """Look for damage, by a connection of its own: those in use may remember what the disk has lost.
+        """Look for damage through a new connection, as those in use may remember what the disk has lost.
 
-        IndexNotReady when there is some; the file is then replaced.
+        Raises IndexNotReady when there is some; the file is then replaced.
         """
         with self._told():
             self._connection()  # another file, or none, is seen to here
@@ -99,13 +100,13 @@ class Database:
                 database.close()
 
     def condemn(self) -> IndexNotReady:
-        """Have the file replaced, for what it holds cannot be; returns the error to be raised."""
+        """Mark the file for replacement, because its content is impossible; return the error to raise."""
         held = getattr(self._local, "held", None)
         self._condemned = held[1] if held else None
         return IndexNotReady(_DAMAGED)
 
     def compact(self) -> None:
-        """Write the file anew, without a trace of what was deleted from it."""
+        """Rewrite the file without traces of deleted rows."""
         with self._told():
             database = self._connection()
             database.execute("VACUUM")
@@ -114,7 +115,7 @@ class Database:
             raise IndexNotReady(_LOCKED)
 
     def close(self) -> None:
-        """Close the connections of all threads; the file is not to be used any more."""
+        """Close the connections of all threads; do not use the file afterwards."""
         with self._guard:
             self._is_closed = True
             for database in self._open:
@@ -122,7 +123,7 @@ class Database:
             self._open.clear()
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection to the file that is there now."""
+        """Return this thread's connection to the current file."""
         held: tuple[sqlite3.Connection, _Files] | None = getattr(self._local, "held", None)
         if held and held[1] == self._sound == self._files() and held[1] != self._condemned:
             return held[0]
@@ -144,7 +145,7 @@ class Database:
             return database
 
     def _opened_anew(self) -> tuple[sqlite3.Connection, _Files]:
-        """Check the file, and replace it where it is not sound. One process at a time."""
+        """Check the file, and replace it where it is damaged; one process at a time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, mode=0o600, is_singleton=False):
             if self._condemned and self._condemned == self._files():
@@ -197,7 +198,7 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Translate errors, and note what they say of the file."""
+        """Translate SQLite's errors, and note what they say about the file."""
         try:
             yield
         except sqlite3.Error as error:
@@ -215,7 +216,7 @@ class Database:
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """Damage that a check found."""
+    """Report damage that a check found."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
@@ -234,7 +235,7 @@ def _is_damage(error: sqlite3.Error, codes: tuple[int, ...]) -> bool:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    """Raise when the file is damaged: sqlite.org/pragma.html#pragma_quick_check, 0.3 s for 100,000 rows."""
+    """Raise if the file is damaged: sqlite.org/pragma.html#pragma_quick_check, 0.3 s for 100,000 rows."""
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise _Damaged("damaged")
 
@@ -253,7 +254,7 @@ def _expected(schema: str) -> set[tuple[object, ...]]:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: those of a trigger are one."""
+    """Yield the statements of a script; a trigger is one statement."""
     statement = ""
     for piece in script.split(";"):
         statement += f"{piece};"

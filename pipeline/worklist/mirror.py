@@ -1,4 +1,4 @@
-"""A copy of a bucket's worklist on the page's disk, so that search and order are built once, in SQLite."""
+"""Copy a bucket's worklist to the page's disk, so that search and order are built once, in SQLite."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ _LONGEST_PAUSE = 60.0  # seconds, while the table does not answer
 
 
 class Mirror:
-    """Makes `target` follow `source`; a row that is the same already is not written."""
+    """Make `target` follow `source`; a row that is the same already is not written."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Mirror:
         self._source, self._target, self._now = source, target, now
 
     def step(self) -> None:
-        """Take over what changed since the last step; everything, at first and once a day.
+        """Copy the changes since the last step; copy everything at first and once a day.
 
-        StoreError when the source does not answer.
+        Raises StoreError when the source does not answer.
         """
         now, noted = self._now(), self._target.mirrored()
         if noted is None or not timedelta(0) <= now - noted[1] < _COPY_EVERY:
@@ -52,7 +52,7 @@ class Mirror:
         return None
 
     def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set; an error is logged, and the pauses grow."""
+        """Step until `stop` is set; log errors, with growing pauses."""
         pause = _STEP_SECONDS
         while not stop.wait(pause):
             try:

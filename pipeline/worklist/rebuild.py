@@ -1,4 +1,4 @@
-"""The worklist, made again from the outbox: when somebody asks for it, and by itself when its file is new."""
+"""Rebuild the worklist from the outbox: on request, and automatically when its file is new."""
 
 import logging
 import threading
@@ -20,17 +20,17 @@ _CHECK_SECONDS = 60.0  # between two checks for damage
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """How many verdicts the outbox holds, and which of its objects are none, or cannot be read."""
+    """Count the verdicts of the outbox, and list its objects that are not verdicts or cannot be read."""
 
     verdicts: int
     unreadable: list[str]
 
 
 def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | None = None) -> Rebuilt:
-    """Make the worklist again: a row for each verdict of the outbox, none for others, and what is said of the
-    sources. What cannot be read is left aside.
+    """Make the worklist again: a row for each verdict of the outbox, no others, and which sources exist.
 
-    IndexNotReady when the worklist fails, or `stopping` is set; it does not count as filled then.
+    Unreadable objects are left out. Raises IndexNotReady when the worklist fails or `stopping` is set; it
+    does not count as filled then.
     """
     unreadable = []
     with index.filling():
@@ -48,7 +48,7 @@ def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | No
 
 
 def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) -> None:
-    """Until `stopping` is set, fill the worklist whenever its file is new, and look for damage at times."""
+    """Fill the worklist whenever its file is new, and look for damage at times, until `stopping` is set."""
     checked, pause = time.monotonic(), 0.0
     while not stopping.wait(pause):
         pause = _LOOK_SECONDS

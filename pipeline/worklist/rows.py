@@ -1,4 +1,4 @@
-"""A row of the worklist as plain values, for the indexes that keep it."""
+"""Convert rows of the worklist to plain values and back, for the indexes that keep them."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,27 +18,27 @@ _TIMES = ("started_at", "finished_at", "waiting_since", "asked_since")
 
 
 def text(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds: sorts as text."""
+    """Return a time as ISO 8601 in UTC with microseconds, which sorts as text."""
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def stored_value(value: object) -> object:
-    """A field of a row as text, number or nothing."""
+    """Return a field of a row as text, number or None."""
     if isinstance(value, tuple):
         return " ".join(value)
     return text(value) if isinstance(value, datetime) else value
 
 
 def shortened(sentence: str) -> str | None:
-    """A reason's sentence as a line of the worklist; None where it says nothing."""
+    """Return a reason's message as one line of the worklist; None where it is empty."""
     line = " ".join(sentence[: 4 * LONGEST_MESSAGE].split())
     return (line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 1]}…") or None
 
 
 def row_from(values: Mapping[str, object]) -> Row:
-    """The row of stored values; what is not of a row is left out, and so is what a later release may know.
+    """Build a row from stored values, leaving out values that this release does not know.
 
-    ValueError where the values are none that were ever stored.
+    Raises ValueError for values that were never stored.
     """
     known = {name: values[name] for name in COLUMNS if values.get(name) is not None}
     for name in _TIMES:
