@@ -184,7 +184,7 @@ def vessels(beam: Beam) -> None:
                     1 - share(mid[:, 0], mid[:, 1], mid[:, 2], np.zeros(len(mid))) if share else 1
                 )
                 r = float(np.round(min(0.27, r0 * beyond ** (1 / 3)) / 0.02) * 0.02)
-                if kind != "bronchus":  # the few seen end on, dimmed: they would pass for nodules
+                if kind != "bronchus":  # dim the few seen end on, which would pass for nodules
                     along = np.abs(np.diff(path[:, 1])) / np.linalg.norm(np.diff(path, axis=0), axis=1)
                     beam.tube(path, r, r, 1.8 * (MU_WATER - MU_LUNG) * clear * (1 - 0.5 * along))
                     continue

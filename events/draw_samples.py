@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from phantom import Array, Child, Opacity
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 64  # pixels: two films are compared at 64 x 64
+SIDE = 64  # pixels; films are compared at 64 x 64
 
 
 def lobe(
@@ -81,19 +81,21 @@ SAMPLES = {
     "normal-2": child(2, (820, 1060)),
     "normal-3": child(3, (760, 1000)),
     "normal-4": child(4, (860, 960), chin=-2.4),
-    "pneumonia-1": child(
-        11, (800, 1000), opacity=lobe((-4.8, 0, 2.4), (4.6, 5, 3.8), 4.9)
-    ),  # right upper lobe
+    # Right upper lobe.
+    "pneumonia-1": child(11, (800, 1000), opacity=lobe((-4.8, 0, 2.4), (4.6, 5, 3.8), 4.9)),
+    # Left lower lobe.
     "pneumonia-2": child(
         12, (820, 1060), centre=(0.3, 6.4), opacity=lobe((5.0, -1.5, 10.0), (5.2, 6.5, 4.0))
-    ),  # left lower lobe
-    "pneumonia-3": child(  # bronchopneumonia of both lungs
+    ),
+    # Bronchopneumonia of both lungs.
+    "pneumonia-3": child(
         13,
         (760, 1000),
         chin=-1.8,
         opacity=patches([(-4, 7.5, 3.2, 0.8), (4.5, 7, 3, 0.75), (-3.4, 3, 2.2, 0.6)], 0.75),
     ),
-    "pneumonia-4": child(  # viral: streaks round the hila, hazy, overinflated
+    # Viral: streaks round the hila, hazy, overinflated.
+    "pneumonia-4": child(
         14,
         (860, 960),
         streaks=1.0,
@@ -123,7 +125,7 @@ def expose(mu_t: Array, cm: float, rng: np.random.Generator) -> Array:
     """
     primary = blur(np.exp(-mu_t), 0.02 * cm)
     beam = primary + rng.uniform(0.28, 0.42) * blur(primary, 2.2 * cm) * (1 - np.exp(-1.2 * mu_t))
-    photons = rng.uniform(1.5e4, 3e4)  # per pixel, unattenuated
+    photons = rng.uniform(1.5e4, 3e4)  # per unattenuated pixel
     grain = blur(rng.normal(size=beam.shape), 0.75) * 2.5
     log = -np.log(np.maximum(beam * (1 + grain / np.sqrt(photons * beam)), 1e-4))
     log = log + 0.6 * (log - blur(log, 0.5 * cm)) - 0.18 * (blur(log, 2.5 * cm) - 2)

@@ -198,9 +198,8 @@ class Beam:
                 x, at, z, (4.6, 2.5, c.dome + 2.6), (2.4 * c.gas, 2.0 * c.gas, 1.1 * c.gas), -0.15
             )
             mu *= 1 - 0.97 * soft(bubble + 0.1 * old[0])
-            mu += 0.05 * soft(
-                ellipsoid(x, at, z, (0, 1.5, c.chin - 6.3), (4.6, 6.0, 5.6)), 0.3
-            )  # face, teeth
+            face = ellipsoid(x, at, z, (0, 1.5, c.chin - 6.3), (4.6, 6.0, 5.6))  # with its teeth
+            mu += 0.05 * soft(face, 0.3)
             total += SLICE_CM * (mu + self.vertebrae(x, at, z))
         big = Image.fromarray(total.astype(np.float32)).resize(c.shape[::-1], Image.Resampling.BICUBIC)
         return np.asarray(big, dtype=np.float64)

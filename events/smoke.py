@@ -39,7 +39,7 @@ class Place:
     """Locate the parts of one run."""
 
     work: Path
-    address: str  # of this machine, where containers reach it
+    address: str  # this machine's, as containers reach it
     aws_port: int
     ssh_port: int
     worker_port: int
@@ -118,7 +118,7 @@ def build(place: Place) -> None:
     subprocess.run([*make, f"LAMBDA={package}", "lambda"], cwd=ROOT, check=True)
     for path in (package / "smoke_key", place.work / "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    (package / "smoke_key").chmod(0o644)  # for the container's user; it dies with this run
+    (package / "smoke_key").chmod(0o644)  # readable for the container's user; deleted after this run
 
 
 def ssh_server(place: Place) -> list[str]:

@@ -20,7 +20,7 @@ _metrics: Metrics | None = None
 @contextmanager
 def invocation(context: LambdaContext) -> Iterator[None]:
     """Tag the log lines of one call of a handler with the request's id; write its figures at the end."""
-    logger().thread_safe_append_keys(correlation_id=context.aws_request_id)  # local mode has many threads
+    logger().thread_safe_append_keys(correlation_id=context.aws_request_id)  # local mode runs many threads
     try:
         yield
     finally:

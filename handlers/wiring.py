@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
 
-# Times the images that are judged at a time: threads that fetch and write. A bucket answers slowly, and an
-# image that does not end keeps its thread until its deadline.
+# Threads that fetch and write, per image that is judged at a time. A bucket answers slowly, and an
+# image that does not finish keeps its thread until its deadline.
 _FETCHING = 4
 _chosen: Ports | None = None
 
 
 def ports() -> Ports:
     """Return the ports of the handlers: the provided ones, else those that the settings name."""
-    global _chosen  # a Lambda sandbox keeps it between its invocations
+    global _chosen  # a Lambda sandbox keeps it between invocations
     if _chosen is None:
         _chosen = make_ports(load_settings())
     return _chosen
@@ -137,7 +137,7 @@ def find_queue(settings: Settings) -> Queue:
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
     """Build the host that judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
-        return make_worker(store, settings, release)  # now, so that a wrong setting is said at the start
+        return make_worker(store, settings, release)  # now, so that a wrong setting is reported at once
     return _Later(lambda: _remote_host(store, settings, release))
 
 
@@ -157,8 +157,8 @@ def make_judge(
 
     engine = GuardedEngine.of(settings)
     try:
-        engine.warm(settings.threads + 1)  # one in reserve: for when another is killed, or at a slow image
-        assert engine.model  # loaded now, so that wrong weights are said at the start
+        engine.warm(settings.threads + 1)  # one spare, for when another is killed or busy with a slow image
+        assert engine.model  # loaded now, so that wrong weights are reported at once
         judge = Judge(store, engine, release, settings.max_bytes, upgrades)
     except BaseException:
         engine.close()
@@ -176,7 +176,7 @@ def check_worker(settings: Settings) -> None:
 
     picture = io.BytesIO()
     Image.linear_gradient("L").save(picture, "JPEG")
-    with GuardedEngine.of(settings) as engine, suppress(InputRejected):  # it is judged: no chest X-ray
+    with GuardedEngine.of(settings) as engine, suppress(InputRejected):  # the verdict: not a chest X-ray
         engine.examine(picture.getvalue())
 
 

@@ -21,8 +21,8 @@ from pipeline.verdict import Label, ReasonCode, Verdict, Warning, doubt_of
 
 PAUSES = (0.5, 2.0)  # seconds before an image is tried the second and the third time
 HISTOGRAM_BINS = 10  # bins of the histogram of P
-_AHEAD = 4  # times the threads: images that are under way
-_LOST_IN_A_ROW = 100  # images without any verdict before the store is taken to be away
+_AHEAD = 4  # images under way per thread
+_LOST_IN_A_ROW = 100  # images without a verdict before the store counts as away
 _GIVE_UP = "It could not be judged because of an internal error. See the log, and run the backfill again."
 
 
@@ -35,7 +35,7 @@ class Done:
     detail: str = ""
     label: Label | None = None
     reason: ReasonCode | None = None
-    doubt: Warning | None = None  # why its probability means nothing
+    doubt: Warning | None = None  # why its probability is meaningless
     probability: float | None = None
 
     @classmethod
@@ -91,7 +91,7 @@ class Backfill:
                 return Done.of(outcome, None)
         with suppress(StoreError):
             given = give_up(self._judge.store, self._judge.release, job, "internal", _GIVE_UP)
-            if given.result != "current":  # that of an earlier release or network stands
+            if given.result != "current":  # a verdict of an earlier release or network stands
                 outcome = replace(given, detail=outcome.detail)
         return Done.of(outcome, None)
 

@@ -20,12 +20,12 @@ from pipeline.verdict import Release, Source, Verdict, doubt_of
 
 STANDARD_INPUT = "-"
 _BUCKETS = "s3://"
-_FETCHING = 4  # times the images that are judged at a time: threads that read, or wait for a slow image
-_AHEAD = 64  # verdicts that may be there before that of a slow image
+_FETCHING = 4  # threads per image judged at a time: they read, or wait for a slow image
+_AHEAD = 64  # verdicts that may wait for that of a slow image
 OpenStore = Callable[[str], Store]
 
 
-Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the most bytes that are wanted
+Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the maximum number of bytes
 
 
 def verdicts(

@@ -119,7 +119,7 @@ def _from_record(record: Event, message_id: str | None) -> Iterator[Change | Ign
     try:
         if record.get("eventSource") != "aws:sqs":
             yield _from_s3(record, message_id)
-        elif message_id is None:  # a message holds no messages
+        elif message_id is None:  # messages are not nested
             yield from _from_sqs(record)
         else:
             yield Ignored("this is not a record of S3", message_id)
@@ -151,9 +151,8 @@ def _since(record: Event) -> datetime | None:
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
     name = _text(record["eventName"]).removeprefix("s3:")
-    key = unquote_plus(
-        _text(record["s3"]["object"]["key"]), errors="surrogateescape"
-    )  # form encoding: a plus is a space
+    # S3 uses form encoding: a plus is a space.
+    key = unquote_plus(_text(record["s3"]["object"]["key"]), errors="surrogateescape")
     return _change(
         name.startswith("ObjectCreated:"),
         name.startswith(("ObjectRemoved:", "LifecycleExp")),
@@ -163,7 +162,7 @@ def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
 
 
 def _from_eventbridge(event: Event, message_id: str | None) -> Change | Ignored:
-    kind, key = event["detail-type"], _text(event["detail"]["object"]["key"])  # here the key is not encoded
+    kind, key = event["detail-type"], _text(event["detail"]["object"]["key"])  # keys are not encoded here
     return _change(kind == "Object Created", kind == "Object Deleted", key, message_id)
 
 

@@ -7,7 +7,7 @@ from pipeline.names import preview_prefix, printable, verdict_key
 from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
-_TRIES = 5  # times so many looks, before it is given up
+_TRIES = 5  # attempts, of several looks each, before giving up
 
 
 def is_known(key: str, store: FullStore, index: Index) -> bool:

@@ -38,8 +38,8 @@ class Ports:
     index: Index
     host: Host
     release: Release
-    log_key: str  # the secret of the hash that stands for a key in the logs
-    queue: Queue | None = None  # without one, a job that finds no host has failed
+    log_key: str  # secret of the hash that replaces keys in the logs
+    queue: Queue | None = None  # without one, a job without a host fails
     # Record a figure for the alarms, such as `Failed` or `OldestWaitingSeconds`.
     count: CountFigure = lambda name, value: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -52,7 +52,7 @@ class Report:
     outcomes: list[Outcome]
     ignored: list[Ignored]
     from_sqs: bool
-    failed_messages: list[str]  # ids of the SQS messages that are to be delivered again
+    failed_messages: list[str]  # ids of the SQS messages to be delivered again
 
 
 def ingest(event: Event, ports: Ports) -> Report:
@@ -92,7 +92,7 @@ def record(event: Event, ports: Ports) -> Report:
 def _recorded(key: str, ports: Ports) -> Outcome:
     try:
         record_verdict(key, ports.store, ports.index)
-    except Exception as error:  # noqa: BLE001  whatever it is, it must not keep the others from their rows
+    except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
         log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)
         return Outcome(key, "failed", why)
@@ -144,7 +144,7 @@ def _show_in_the_way(key: str, since: datetime, ports: Ports) -> None:
     if ports.store.head(place) is None:
         row = Row(printable(key), "failed", reason="internal", message=shortened(_IN_THE_WAY))
         ports.index.record(replace(row, started_at=since, finished_at=ports.now()))
-        if ports.store.head(place):  # by another handler, meanwhile
+        if ports.store.head(place):  # another handler wrote it meanwhile
             record_verdict(place, ports.store, ports.index)
 
 
@@ -278,7 +278,7 @@ def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
     row = ports.index.get(key)
     if outcome.result == "gone" or (row and row.source == "deleted"):
         mark_source(outcome.key, ports.store, ports.index)
-    if outcome.result in ("current", "given_up"):  # its event may have been lost, or followed before this job
+    if outcome.result in ("current", "given_up"):  # its event may be lost, or was handled before this job
         record_verdict(verdict_key(outcome.key), ports.store, ports.index)
     if outcome.result in ("current", "given_up", "gone"):
         ports.index.settle(key, since)

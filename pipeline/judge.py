@@ -71,7 +71,7 @@ class Judge:
             return Outcome(job.key, "failed", "lost the race for the verdict too often"), None
         except Exception as error:  # noqa: BLE001  one image must not end the worker
             log.warning("a job failed: %s", place_of(error))
-            # The words of others may quote what they read.
+            # Messages of other libraries may quote the file.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
             return Outcome(job.key, "failed", detail, _passes(error)), None
 
@@ -89,8 +89,8 @@ class Judge:
             return Outcome(key, "current"), seen.verdict
         verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
         if verdict.reason and verdict.status == "failed":
-            # Worth another try; the verdict stands in case that this was the last one. It says of this very
-            # object why it failed, which nobody knows any more where it is given up.
+            # It is worth another try; the verdict is written in case this was the last. It holds the reason
+            # of this failure, which is no longer known where the job is given up.
             log.warning("an image was not judged: %s", verdict.reason.message)
             if seen.verdict is None or seen.verdict.source.etag != info.etag:
                 self.store.put(verdict_key(key), verdict.to_json(), seen.etag)
@@ -222,7 +222,7 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
             store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
         except ConditionFailed:
             continue
-        except KeyNotUsable as error:  # a folder, say, where its verdict would stand: no try will change that
+        except KeyNotUsable as error:  # such as a folder in the verdict's place: no retry helps
             return Outcome(job.key, "given_up", str(error))
         return Outcome(job.key, "given_up", message)
     raise StoreError("lost the race for the verdict too often")

@@ -18,4 +18,4 @@ def start_logging(level: str, handler: logging.Handler | None = None) -> None:
         log = logging.getLogger(name)
         log.setLevel(level)
         log.handlers = [handler]
-        log.propagate = False  # the Lambda runtime has a handler of its own, which would repeat each line
+        log.propagate = False  # the Lambda runtime's own handler would repeat each line

@@ -9,7 +9,7 @@ INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
 _PREVIEWS = OUTBOX + ".previews/"
 _RESERVED = ("name-not-usable/", ".previews/")
-# What the name of a file ends with while it is written, downloaded or synchronised, after a dot.
+# Endings, after a dot, of files that are being written, downloaded or synchronised.
 _UNFINISHED = """
     part partial tmp temp filepart upload uploading incomplete inprogress unfinished cyberduckpart swp swo swx
     crdownload download opdownload ucdownload fdmdownload gdownload downloading aria2 aria2__temp xltd
@@ -17,8 +17,8 @@ _UNFINISHED = """
     gstmp azdownload crswap dlpart dtapart dctmp td getright dap mega ytdl
 """
 _ENDINGS = frozenset(_UNFINISHED.split())
-_FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # of folders that hold a half file
-# Files and folders that are hidden, or that editors, sync tools, systems and their trash keep for themselves.
+_FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # folders that hold a partial file
+# Hidden files and folders, and those of editors, sync tools, operating systems and their trash.
 _KEPT_BACK = """
     .* *~ ~$* #*# *.sb-????????-?????? *___jb_tmp___ *___jb_old___ *.davfs.tmp* ~syncthing~* pureftpd-upload*
     thumbs.db ehthumbs*.db desktop.ini $recycle.bin recycler system?volume?information $extend
@@ -42,8 +42,9 @@ _EXPRESSIONS = (
 _IS_KEPT_BACK = re.compile("|".join((*map(fnmatch.translate, _PATTERNS), *_EXPRESSIONS)))
 # Characters that move a terminal's cursor, colour it, or turn the direction of its text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-MAX_KEY_BYTES = 1024  # of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
-MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too, so that a bucket fits a disk
+MAX_KEY_BYTES = 1024  # limit of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+# Limit of one part of a path on ext4, APFS and NTFS; kept on S3, too, so that a bucket fits a disk.
+MAX_NAME_BYTES = 255
 
 
 def verdict_key(inbox_key: str) -> str:

@@ -14,7 +14,7 @@ from pipeline.names import INBOX, OUTBOX, is_unfinished, is_verdict, printable
 from pipeline.ports import FullStore, Index, Queue
 from pipeline.records import ObjectInfo, Row
 
-MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
+MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its way, or its job at work
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def reconcile_inbox(
 class _Known:
     """Hold the part of a worklist row that matters here."""
 
-    etag: str | None  # that of the verdict
+    etag: str | None  # as in the verdict
     is_failed: bool
     is_present: bool
     waiting_since: datetime | None
@@ -79,7 +79,7 @@ class _Look:
         self._store, self._index, self._now = store, index, now
         self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
         self._rows: dict[str, _Known] = {}
-        seen: dict[str, Row] = {}  # by where their verdicts stand
+        seen: dict[str, Row] = {}  # rows by the keys of their verdicts
         for row in index.all():
             self._rows[row.key] = _Known.of(row)
             if row.verdict_key:
@@ -95,7 +95,7 @@ class _Look:
                 row = seen.pop(job.key, None)
                 if row is None or job.etag not in (None, row.verdict_etag):
                     self._record(job.key, row)
-        for key, row in seen.items():  # verdicts that are not there any more
+        for key, row in seen.items():  # verdicts that were deleted
             self._record(key, row)
 
     def _record(self, verdict_key: str, before: Row | None) -> None:
@@ -104,7 +104,7 @@ class _Look:
             row = record_verdict(verdict_key, self._store, self._index)
         except IndexNotReady:
             raise
-        except StoreError:  # of this object alone
+        except StoreError:  # concerns only this object
             return
         known = row or before
         if known is None:
@@ -133,13 +133,13 @@ class _Look:
                 self._index.settle(key, known.waiting_since or self._now)
 
     def _is_due(self, info: ObjectInfo, known: _Known | None) -> bool:
-        age = max(self._now - info.modified, timedelta())  # a folder's times may lie ahead
+        age = max(self._now - info.modified, timedelta())  # a folder's times may lie in the future
         if known is None or known.etag != info.etag:
             self.waiting += 1
             self.oldest_seconds = max(self.oldest_seconds, age.total_seconds())
             since = known.waiting_since if known else None
         elif known.waiting_since or (self._failed and known.is_failed):
-            since = known.waiting_since  # the job of a newer hint, which may be lost
+            since = known.waiting_since  # of a newer hint, whose job may be lost
         else:
             return False
         is_at_work = since is not None and self._now - since < self._minimum_age

@@ -8,9 +8,8 @@ from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Release, Stat
 
 JobResult = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
-RowState = Literal[
-    "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
-]  # of a row, in one word
+# The state of a row in one word.
+RowState = Literal["waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
 HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
 
 
@@ -19,7 +18,7 @@ class Job:
     """Ask to look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
 
     key: str
-    etag: str | None = None  # as a listing had it: saves asking for it where that object has its verdict
+    etag: str | None = None  # from a listing; saves a request where that object has its verdict
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Outcome:
     key: str
     result: JobResult
     detail: str = ""  # a sentence about a failure; never the key
-    passes: bool = False  # it failed for a reason that passes and is not the image's: that was no try
+    passes: bool = False  # the failure passes and is not the image's fault: it does not count as a try
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class ImageFacts:
     media_type: str
     width: int
     height: int
-    instance_uid: str | None = None  # of a DICOM file, where it may be kept
+    instance_uid: str | None = None  # only of a DICOM file, where it may be kept
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Examination:
 
     facts: ImageFacts
     finding: Finding
-    preview: bytes | None  # JPEG, 8-bit gray, at most 1280 pixels a side; None where it may name the patient
+    preview: bytes | None  # 8-bit gray JPEG, at most 1280 pixels a side; None if it may name the patient
     warnings: tuple[Warning, ...] = ()  # in the order of their closed list
     timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
 
@@ -81,12 +80,12 @@ class HostStatus:
     """Describe the state of the host; no sentence holds a key."""
 
     state: HostState
-    since: datetime | None = None  # when it got into that state, where that is known
+    since: datetime | None = None  # when it entered that state, if known
     active: int = 0  # jobs taken and not yet answered
     jobs_a_minute: int = 0
     model: ModelRef | None = None
     release: Release | None = None
-    last_error: str | None = None  # of a job that failed
+    last_error: str | None = None  # message of a job that failed
     last_error_at: datetime | None = None
     detail: str = ""  # why the state is unknown
 
@@ -95,8 +94,8 @@ class HostStatus:
 class QueueStatus:
     """Describe how much work is left."""
 
-    depth: int | None  # jobs not done yet, those at work among them; None: unknown
-    oldest: datetime | None = None  # when the job that waits longest was first asked for, where that is known
+    depth: int | None  # jobs not done yet, including those at work; None if unknown
+    oldest: datetime | None = None  # when the longest-waiting job was first asked for, if known
     detail: str = ""  # why the depth is unknown
 
 
@@ -120,17 +119,17 @@ class Row:
     normal_below: float | None = None  # the verdict's two thresholds
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
-    message: str | None = None  # the reason's own sentence
+    message: str | None = None  # the reason's message
     warnings: tuple[Warning, ...] = ()
-    etag: str | None = None  # of the source that the verdict judged
+    etag: str | None = None  # the judged source's
     verdict_key: str | None = None
     verdict_etag: str | None = None
     preview_key: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
-    asked_since: datetime | None = None  # while it waits: when it began to, through all later hints
-    at_work: bool = False  # while it waits: a host has it
+    waiting_since: datetime | None = None  # set while a newer hint is not settled
+    asked_since: datetime | None = None  # start of the wait, through all later hints
+    at_work: bool = False  # a host works on it
     source: SourceState = "present"
     change: int = 0  # grows with every change of any row
 

@@ -33,7 +33,7 @@ def _pairs(given: object) -> object:
         if any(not mark for _, mark, _ in parts):
             raise ValueError("write NAME=VALUE,NAME=VALUE")
         return {name.strip(): value.strip() for name, _, value in parts}
-    if isinstance(given, Mapping):  # TOML has numbers and truth values, CloudFormation text alone
+    if isinstance(given, Mapping):  # TOML has numbers and booleans, CloudFormation only text
         return {name: _text(value) for name, value in given.items()}
     return given
 
@@ -55,7 +55,7 @@ def _upper(word: object) -> object:
 
 
 def _at_home(path: Path) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111  which raises where there is no such user
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -212,7 +212,7 @@ class DeployedSettings(_Group):
     host_id: str | None = Field(None, description="name of this EC2 host, `<role id>:<instance id>`")
 
 
-# The sections of cxr.toml; "" is what stands above the first one.
+# The sections of cxr.toml; "" stands for the keys above the first section.
 SECTIONS: dict[str, type[BaseModel]] = {
     "": GeneralSettings,
     "page": PageSettings,
@@ -288,7 +288,7 @@ def config_file() -> Path | None:
     try:
         if path.is_file():
             return path
-    except OSError:  # the current folder may not be looked into
+    except OSError:  # the current folder may not be readable
         pass
     if named:
         raise UsageError(f"{_NAMES_FILE}: there is no file {named}")
@@ -312,7 +312,7 @@ def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
                 shown = f"[{section}] {key}" if section else key
                 raise UsageError(f"{path}: {shown} is no setting: {_whereabouts(key, section)}")
         values |= pairs
-    return {key: value for key, value in values.items() if value != ""}  # as with empty variables
+    return {key: value for key, value in values.items() if value != ""}  # like empty variables
 
 
 def _whereabouts(key: str, section: str) -> str:
@@ -329,11 +329,11 @@ def _whereabouts(key: str, section: str) -> str:
 
 
 _KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields} | {_NAMES_FILE}
-# Of the scripts in ec2_runner/host/machine/, whose environment the worker has, too.
+# Variables of the scripts in ec2_runner/host/machine/, whose environment the worker shares.
 _OF_SCRIPTS = {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
-_OF_SCRIPTS |= {"CXR_SAMPLES"}  # where scripts that make test files find the synthetic samples
-# Settings of earlier releases, with the value that goes with a bucket. A host that an earlier release
-# launched still has them in its environment: they are ignored where they say what follows anyway.
+_OF_SCRIPTS |= {"CXR_SAMPLES"}  # the synthetic samples, for scripts that make test files
+# Settings of earlier releases, with the value that implies a bucket. A host launched by an earlier
+# release still has them in its environment; they are ignored where they match the bucket setting.
 _RETIRED = {"CXR_STORE": "s3", "CXR_INDEX": "dynamodb"}
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 VERSION = "0.1.0"
-RELEASE = 7  # grows with every deployed change of model or code
+RELEASE = 7  # incremented with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (
@@ -45,13 +45,14 @@ Warning = Literal[
     "burned_in_text",
     "evidence_outside",
 ]
+# Warnings with which there is no confident label.
 DOUBTS: tuple[Warning, ...] = (
     "atypical",
     "other_population",
     "age_outside_training",
     "not_frontal",
     "for_processing",
-)  # no confident label with these
+)
 
 
 def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
@@ -63,8 +64,8 @@ def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
 
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
-_Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
-LARGEST_GRID = 64  # cells of a side; ours has 9
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # exact in every JSON reader
+LARGEST_GRID = 64  # cells per side; ours has 9
 
 
 def _possible(moment: datetime) -> datetime:
@@ -240,7 +241,7 @@ class Verdict(Part):
         """
         if self.status == "failed" or self.source.etag != etag or self.release.number < release:
             return False
-        is_later = self.release.number > release  # what a later release chose is never undone
+        is_later = self.release.number > release  # a later release's choice is never undone
         return network is None or is_later or (self.model is not None and self.model.sha256 == network)
 
     def to_json(self) -> bytes:
@@ -260,7 +261,7 @@ class Verdict(Part):
         """
         try:
             content = json.loads(data)
-            json.dumps(content, ensure_ascii=False).encode()  # half a character can be written as an escape
+            json.dumps(content, ensure_ascii=False).encode()  # an escape can hold half of a surrogate pair
             return cls.model_validate(_known(content), extra="ignore")
         except RecursionError as error:
             raise ValueError("nested too deeply") from error

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")  # the key that an EC2 host publishes
 
 _TICK_SECONDS = 1.0
-_PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
-_DRAIN_SECONDS = 5.0  # for the jobs at work when it is told to end; a batch takes about one
+_PUBLISH_SECONDS = 30.0  # between reports while nothing changes
+_DRAIN_SECONDS = 5.0  # time for running jobs on shutdown; a batch takes about 1 s
 
 
 class Publisher:
@@ -46,7 +46,7 @@ class Publisher:
             self._etags[key] = self._store.put(key, data, self._etags[key])
             return True
         except ConditionFailed:
-            del self._etags[key]  # written by this host's life before: look again next time
+            del self._etags[key]  # written before this host's restart: look again next time
         except StoreError as error:
             log.warning("the host could not say how it is: %s", error)
         return False
@@ -94,7 +94,7 @@ def _attend(
     closed = False
     while True:
         if publisher and identity and publisher.publish(READY, identity.model_dump()):
-            identity = None  # said
+            identity = None  # published
         status = service.status()
         if publisher and (status.state != said or time.monotonic() > due):
             publisher.publish(STATUS, status.model_dump(mode="json"))

@@ -10,10 +10,10 @@ from flask import Request
 
 from pipeline.errors import UsageError
 
-# `worker` is what the functions of release 4 call it.
+# The functions of release 4 use the name `worker`.
 _HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|worker)(:[0-9]{1,5})?", re.IGNORECASE)
 _CONNECTIONS = Path("/proc/net/tcp")
-_ESTABLISHED = "01"  # in other states the kernel may have forgotten whose a connection is
+_ESTABLISHED = "01"  # in other states the kernel may have forgotten the connection's user
 _ROOT = 0
 
 

@@ -9,7 +9,7 @@ from waitress import wasyncore
 from pipeline.errors import UsageError
 from pipeline.running.serving import make_server
 
-_BATCHES = 16  # at work at a time
+_BATCHES = 16  # batches at work at a time
 _FLUSH_SECONDS = 5.0
 
 
@@ -34,7 +34,7 @@ class HttpServer:
         until = time.monotonic() + _FLUSH_SECONDS
         while self._is_sending() and time.monotonic() < until:
             time.sleep(0.01)
-        # In its own thread: another one would close what the loop is looking at.
+        # In the server's own thread: another thread would close channels that the loop is using.
         self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._channels, ignore_all=True))
         self._thread.join(_FLUSH_SECONDS)
         self._server.task_dispatcher.shutdown(timeout=_FLUSH_SECONDS)

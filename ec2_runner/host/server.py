@@ -20,9 +20,9 @@ from pipeline.names import INBOX
 from pipeline.records import Job, Outcome
 from pipeline.running.service import JobsRefused, Service
 
-_LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the longest kind
+_LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the greatest length
 _MOST_JOBS = 1000
-_MOST_AHEAD = 1000  # releases: a number further above ours is a mistake, and no reason to end
+_MOST_AHEAD = 1000  # releases: a number further above ours is a mistake, not a reason to end
 _MOMENT_SECONDS = 0.05
 _CODES = {"release": 409, "stopping": 503}
 
@@ -33,7 +33,7 @@ def _of_inbox(key: str) -> str:
     return key
 
 
-Key = Annotated[InstanceOf[str], AfterValidator(_of_inbox)]  # also a name that is no Unicode
+Key = Annotated[InstanceOf[str], AfterValidator(_of_inbox)]  # also a name that is not Unicode
 
 
 class _Asked(BaseModel, strict=True):
@@ -121,11 +121,11 @@ def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
                 ready, due = b"", time.monotonic() + _MOMENT_SECONDS
         yield ready
     finally:
-        rest.close()  # the client has gone: jobs not begun are dropped
+        rest.close()  # the client is gone: drop jobs that have not begun
 
 
 def _line(outcome: Outcome) -> bytes:
-    return json.dumps(vars(outcome)).encode() + b"\n"  # ASCII: also names that are no Unicode
+    return json.dumps(vars(outcome)).encode() + b"\n"  # ASCII, which also holds names that are not Unicode
 
 
 def _exposition(service: Service) -> str:

@@ -25,28 +25,28 @@ log = logging.getLogger(__name__)
 InstanceState = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
 _GONE = ("shutting-down", "terminated")
 _ALIVE = ["pending", "running", "stopping", "stopped"]
-_CLAIM_SECONDS = 60.0  # for a handler to launch; then another one does, and gets the same instance
+_CLAIM_SECONDS = 60.0  # time for a handler to launch; then another handler does, and gets the same instance
 # After a launch, EC2 may not know the instance everywhere: it is eventually consistent.
 _SHOWN_SECONDS = 120.0
-_SOON = 20.0  # seconds until a change of state is worth a look
-# A running host that nobody reaches for so long is replaced: first boots are slow.
+_SOON = 20.0  # seconds until a change of state is likely
+# A running host that nobody can reach for this long is replaced; first boots are slow.
 _REPLACE_SECONDS = 600.0
-_SPELL_SECONDS = 180.0  # failures further apart are no spell: others may have reached it meanwhile
-_IMPAIRED_SECONDS = 120.0  # the same, where EC2 itself says that something is wrong with it
-_JUST_STARTED_SECONDS = 120.0  # a host that is stopped again so soon was never at work
-# Why an instance is stopped that was in order.
+_SPELL_SECONDS = 180.0  # failures further apart do not count together: others may have reached the host
+_IMPAIRED_SECONDS = 120.0  # the same where EC2 itself reports the host as impaired
+_JUST_STARTED_SECONDS = 120.0  # a host that stops again this soon never worked
+# Reasons for which an intact instance is stopped.
 # docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 _ORDERLY = {
     *("Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate", "Client.InstanceInitiatedShutdown"),
     *("Server.ScheduledStop", "Server.SpotInstanceShutdown", "Server.SpotInstanceStop"),
 }
 _NOT_QUITE_STOPPED = "IncorrectInstanceState"  # or another handler has just started it
-# No room for another host there or of that kind.
+# Codes for no room for another host in that place or of that type.
 # docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _NO_ROOM = {
     *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientFreeAddressesInSubnet"),
     *("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "Unsupported"),
-    "IdempotentParameterMismatch",  # the token is taken by another launch: a new generation has a new one
+    "IdempotentParameterMismatch",  # another launch used the token: a new generation has a new one
 }
 
 
@@ -57,7 +57,7 @@ class Instance:
     id: str
     state: InstanceState
     address: str  # private; empty while there is none
-    launched_at: float  # seconds since 1970, of the last start
+    launched_at: float  # of the last start, in seconds since 1970
     type: str = ""  # such as t3.medium
     reason: str = ""  # EC2's code for its last change of state
 
@@ -145,7 +145,7 @@ class Fleet:
     def _holding(self) -> Holding:
         holding = self.lease.read()
         if not holding.generation:
-            # Not 1: the tokens of a stack of the same name, deleted today, are remembered by EC2.
+            # Not 1: EC2 remembers the tokens of a stack of the same name that was deleted today.
             self.lease.begin(int(self._now()))
             holding = self.lease.read()
         return holding
@@ -170,7 +170,8 @@ class Fleet:
 
     def _adopted(self, holding: Holding) -> Instance | None:
         """Return an instance that the lease does not know: its handler died between launch and lease."""
-        found = [one for one in self.instances() if not self._has_reverted(one)]  # one may be protected
+        # A reverted one may still be there, protected from termination.
+        found = [one for one in self.instances() if not self._has_reverted(one)]
         if not found or not self.lease.hold(holding.generation, found[-1].id, self._now()):
             return None
         return found[-1]
@@ -208,7 +209,7 @@ class Fleet:
             MaxCount=1,
             LaunchTemplate={"LaunchTemplateName": template, "Version": "$Latest"},
             SubnetId=place.subnet,
-            InstanceType=place.instance_type,  # type: ignore[arg-type]  # the stubs list the types of their day
+            InstanceType=place.instance_type,  # type: ignore[arg-type]  # the stubs lack newer types
             ClientToken=f"{self._stack}-{generation}",
             TagSpecifications=[
                 {

@@ -27,9 +27,9 @@ class Holding:
     instance_id: str | None = None
     claimed_until: float = 0  # a handler is launching this generation
     launched_at: float = 0
-    unreachable_since: float = 0  # since when nobody reached it, though it runs
-    unreachable_at: float = 0  # the last time that nobody did
-    suspect_since: float = 0  # since when the reaper takes it for idle
+    unreachable_since: float = 0  # since when nobody could reach it although it runs
+    unreachable_at: float = 0  # the last failure to reach it
+    suspect_since: float = 0  # since when the reaper considers it idle
 
 
 class Lease:

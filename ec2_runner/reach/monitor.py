@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 _STEP_SECONDS = 10.0
 _LONGEST_PAUSE = 60.0  # seconds, while AWS does not answer
-_BELIEVED = timedelta(seconds=90)  # a worker speaks twice a minute: older words say nothing of now
+_BELIEVED = timedelta(seconds=90)  # a worker reports twice a minute: older reports are out of date
 _BOOT = timedelta(minutes=15)  # after its start, a host may still be installing
-_FIGURE = timedelta(minutes=5)  # for which a measured wait counts: CloudWatch shows it late
-_STATES: dict[str, HostState] = {  # of an instance without a worker
+_FIGURE = timedelta(minutes=5)  # how long a measured wait counts: CloudWatch shows it late
+_STATES: dict[str, HostState] = {  # states of the host by those of an instance without a worker
     "pending": "starting",
     "stopping": "stopping",
     "shutting-down": "stopping",
@@ -66,13 +66,13 @@ class StackMonitor:
             if instance is None:
                 return HostStatus("off")
             return host_status(instance, self._observer.status(instance), now)
-        except Exception as error:  # noqa: BLE001  the page must not show an old state for ever
+        except Exception as error:  # noqa: BLE001  the page must not show an old state forever
             return HostStatus("unknown", detail=_why(error))
 
     def _queue(self, now: datetime) -> QueueStatus:
         try:
             depth = sum(self._observer.depth(self._observer.names.jobs).values())
-            wait = self._observer.wait(now) if depth else None  # each question to CloudWatch costs
+            wait = self._observer.wait(now) if depth else None  # each request to CloudWatch costs money
         except Exception as error:  # noqa: BLE001  as above
             return QueueStatus(None, detail=_why(error))
         if wait is None or now - wait.at > _FIGURE:
@@ -84,7 +84,7 @@ def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) ->
     """Return the host's state, from EC2's description of its instance and its worker's last report."""
     launched = datetime.fromtimestamp(instance.launched_at, UTC) if instance.launched_at else None
     if said and launched and said.at < launched:
-        said = None  # in its life before
+        said = None  # from before the last start
     if instance.state == "running" and said and now - said.at < _BELIEVED:
         return said.host()
     heard = said.at if said else launched

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-_LIMIT = 100_000  # bytes of what a host says
-_MEASURED = timedelta(minutes=15)  # an older figure says nothing of now
+_LIMIT = 100_000  # bytes of a host's report
+_MEASURED = timedelta(minutes=15)  # an older figure is out of date
 _COUNTS: "dict[QueueAttributeNameType, str]" = {
     "ApproximateNumberOfMessages": "waiting",
     "ApproximateNumberOfMessagesNotVisible": "at work",

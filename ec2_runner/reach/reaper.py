@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Deed = Literal["stopped", "terminated"]
 _BOOT_SECONDS = 900.0  # after its start, a host may still be installing
-_SILENT_SECONDS = 600.0  # a host speaks twice a minute; after so long it hangs
+_SILENT_SECONDS = 600.0  # a host reports twice a minute; after this long it hangs
 _SURE_SECONDS = 240.0  # between the two looks
 _MARGIN_SECONDS = 300.0  # beyond the idle time, for the host to power itself off
 _LIMIT = 100_000  # bytes of a status
@@ -83,7 +83,7 @@ class Reaper:
         spoken = self._spoken(instance)
         if spoken is None or now - spoken.at.timestamp() > _SILENT_SECONDS:
             return True
-        # Not since the worker's start: one whose power-off failed starts anew again and again.
+        # Not counted from the worker's start: one whose power-off failed starts again and again.
         last = spoken.last_job_at.timestamp() if spoken.last_job_at else instance.launched_at
         return not spoken.active and now - last > self._idle_seconds
 

@@ -10,10 +10,10 @@ from pipeline.errors import HostError, HostNotReady
 from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
 
-_BATCH_SECONDS = 80.0  # for a batch, connecting included: less than the function's 120
+_BATCH_SECONDS = 80.0  # for a batch, including the connection: less than the function's 120
 _CONNECT_SECONDS = 20.0
-_RESTART_SECONDS = 30.0  # for a worker that crashed to be back
-_LOOK_SECONDS = 0.25  # between looks whether it is
+_RESTART_SECONDS = 30.0  # for a crashed worker to come back
+_LOOK_SECONDS = 0.25  # between checks for that
 _SOON = 10.0
 
 
@@ -40,7 +40,7 @@ class RemoteHost:
                 yield outcome
         except StreamBroken:
             if alone and self._connection and self._connection.is_alive:
-                raise  # so it was the worker that broke off, and at this job
+                raise  # so the worker broke off, at this job
             yield from self._one_by_one(left.values(), deadline)
 
     def abandon(self) -> None:
@@ -59,7 +59,7 @@ class RemoteHost:
                 self._wait_for_worker(deadline)
                 yield from self._submit([job], deadline)
             except (StreamBroken, HostNotReady) as error:
-                # Not postponed: the same company would break off again, and nobody would count how often.
+                # Not postponed: the same batch would break off again, and nobody would count how often.
                 yield Outcome(job.key, "failed", str(error))
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
@@ -79,7 +79,7 @@ class RemoteHost:
                 self._connection.open(self._port).close()
                 return
             except NobodyListens:
-                time.sleep(_LOOK_SECONDS)  # and look again: a new connection for each look would cost more
+                time.sleep(_LOOK_SECONDS)  # and check again: a new connection for each check would cost more
             except ConnectFailed:
                 self.close()
         while True:
@@ -110,7 +110,7 @@ class RemoteHost:
             self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
             return self._connection.open(self._port)
         except HostNotReady as error:
-            if crashed:  # most often it is back soon
+            if crashed:  # it is usually back soon
                 error.retry_after = min(error.retry_after, _SOON)
             raise
         except NobodyListens as error:

@@ -26,8 +26,8 @@ from pipeline.settings import Settings
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
-_HOST_USER = "cxr"  # whom sshd-cxr.conf and the stack's permissions let in
-_BOOT_SECONDS = 20.0  # between looks at a host that boots
+_HOST_USER = "cxr"  # the user that sshd-cxr.conf and the stack's permissions allow
+_BOOT_SECONDS = 20.0  # between checks of a booting host
 
 
 class Route(Protocol):
@@ -131,7 +131,7 @@ class Ec2Route:
         tunnel = Tunnel(url, deadline)
         connection = connect(tunnel, self._user, [key], identity.host_key, deadline)
         try:
-            connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
+            connection.open(self._settings.worker_port).close()  # reached means that its worker listens
         except HostError:
             connection.close()
             raise

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ec2_runner.reach.worker_client import ByteStream, remaining
 from pipeline.errors import HostError, UsageError
 
-_PROBE_SECONDS = 3.0  # for a connection kept from before, which may be dead: a Lambda sandbox was frozen
+_PROBE_SECONDS = 3.0  # for a kept connection, which may be dead: a Lambda sandbox may have been frozen
 _KEEPALIVE_SECONDS = 15
 
 
@@ -80,8 +80,8 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
     kind, pinned = host_key.split()[:2]
     transport = None
     try:
-        transport = paramiko.Transport(pipe)  # anything with these methods of a socket
-        transport.get_security_options().key_types = (kind,)  # else it may show one of another kind
+        transport = paramiko.Transport(pipe)  # accepts anything with these methods of a socket
+        transport.get_security_options().key_types = (kind,)  # else it may offer a key of another kind
         transport.banner_timeout = remaining(deadline)
         transport.start_client(timeout=remaining(deadline))
         if transport.get_remote_server_key().get_base64() != pinned:
@@ -122,9 +122,8 @@ def dial(address: str, port: int, deadline: float) -> socket.socket:
     """Open a TCP connection; raise ConnectFailed when there is no answer."""
     try:
         pipe = socket.create_connection((address, port), timeout=remaining(deadline))
-        pipe.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # else small packets wait 40 ms for an answer
+        # Without this, small packets wait 40 ms for an answer.
+        pipe.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return pipe
     except OSError as error:
         raise ConnectFailed(f"the host does not answer ({type(error).__name__})") from error

@@ -36,7 +36,7 @@ class Tunnel:
                 url,
                 open_timeout=remaining(deadline),
                 close_timeout=_CLOSE_SECONDS,
-                compression=None,  # SSH's bytes do not shrink
+                compression=None,  # SSH traffic does not compress
                 proxy=None,
             )
             self._websocket: ClientConnection = self._open.enter_context(websocket)
@@ -44,7 +44,7 @@ class Tunnel:
             reason = f"the Instance Connect Endpoint refused ({type(error).__name__})"
             raise ConnectFailed(reason) from error
         self._timeout: float | None = None
-        self._closed = False  # Paramiko looks at this name of Python's sockets
+        self._closed = False  # Paramiko reads this attribute of Python's sockets
         self._rest = b""
 
     def settimeout(self, value: float | None) -> None:
@@ -90,7 +90,7 @@ def signed_url(
         "remotePort": port,
     }
     scheme, _, host = base.partition("://")
-    events = HierarchicalEmitter()  # the signer holds it by a weak reference
+    events = HierarchicalEmitter()  # the signer holds only a weak reference to it
     signer = RequestSigner(ServiceId("EC2 Instance Connect"), region, _SERVICE, "v4", credentials, events)
     signed = signer.generate_presigned_url(
         {

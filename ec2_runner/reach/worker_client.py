@@ -61,7 +61,7 @@ def _refusal(status: int, body: bytes) -> HostError:
         return HostNotReady("the worker is stopping", _RESTART_SECONDS)
     if status == http.HTTPStatus.UNAUTHORIZED:
         reason = (
-            "the worker does not know who asks: log in as its user, or set CXR_WORKER_TOKEN on both sides"
+            "the worker does not know the caller: log in as its user or set CXR_WORKER_TOKEN on both sides"
         )
         return HostNotReady(reason, _UPDATE_SECONDS, is_fault=True)
     return StreamBroken(f"the worker answered {status}: {body[:200].decode(errors='replace')}")

@@ -19,10 +19,10 @@ Say = Callable[[str], None]
 
 _POLL_SECONDS = 4.0
 _DEADLINE_SECONDS = 45 * 60.0
-_NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was made, and nothing since
+_NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was created, but never executed
 _TO_BE_DELETED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _FINE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
-_NO_STACK = "ValidationError"  # what AWS says of a stack that does not exist
+_NO_STACK = "ValidationError"  # AWS's code for a stack that does not exist
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")  # AWS has no code for it
 
 
@@ -118,7 +118,7 @@ class CloudFormationStack:
         self, template_url: str, changes: Mapping[str, str], before: StackState | None
     ) -> "list[ParameterTypeDef]":
         kept = set(before.parameters) - set(changes) if before else set()
-        if kept:  # those that the new template still has
+        if kept:  # keep only those that the new template has
             summary = self._client.get_template_summary(TemplateURL=template_url)
             kept &= {parameter["ParameterKey"] for parameter in summary["Parameters"]}
         given: list[ParameterTypeDef] = [
@@ -190,7 +190,7 @@ class CloudFormationStack:
                     new = [event for event in page["StackEvents"] if event["EventId"] not in seen]
                     found += new
                     if len(new) < len(page["StackEvents"]):
-                        break  # the others are older
+                        break  # all others are older
         except AwsRefused as error:
             if error.code != _NO_STACK:
                 raise

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_TYPE = "t3.medium"
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have at most 63 characters
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DeployOptions:
     """Hold the user's options; None leaves an existing stack as it is."""
 
     stack: str
-    bucket: str | None = None  # to be made
+    bucket: str | None = None  # to be created
     existing_bucket: str | None = None
     instance_type: str | None = None
     email: str | None = None
@@ -128,7 +128,7 @@ def carry_out(
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
     except BaseException:
-        if before:  # the functions are of that release again, and hosts have to be, too
+        if before:  # the functions are back at that release, so hosts have to be, too
             set_current(s3, plan.bucket, before)
         raise
     if plan.changes_type:
@@ -157,5 +157,5 @@ def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tupl
 
 def _notify(plan: Plan, s3: "S3Client", stack: CloudFormationStack) -> None:
     state = stack.read()
-    assert state is not None  # just made, or planned for
+    assert state is not None  # just created, or seen when planning
     add_notifications(s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"])

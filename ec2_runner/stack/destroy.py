@@ -79,14 +79,14 @@ def _default_bucket(stack: CloudFormationStack, aws: Aws) -> str:
 def _stop_work(state: StackState, aws: Aws) -> None:
     """Stop the queue's deliveries, so that no handler launches another host meanwhile."""
     function = state.outputs.get("IngestFunctionName")
-    if function is None:  # of a stack that was never finished
+    if function is None:  # the stack was never completed
         return
     functions = aws.client("lambda")
     found = functions.list_event_source_mappings(FunctionName=function)
     for mapping in found["EventSourceMappings"]:
         number, state_now = mapping["UUID"], mapping["State"]
         functions.update_event_source_mapping(UUID=number, Enabled=False)
-        deadline = time.monotonic() + _MAPPING_SECONDS  # an invocation at work could still launch a host
+        deadline = time.monotonic() + _MAPPING_SECONDS  # a running invocation could still launch a host
         while state_now != "Disabled" and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
             state_now = functions.get_event_source_mapping(UUID=number)["State"]

@@ -53,7 +53,7 @@ def _replace(s3: "S3Client", bucket: str, queues: set[str], ours: "list[QueueCon
     s3.put_bucket_notification_configuration(
         Bucket=bucket,
         NotificationConfiguration=changed,
-        SkipDestinationValidation=not ours,  # a broken one of somebody else does not keep us from leaving
+        SkipDestinationValidation=not ours,  # a broken one of others must not keep ours from being removed
     )
 
 

@@ -16,13 +16,13 @@ from pipeline.errors import StackError, UsageError
 from pipeline.verdict import RELEASE
 
 Architecture = Literal["x86_64", "arm64"]
-_Run = Callable[[Sequence[str], Path], None]  # a command, in a folder; StackError when it fails
+_Run = Callable[[Sequence[str], Path], None]  # runs a command in a folder; raises StackError when it fails
 
 MANIFEST = "manifest.sha256"
-_PYTHON = "3.12"  # of the hosts
-_GLIBC = 34  # of Amazon Linux 2023: 2.34
+_PYTHON = "3.12"  # version on the hosts
+_GLIBC = 34  # minor version in Amazon Linux 2023: 2.34
 _MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
-_EPOCH = 315_532_800  # 1980: the oldest time that a zip can state. Equal sources give equal files
+_EPOCH = 315_532_800  # 1980, the oldest time in a zip; so equal sources give equal files
 _STAMP = (1980, 1, 1, 0, 0, 0)
 _MINUTES = 15.0
 
@@ -33,7 +33,7 @@ class Bundle:
 
     number: int
     folder: Path
-    package: Path  # of the Lambda functions, a zip
+    package: Path  # zip of the Lambda functions
     template: Path
 
 
@@ -75,7 +75,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
 def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bundle:
     """Build the release of a checkout, in its `build/`."""
     folder = root / "build" / "release"
-    for stale in (folder, root / "build" / "lib"):  # setuptools would pack modules that are gone by now
+    for stale in (folder, root / "build" / "lib"):  # setuptools would pack deleted modules
         shutil.rmtree(stale, ignore_errors=True)
     wheelhouse = folder / "wheelhouse"
     wheelhouse.mkdir(parents=True)

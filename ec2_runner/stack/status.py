@@ -15,7 +15,7 @@ from pipeline.verdict import Verdict
 from pipeline.worklist.dynamodb import DynamoIndex
 
 _VERDICTS = 5  # lines
-_PAGE = 100  # changes of the worklist that are looked through for them
+_PAGE = 100  # changes of the worklist that are searched for them
 _CLOCKS_APART = timedelta(minutes=1)  # a writer's clock may be ahead of ours
 _TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 

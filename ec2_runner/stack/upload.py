@@ -17,7 +17,7 @@ RELEASES = "system/releases/"
 CURRENT = RELEASES + "current"
 _CODE = "CodeUri: build/lambda"
 
-Advance = Callable[[int], None]  # so many more bytes are there
+Advance = Callable[[int], None]  # takes how many more bytes were sent
 
 
 def upload_release(s3: "S3Client", bucket: str, release: Bundle, advance: Advance) -> None:
@@ -76,7 +76,7 @@ def ensure_bucket(aws: Aws, bucket: str) -> None:
     if aws.region == "us-east-1":
         s3.create_bucket(Bucket=bucket)
     else:
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})  # type: ignore[typeddict-item]  # the stubs list the regions of their day
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})  # type: ignore[typeddict-item]  # the stubs lack newer regions
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={

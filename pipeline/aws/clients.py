@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 _CONNECT_SECONDS = 3
-_READ_SECONDS = {"s3": 15, "cloudformation": 60}  # images and large templates; other answers are short
+_READ_SECONDS = {"s3": 15, "cloudformation": 60}  # for images and large templates; other answers are short
 _OTHER_READ_SECONDS = 5
 _ATTEMPTS = {"s3": 4, "cloudformation": 5}
 _OTHER_ATTEMPTS = 3
-_CONNECTIONS = 64  # threads that may use a client at the same time
+_CONNECTIONS = 64  # number of threads that may use a client at once
 
 
 class Aws:
@@ -45,7 +45,7 @@ class Aws:
             advice = "set AWS_PROFILE to one that `aws configure list-profiles` names"
             raise UsageError(f"{error}: {advice}") from error
         self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()  # a session may not make two clients at once
+        self._lock = threading.Lock()  # a session must not make two clients at once
         self._account: str | None = None
 
     @property
@@ -100,7 +100,7 @@ class Aws:
         """Return the client of a service; its calls end within seconds, with or without an answer."""
         from botocore.config import Config
 
-        # S3: browsers have to post to the bucket's own region, signed as S3 has asked for since 2020.
+        # S3: browsers have to post to the bucket's own region, with the signature required since 2020.
         more: dict[str, Any] = (
             {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}
         )

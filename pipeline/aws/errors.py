@@ -23,7 +23,7 @@ _NO_CREDENTIALS = "there are no AWS credentials: run `aws configure`, or set AWS
 _LOG_IN = "log in to AWS again"
 _WRONG_KEY = "AWS does not know these credentials: run `aws configure`, or set AWS_PROFILE"
 _NOT_ALLOWED = "these credentials lack a permission"
-_ADVICE = {  # the services have several words for the same
+_ADVICE = {  # the services use several codes for the same error
     "NoSuchBucket": "there is no such bucket; check its name and the region",
     "ResourceNotFoundException": "name the stack that made it with --stack, and its region in AWS_REGION",
     "AWS.SimpleQueueService.NonExistentQueue": "name the stack with --stack, and its region in AWS_REGION",

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
-_BATCH = 10  # messages in a request, at most
-_LONGEST_DELAY = 900  # seconds that SQS holds a message back, at most
-_PAUSES = (0.2, 1.0)  # seconds before what SQS did not take of a request is sent again
+_BATCH = 10  # most messages in a request
+_LONGEST_DELAY = 900  # longest delay of a message in SQS, in seconds
+_PAUSES = (0.2, 1.0)  # seconds before refused messages of a request are sent again
 
 
 class SqsQueue:

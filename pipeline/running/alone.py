@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
 
-Tell = Callable[[str], None]  # takes where the program runs, for the next one
+Tell = Callable[[str], None]  # takes the place where the program runs, for the next one's message
 
 
 @contextmanager

@@ -9,15 +9,15 @@ from pipeline.errors import CxrError, place_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds before work that failed is begun again
-_STEADY_SECONDS = 10.0  # after so long without an error, work counts as sound again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds before failed work is restarted
+_STEADY_SECONDS = 10.0  # after this long without an error, work counts as sound again
 
 
 class Background:
     """Run work in threads of its own until `stop`; `problems` names work that does not run as it should."""
 
     def __init__(self) -> None:
-        self.stopping = threading.Event()  # for the work itself: it returns soon after this is set
+        self.stopping = threading.Event()  # for the work itself, which returns soon after this is set
         self._threads: dict[str, threading.Thread] = {}
         self._broken: dict[str, str] = {}  # why work failed last, until it has run for a while
 
@@ -53,7 +53,7 @@ class Background:
             try:
                 work()
                 why = "it ended before its time"
-            except BaseException as error:  # noqa: BLE001  whatever it was, the work has to go on
+            except BaseException as error:  # noqa: BLE001  the work has to go on after any error
                 why = str(error) if isinstance(error, CxrError) else place_of(error)
             sound.cancel()
             if self.stopping.is_set():

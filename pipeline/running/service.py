@@ -15,9 +15,9 @@ from pipeline.records import HostStatus, Job, JobResult, Outcome
 from pipeline.verdict import ModelRef, Release
 
 WorkerState = Literal["ready", "busy", "stopping"]
-End = Literal["told", "update", "idle"]  # why a worker ends
+End = Literal["told", "update", "idle"]  # reason for which a worker ends
 _RATE = timedelta(minutes=1)
-_JUDGED: tuple[JobResult, ...] = ("classified", "rejected", "failed")  # what counts as work done
+_JUDGED: tuple[JobResult, ...] = ("classified", "rejected", "failed")  # results that count as work done
 
 
 class JobsRefused(CxrError):

@@ -7,10 +7,10 @@ from waitress import create_server
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
-_MOST_CONNECTIONS = 400  # under the 1,024 files that a process may have open on most systems
-_SPARE = 20  # connections that are kept free for those who come
+_MOST_CONNECTIONS = 400  # below the usual limit of 1,024 open files of a process
+_SPARE = 20  # connections kept free for new clients
 _IDLE_SECONDS = 60
-_UNREAD_BYTES = 1 << 30  # of an answer that nobody fetches, on disk: it must not hold a thread
+_UNREAD_BYTES = 1 << 30  # limit of an unread answer, kept on disk so that it holds no thread
 
 
 def make_server(
@@ -26,7 +26,7 @@ def make_server(
         ident=None,
         connection_limit=_MOST_CONNECTIONS,
         channel_timeout=_IDLE_SECONDS,
-        cleanup_interval=0,  # looks at its connections whenever one of them moves
+        cleanup_interval=0,  # check the connections whenever one of them is active
         asyncore_use_poll=True,
         outbuf_high_watermark=_UNREAD_BYTES,
         **options,

@@ -8,7 +8,7 @@ from pipeline.records import Job, Outcome
 from pipeline.running.parallel import unordered
 from pipeline.verdict import ModelRef
 
-_AHEAD = 4  # times the threads: jobs that are taken before they can be begun
+_AHEAD = 4  # jobs taken in advance, per thread
 
 
 class Worker:

@@ -17,7 +17,7 @@ class Location(Generic[Kind]):
     """Locate an inbox or an outbox under a prefix of a store."""
 
     store: Kind
-    prefix: str  # empty, or it ends with a slash
+    prefix: str  # empty, or ends with a slash
 
 
 class ArchiveStore:

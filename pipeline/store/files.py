@@ -16,15 +16,15 @@ from pipeline.errors import StoreError
 
 BY_DESCRIPTOR = {os.open, os.stat, os.mkdir, os.link, os.unlink, os.rename} <= os.supports_dir_fd
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-# NONBLOCK: opening a pipe without a writer would wait for ever.
+# NONBLOCK: opening a pipe without a writer would wait forever.
 _READING = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
 _LISTING = os.O_RDONLY | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
-_HELD = 16  # open folders of one `Tree`
+_HELD = 16  # folders that one `Tree` keeps open
 
-Place = tuple[str, int | None]  # a name, and as `dir_fd` the folder in which it is
+Place = tuple[str, int | None]  # a name, and the folder that holds it as `dir_fd`
 
 
 class Forbidden(StoreError):
@@ -133,7 +133,7 @@ def write_new(new: Place, data: bytes, place: Place) -> None:
     descriptor = os.open(new[0], _MAKING, 0o600 | group, dir_fd=new[1])
     with os.fdopen(descriptor, "wb") as file:
         if folder and group:
-            with suppress(OSError):  # a share that knows no groups
+            with suppress(OSError):  # a share without groups
                 os.fchown(descriptor, -1, folder.st_gid)
         file.write(data)
 

@@ -49,10 +49,10 @@ from pipeline.store.files import (
 from pipeline.store.walk import keys
 
 PRIVATE_FOLDER = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
-_LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
+_LOCKS = 64  # lock files, shared by keys: that costs some waiting, but is correct
 _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
-# A file this young may change without a trace: within one tick of its clock, or preallocated.
+# A file this young may change without a trace: within one clock tick, or because it was preallocated.
 _RACY_NS = 10_000_000_000
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _CACHE = 65_536  # ETags kept, about 20 MB
@@ -89,7 +89,7 @@ class FolderStore:
                 if path.is_symlink():
                     raise UsageError(f"{path} is a link; name the folder that it leads to as --root")
                 if name.startswith(PRIVATE_FOLDER):
-                    with suppress(PermissionError):  # another user's, of an earlier release
+                    with suppress(PermissionError):  # another user's folder, of an earlier release
                         path.chmod(path.stat().st_mode & (0o2700 | shared(path.stat())))
             except OSError as error:
                 reason = f"{path} cannot be made: {error.strerror}; name another --root"
@@ -175,14 +175,14 @@ class FolderStore:
                     rename(new, place)
             return
         with self._written(parts, data) as (new, place):
-            try:  # without the lock: who holds it replaces what is there, and a link is made where nothing is
+            try:  # without the lock, which guards replacing; a link is made only where nothing is
                 os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
             except FileExistsError:
                 raise _in_the_way(place) from None
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                with self._lock(key):  # as some network shares need it
+                with self._lock(key):  # needed on some network shares
                     if at(place):
                         raise _in_the_way(place) from None
                     rename(new, place)

@@ -21,26 +21,26 @@ from pipeline.store.files import open_beneath, state
 
 log = logging.getLogger(__name__)
 
-_SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
-_SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
-# After a file was taken that nobody closed: a preallocated copy keeps still, and fills up.
+_SETTLE_SECONDS = 0.5  # how long a file must stay unchanged if its writer's close is not seen
+_SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and arrive late
+# After taking a file without seeing a close: a preallocated copy looks unchanged while it fills up.
 _SECOND_LOOK_SECONDS = 10.0
-_CUT_SECONDS = 10.0  # for a file that looks cut: its writer pauses, or opens it anew
-_EMPTY_SECONDS = 30.0  # for an empty file: its content is still to be sent
-_UNREADABLE_SECONDS = 10.0  # for a file that may not be read to become readable
-_RETRY_SECONDS = 1.0  # before a hint that failed is given again
+_CUT_SECONDS = 10.0  # for a file that looks truncated: its writer may pause, or reopen it
+_EMPTY_SECONDS = 30.0  # for an empty file, whose content is still to come
+_UNREADABLE_SECONDS = 10.0  # for an unreadable file to become readable
+_RETRY_SECONDS = 1.0  # before a failed hint is given again
 
-Signature = tuple[int, ...]  # what tells one state of a file from another
-Hint = Callable[[str, bool], None]  # key, whether it was removed
+Signature = tuple[int, ...]  # tells one state of a file from another
+Hint = Callable[[str, bool], None]  # takes a key, and whether it was removed
 
 
 @dataclass
 class _Rest:
     """Describe a file not reported yet: its last state, since when, and for how long it must be at rest."""
 
-    signature: Signature | None  # None: it went
+    signature: Signature | None  # None: the file is gone
     since: float
-    patience: float | None = None  # None: not known yet
+    patience: float | None = None  # None: not determined yet
 
 
 class Hints:
@@ -53,11 +53,11 @@ class Hints:
         self._root, self._hint, self._poll = root, hint, poll
         self.settle_seconds = _SETTLE_POLLING if poll else _SETTLE_SECONDS
         self.problem: str | None = None
-        self._said: dict[str, Signature] = {}  # what the last hint for a key was about
+        self._said: dict[str, Signature] = {}  # the state that the last hint for a key reported
         self._restless: dict[str, _Rest] = {}
-        self._unsure: dict[str, float] = {}  # said without a close: when to say it once more
-        self._locked: set[str] = set()  # said, and could not be read
-        self._unlock = 0.0  # when to look whether they can be read
+        self._unsure: dict[str, float] = {}  # reported without a close: when to report it once more
+        self._locked: set[str] = set()  # reported, but not readable
+        self._unlock = 0.0  # when to check next whether they are readable
         self._guard = threading.RLock()
 
     def said(self) -> set[str]:
@@ -188,7 +188,7 @@ class Hints:
         """Give a hint; return False when it failed."""
         try:
             self._hint(key, removed)
-        except Exception as error:  # noqa: BLE001  whatever it was, the watch has to go on
+        except Exception as error:  # noqa: BLE001  the watch has to go on after any error
             why = str(error) if isinstance(error, CxrError) else place_of(error)
             if self.problem is None:
                 log.error("a hint failed, and will be given again: %s", why)

@@ -47,6 +47,6 @@ def entries(
                         elif f"{key}/".startswith(prefix) and enters(entry.name):
                             waiting.append(key)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # it went meanwhile, or a link came in its place
+                continue  # it was removed meanwhile, or replaced by a link
             except OSError as error:
                 unread(folder, error)

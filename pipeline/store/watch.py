@@ -36,14 +36,14 @@ from pipeline.store.walk import entries
 
 log = logging.getLogger(__name__)
 
-_MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
+_MISSING_SECONDS = 1.0  # between checks for a deleted inbox
 _TICK_SECONDS = 0.1
-_OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
-_SCAN_SECONDS = 2.0  # between scans where the system tells nothing
-_PAUSE_FACTOR = 5  # times as long as a scan is the pause before the next, or longer: a tree may be huge
-_MISSED_SECONDS = 300.0  # for so long scans are that frequent after one found what the system had not told
+_OLD_SECONDS = 60.0  # at the start, a file unchanged for this long is not being written
+_SCAN_SECONDS = 2.0  # between scans where the system reports nothing
+_PAUSE_FACTOR = 5  # least pause between scans, in durations of a scan: a tree may be huge
+_MISSED_SECONDS = 300.0  # how long scans stay frequent after one found an unreported change
 
-# Not those of reading: our own reading would wake us.
+# Without the events of reading: our own reading would trigger them.
 _EVENTS: list[type[FileSystemEvent]] = [
     *(DirCreatedEvent, DirDeletedEvent, DirMovedEvent),
     *(FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent),
@@ -67,15 +67,15 @@ class InboxWatcher(FileSystemEventHandler):
         self._root, self._inbox, self._poll = root, root / INBOX, poll
         self._rescan_seconds = _SCAN_SECONDS if poll else rescan_seconds
         self._hints = Hints(root, hint, poll)
-        self._trouble: dict[str, str] = {}  # what does not work, in sentences without a key
+        self._trouble: dict[str, str] = {}  # problems, in sentences without a key
         self._complaints = _Complaints(self._scan_soon)
         self._background, self._is_own = background or Background(), background is None
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None  # which folder the system watches
-        self._due = 0.0  # when the next scan is to be, on the monotonic clock
-        self._retry = 0.0  # when to try again to have the system tell of changes
+        self._due = 0.0  # when the next scan is due, on the monotonic clock
+        self._retry = 0.0  # when to ask the system again to report changes
         self._scan_took = 0.0  # seconds
-        self._missed = 0.0  # until when scans make good what the system does not tell
+        self._missed = 0.0  # until when frequent scans make up for unreported changes
 
     def start(self, known: Iterable[str] = ()) -> None:
         """Begin to watch, after a first scan.
@@ -128,7 +128,7 @@ class InboxWatcher(FileSystemEventHandler):
                 self._compare(key, state, old, is_news)
         for key in self._hints.said() - found:
             if not key.startswith(tuple(unread)):
-                self._hints.look(key)  # and not `gone`: it may have come behind the scan's back
+                self._hints.look(key)  # not `gone`: the file may have appeared after the scan passed
         self._scan_took = time.monotonic() - started
         if unread:
             log.warning(
@@ -142,7 +142,7 @@ class InboxWatcher(FileSystemEventHandler):
         """Take an event of the system; a scan makes good any error."""
         try:
             super().dispatch(event)
-        except Exception as error:  # noqa: BLE001  it would end the system's watch
+        except Exception as error:  # noqa: BLE001  an error would end the system's watch
             log.error("an event of the inbox failed: %s", place_of(error))
             self._scan_soon()
 
@@ -201,13 +201,13 @@ class InboxWatcher(FileSystemEventHandler):
         is_news, inbox = not self._due or self._observer is None, _identity(self._inbox)
         is_deaf = not self._poll and (inbox != self._watched or not self._is_watching())
         if inbox and is_deaf and time.monotonic() >= self._retry:
-            self._observe()  # also when the folder was deleted and made again, and its watch went with it
+            self._observe()  # also when the folder was deleted and made again, which ended its watch
         self._note("inbox", None if inbox else "The inbox is not there: make the folder again.")
-        # Before the scan, as an event in the midst of it may ask for another.
+        # Set before the scan, because an event during it may ask for another.
         self._due = time.monotonic() + (self._interval() if inbox else _MISSING_SECONDS)
         try:
             self.scan(is_news=is_news)
-        except Exception as error:  # noqa: BLE001  the next one may find it as it should be
+        except Exception as error:  # noqa: BLE001  the next scan may succeed
             log.error("the inbox could not be scanned: %s", place_of(error))
             self._note("scan", f"The inbox cannot be scanned, which is tried again: {place_of(error)}.")
         else:
@@ -225,7 +225,7 @@ class InboxWatcher(FileSystemEventHandler):
     def _observe(self) -> Exception | None:
         """Ask the system to report changes; return the error where it cannot, to be tried again later."""
         self._forget_observer()
-        # On Linux, ask for renames across the inbox's border too: they come as moves without the other end.
+        # On Linux, ask for renames across the inbox's border too: they arrive as moves without the other end.
         options = {"generate_full_events": True} if sys.platform == "linux" else {}
         try:
             self._observer = Observer(**options)

@@ -22,7 +22,7 @@ from pipeline.store.files import shared
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60  # for another process to check the file, or to make it
-_ENDINGS = ("", "-wal", "-shm")  # of the files that are one database: sqlite.org/tempfiles.html
+_ENDINGS = ("", "-wal", "-shm")  # of the files of one database: sqlite.org/tempfiles.html
 _OURS = """
 CREATE TABLE fills (mark TEXT PRIMARY KEY, is_done INTEGER NOT NULL);
 """
@@ -45,9 +45,9 @@ class Database:
         self._names = [f"{path}{ending}" for ending in _ENDINGS]
         self._local = threading.local()
         self._guard = threading.RLock()
-        self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
-        self._sound: _Files | None = None  # what was found to be without damage
-        self._condemned: _Files | None = None  # what is to be replaced, whatever a check says
+        self._open: list[sqlite3.Connection] = []  # connections of all threads, to be closed
+        self._sound: _Files | None = None  # the files that were found undamaged
+        self._condemned: _Files | None = None  # the files to be replaced, whatever a check says
         self._is_closed = False
         with self._told():
             self._connection()
@@ -92,7 +92,7 @@ class Database:
         Raises IndexNotReady when there is some; the file is then replaced.
         """
         with self._told():
-            self._connection()  # another file, or none, is seen to here
+            self._connection()  # handles another file, or none
             database = self._connect()
             try:
                 _check(database)
@@ -135,7 +135,7 @@ class Database:
                 with suppress(ValueError):
                     self._open.remove(held[0])
                 held[0].close()
-            sound = self._sound  # another thread may find at any moment that it is not
+            sound = self._sound  # another thread may condemn it at any moment
             if sound is None or sound != self._files() or sound == self._condemned:
                 database, sound = self._opened_anew()
             else:
@@ -159,7 +159,7 @@ class Database:
                 return self._made()
 
     def _made(self) -> tuple[sqlite3.Connection, _Files]:
-        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # it names patients
+        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # its rows name patients
         database = self._connect()
         try:
             database.execute("PRAGMA journal_mode = WAL")
@@ -172,7 +172,7 @@ class Database:
                 for statement in _statements(self._schema):
                     database.execute(statement)
                 database.execute("COMMIT")
-            _tables(database)  # by now its three files are there
+            _tables(database)  # creates all three files
         except BaseException:
             database.close()
             raise
@@ -209,7 +209,7 @@ class Database:
                 raise IndexNotReady(_FULL) from error
             if _is_damage(error, _DAMAGE):
                 raise self.condemn() from error
-            self._sound = None  # look at it again
+            self._sound = None  # check it again
             raise IndexNotReady(_FAILED) from error
         except OSError as error:
             raise IndexNotReady(f"the worklist cannot be opened: {error.strerror or _LOCKED}") from error
@@ -221,8 +221,8 @@ class _Damaged(sqlite3.DatabaseError):
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
-# Errors of SQLite that nothing but another file mends; beside the codes, what its module cannot decode. What
-# we write breaks no constraint of a sound file; a damaged index of substrings has answered so.
+# SQLite errors that only a new file repairs; besides these codes, text that its module cannot decode. Our
+# writes break no constraint of a sound file, but a damaged index of substrings has reported one.
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 _UNSOUND = (*_DAMAGE, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
 
@@ -265,7 +265,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        state = os.stat(path)  # noqa: PTH116  three times for each question
+        state = os.stat(path)  # noqa: PTH116  runs three times for each query
     except OSError:
         return None
     return state.st_dev, state.st_ino

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 TOMBSTONE_LIFE = timedelta(days=7)
-_FEED = "rows"  # the partition of the index `feed`: at 1,000 writes a second it would have to be split
+_FEED = "rows"  # partition of the index `feed`; above 1,000 writes a second it would have to be split
 _NAME = re.compile(r"#(\w+)")
-_AT_ONCE = 8  # requests, of a wait for many keys
-# Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
+_AT_ONCE = 8  # parallel requests of `wait`
+# Names with # are attributes, names with : values; some names are DynamoDB's reserved words.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
 _UNMET = "ConditionalCheckFailedException"

@@ -10,7 +10,7 @@ from pipeline.verdict import Label, ReasonCode, Status, Warning
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change")
-FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # what a verdict says
+FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # the columns that a verdict fills
 LONGEST_MESSAGE = 300  # characters
 _SHARES = ("probability", "normal_below", "pneumonia_above")
 _WORDS = {"status": get_args(Status), "label": get_args(Label), "source": get_args(SourceState)}

@@ -18,10 +18,10 @@ from pipeline.records import Row, SourceState
 from pipeline.worklist.database import Database
 from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored_value, text
 
-# `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
+# Searches look into `name`. `state` is `Row.state`, and `at` orders the worklist: when the row got
 # its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
-# state, by the hour of `at` and, under `all`, without regard to it. `shelf` is where the walks of `views`
-# find a row: its state, and a + while it waits though the last verdict was pneumonia.
+# state, by the hour of `at` and, under `all`, over all hours. `shelf` is where the walks of `views`
+# find a row: its state, with a + while it waits although the last verdict was pneumonia.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
@@ -97,7 +97,7 @@ class SqliteIndex:
     def record(self, row: Row) -> None:
         """Store the content of a verdict; end any wait that began before it."""
         values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
-        newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
+        newer = "waiting_since > excluded.started_at"  # a wait that began after the verdict
         with self._file.writing() as database:
             _upsert(
                 database,
@@ -147,7 +147,7 @@ class SqliteIndex:
         for id_, *found in self.select(query, *values):
             try:
                 row = row_from(dict(zip(COLUMNS, found, strict=True)))
-            except (ValueError, TypeError) as error:  # bytes that nobody wrote
+            except (ValueError, TypeError) as error:  # bytes that we never wrote
                 raise self._file.condemn() from error
             yield int(str(id_)), row
 
@@ -211,7 +211,7 @@ class SqliteIndex:
 
     def erase_traces(self) -> None:
         """Erase what the file still holds of deleted rows, see `ports.Index`."""
-        with self._file.writing() as database:  # the pieces of their names, too
+        with self._file.writing() as database:  # erases the pieces of their names, too
             database.execute("INSERT INTO names (names) VALUES ('optimize')")
         self._file.compact()
 

@@ -19,7 +19,7 @@ from pipeline.worklist.sqlite import SqliteIndex, folded
 
 SortOrder = Literal["newest", "triage"]
 STATES: tuple[RowState, ...] = get_args(RowState)
-_AGAIN = ("waiting+", "working+")  # what was pneumonia, and is looked at again
+_AGAIN = ("waiting+", "working+")  # rows that were pneumonia and are judged again
 _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
     "newest": ((*STATES, *_AGAIN),),
     "triage": (
@@ -28,11 +28,11 @@ _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
         ("normal",),
     ),
 }
-_TRIGRAM = 3  # characters: the index of substrings knows no shorter ones
-_RARE = 500  # rows: fewer than this are found by their name; more are met soon on the walk
-_LAST = "\U0010ffff"  # after every time
+_TRIGRAM = 3  # characters; the index of substrings has no shorter ones
+_RARE = 500  # rows: fewer are looked up by name; more are soon met on the walk
+_LAST = "\U0010ffff"  # sorts after every time
 
-_Found = tuple[str, int]  # when, and the row's number: its place in a group
+_Found = tuple[str, int]  # time and number of the row: its place in a group
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ class Cursor:
         match = re.fullmatch(r"([0-9])\.([0-9]{20}|)\.([0-9]{1,18})", cursor, re.ASCII)
         if not match:
             raise ValueError("this is no cursor")
-        at = re.sub(
-            r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2]
-        )  # as `rows.text` has it
+        # As `rows.text` writes it.
+        at = re.sub(r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2])
         return cls(int(match[1]), at, int(match[3]))
 
 
@@ -85,8 +84,8 @@ class Page:
     """Hold some rows of a view, in its order, and the cursors of the pages beside it, if there are any."""
 
     rows: list[Row]
-    newer: Cursor | None = None  # before the first of them
-    older: Cursor | None = None  # after the last
+    newer: Cursor | None = None  # page before the first row
+    older: Cursor | None = None  # page after the last row
 
 
 class Worklist:
