@@ -156,7 +156,7 @@ def _options(
 
 
 def _account() -> "Aws":
-    """Open the user's account; raise UsageError where AWS does not take the credentials."""
+    """Open the user's account; raise UsageError where AWS rejected the credentials."""
     from handlers import wiring
 
     aws = wiring.aws()

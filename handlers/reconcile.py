@@ -15,7 +15,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     with telemetry.invocation(context):
         ports = wiring.ports()
         if ports.queue is None:
-            raise UsageError("CXR_QUEUE_URL: name the queue of the jobs")
+            raise UsageError("CXR_QUEUE_URL: set it to the URL of the jobs' queue")
         found = reconcile_inbox(ports.store, ports.index, ports.queue, ports.now())
         ports.count("OldestWaitingSeconds", found.oldest_seconds)
         ports.count("Waiting", found.waiting)

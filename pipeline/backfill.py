@@ -119,8 +119,8 @@ class Tally:
         self._lost = self._lost + 1 if done.result == "failed" else 0
         if self._lost >= _LOST_IN_A_ROW:
             raise StoreError(
-                f"{self._lost} images in a row got no verdict ({done.detail}): mend that, then run the same"
-                " command again; it goes on where it was"
+                f"{self._lost} images in a row got no verdict ({done.detail}): fix that, then run the same"
+                " command again; it continues where it stopped"
             )
 
     @property

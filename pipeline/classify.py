@@ -130,7 +130,9 @@ def _read_object(store: Store, info: ObjectInfo, max_bytes: int) -> tuple[Source
     except ObjectTooLarge:
         return source, too_large(max_bytes)
     if found is None:
-        return source, InputRejected("unreadable", "The object went while the bucket was read. Try again.")
+        return source, InputRejected(
+            "unreadable", "The object was deleted while the bucket was read. Try again."
+        )
     return source.model_copy(update={"etag": found[0].etag, "size": found[0].size}), found[1]
 
 

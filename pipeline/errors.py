@@ -43,10 +43,15 @@ def place_of(error: BaseException) -> str:
 
 
 _PARTS = {
-    ("boto3", "botocore", "paramiko", "websockets"): "AWS needs its parts: pip install 'cxr-inbox[aws]'",
+    (
+        "boto3",
+        "botocore",
+        "paramiko",
+        "websockets",
+    ): "AWS support is not installed: pip install 'cxr-inbox[aws]'",
     ("ray", "pyarrow"): "Ray is not installed: pip install 'cxr-inbox[ray]'",
     ("torch", "torchvision", "matplotlib", "sklearn", "onnx", "onnxscript", "safetensors"): (
-        "training and measuring need their parts: pip install 'cxr-inbox[train]'"
+        "training and evaluation support is not installed: pip install 'cxr-inbox[train]'"
     ),
 }
 

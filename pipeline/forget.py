@@ -33,7 +33,7 @@ def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_S
         if clean == needed:
             index.erase_traces()
             return found
-    raise StoreError("something writes it again and again: stop that, then run the command once more")
+    raise StoreError("another program keeps writing it: stop that, then run the command again")
 
 
 def _erase(key: str, store: FullStore, index: Index) -> bool:

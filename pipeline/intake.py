@@ -239,7 +239,7 @@ def _note_waiting(keys: list[str], since: datetime, ports: Ports, at_work: bool)
     try:
         ports.index.wait(list(map(printable, keys)), since, at_work)
     except StoreError as error:
-        log.warning("the worklist does not show what waits: %s", error)
+        log.warning("the worklist does not show the waiting X-rays: %s", error)
 
 
 def _postpone(

@@ -138,7 +138,7 @@ class Judge:
         try:
             self.store.put(key, preview, None)
         except ConditionFailed:
-            log.debug("the preview stands already")
+            log.debug("the preview exists already")
         return key
 
 

@@ -271,7 +271,7 @@ class _File(TomlConfigSettingsSource):
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             end = f"at the end, line {len(text.splitlines())}"
             wrong = _lower(str(error)).replace("at end of document", end)
-            raise UsageError(f"{file_path} is no TOML: {wrong}") from error
+            raise UsageError(f"{file_path} is not valid TOML: {wrong}") from error
         open_to_all = os.name == "posix" and mode & stat.S_IROTH
         if open_to_all and (secret := next((name for name in _SECRETS if name in values), None)):
             raise UsageError(
@@ -305,12 +305,12 @@ def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and name not in SECTIONS:
             near = difflib.get_close_matches(name, [section for section in SECTIONS if section], 1)
             advice = f"did you mean [{near[0]}]?" if near else _whereabouts(name, "")
-            raise UsageError(f"{path}: [{name}] is no section: {advice}")
+            raise UsageError(f"{path}: [{name}] is not a section: {advice}")
         section, pairs = (name, value) if name in SECTIONS else ("", {name: value})
         for key in pairs:
             if _SECTION_OF.get(key) != section:
                 shown = f"[{section}] {key}" if section else key
-                raise UsageError(f"{path}: {shown} is no setting: {_whereabouts(key, section)}")
+                raise UsageError(f"{path}: {shown} is not a setting: {_whereabouts(key, section)}")
         values |= pairs
     return {key: value for key, value in values.items() if value != ""}  # like empty variables
 
@@ -343,8 +343,8 @@ def _check_names() -> None:
         if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS | _RETIRED.keys():
             continue
         near = difflib.get_close_matches(name.upper(), sorted(_KNOWN), 1, cutoff=0.7)
-        advice = f"did you mean {near[0]}?" if near else "the README lists those there are; unset it"
-        raise UsageError(f"{name} is no setting: {advice}")
+        advice = f"did you mean {near[0]}?" if near else "the README lists all settings; unset it"
+        raise UsageError(f"{name} is not a setting: {advice}")
 
 
 def _check_retired(settings: Settings) -> None:
@@ -354,7 +354,7 @@ def _check_retired(settings: Settings) -> None:
         if not value or (value == of_bucket) == (settings.bucket is not None):
             continue
         instead = "name it in CXR_BUCKET or with --bucket" if value == of_bucket else "name no bucket"
-        raise UsageError(f"{name} is no setting any more: unset it; for {value}, {instead}")
+        raise UsageError(f"{name} is no longer a setting: unset it; for {value}, {instead}")
 
 
 def load_settings(**changes: object) -> Settings:
@@ -371,12 +371,12 @@ def load_settings(**changes: object) -> Settings:
     for needs, name, instead in (
         (settings.host == "ssh", "ssh", "as user@address, or use CXR_HOST=local"),
         (settings.host == "ssh", "ssh_host_key", "as the machine's /etc/ssh/ssh_host_ed25519_key.pub has it"),
-        (settings.host == "ec2", "bucket", "in which the hosts say that they are ready"),
-        (settings.host == "ec2", "subnets", "in which a host may be launched"),
-        (settings.host == "ec2", "instance_types", "that a host may have"),
+        (settings.host == "ec2", "bucket", "for the hosts to publish their state"),
+        (settings.host == "ec2", "subnets", "to launch a host in"),
+        (settings.host == "ec2", "instance_types", "for the hosts"),
     ):
         if needs and not getattr(settings, name):
-            raise UsageError(f"CXR_{name.upper()}: it is needed, {instead}")
+            raise UsageError(f"CXR_{name.upper()} is needed {instead}")
     return settings
 
 

@@ -71,7 +71,7 @@ LARGEST_GRID = 64  # cells per side; ours has 9
 def _possible(moment: datetime) -> datetime:
     """Refuse a year that no clock of ours shows: in another time zone it may not be a date at all."""
     if not 1970 <= moment.year < 9000:
-        raise ValueError("no time at which something was judged")
+        raise ValueError("not a possible time of judging")
     return moment
 
 
@@ -92,11 +92,11 @@ class Source(Part):
 
     bucket: str
     key: str
-    etag: str = Field(description="of the inbox object that was judged")
+    etag: str = Field(description="ETag of the inbox object that was judged")
     version_id: str | None = None
     size: _Count = Field(description="bytes")
-    sha256: str | None = Field(default=None, description="of the bytes; absent where they were not read")
-    media_type: str | None = Field(default=None, description="by content, never by name")
+    sha256: str | None = Field(default=None, description="SHA-256 of the bytes; absent if they were not read")
+    media_type: str | None = Field(default=None, description="type by content, never by name")
     width: _Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
     height: _Count | None = None
     instance_uid: str | None = Field(
@@ -122,7 +122,7 @@ class Typicality(Part):
 
     score: float
     atypical_above: float = Field(description="beyond it the label is `uncertain`, whatever the probability")
-    refused_above: float = Field(gt=0, description="beyond it the image is rejected as no chest X-ray")
+    refused_above: float = Field(gt=0, description="beyond it the image is rejected as not a chest X-ray")
 
     @property
     def is_atypical(self) -> bool:
@@ -159,7 +159,7 @@ class ActivationMap(Part):
     def _is_a_grid(self) -> Self:
         sides = {len(self.grid), *map(len, self.grid)}
         if not sides <= set(range(1, LARGEST_GRID + 1)) or len(set(map(len, self.grid))) != 1:
-            raise ValueError("no grid of rows that are equally long")
+            raise ValueError("not a grid of rows of equal length")
         return self
 
 
@@ -187,7 +187,7 @@ class ModelRef(Part):
 
     name: str
     version: str
-    sha256: str = Field(description="of the ONNX file")
+    sha256: str = Field(description="SHA-256 of the ONNX file")
     engine: str
 
 
@@ -204,7 +204,7 @@ class TimingMs(Part):
     fetch: float = 0
     decode: float = 0
     infer: float = 0
-    write: float = Field(0, description="of the preview; the verdict itself is still to be written")
+    write: float = Field(0, description="writing the preview; the verdict itself is not written yet")
 
 
 class Verdict(Part):
@@ -221,7 +221,7 @@ class Verdict(Part):
     )
     reason: Reason | None = None
     preview_key: str | None = None
-    model: ModelRef | None = Field(default=None, description="absent where no network was reached")
+    model: ModelRef | None = Field(default=None, description="absent where no network was available")
     release: Release
     started_at: Moment
     finished_at: Moment
@@ -231,7 +231,7 @@ class Verdict(Part):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.status == "classified" and self.finding is None:
-            raise ValueError("classified, and no finding")
+            raise ValueError("classified without a finding")
         return self
 
     def is_current(self, etag: str, release: int, network: str | None = None) -> bool:

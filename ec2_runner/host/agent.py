@@ -48,7 +48,7 @@ class Publisher:
         except ConditionFailed:
             del self._etags[key]  # written before this host's restart: look again next time
         except StoreError as error:
-            log.warning("the host could not say how it is: %s", error)
+            log.warning("the host could not publish its state: %s", error)
         return False
 
 
@@ -83,7 +83,7 @@ def serve(
         try:
             power_off()
         except (OSError, subprocess.SubprocessError) as error:
-            log.error("the machine does not switch itself off: %s", type(error).__name__)
+            log.error("the machine could not power itself off: %s", type(error).__name__)
 
 
 def _attend(

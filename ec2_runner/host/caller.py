@@ -60,6 +60,6 @@ def check_caller_is_known(token: str | None) -> None:
     """Raise UsageError where the worker could not tell who its callers are."""
     if not token and not _CONNECTIONS.exists():
         raise UsageError(
-            "CXR_WORKER_TOKEN: it is needed on this system, a secret of 16 characters or more that those who "
-            "send jobs are given, too"
+            "CXR_WORKER_TOKEN is needed on this system: a secret of 16 characters or more that senders of "
+            "jobs have to be given, too"
         )

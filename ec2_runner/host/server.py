@@ -54,7 +54,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     @app.before_request
     def check() -> ResponseReturnValue | None:
         if not is_program_here(request):
-            return _refused("caller", "the worker answers programs on its own machine alone", 403)
+            return _refused("caller", "the worker only answers programs on its own machine", 403)
         return None
 
     @app.post("/jobs")
@@ -102,7 +102,7 @@ def _refused(reason: str, message: str, code: int) -> ResponseReturnValue:
 def _problem(error: ValidationError) -> str:
     """Say what is wrong with a body, without quoting it."""
     names = [name for name in error.errors()[0]["loc"] if isinstance(name, str)]
-    what = f"`{names[0]}` is wrong" if names else "it is no JSON object"
+    what = f"`{names[0]}` is wrong" if names else "it is not a JSON object"
     return f'{what}: send {{"release": NUMBER, "jobs": ["inbox/NAME", ...]}}, at most {_MOST_JOBS} jobs'
 
 

@@ -90,7 +90,7 @@ class Fleet:
         if instance.state == "running":
             return instance
         if self._has_reverted(instance):
-            why = f"EC2 took a start back ({instance.reason or 'no reason given'})"
+            why = f"EC2 reverted a start ({instance.reason or 'no reason given'})"
             self._replace(instance, holding, why, 120)
         if instance.state == "stopped":
             self._start(instance, holding)
@@ -181,14 +181,14 @@ class Fleet:
         generation, now = holding.generation, self._now()
         for _ in self._placements:
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
-                raise HostNotReady("another handler launches the host", _SOON)
+                raise HostNotReady("another handler is launching the host", _SOON)
             try:
                 (instance,) = _instances([self._run(generation)])
             except AwsRefused as error:
                 if error.code not in _NO_ROOM:
                     reason = f"EC2 refused to launch a host: {error.code}"
                     raise HostNotReady(reason, 120, is_fault=True) from error
-                log.warning("no host in this subnet, of this type: %s", error.code)
+                log.warning("no capacity for a host of this type in this subnet: %s", error.code)
                 self.lease.retire(generation)
                 generation += 1
             except StoreError as error:
@@ -196,7 +196,7 @@ class Fleet:
             else:
                 self.lease.hold(generation, instance.id, now)
                 return instance
-        raise HostNotReady("no room for a host in any subnet, of any type", 120, is_fault=True)
+        raise HostNotReady("no capacity for a host of any type in any subnet", 120, is_fault=True)
 
     def _run(self, generation: int) -> "ReservationResponseTypeDef":
         place = self._placements[generation % len(self._placements)]
@@ -248,10 +248,10 @@ class Fleet:
     def _replace(
         self, instance: Instance, holding: Holding, why: str = "the host was lost", pause: float = 5
     ) -> None:
-        log.error("the host is replaced: %s", why)
+        log.error("replacing the host: %s", why)
         if self.lease.retire(holding.generation):
             self.terminate(instance)
-        raise HostNotReady(f"{why}; another one is launched", pause, is_fault=True)
+        raise HostNotReady(f"{why}; another one is being launched", pause, is_fault=True)
 
 
 def _ask(call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:

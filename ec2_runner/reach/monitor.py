@@ -51,7 +51,7 @@ class StackMonitor:
         host, queue = self._host(now), self._queue(now)
         before, self._seen = self._seen, Operations(host, queue, now)
         for detail in {host.detail, queue.detail} - {before.host.detail, before.queue.detail, ""}:
-            log.warning("the page cannot tell how the stack is: %s", detail)
+            log.warning("the page cannot read the state of the stack: %s", detail)
         return not (host.detail or queue.detail)
 
     def run(self, stop: threading.Event) -> None:

@@ -100,12 +100,12 @@ class Ec2Route:
         try:
             found = self._store.get(f"{place_of_host(host_id)}{READY}", _READY_LIMIT)
             if found is None:
-                raise _NotPublished("the host boots, or installs its release")
+                raise _NotPublished("the host is booting, or installing its release")
             return Identity.model_validate_json(found[1])
         except StoreError as error:
             raise HostNotReady(f"the host's key could not be read: {error}") from error
         except ValidationError as error:
-            raise HostNotReady("what the host published is damaged", is_fault=True) from error
+            raise HostNotReady("the host's published identity is damaged", is_fault=True) from error
 
     def _connect(self, instance: Instance, identity: Identity, deadline: float) -> Connection:
         key, public = fresh_key()

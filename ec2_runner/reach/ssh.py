@@ -85,7 +85,7 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
         transport.banner_timeout = remaining(deadline)
         transport.start_client(timeout=remaining(deadline))
         if transport.get_remote_server_key().get_base64() != pinned:
-            raise WrongHostKey("the host has another key than the one that it published")
+            raise WrongHostKey("the host's key is not the one that it published")
         transport.auth_timeout = remaining(deadline)
         _log_in(transport, user, keys)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
@@ -93,7 +93,7 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
     except BaseException as error:
         (transport or pipe).close()
         if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-            raise WrongHostKey("the host shows no key of the kind that it published") from error
+            raise WrongHostKey("the host offers no key of the kind that it published") from error
         if isinstance(error, paramiko.SSHException | EOFError | OSError):
             raise ConnectFailed(f"SSH with the host failed ({type(error).__name__})") from error
         raise
@@ -112,7 +112,7 @@ def own_keys(path: Path | None) -> list[paramiko.PKey]:
     try:
         keys = [paramiko.PKey.from_path(path)] if path else list(paramiko.Agent().get_keys())
     except (OSError, ValueError, paramiko.SSHException) as error:
-        raise UsageError(f"CXR_SSH_KEY: no private key that can be used ({type(error).__name__})") from error
+        raise UsageError(f"CXR_SSH_KEY: not a usable private key ({type(error).__name__})") from error
     if not keys:
         raise UsageError("CXR_SSH_KEY: name a private key's file, or add a key to the SSH agent")
     return keys

@@ -110,5 +110,5 @@ def remaining(deadline: float) -> float:
     """Return the seconds until a time on the monotonic clock; raise TimeoutError when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("the deadline is over")
+        raise TimeoutError("the deadline has passed")
     return left

@@ -66,7 +66,7 @@ class CloudFormationStack:
         if state is None or state.status == "DELETE_COMPLETE":
             return None
         if state.status in _TO_BE_DELETED:
-            self._say(f"removing the stack that is in {state.status}")
+            self._say(f"deleting the stack that is in {state.status}")
             self.delete()
             return None
         if state.status not in _FINE:
@@ -94,10 +94,10 @@ class CloudFormationStack:
             self._wait_applied(seen)
         else:
             self._client.delete_change_set(StackName=self.name, ChangeSetName=change_set)
-            self._say("the stack is as it should be")
+            self._say("the stack is up to date")
         state = self.read()
         if state is None:
-            raise StackError(f"the stack {self.name} went away while it was changed; run this again")
+            raise StackError(f"the stack {self.name} was deleted while it was being changed; run this again")
         return state
 
     def delete(self) -> None:
@@ -136,7 +136,7 @@ class CloudFormationStack:
             if found["Status"] == "FAILED":
                 if any(word in reason for word in _UNCHANGED):
                     return False
-                raise StackError(f"CloudFormation does not take the template: {reason}")
+                raise StackError(f"CloudFormation rejected the template: {reason}")
         raise StackError("CloudFormation did not finish the change set; run this again")
 
     def _wait_applied(self, seen: set[str]) -> None:
@@ -145,7 +145,7 @@ class CloudFormationStack:
             status = state.status if state else "DELETE_COMPLETE"
             raise StackError(
                 f"the stack is in {status}: {self._first_failure(self.name, seen)}."
-                " Mend that, then run this again; nothing has to be cleaned up"
+                " Fix that, then run this again; no clean-up is needed"
             )
 
     def _settled(self, stack: str, seen: set[str] | None = None) -> StackState | None:
@@ -201,7 +201,7 @@ class CloudFormationStack:
         for event in self._new_events(stack, seen):
             if event["ResourceStatus"].endswith("_FAILED"):
                 return f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
-        return "its events say no reason"
+        return "its events give no reason"
 
 
 def _state(found: "StackTypeDef") -> StackState:

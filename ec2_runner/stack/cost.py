@@ -62,7 +62,7 @@ class Cost:
             f"at rest: about ${self.at_rest:.2f} a month",
             f"1,000 images that come together: about ${self.images:.2f},"
             f" and ${self.storage:.2f} a month to keep them",
-            f"a host that never gets idle: about ${self.always_on:.0f} a month",
+            f"a host that is never idle: about ${self.always_on:.0f} a month",
             f"({PRICED})",
         ]
 

@@ -74,9 +74,9 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
     if options.bucket and options.existing_bucket:
-        raise UsageError("--bucket makes a bucket, --existing-bucket uses one: name either")
+        raise UsageError("--bucket creates a bucket, --existing-bucket uses one: name only one of them")
     if options.existing_bucket and not has_bucket(aws, options.existing_bucket):
-        raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket makes one")
+        raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket creates one")
     before = stack.ready()
     known = before.parameters if before else {}
     bucket, makes_bucket = _bucket(options, aws, before)
@@ -143,13 +143,13 @@ def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tupl
     if before:
         bucket = before.parameters["BucketName"]
         if named not in (None, bucket):
-            raise UsageError(f"the stack has the bucket {bucket}: for another one name another --stack")
+            raise UsageError(f"the stack has the bucket {bucket}: for another one, name another --stack")
         return bucket, before.parameters["CreateBucket"] == "true"
     bucket = named or StackNames(options.stack).bucket(aws.account, aws.region)
     exists = has_bucket(aws, bucket)
     if exists and options.bucket:
         raise UsageError(
-            f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it, or "
+            f"the bucket {bucket} exists already: --existing-bucket {bucket} uses it, or "
             "create_bucket = false in cxr.toml"
         )
     return bucket, not exists

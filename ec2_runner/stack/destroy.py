@@ -103,9 +103,9 @@ def _empty_bucket(aws: Aws, bucket: str, everything: bool, made: bool, display: 
         count = sum(S3Store(bucket, s3).empty(prefix) for prefix in prefixes)
     display.say(f"deleted {count} versions of objects")
     if not everything:
-        display.say(f"inbox and outbox stay in s3://{bucket}; `cxr deploy` takes them up again")
+        display.say(f"inbox and outbox stay in s3://{bucket}; `cxr deploy` uses them again")
     elif made and not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
         s3.delete_bucket(Bucket=bucket)
         display.say(f"deleted the bucket {bucket}")
     else:
-        display.say(f"the bucket {bucket} stays: it was there before, or has other objects")
+        display.say(f"the bucket {bucket} stays: it existed before, or holds other objects")

@@ -28,8 +28,8 @@ def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> 
         if error.code != "InvalidArgument":
             raise
         raise StackError(
-            f"the bucket {bucket} does not take our notifications ({error.reason}):"
-            f" another one of it is about {INBOX} or {OUTBOX}; remove that, or use another bucket"
+            f"the bucket {bucket} refused our notifications ({error.reason}):"
+            f" another notification covers {INBOX} or {OUTBOX}; remove that, or use another bucket"
         ) from error
 
 

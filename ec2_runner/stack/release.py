@@ -69,7 +69,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
         raise StackError(f"{command[0]} did not end within {_MINUTES:.0f} minutes; try again") from error
     if done.returncode:
         last = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` said: {last}")
+        raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` failed: {last}")
 
 
 def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bundle:
@@ -93,7 +93,7 @@ def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bu
 def pack(functions: Path, target: Path) -> Path:
     """Zip a folder; the same content gives the same bytes."""
     if not functions.is_dir():
-        raise StackError("build/lambda is missing: run `make lambda`, and look at what it says")
+        raise StackError("build/lambda is missing: run `make lambda`, and read its output")
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(functions.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:

@@ -31,11 +31,11 @@ def report(
     yield from _host(seen, store)
     counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))
-    oldest = f"the oldest has waited for {wait.seconds:.0f} s" if wait else "no wait measured lately"
+    oldest = f"the oldest has waited {wait.seconds:.0f} s" if wait else "no wait measured recently"
     yield f"jobs      {counts}; {oldest}"
     dead = {
         "jobs": sum(seen.depth(names.dead_jobs).values()),
-        "verdicts that the worklist could not take": sum(seen.depth(names.dead_verdicts).values()),
+        "verdicts not written to the worklist": sum(seen.depth(names.dead_verdicts).values()),
     }
     yield f"dead      {', '.join(f'{count} {word}' for word, count in dead.items())}"
     yield "verdicts"

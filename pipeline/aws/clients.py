@@ -36,7 +36,7 @@ class Aws:
         try:
             import boto3
         except ImportError as error:
-            raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
+            raise UsageError("AWS support is not installed: pip install 'cxr-inbox[aws]'") from error
         from botocore.exceptions import ProfileNotFound
 
         try:
@@ -75,7 +75,7 @@ class Aws:
                 self._account = self.client("sts").get_caller_identity()["Account"]
             except (BotoCoreError, ClientError) as error:
                 advice = "run `aws sso login`, or set AWS_PROFILE"
-                raise UsageError(f"AWS does not take the credentials ({error}): {advice}") from error
+                raise UsageError(f"AWS rejected the credentials ({error}): {advice}") from error
         return self._account
 
     @overload

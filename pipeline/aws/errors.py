@@ -36,7 +36,7 @@ _ADVICE = {  # the services use several codes for the same error
     "InvalidClientTokenId": _WRONG_KEY,
     "UnrecognizedClientException": _WRONG_KEY,
     "SignatureDoesNotMatch": _WRONG_KEY,
-    "InvalidSignatureException": f"{_WRONG_KEY}; a wrong clock of this machine looks the same",
+    "InvalidSignatureException": f"{_WRONG_KEY}; a wrong clock on this machine causes the same error",
 }
 
 
@@ -72,7 +72,9 @@ def translated(service: str) -> Iterator[None]:
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError(_NO_CREDENTIALS) from error
     except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
-        raise StoreError(f"the AWS credentials cannot be had ({type(error).__name__}): {_LOG_IN}") from error
+        raise StoreError(
+            f"the AWS credentials could not be obtained ({type(error).__name__}): {_LOG_IN}"
+        ) from error
     except BotoCoreError as error:
         raise StoreError(f"{service} did not answer: {type(error).__name__}") from error
 

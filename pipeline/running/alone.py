@@ -25,7 +25,7 @@ def alone(path: Path, what: str) -> Iterator[Tell]:
         lock.acquire()
         _write(note, "starting")
     except Timeout as error:
-        reason = f"{what} runs on this folder already, {_said(note)}: use it, or end it first"
+        reason = f"{what} is already running on this folder, {_said(note)}: use it, or end it first"
         raise UsageError(reason) from error
     except OSError as error:
         lock.release()

@@ -52,7 +52,7 @@ class Background:
             sound.start()
             try:
                 work()
-                why = "it ended before its time"
+                why = "it ended too early"
             except BaseException as error:  # noqa: BLE001  the work has to go on after any error
                 why = str(error) if isinstance(error, CxrError) else place_of(error)
             sound.cancel()
@@ -61,6 +61,6 @@ class Background:
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = _FIRST_PAUSE
             self._broken[name] = why
-            log.error("the %s failed, and is begun again: %s", name, why)
+            log.error("the %s failed and is restarted: %s", name, why)
             self.stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -120,7 +120,7 @@ class FolderStore:
                 if same(before, os.fstat(file.fileno())):
                     self._remember(before, digest.hexdigest())
                     return _info(key, digest.hexdigest(), before)
-        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+        raise StoreError("the file keeps changing while it is read; it will be tried again")
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """Return the object with its bytes, or None.
@@ -150,13 +150,13 @@ class FolderStore:
                     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
                     self._remember(before, etag)
                     return _info(key, etag, before), data
-        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+        raise StoreError("the file keeps changing while it is read; it will be tried again")
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
         """Write on condition, see `ports.Store`; return the new ETag."""
         parts = self._parts(key) if self._writable else None
         if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
-            raise KeyNotUsable("this name cannot be a file of the folder")
+            raise KeyNotUsable("this name cannot be a file in the folder")
         try:
             self._put(key, parts, data, expected)
         except OSError as error:

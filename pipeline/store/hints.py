@@ -192,7 +192,7 @@ class Hints:
             why = str(error) if isinstance(error, CxrError) else place_of(error)
             if self.problem is None:
                 log.error("a hint failed, and will be given again: %s", why)
-            self.problem = f"New X-rays cannot be queued, which is tried again: {why}."
+            self.problem = f"New X-rays cannot be queued; trying again: {why}."
             return False
         self.problem = None
         return True

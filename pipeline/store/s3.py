@@ -54,7 +54,7 @@ class S3Store:
                 raise ObjectTooLarge(info)
             return info, answer["Body"].read()
         except BotoCoreError as error:
-            raise StoreError("the bucket broke off while an object was read") from error
+            raise StoreError("the bucket stopped sending while an object was read") from error
         finally:
             answer["Body"].close()
 

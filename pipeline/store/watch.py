@@ -202,21 +202,21 @@ class InboxWatcher(FileSystemEventHandler):
         is_deaf = not self._poll and (inbox != self._watched or not self._is_watching())
         if inbox and is_deaf and time.monotonic() >= self._retry:
             self._observe()  # also when the folder was deleted and made again, which ended its watch
-        self._note("inbox", None if inbox else "The inbox is not there: make the folder again.")
+        self._note("inbox", None if inbox else "The inbox is missing: create the folder again.")
         # Set before the scan, because an event during it may ask for another.
         self._due = time.monotonic() + (self._interval() if inbox else _MISSING_SECONDS)
         try:
             self.scan(is_news=is_news)
         except Exception as error:  # noqa: BLE001  the next scan may succeed
             log.error("the inbox could not be scanned: %s", place_of(error))
-            self._note("scan", f"The inbox cannot be scanned, which is tried again: {place_of(error)}.")
+            self._note("scan", f"The inbox cannot be scanned; trying again: {place_of(error)}.")
         else:
             self._note("scan", None)
 
     def _interval(self) -> float:
         """Return the seconds between scans; fewer where the system does not report changes."""
         has_missed = not self._poll and time.monotonic() < self._missed
-        missed = "Parts of the inbox cannot be watched: they are looked through every few seconds instead."
+        missed = "Parts of the inbox cannot be watched: they are scanned every few seconds instead."
         self._note("missed", missed if has_missed else None)
         is_blind = not self._poll and (has_missed or self._observer is None)
         seconds = min(self._rescan_seconds, _SCAN_SECONDS) if is_blind else self._rescan_seconds
@@ -236,7 +236,7 @@ class InboxWatcher(FileSystemEventHandler):
             self._forget_observer()
             self._retry = time.monotonic() + self._rescan_seconds
             why = error.strerror if isinstance(error, OSError) else type(error).__name__
-            instead = "it is looked through every few seconds instead"
+            instead = "it is scanned every few seconds instead"
             if "observer" not in self._trouble:
                 log.warning("the inbox cannot be watched (%s); %s", why, instead)
             self._note("observer", f"The inbox cannot be watched ({why}): {instead}.")

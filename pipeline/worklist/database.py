@@ -28,7 +28,7 @@ CREATE TABLE fills (mark TEXT PRIMARY KEY, is_done INTEGER NOT NULL);
 """
 _LOCKED = "the worklist is locked by another program; try again in a moment"
 _FULL = "the disk is full: the worklist cannot be written"
-_DAMAGED = "the worklist was damaged, and is being made again; try again in a moment"
+_DAMAGED = "the worklist was damaged and is being rebuilt; try again in a moment"
 _FAILED = "the worklist cannot be read or written now; try again in a moment"
 
 _Files = tuple[tuple[int, int] | None, ...]  # device and inode of each

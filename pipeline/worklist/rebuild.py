@@ -58,10 +58,10 @@ def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) 
                 index.check()
             if not index.is_filled():
                 found = rebuild_index(store, index, stopping)
-                log.info("the worklist was made from %d verdicts", found.verdicts)
+                log.info("the worklist was rebuilt from %d verdicts", found.verdicts)
         except StoreError as error:
             why = error if isinstance(error, IndexNotReady) else place_of(error)
-            log.warning("the worklist is not whole yet: %s", why)
+            log.warning("the worklist is not complete yet: %s", why)
             pause = _PAUSE_SECONDS
 
 
@@ -80,9 +80,9 @@ def _mark(key: str, store: FullStore, index: Index) -> None:
     except IndexNotReady:
         raise
     except StoreError:
-        log.warning("whether a source is still there cannot be seen; check the permissions of the inbox")
+        log.warning("cannot tell whether a source still exists; check the permissions of the inbox")
 
 
 def _go_on(stopping: threading.Event | None) -> None:
     if stopping and stopping.is_set():
-        raise IndexNotReady("the worklist was not made to the end: the program stops")
+        raise IndexNotReady("the worklist was not rebuilt completely: the program is stopping")

@@ -50,8 +50,8 @@ def row_from(values: Mapping[str, object]) -> Row:
     if known.get("reason", "internal") not in get_args(ReasonCode):
         known["reason"] = "internal"
     if any(known.get(name, words[0]) not in words for name, words in _WORDS.items()):
-        raise ValueError("no row of the worklist")
+        raise ValueError("not a row of the worklist")
     for name in _SHARES:
         if not 0 <= float(str(known.get(name, 0))) <= 1:
-            raise ValueError("no row of the worklist")
+            raise ValueError("not a row of the worklist")
     return Row(**known)  # type: ignore[arg-type]

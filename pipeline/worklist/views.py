@@ -73,7 +73,7 @@ class Cursor:
         """Parse a cursor; raise ValueError for other text."""
         match = re.fullmatch(r"([0-9])\.([0-9]{20}|)\.([0-9]{1,18})", cursor, re.ASCII)
         if not match:
-            raise ValueError("this is no cursor")
+            raise ValueError("this is not a cursor")
         # As `rows.text` writes it.
         at = re.sub(r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2])
         return cls(int(match[1]), at, int(match[3]))

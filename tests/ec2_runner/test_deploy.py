@@ -175,7 +175,7 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"bucket": "a", "existing_bucket": "b"}, "name either"),
+        ({"bucket": "a", "existing_bucket": "b"}, "name only one"),
         ({"existing_bucket": "not-there"}, "there is no bucket not-there"),
         ({"bucket": "mine"}, "--existing-bucket mine"),
     ],

@@ -72,7 +72,7 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
     assert f"s3://{BUCKET}/inbox/" in said
     assert "release   2" in said
     assert "none; the next job launches one" in said
-    assert "0 waiting, 0 at work, 0 to come again; no wait measured lately" in said
+    assert "0 waiting, 0 at work, 0 to come again; no wait measured recently" in said
     assert "none lately" in said
 
 
@@ -131,8 +131,8 @@ def test_queues_and_waiting_time(deployed: Cloud) -> None:
     }
     deployed.aws.client("cloudwatch").put_metric_data(Namespace="CXRInbox", MetricData=[metric])
     said = lines(deployed)
-    assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited for 95 s" in said
-    assert "dead      1 jobs, 0 verdicts that the worklist could not take" in said
+    assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited 95 s" in said
+    assert "dead      1 jobs, 0 verdicts not written to the worklist" in said
 
 
 def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:

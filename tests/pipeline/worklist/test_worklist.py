@@ -154,7 +154,7 @@ def test_a_cursor_that_is_none() -> None:
     place = Cursor(2, "2026-11-24T11:43:00.123456Z", 77)
     assert Cursor.parse(str(place)) == place
     for text in ("", "1", "1.2.3", "0.20261124114300123456.-1", f"{place} ", "0.1.1"):
-        with pytest.raises(ValueError, match="no cursor"):
+        with pytest.raises(ValueError, match="not a cursor"):
             Cursor.parse(text)
 
 
