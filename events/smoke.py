@@ -61,12 +61,12 @@ def main() -> int:
 def missing() -> str | None:
     """Return what this run needs and the machine lacks; None when all is there."""
     if sys.platform != "linux":
-        return "where this machine is for its containers is known on Linux only"
+        return "the address of this machine in its containers is known only on Linux"
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
         return "no container engine answers `docker info`"
     if sshd() is None:
-        return "there is no sshd: install the OpenSSH server"
-    return None if SAM.exists() else "there is no SAM: run `make install-test`"
+        return "sshd is missing: install the OpenSSH server"
+    return None if SAM.exists() else "SAM is missing: run `make install-test`"
 
 
 def sshd() -> str | None:

@@ -99,7 +99,7 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     put(
         deployed,
         f"system/hosts/{HOST}{instance}/update-failed.txt",
-        "release 3-ab: it does not pass its own check\n",
+        "release 3-ab: it failed its own check\n",
     )
     said = "\n".join(lines(deployed))
     assert f"{instance}: running, t3.medium" in said
