@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import for_terminal, is_unfinished, printable
-from pipeline.ports import Engine, Store
+from pipeline.ports import InferenceEngine, Store
 from pipeline.records import ObjectInfo
 from pipeline.store.walk import keys
 from pipeline.verdict import Release, Source, Verdict, doubt_of
@@ -30,7 +30,7 @@ Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the maxi
 
 def verdicts(
     names: Iterable[str],
-    engine: Engine,
+    engine: InferenceEngine,
     release: Release,
     max_bytes: int,
     threads: int,
@@ -110,7 +110,7 @@ def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
 
 def _verdict(
     read: Reader,
-    engine: Engine,
+    engine: InferenceEngine,
     release: Release,
     max_bytes: int,
     show: Callable[[Verdict, bytes], None] | None,

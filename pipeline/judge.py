@@ -26,7 +26,7 @@ from pipeline.errors import (
     place_of,
 )
 from pipeline.names import name_problem, preview_key, printable, verdict_key
-from pipeline.ports import Engine, Store
+from pipeline.ports import InferenceEngine, Store
 from pipeline.records import ImageFacts, Job, ObjectInfo, Outcome
 from pipeline.verdict import Reason, ReasonCode, Release, Source, Status, TimingMs, Verdict, Warning
 
@@ -51,7 +51,7 @@ class Judge:
     """
 
     def __init__(
-        self, store: Store, engine: Engine, release: Release, max_bytes: int, upgrades: bool = False
+        self, store: Store, engine: InferenceEngine, release: Release, max_bytes: int, upgrades: bool = False
     ) -> None:
         self.store, self.engine, self.release, self.max_bytes = store, engine, release, max_bytes
         self._network = engine.model.sha256 if upgrades else None
@@ -143,7 +143,7 @@ class Judge:
 
 
 def examine(
-    data: bytes | InputRejected, source: Source, engine: Engine, release: Release, started: datetime
+    data: bytes | InputRejected, source: Source, engine: InferenceEngine, release: Release, started: datetime
 ) -> tuple[Verdict, bytes | None]:
     """Judge the bytes of one file; return the verdict, and the preview of a classified image. Step (c).
 

@@ -74,7 +74,7 @@ class Tickets(Protocol):
         """Return the permission, for a few minutes, to write this object of at most `max_bytes` bytes."""
 
 
-class Engine(Protocol):
+class InferenceEngine(Protocol):
     """Run the CNN; several threads may call it."""
 
     @property
