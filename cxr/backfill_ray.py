@@ -55,7 +55,7 @@ def run(
                 yield from map(_done, _rows(table))
         except ray.exceptions.RayError as error:
             what = f"Ray gave up ({type(error).__name__}): look at its logs, then run the same command again"
-            raise HostError(f"{what}; it goes on where it was") from error
+            raise HostError(f"{what}; it continues where it stopped") from error
 
 
 @contextmanager

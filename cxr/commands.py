@@ -90,7 +90,7 @@ def up(
 ) -> None:
     """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
     from pipeline.running.alone import alone
-    from pipeline.store.folder import PRIVATE
+    from pipeline.store.folder import PRIVATE_FOLDER
     from web.access import access_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -104,7 +104,7 @@ def up(
 
         # Says at once that there is no such bucket: the stack's table would not, and the lock would be made.
         next(wiring.open_bucket(bucket).list(INBOX), None)
-    with alone(settings.root / PRIVATE / f"{bucket or 'up'}.lock", "`cxr up`") as tell:
+    with alone(settings.root / PRIVATE_FOLDER / f"{bucket or 'up'}.lock", "`cxr up`") as tell:
         if bucket:
             return _serve_bucket(settings, access, tell)
         return _serve_folder(settings, access, tell)
@@ -151,13 +151,13 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
-    from pipeline.store.folder import PRIVATE
+    from pipeline.store.folder import PRIVATE_FOLDER
     from pipeline.worklist.mirror import Mirror
     from pipeline.worklist.sqlite import SqliteIndex
 
     assert settings.bucket is not None  # `up` has looked
     store, background = wiring.open_bucket(settings.bucket), Background()
-    with closing(SqliteIndex(settings.root / PRIVATE / f"{settings.bucket}.sqlite")) as worklist:
+    with closing(SqliteIndex(settings.root / PRIVATE_FOLDER / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
         mirror.step()  # and what is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
@@ -174,11 +174,11 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
     from model import CARD
-    from pipeline.store.folder import PRIVATE
+    from pipeline.store.folder import PRIVATE_FOLDER
     from web.app import create_page
     from web.audit import Audit
 
-    audit = Audit(settings.root / PRIVATE / "audit.jsonl", settings.log_key)
+    audit = Audit(settings.root / PRIVATE_FOLDER / "audit.jsonl", settings.log_key)
     card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have none
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 

@@ -9,7 +9,7 @@ from cxr.options import begin
 from pipeline.errors import StackError, UsageError
 
 if TYPE_CHECKING:
-    from ec2_runner.stack.deploy import Options
+    from ec2_runner.stack.deploy import DeployOptions
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
     from pipeline.settings import Settings
@@ -46,7 +46,7 @@ def deploy(
 
     Options that you give each time can stand in cxr.toml instead.
     """
-    from ec2_runner.stack.cloudformation import Stack
+    from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.cost import estimate
     from ec2_runner.stack.deploy import carry_out, make_plan
     from ec2_runner.stack.release import build, source_tree
@@ -66,7 +66,7 @@ def deploy(
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
     aws = _account()
     with stack_errors():
-        target = Stack(name, aws.client("cloudformation"), display.say)
+        target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
         cost = estimate(plan.instance_type, plan.idle_minutes)
         what = "Update" if plan.before else "Make"
@@ -82,7 +82,7 @@ def deploy(
 
 def status(stack: StackName = None, region: Region = None) -> None:
     """Show the AWS stack: host, queues, last verdicts. It shows names of files."""
-    from ec2_runner.stack.cloudformation import Stack
+    from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.status import report
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
@@ -90,7 +90,7 @@ def status(stack: StackName = None, region: Region = None) -> None:
     settings = begin(stack=stack, region=region)
     name, aws = settings.stack, _account()
     with stack_errors():
-        state = Stack(name, aws.client("cloudformation"), typer.echo).read()
+        state = CloudFormationStack(name, aws.client("cloudformation"), typer.echo).read()
         if state is None:
             raise StackError(f"there is no stack {name} in {aws.region}: `cxr deploy` makes it")
         store = wiring.open_bucket(state.parameters["BucketName"])
@@ -108,16 +108,15 @@ def destroy(
     yes: Yes = False,
 ) -> None:
     """Take the AWS stack down. X-rays and verdicts stay in their bucket, unless --everything goes."""
-    from ec2_runner.stack.cloudformation import Stack
-    from ec2_runner.stack.destroy import bucket_of
-    from ec2_runner.stack.destroy import destroy as take_down
+    from ec2_runner.stack.cloudformation import CloudFormationStack
+    from ec2_runner.stack.destroy import bucket_of, destroy_stack
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
 
     settings, display = begin(stack=stack, region=region), _display()
     name, aws = settings.stack, _account()
     with stack_errors():
-        target = Stack(name, aws.client("cloudformation"), display.say)
+        target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         bucket = bucket_of(target, aws)
         typer.echo(f"Delete the stack {name} in {aws.region}, its hosts and its worklist.")
         if bucket:
@@ -125,7 +124,7 @@ def destroy(
             typer.echo(f"The X-rays and verdicts in s3://{bucket} {fate}.")
         if not yes:
             typer.confirm("Go on?", abort=True)
-        take_down(target, aws, wiring.make_fleet(settings), everything, display)
+        destroy_stack(target, aws, wiring.make_fleet(settings), everything, display)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -137,14 +136,14 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 def _options(
     settings: "Settings", bucket: str | None, existing_bucket: str | None, more: dict[str, str]
-) -> "Options":
+) -> "DeployOptions":
     """Return what to deploy: what the options name comes before what the settings do."""
-    from ec2_runner.stack.deploy import Options
+    from ec2_runner.stack.deploy import DeployOptions
 
     if not (bucket or existing_bucket):
         named = settings.bucket
         bucket, existing_bucket = (named, None) if settings.create_bucket else (None, named)
-    return Options(
+    return DeployOptions(
         settings.stack,
         bucket,
         existing_bucket,
@@ -157,7 +156,7 @@ def _options(
 
 
 def _account() -> "Aws":
-    """Open the user's account; raise UsageError where AWS does not take the credentials."""
+    """Open the user's account; raise UsageError where AWS rejected the credentials."""
     from handlers import wiring
 
     aws = wiring.aws()

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.backfill import BINS, Done, Tally
+from pipeline.backfill import HISTOGRAM_BINS, Done, Tally
 from pipeline.errors import StoreError
 from pipeline.names import INBOX, for_terminal
 
@@ -69,7 +69,7 @@ def _histogram(tally: Tally) -> Table:
         max(tally.histogram),
     )
     for step, number in enumerate(tally.histogram):
-        edges = f"{step / BINS:.1f} to {(step + 1) / BINS:.1f}"
+        edges = f"{step / HISTOGRAM_BINS:.1f} to {(step + 1) / HISTOGRAM_BINS:.1f}"
         table.add_row(edges, Text(f"{number:,}", justify="right"), Bar(largest, 0, number, width=_WIDTH))
     return table
 

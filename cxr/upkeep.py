@@ -52,8 +52,7 @@ def forget(
 ) -> None:
     """Erase an X-ray for good: every version of it, its verdict, its previews, its row."""
     from handlers import wiring
-    from pipeline.forget import forget as erase
-    from pipeline.forget import is_known
+    from pipeline.forget import erase_xray, is_known
 
     settings = begin_with_existing_store(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
@@ -66,7 +65,7 @@ def forget(
         typer.confirm(f"Erase {for_terminal(name)} and its verdict for good?", abort=True)
     quiet = _LONGEST_JOB_SECONDS if settings.bucket else _LOCAL_JOB_SECONDS
     typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
-    erase(name, store, index, quiet)
+    erase_xray(name, store, index, quiet)
     typer.echo(f"{for_terminal(name)} is erased")
 
 
@@ -80,14 +79,14 @@ def reconcile(
 ) -> None:
     """Have everything judged that has no verdict of its own: here, or by the queue of the bucket's stack."""
     from handlers import wiring
-    from pipeline.reconcile import reconcile as look
+    from pipeline.reconcile import reconcile_inbox
 
     settings = begin_with_existing_store(root, bucket, stack)
     if not settings.bucket:
         return _reconcile_here(settings, failed)
     queue = wiring.make_queue(settings) or wiring.find_queue(settings)
     store, index = wiring.make_store(settings), wiring.make_index(settings)
-    found = look(store, index, queue, datetime.now(UTC), timedelta(0), failed)
+    found = reconcile_inbox(store, index, queue, datetime.now(UTC), timedelta(0), failed)
     typer.echo(f"{found.queued} queued, {found.waiting} without a verdict")
     return None
 
@@ -97,11 +96,11 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
     from cxr import local
     from handlers import wiring
     from pipeline.events import s3_event
-    from pipeline.reconcile import reconcile as look
+    from pipeline.reconcile import reconcile_inbox
 
     queue, results = _Collected(), []
     with wiring.provided(settings) as ports:
-        look(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed)
+        reconcile_inbox(ports.store, ports.index, queue, datetime.now(UTC), timedelta(0), failed)
         keys = iter(queue.keys)
         while batch := list(islice(keys, _BATCH)):
             for outcome in local.deliver(s3_event(ports.store.bucket, batch)).outcomes:

@@ -1,1 +1,1 @@
-"""The inference host: what runs on it."""
+"""Run the inference host."""

@@ -1,4 +1,4 @@
-"""What a chest has of lines: bones, vessels and airways, as curves swept through `phantom`'s beam.
+"""Draw the lines of a chest: bones, vessels and airways, as curves swept through `phantom`'s beam.
 
 Shapes follow any atlas of anatomy and the author's eye; lengths in cm, in the body frame of `phantom`.
 """
@@ -20,7 +20,7 @@ from phantom import (
 
 
 def curve(*points: tuple[float, float, float], n: int = 24) -> Array:
-    """A Catmull-Rom curve through the points, as (m, 3)."""
+    """Return a Catmull-Rom curve through the points, as (m, 3)."""
     p = np.array([points[0], *points, points[-1]], dtype=np.float64)
     t = np.linspace(0, 1, n, endpoint=False)[:, None]
     parts = [
@@ -31,7 +31,7 @@ def curve(*points: tuple[float, float, float], n: int = 24) -> Array:
 
 
 def ribs(beam: Beam) -> None:
-    """Eleven pairs: back and out from the spine along the cage, down round the side, in again in front."""
+    """Draw eleven pairs of ribs: back and out from the spine along the cage, down, in again in front."""
     child, rng = beam.child, beam.rng
     for i, side in ((i, s) for i in range(11) for s in (-1, 1)):
         start = np.arcsin(min(0.9, 1.0 / max(1.2, float(cage(child, np.array(-0.4 + PITCH * i))[0]))))
@@ -49,7 +49,10 @@ def ribs(beam: Beam) -> None:
 
 
 def spine(beam: Beam) -> None:
-    """Pedicles seen end on as rings, transverse and spinous processes; the bodies are volumes."""
+    """Draw the pedicles, seen end on as rings, and the transverse and spinous processes.
+
+    The vertebral bodies are volumes, see `phantom`.
+    """
     child, rng = beam.child, beam.rng
     for k in range(-6, 16):
         z = -0.6 + k * PITCH
@@ -63,7 +66,7 @@ def spine(beam: Beam) -> None:
 
 
 def girdle(beam: Beam) -> None:
-    """Clavicles, shoulder blades and upper arms, both sides."""
+    """Draw clavicles, shoulder blades and upper arms, both sides."""
     child, rng = beam.child, beam.rng
     for side, lift in zip((-1, 1), child.arms, strict=True):
         joint, hand = arm(child, side, lift)
@@ -118,7 +121,7 @@ def girdle(beam: Beam) -> None:
 
 
 def jaw(beam: Beam) -> None:
-    """The lower jaw with its teeth, for films that take in the chin."""
+    """Draw the lower jaw with its teeth, for films that show the chin."""
     z = beam.child.chin
     half = [(4.3, -1.5, -5.0), (3.8, 0.5, -2.6), (2.7, 3.5, -1.3), (1.3, 5.6, -0.7)]
     points = [(-x, y, z + w) for x, y, w in half] + [(x, y, z + w) for x, y, w in half[::-1]]
@@ -129,7 +132,7 @@ def jaw(beam: Beam) -> None:
 
 
 def branch(rng: np.random.Generator, root: Array, aim: Array, targets: Array) -> list[tuple[Array, int]]:
-    """A tree from root that reaches every target: (path, number of targets beyond), trunk first.
+    """Return a tree from root that reaches every target: (path, number of targets beyond), trunk first.
 
     Each branch goes part of the way to the middle of its targets, which then part along their main axis.
     """
@@ -156,7 +159,7 @@ def branch(rng: np.random.Generator, root: Array, aim: Array, targets: Array) ->
 
 
 def vessels(beam: Beam) -> None:
-    """Arteries, veins and bronchi of both lungs.
+    """Draw arteries, veins and bronchi of both lungs.
 
     Radii follow Murray's law (1926): r**3 of a branch is the sum of its children's.
     """
@@ -181,7 +184,7 @@ def vessels(beam: Beam) -> None:
                     1 - share(mid[:, 0], mid[:, 1], mid[:, 2], np.zeros(len(mid))) if share else 1
                 )
                 r = float(np.round(min(0.27, r0 * beyond ** (1 / 3)) / 0.02) * 0.02)
-                if kind != "bronchus":  # the few seen end on, dimmed: they would pass for nodules
+                if kind != "bronchus":  # dim the few seen end on, which would pass for nodules
                     along = np.abs(np.diff(path[:, 1])) / np.linalg.norm(np.diff(path, axis=0), axis=1)
                     beam.tube(path, r, r, 1.8 * (MU_WATER - MU_LUNG) * clear * (1 - 0.5 * along))
                     continue
@@ -191,7 +194,7 @@ def vessels(beam: Beam) -> None:
 
 
 def radiograph(child: Child) -> Array:
-    """The map of mu * t of one child."""
+    """Return the map of mu * t of one child."""
     beam = Beam(child)
     for part in (ribs, spine, girdle, jaw, vessels):
         part(beam)

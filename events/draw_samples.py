@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from phantom import Array, Child, Opacity
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 64  # pixels: two films are compared at 64 x 64
+SIDE = 64  # pixels; films are compared at 64 x 64
 
 
 def lobe(
     centre: tuple[float, float, float], radii: tuple[float, float, float], fissure: float | None = None
 ) -> Opacity:
-    """A consolidated lobe: an ellipsoid (cm) with a ragged edge, cut straight below z = fissure if given."""
+    """Return a consolidated lobe: an ellipsoid (cm) with a ragged edge, cut straight below z = fissure."""
 
     def opacity(x: Array, y: Array, z: Array, noise: Array) -> Array:
         gaps = ((w - c) / r for w, c, r in zip((x, y, z), centre, radii, strict=True))
@@ -41,7 +41,7 @@ def lobe(
 
 
 def patches(spots: list[tuple[float, float, float, float]], strength: float) -> Opacity:
-    """Fluffy foci wherever noise is high, likeliest round the spots (x, z, radius in cm, weight)."""
+    """Return fluffy foci wherever noise is high, likeliest round the spots (x, z, radius in cm, weight)."""
 
     def opacity(x: Array, y: Array, z: Array, noise: Array) -> Array:
         near = sum(
@@ -53,7 +53,7 @@ def patches(spots: list[tuple[float, float, float, float]], strength: float) -> 
 
 
 def child(seed: int, shape: tuple[int, int], **given: float | Opacity | tuple[float, float]) -> Child:
-    """A child drawn from the seed: build, breath, pose and place on the film; `given` overrides."""
+    """Draw a child from the seed: build, breath, pose and place on the film; `given` overrides."""
     u = np.random.default_rng(seed).uniform
     width = u(7.4, 8.4)
     drawn: dict[str, object] = {
@@ -81,19 +81,21 @@ SAMPLES = {
     "normal-2": child(2, (820, 1060)),
     "normal-3": child(3, (760, 1000)),
     "normal-4": child(4, (860, 960), chin=-2.4),
-    "pneumonia-1": child(
-        11, (800, 1000), opacity=lobe((-4.8, 0, 2.4), (4.6, 5, 3.8), 4.9)
-    ),  # right upper lobe
+    # Right upper lobe.
+    "pneumonia-1": child(11, (800, 1000), opacity=lobe((-4.8, 0, 2.4), (4.6, 5, 3.8), 4.9)),
+    # Left lower lobe.
     "pneumonia-2": child(
         12, (820, 1060), centre=(0.3, 6.4), opacity=lobe((5.0, -1.5, 10.0), (5.2, 6.5, 4.0))
-    ),  # left lower lobe
-    "pneumonia-3": child(  # bronchopneumonia of both lungs
+    ),
+    # Bronchopneumonia of both lungs.
+    "pneumonia-3": child(
         13,
         (760, 1000),
         chin=-1.8,
         opacity=patches([(-4, 7.5, 3.2, 0.8), (4.5, 7, 3, 0.75), (-3.4, 3, 2.2, 0.6)], 0.75),
     ),
-    "pneumonia-4": child(  # viral: streaks round the hila, hazy, overinflated
+    # Viral: streaks round the hila, hazy, overinflated.
+    "pneumonia-4": child(
         14,
         (860, 960),
         streaks=1.0,
@@ -106,7 +108,7 @@ SHUTTERS = {"normal-1": (0, 0.06), "normal-4": (0.03, 0), "pneumonia-2": (0, 0.0
 
 
 def blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur, sigma in pixels, with the edges held."""
+    """Apply a Gaussian blur, sigma in pixels, with the edges held."""
     pad = int(3 * sigma) + 1
     big = np.pad(image, pad, mode="edge")
     v, u = np.fft.fftfreq(big.shape[0])[:, None], np.fft.rfftfreq(big.shape[1])
@@ -115,7 +117,7 @@ def blur(image: Array, sigma: float) -> Array:
 
 
 def expose(mu_t: Array, cm: float, rng: np.random.Generator) -> Array:
-    """Grey values 0..255 (bone white) of a computed radiograph; `cm` is pixels per cm.
+    """Return the grey values 0..255 (bone white) of a computed radiograph; `cm` is pixels per cm.
 
     Beer-Lambert gives the primary beam; scatter adds a broad veil of about a third of it (behind a grid);
     photon noise is Poisson's, grown by the detector's blur; grey follows log exposure on the sigmoid of
@@ -123,7 +125,7 @@ def expose(mu_t: Array, cm: float, rng: np.random.Generator) -> Array:
     """
     primary = blur(np.exp(-mu_t), 0.02 * cm)
     beam = primary + rng.uniform(0.28, 0.42) * blur(primary, 2.2 * cm) * (1 - np.exp(-1.2 * mu_t))
-    photons = rng.uniform(1.5e4, 3e4)  # per pixel, unattenuated
+    photons = rng.uniform(1.5e4, 3e4)  # per unattenuated pixel
     grain = blur(rng.normal(size=beam.shape), 0.75) * 2.5
     log = -np.log(np.maximum(beam * (1 + grain / np.sqrt(photons * beam)), 1e-4))
     log = log + 0.6 * (log - blur(log, 0.5 * cm)) - 0.18 * (blur(log, 2.5 * cm) - 2)
@@ -132,7 +134,7 @@ def expose(mu_t: Array, cm: float, rng: np.random.Generator) -> Array:
 
 
 def film(name: str, sample: Child) -> Image.Image:
-    """The finished film: exposed, collimated and lettered."""
+    """Return the finished film: exposed, collimated and lettered."""
     rng = np.random.default_rng(1000 + sample.seed)
     grey = expose(radiograph(sample), 1 / sample.pixel, rng)
     rows, cols = grey.shape
@@ -147,31 +149,31 @@ def film(name: str, sample: Child) -> Image.Image:
 
 
 def feature(image: Image.Image) -> NDArray[np.float32]:
-    """What is compared: squashed to 64 x 64 grey, mean 0 and deviation 1, as (4096,)."""
+    """Return the image as compared: resized to 64 x 64 grey, mean 0 and deviation 1, as (4096,)."""
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
     return np.asarray((grey - grey.mean()) / max(float(grey.std()), 1e-6), np.float32)
 
 
 def load(path: Path) -> NDArray[np.float32]:
-    """The feature of one file."""
+    """Return the feature of one file."""
     with Image.open(path) as image:
         return feature(image)
 
 
 def patient(path: Path) -> str:
-    """Whose film it is, by the names of the Kermany set: (NORMAL2-)IM-0001-0001, person1_virus_6."""
+    """Return the patient of a film by its Kermany name: (NORMAL2-)IM-0001-0001, person1_virus_6."""
     found = re.match(r"(NORMAL2-)?IM-\d+|person\d+", path.name)
     return found.group() if found else path.name
 
 
 def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Euclidean distances between rows: (n, d), (m, d) -> (n, m)."""
+    """Return the Euclidean distances between rows: (n, d), (m, d) -> (n, m)."""
     square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.asarray(np.sqrt(np.maximum(square, 0)), np.float32)
 
 
 def usual_distance(known: NDArray[np.float32], who: NDArray[np.str_]) -> float:
-    """Median over training images of the distance to the nearest image of another patient."""
+    """Return the median over training images of the distance to the nearest image of another patient."""
     nearest = []
     for start in range(0, len(known), 500):
         part = distances(known[start : start + 500], known)
@@ -181,7 +183,7 @@ def usual_distance(known: NDArray[np.float32], who: NDArray[np.str_]) -> float:
 
 
 def main() -> int:
-    """Draw, tell what was drawn and, where asked, compare with the training images."""
+    """Draw the samples, print a line for each and, with --check, compare them with the training images."""
     parser = argparse.ArgumentParser(description="Draw the synthetic sample radiographs.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "samples")
     parser.add_argument("--check", type=Path, metavar="DATA", help="folder of training images, at any depth")

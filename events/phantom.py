@@ -1,9 +1,9 @@
-"""A child's chest in three dimensions, and its projection along the X-ray beam.
+"""Model a child's chest in three dimensions, and its projection along the X-ray beam.
 
 Body frame, in cm: x to the child's left (the right of the film), y from back to front, z from the lung apices
 down. Soft tissue, lung, fat and gas are implicit surfaces integrated over coronal slices; bones, vessels and
-airways are curves in space swept by a disc. Both add to one map of mu * t: what Beer and Lambert's law,
-I = I0 exp(-mu t), needs. Coefficients are near those of NIST XCOM at 50 keV. Nothing here is fitted to, or
+airways are curves in space swept by a disc. Both add to one map of mu * t, as Beer and Lambert's law needs
+it: I = I0 exp(-mu t). Coefficients are near those of NIST XCOM at 50 keV. Nothing here is fitted to, or
 measured on, anyone's image.
 """
 
@@ -26,7 +26,7 @@ PAD = 60  # pixels round the film in which curves still count
 
 @dataclass(frozen=True)
 class Child:
-    """Build, pose and finding of one child; lengths in cm, angles in radians."""
+    """Describe build, pose and finding of one child; lengths in cm, angles in radians."""
 
     seed: int
     shape: tuple[int, int]  # film, rows x columns
@@ -50,7 +50,7 @@ class Child:
 
 
 def noise2(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Array:
-    """Smooth random field, mean 0 and deviation about 1, that varies over `cell` pixels."""
+    """Return a smooth random field, mean 0 and deviation about 1, that varies over `cell` pixels."""
     rows, cols = (int(n / cell) + 4 for n in shape)
     grid = Image.fromarray(rng.normal(size=(rows, cols)).astype(np.float32))
     box = (1.5, 1.5, 1.5 + shape[1] / cell, 1.5 + shape[0] / cell)
@@ -59,26 +59,26 @@ def noise2(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Arr
 
 
 def soft(distance: Array, edge: float = 0.12) -> Array:
-    """1 inside (distance > 0), 0 outside, over about `edge` cm."""
+    """Return 1 inside (distance > 0) and 0 outside, with an edge of about `edge` cm."""
     return 0.5 * (1 + np.tanh(distance / edge))
 
 
 def join(*depths: Array, k: float = 0.5) -> Array:
-    """Smooth union of solids given by their depth inside (cm, negative outside), blended over k cm."""
+    """Return the smooth union of solids, given by depth inside (cm, negative outside), blended over k cm."""
     return np.asarray(k * np.logaddexp.reduce([d / k for d in depths]))
 
 
 def ellipsoid(
     x: Array, y: Array, z: Array, c: tuple[float, ...], r: tuple[float, ...], a: float = 0
 ) -> Array:
-    """Depth inside an ellipsoid of centre c and semi-axes r, turned by a in the coronal plane."""
+    """Return the depth inside an ellipsoid of centre c and semi-axes r, turned by a in the coronal plane."""
     u, v = x - c[0], z - c[2]
     u, v = u * np.cos(a) + v * np.sin(a), v * np.cos(a) - u * np.sin(a)
     return np.asarray((1 - np.sqrt((u / r[0]) ** 2 + ((y - c[1]) / r[1]) ** 2 + (v / r[2]) ** 2)) * min(r))
 
 
 def capsule(x: Array, y: Array, z: Array, p: Array, q: Array, radius: float) -> Array:
-    """Depth inside the solid within `radius` of the segment from p to q."""
+    """Return the depth inside the solid within `radius` of the segment from p to q."""
     axis = q - p
     t = np.clip(((x - p[0]) * axis[0] + (y - p[1]) * axis[1] + (z - p[2]) * axis[2]) / (axis @ axis), 0, 1)
     gap = [w - p[i] - t * axis[i] for i, w in enumerate((x, y, z))]
@@ -86,19 +86,22 @@ def capsule(x: Array, y: Array, z: Array, p: Array, q: Array, radius: float) -> 
 
 
 def cage(child: Child, z: Array) -> tuple[Array, Array, Array]:
-    """Half-width, half-depth and y of the middle of the rib cage's inside at level z."""
+    """Return half-width, half-depth and y of the middle of the rib cage's inside at level z."""
     u = np.clip((z + 1.0) / 13.5, 1e-4, 1)
     s = (1 - (1 - u) ** 2.6) ** 0.55
     return child.half_width * s, child.half_depth * s**0.8, -1.3 + 0.1 * np.clip(z, -1, 13)
 
 
 def bend(child: Child, z: Array | float) -> Array:
-    """Offset of the spine to the left at level z: a slight curve, as a child seldom lies straight."""
+    """Return the spine's offset to the left at level z: a slight curve, as a child seldom lies straight."""
     return np.asarray(child.sway * np.sin((np.asarray(z) - 2.0) / 4.0))
 
 
 def lung_depth(child: Child, x: Array, y: Array, z: Array) -> Array:
-    """Depth inside the lungs: in the cage, above the diaphragm, outside heart, thymus, aorta and spine."""
+    """Return the depth inside the lungs.
+
+    They lie in the cage, above the diaphragm, outside heart, thymus, aorta and spine.
+    """
     a, b, mid = cage(child, z)
     rho = (np.abs(x / a) ** 2.2 + np.abs((y - mid) / b) ** 2.2) ** (1 / 2.2)
     right, left = (
@@ -122,7 +125,7 @@ def lung_depth(child: Child, x: Array, y: Array, z: Array) -> Array:
 
 
 def body_depth(child: Child, x: Array, y: Array, z: Array) -> Array:
-    """Depth inside the skin: trunk, neck, shoulders, arms and head."""
+    """Return the depth inside the skin: trunk, neck, shoulders, arms and head."""
     a, b, mid = cage(child, np.maximum(z, 3.0))
     a, b = a + child.wall + 0.03 * np.abs(z - 7), b + 0.8 * child.wall
     rho = (np.abs(x / a) ** 3 + np.abs((y - mid) / b) ** 3) ** (1 / 3)
@@ -140,13 +143,13 @@ def body_depth(child: Child, x: Array, y: Array, z: Array) -> Array:
 
 
 def arm(child: Child, side: int, lift: float) -> tuple[Array, Array]:
-    """The shoulder joint and a point down the upper arm."""
+    """Return the shoulder joint and a point down the upper arm."""
     joint = np.array([side * (child.half_width + 0.1), -1.5, -0.5 - 0.6 * np.sin(lift)])
     return joint, joint + 14 * np.array([side * np.cos(lift), 0.1, -np.sin(lift)])
 
 
 class Beam:
-    """The map of mu * t that a film sees: volumes by slices, curves by swept discs."""
+    """Build the map of mu * t that a film sees: volumes by slices, curves by swept discs."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -154,7 +157,7 @@ class Beam:
         self.curves: dict[tuple[float, float, float], Array] = {}
 
     def project(self, p: Array) -> Array:
-        """Points (n, 3) in cm to (n, 2) rows and columns: cone beam, pose and place on the film."""
+        """Project points (n, 3) in cm to (n, 2) rows and columns: cone beam, pose and place on the film."""
         c = self.child
         grow = SOURCE_CM / (SOURCE_CM - 7 - p[:, 1])
         x = (p[:, 0] - c.centre[0] + p[:, 1] * np.tan(c.turn)) * grow
@@ -165,7 +168,7 @@ class Beam:
         return np.asarray(turned / c.pixel + np.array(c.shape) / 2)
 
     def slice(self, y: float) -> tuple[Array, Array]:
-        """Body x and z at depth y under every second film pixel: the inverse of `project`."""
+        """Return body x and z at depth y under every second film pixel: the inverse of `project`."""
         c = self.child
         row, col = np.mgrid[0 : c.shape[0] : 2, 0 : c.shape[1] : 2].astype(np.float64)
         v, u = (row - c.shape[0] / 2) * c.pixel, (col - c.shape[1] / 2) * c.pixel
@@ -175,7 +178,7 @@ class Beam:
         return x, z
 
     def volumes(self) -> Array:
-        """mu * t of everything but the curves, on the film's grid."""
+        """Return mu * t of everything but the curves, on the film's grid."""
         c = self.child
         half = ((c.shape[0] + 1) // 2, (c.shape[1] + 1) // 2)
         total, old = np.zeros(half), np.zeros((2, *half))
@@ -195,15 +198,14 @@ class Beam:
                 x, at, z, (4.6, 2.5, c.dome + 2.6), (2.4 * c.gas, 2.0 * c.gas, 1.1 * c.gas), -0.15
             )
             mu *= 1 - 0.97 * soft(bubble + 0.1 * old[0])
-            mu += 0.05 * soft(
-                ellipsoid(x, at, z, (0, 1.5, c.chin - 6.3), (4.6, 6.0, 5.6)), 0.3
-            )  # face, teeth
+            face = ellipsoid(x, at, z, (0, 1.5, c.chin - 6.3), (4.6, 6.0, 5.6))  # with its teeth
+            mu += 0.05 * soft(face, 0.3)
             total += SLICE_CM * (mu + self.vertebrae(x, at, z))
         big = Image.fromarray(total.astype(np.float32)).resize(c.shape[::-1], Image.Resampling.BICUBIC)
         return np.asarray(big, dtype=np.float64)
 
     def vertebrae(self, x: Array, y: Array, z: Array) -> Array:
-        """Attenuation that the vertebral bodies add: boxes with dense end plates between clear discs."""
+        """Return the attenuation of the vertebral bodies: boxes with dense end plates between clear discs."""
         level = z + 0.6 + (y + 4.0) * np.clip(0.03 * (z - 5.0), -0.3, 0.25)
         k = np.round(level / PITCH)
         w = level - k * PITCH
@@ -217,8 +219,7 @@ class Beam:
         """Sweep a disc of half-width rx and half-height rz (cm) along path (n, 3), adding mu.
 
         Each step of length ds adds mu ds wherever its disc lies, which integrates to the chord of the tube
-        across the beam and to its length along the beam. `core` is the inside's
-        density relative to the rim's.
+        across the beam and to its length along the beam. `core` is the density inside relative to the rim.
         """
         steps = np.diff(path, axis=0)
         ds = np.linalg.norm(steps, axis=1)
@@ -238,7 +239,7 @@ class Beam:
             np.add.at(layer, (r[ok], q[ok]), share[ok])
 
     def swept(self) -> Array:
-        """mu * t of all tubes: each layer of points convolved with its disc."""
+        """Return mu * t of all tubes: each layer of points convolved with its disc."""
         rows, cols = self.child.shape
         total = np.zeros((rows + 2 * PAD, cols + 2 * PAD))
         for (rx, rz, core), layer in self.curves.items():

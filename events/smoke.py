@@ -1,8 +1,9 @@
-"""Runs `sam local invoke` with each event of this folder: `.venv/bin/python events/smoke.py`.
+"""Run `sam local invoke` with each event of this folder: `.venv/bin/python events/smoke.py`.
 
-Needs Linux, a container engine, an SSH server's program and `make install-test`. Everything else it brings
-itself, on this machine: moto's server in AWS's place, with the sample X-rays in its bucket, and a worker
-behind an SSH server in the host's. Says why, and ends well, where there is no container engine.
+Needs Linux, a container engine, an SSH server's program and `make install-test`. It brings everything else
+itself, on this machine: moto's server in place of AWS, with the sample X-rays in its bucket, and a worker
+behind an SSH server in place of the host. Where there is no container engine, it says so and exits with
+success.
 """
 
 import getpass
@@ -35,17 +36,17 @@ GUEST = {"AWS_ACCESS_KEY_ID": "smoke", "AWS_SECRET_ACCESS_KEY": "smoke", "AWS_DE
 
 @dataclass(frozen=True)
 class Place:
-    """Where the parts of one run are."""
+    """Locate the parts of one run."""
 
     work: Path
-    address: str  # of this machine, where containers reach it
+    address: str  # this machine's, as containers reach it
     aws_port: int
     ssh_port: int
     worker_port: int
 
 
 def main() -> int:
-    """Run every event; the exit code is 1 when one of them failed."""
+    """Run every event; return exit code 1 when one of them failed."""
     problem = missing()
     if problem:
         typer.echo(f"skipped: {problem}")
@@ -58,30 +59,33 @@ def main() -> int:
 
 
 def missing() -> str | None:
-    """What this run needs and the machine has not."""
+    """Return what this run needs and the machine lacks; None when all is there."""
     if sys.platform != "linux":
-        return "where this machine is for its containers is known on Linux only"
+        return "the address of this machine in its containers is known only on Linux"
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
         return "no container engine answers `docker info`"
     if sshd() is None:
-        return "there is no sshd: install the OpenSSH server"
-    return None if SAM.exists() else "there is no SAM: run `make install-test`"
+        return "sshd is missing: install the OpenSSH server"
+    return None if SAM.exists() else "SAM is missing: run `make install-test`"
 
 
 def sshd() -> str | None:
-    """The SSH server's program, which may stand outside of a user's path."""
+    """Return the SSH server's program, which may be outside a user's path."""
     return shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 
 def address() -> str:
-    """Of this machine, as its containers see it. A number: boto3 would put the bucket before a name."""
+    """Return this machine's address as its containers see it.
+
+    It is a number, because boto3 would put the bucket's name before a host name.
+    """
     wanted = "{{(index .IPAM.Config 0).Gateway}}"
     command = ["docker", "network", "inspect", "bridge", "--format", wanted]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now."""
+    """Return ports that nobody uses now."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(probe.getsockname()[1]) for probe in probes]
     for probe in probes:
@@ -90,7 +94,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(stack: ExitStack, place: Place) -> None:
-    """Make the package, and start what AWS and the host are played by."""
+    """Make the package, and start the servers that stand in for AWS and the host."""
     build(place)
     spawn(stack, [sys.executable, "-m", "moto.server", "-H", place.address, "-p", str(place.aws_port)])
     wait_for(place.address, place.aws_port)
@@ -107,18 +111,18 @@ def start(stack: ExitStack, place: Place) -> None:
 
 
 def build(place: Place) -> None:
-    """The Lambda package, for the architecture of this machine's containers; the SSH key lies in it."""
+    """Build the Lambda package, with the SSH key in it, for this machine's container architecture."""
     target = f"LAMBDA_PLATFORM=manylinux2014_{'aarch64' if ARM else 'x86_64'}"
     package = place.work / "package"
     make = ["make", "--assume-old=.venv/runtime", f"BIN={Path(sys.executable).parent}", target]
     subprocess.run([*make, f"LAMBDA={package}", "lambda"], cwd=ROOT, check=True)
     for path in (package / "smoke_key", place.work / "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    (package / "smoke_key").chmod(0o644)  # for the container's user; it dies with this run
+    (package / "smoke_key").chmod(0o644)  # readable for the container's user; deleted after this run
 
 
 def ssh_server(place: Place) -> list[str]:
-    """The command of an SSH server that lets this run's key reach the worker's port, and nothing else."""
+    """Return the command of an SSH server that lets this run's key reach only the worker's port."""
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     settings = {
@@ -138,7 +142,7 @@ def ssh_server(place: Place) -> list[str]:
 
 
 def fill(url: str) -> None:
-    """The bucket with the samples, the tables and the queue."""
+    """Create the bucket with the samples, the tables and the queue."""
     session = boto3.Session(GUEST["AWS_ACCESS_KEY_ID"], GUEST["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
     bucket = session.client("s3", endpoint_url=url)
     bucket.create_bucket(Bucket=BUCKET)
@@ -156,7 +160,7 @@ def fill(url: str) -> None:
 
 
 def variables(place: Place) -> dict[str, str]:
-    """What stands in the functions' environment instead of the template's values."""
+    """Return the functions' environment variables that replace the template's values."""
     url = f"http://{place.address}:{place.aws_port}"
     return {
         "AWS_ENDPOINT_URL": url,
@@ -173,7 +177,7 @@ def variables(place: Place) -> dict[str, str]:
 
 
 def template(place: Place) -> str:
-    """The template, with its package here, and with the variables that it has not: SAM sets no others."""
+    """Return the template with its package here, and with the variables that it lacks: SAM sets no others."""
     text = (ROOT / "template.yaml").read_text(encoding="utf-8")
     text = text.replace("CodeUri: build/lambda", f"CodeUri: {place.work / 'package'}")
     mark = "        CXR_HOST: ec2\n"
@@ -182,7 +186,7 @@ def template(place: Place) -> str:
 
 
 def invoke(place: Place, event: Path) -> bool:
-    """Run one event; whether nothing in it failed."""
+    """Run one event; return whether nothing in it failed."""
     architecture = "arm64" if ARM else "x86_64"
     command = [
         *(str(SAM), "local", "invoke", "IngestFunction", "--event", str(event)),
@@ -210,7 +214,7 @@ def spawn(stack: ExitStack, command: list[str], more: dict[str, str] | None = No
 
 
 def wait_for(where: str, port: int) -> None:
-    """Until somebody listens there."""
+    """Wait until somebody listens there."""
     deadline = time.monotonic() + SECONDS
     while True:
         try:

@@ -1,1 +1,1 @@
-"""The Lambda entry points. Local mode calls the same functions with the same events."""
+"""Provide the Lambda entry points; local mode calls the same functions with the same events."""

@@ -1,4 +1,4 @@
-"""The last delivery of an event failed: nothing may disappear, so its objects get a verdict that says so."""
+"""Write a `failed` verdict for the objects of an event whose last delivery failed; none disappears."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.intake import dead_letter
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Take what `ingest` could not do."""
+    """Take the events that `ingest` could not handle."""
     with telemetry.invocation(context):
         outcomes = dead_letter(event, wiring.ports())
     return {"outcomes": [{"key": outcome.key, "result": outcome.result} for outcome in outcomes]}

@@ -1,4 +1,4 @@
-"""An inbox object changed: see to its verdict."""
+"""Bring the verdict of a changed inbox object up to date."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from pipeline.intake import Report, ingest
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Take S3's notification in any of its shapes; all its images go to the host as one batch.
+    """Take S3's notification in any of its shapes; send all its images to the host as one batch.
 
-    From SQS, the messages of failed images are reported, to be delivered again; any other sender is told by
-    IngestFailed.
+    From SQS, the messages of failed images are reported, to be delivered again. For any other sender,
+    IngestFailed is raised.
     """
     with telemetry.invocation(context):
         report = ingest(event, wiring.ports())
@@ -31,7 +31,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
 
 
 def _partial_response(event: Event, report: Report, context: LambdaContext) -> dict[str, Any] | None:
-    """The messages that SQS is to keep; None when the event came by another way."""
+    """Return the messages that SQS should keep; None when the event did not come from SQS."""
     if not report.from_sqs:
         return None
 

@@ -1,4 +1,4 @@
-"""On a schedule: stop the host that idles, end one that nobody owns."""
+"""Stop hosts that are idle and end those that nobody owns, on a schedule."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -7,6 +7,6 @@ from pipeline.events import Event
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, str]:
-    """Look at the stack's instances; returns what was done, by instance id."""
+    """Look at the stack's instances; return the actions taken, by instance id."""
     with telemetry.invocation(context):
         return dict(wiring.reaper().reap())

@@ -1,4 +1,4 @@
-"""On a schedule: queue what has no verdict, whatever became of its notification."""
+"""Queue the objects that have no verdict, on a schedule, in case a notification was lost."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from handlers import telemetry, wiring
 from pipeline.errors import UsageError
 from pipeline.events import Event
-from pipeline.reconcile import reconcile
+from pipeline.reconcile import reconcile_inbox
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Compare the inbox with the worklist; returns what was found."""
+    """Compare the inbox with the worklist; return the figures of the comparison."""
     with telemetry.invocation(context):
         ports = wiring.ports()
         if ports.queue is None:
-            raise UsageError("CXR_QUEUE_URL: name the queue of the jobs")
-        found = reconcile(ports.store, ports.index, ports.queue, ports.now())
+            raise UsageError("CXR_QUEUE_URL: set it to the URL of the jobs' queue")
+        found = reconcile_inbox(ports.store, ports.index, ports.queue, ports.now())
         ports.count("OldestWaitingSeconds", found.oldest_seconds)
         ports.count("Waiting", found.waiting)
         return vars(found)

@@ -1,4 +1,4 @@
-"""A verdict was written, or erased: bring the worklist up to date."""
+"""Bring the worklist up to date when a verdict was written or erased."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from pipeline.intake import record
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     """Take S3's notification of the outbox, in any of its shapes.
 
-    From SQS, the messages of rows that could not be written are reported, to be delivered again; any other
-    sender is told by IngestFailed, after all that could be done was done.
+    From SQS, the messages of rows that could not be written are reported, to be delivered again. For any
+    other sender, IngestFailed is raised after all other rows were written.
     """
     with telemetry.invocation(context):
         report = record(event, wiring.ports())

@@ -1,4 +1,4 @@
-"""What the handlers tell of themselves: log lines, and figures for the alarms. Never a file's name."""
+"""Write the handlers' log lines, and figures for the alarms; never a file's name."""
 
 import os
 import sys
@@ -19,8 +19,8 @@ _metrics: Metrics | None = None
 
 @contextmanager
 def invocation(context: LambdaContext) -> Iterator[None]:
-    """One call of a handler: its log lines carry the request's id, its figures are written at its end."""
-    logger().thread_safe_append_keys(correlation_id=context.aws_request_id)  # local mode has many threads
+    """Tag the log lines of one call of a handler with the request's id; write its figures at the end."""
+    logger().thread_safe_append_keys(correlation_id=context.aws_request_id)  # local mode runs many threads
     try:
         yield
     finally:
@@ -30,7 +30,7 @@ def invocation(context: LambdaContext) -> Iterator[None]:
 
 
 def count(name: str, value: float) -> None:
-    """Add to a figure of this invocation. In Lambda alone: there CloudWatch reads what is printed.
+    """Add to a figure of this invocation; only in Lambda, where CloudWatch reads standard output.
 
     docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format.html
     """
@@ -44,7 +44,10 @@ def count(name: str, value: float) -> None:
 
 
 def logger() -> Logger:
-    """JSON lines on standard error, in which a hash stands for a file's name; our own loggers join in."""
+    """Return the logger: JSON lines on standard error, with hashes instead of file names.
+
+    The loggers of our own packages write through it, too.
+    """
     global _logger
     if _logger is None:
         settings = load_settings()

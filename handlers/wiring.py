@@ -1,6 +1,6 @@
-"""The one place where adapters are chosen; nothing is made before the first event.
+"""Choose the adapters, here and nowhere else; nothing is made before the first event.
 
-Each is imported when it is chosen: a Lambda has no network to run, and a laptop no AWS.
+Each adapter is imported when it is chosen: a Lambda has no network to run, and a laptop has no AWS.
 """
 
 import functools
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
 
-# Times the images that are judged at a time: threads that fetch and write. A bucket answers slowly, and an
-# image that does not end keeps its thread until its deadline.
+# Threads that fetch and write, per image that is judged at a time. A bucket answers slowly, and an
+# image that does not finish keeps its thread until its deadline.
 _FETCHING = 4
 _chosen: Ports | None = None
 
 
 def ports() -> Ports:
-    """What the handlers work with: what was provided, else what the settings of the environment ask for."""
-    global _chosen  # a Lambda sandbox keeps it between its invocations
+    """Return the ports of the handlers: the provided ones, else those that the settings name."""
+    global _chosen  # a Lambda sandbox keeps it between invocations
     if _chosen is None:
         _chosen = make_ports(load_settings())
     return _chosen
 
 
 def provide(chosen: Ports | None) -> None:
-    """Make the handlers work with these; None has them chosen anew."""
+    """Make the handlers work with these ports; None has them chosen anew."""
     global _chosen
     _chosen = chosen
 
 
 @contextmanager
 def provided(settings: Settings) -> Iterator[Ports]:
-    """Have the handlers work with the adapters that the settings ask for, within a `with` block."""
+    """Make the handlers work with the adapters of these settings in a `with` block."""
     chosen = make_ports(settings)
     provide(chosen)
     try:
@@ -60,7 +60,7 @@ def provided(settings: Settings) -> Iterator[Ports]:
 
 
 def make_ports(settings: Settings) -> Ports:
-    """The adapters that the settings ask for."""
+    """Build the adapters that the settings name."""
     store, release = make_store(settings), Release()
     host = make_host(store, settings, release)
     return Ports(
@@ -81,7 +81,7 @@ def aws() -> Aws:
 
 
 def make_store(settings: Settings) -> FullStore:
-    """The folder, or the bucket."""
+    """Build the store: the folder, or the bucket."""
     if settings.bucket is None:
         from pipeline.store.folder import FolderStore
 
@@ -100,22 +100,22 @@ def open_bucket(name: str) -> "S3Store":
 def make_index(settings: Settings) -> Index:
     """Return the worklist: a file in the folder, or the table of the bucket's stack."""
     if settings.bucket is None:
-        from pipeline.store.folder import PRIVATE
+        from pipeline.store.folder import PRIVATE_FOLDER
         from pipeline.worklist.sqlite import SqliteIndex
 
-        return SqliteIndex(settings.root / PRIVATE / "index.sqlite")
+        return SqliteIndex(settings.root / PRIVATE_FOLDER / "index.sqlite")
     return make_dynamo_index(settings)
 
 
 def make_dynamo_index(settings: Settings) -> "DynamoIndex":
-    """The worklist of a stack."""
+    """Build the worklist of a stack."""
     from pipeline.worklist.dynamodb import DynamoIndex
 
     return DynamoIndex(StackNames(settings.stack).index, aws().client("dynamodb"))
 
 
 def make_queue(settings: Settings) -> Queue | None:
-    """The queue that brings a job again; local mode has one of its own."""
+    """Build the queue that brings a job again; None in local mode, which has its own."""
     if settings.queue_url is None:
         return None
     from pipeline.aws.sqs import SqsQueue
@@ -124,7 +124,7 @@ def make_queue(settings: Settings) -> Queue | None:
 
 
 def find_queue(settings: Settings) -> Queue:
-    """The stack's queue of jobs, by its name."""
+    """Return the stack's queue of jobs, found by its name."""
     from pipeline.aws.errors import ask
 
     sqs = aws().client("sqs")
@@ -135,14 +135,14 @@ def find_queue(settings: Settings) -> Queue:
 
 
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
-    """What judges: this process, or a machine reached by SSH."""
+    """Build the host that judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
-        return make_worker(store, settings, release)  # now, so that a wrong setting is said at the start
+        return make_worker(store, settings, release)  # now, so that a wrong setting is reported at once
     return _Later(lambda: _remote_host(store, settings, release))
 
 
 def make_worker(store: Store, settings: Settings, release: Release) -> "Worker":
-    """Build the worker that the settings ask for, its network loaded."""
+    """Build the worker that the settings ask for, with its network loaded."""
     from pipeline.running.worker import Worker
 
     return Worker(*make_judge(store, settings, release))
@@ -151,14 +151,14 @@ def make_worker(store: Store, settings: Settings, release: Release) -> "Worker":
 def make_judge(
     store: Store, settings: Settings, release: Release, upgrades: bool = False
 ) -> "tuple[Judge, int]":
-    """Build the judge that the settings ask for, its network loaded; return it with its number of threads."""
+    """Build the judge that the settings ask for, its network loaded; return it and its thread count."""
     from model.serve.guarded import GuardedEngine
     from pipeline.judge import Judge
 
     engine = GuardedEngine.of(settings)
     try:
-        engine.warm(settings.threads + 1)  # one in reserve: for when another is killed, or at a slow image
-        assert engine.model  # loaded now, so that wrong weights are said at the start
+        engine.warm(settings.threads + 1)  # one spare, for when another is killed or busy with a slow image
+        assert engine.model  # loaded now, so that wrong weights are reported at once
         judge = Judge(store, engine, release, settings.max_bytes, upgrades)
     except BaseException:
         engine.close()
@@ -167,7 +167,7 @@ def make_judge(
 
 
 def check_worker(settings: Settings) -> None:
-    """See that a worker could work: decode and judge a picture. Raises whatever is wrong."""
+    """Check that a worker can decode and judge a picture; raise any error on the way."""
     import io
 
     from PIL import Image
@@ -176,7 +176,7 @@ def check_worker(settings: Settings) -> None:
 
     picture = io.BytesIO()
     Image.linear_gradient("L").save(picture, "JPEG")
-    with GuardedEngine.of(settings) as engine, suppress(InputRejected):  # it is judged: no chest X-ray
+    with GuardedEngine.of(settings) as engine, suppress(InputRejected):  # the verdict: not a chest X-ray
         engine.examine(picture.getvalue())
 
 
@@ -191,26 +191,26 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
 
 
 class _Later:
-    """A host that is made when there is a job: of five functions one has jobs."""
+    """Defer making a host until there is a job: only one of the five functions has jobs."""
 
     def __init__(self, make: Callable[[], Host]) -> None:
         self._make = make
         self._host: Host | None = None
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish."""
+        """Yield one outcome for each job, in the order in which they finish."""
         if self._host is None:
             self._host = self._make()
         return self._host.run(jobs)
 
     def abandon(self) -> None:
-        """Break off what is at work, if it was ever made."""
+        """Abort work in progress, if the host was ever made."""
         if self._host:
             self._host.abandon()
 
 
 def make_fleet(settings: Settings) -> "Fleet":
-    """The stack's EC2 instance."""
+    """Build the fleet of the stack's EC2 instance."""
     from ec2_runner.reach.fleet import Fleet, Placement
     from ec2_runner.reach.lease import Lease
 
@@ -221,7 +221,7 @@ def make_fleet(settings: Settings) -> "Fleet":
 
 
 def reaper() -> "Reaper":
-    """What looks after the stack's instances."""
+    """Build the reaper of the stack's instances."""
     from ec2_runner.reach.reaper import Reaper
 
     settings = load_settings()
@@ -230,7 +230,7 @@ def reaper() -> "Reaper":
 
 
 def make_observer(settings: Settings, store: Store) -> "Observer":
-    """Build what reads how the stack's host and queues are."""
+    """Build the observer of the stack's host and queues."""
     from ec2_runner.reach.observe import Observer
 
     clients = aws().client("sqs"), aws().client("cloudwatch")
@@ -238,7 +238,7 @@ def make_observer(settings: Settings, store: Store) -> "Observer":
 
 
 def make_monitor(settings: Settings, store: Store) -> "StackMonitor":
-    """Build what tells the page how the stack's host and queue are."""
+    """Build the monitor through which the page sees the stack's host and queue."""
     from ec2_runner.reach.monitor import StackMonitor
 
     return StackMonitor(make_observer(settings, store))

@@ -1,1 +1,1 @@
-"""The shared language of the system, and the way of one X-ray through it."""
+"""Define the shared language of the system and how one X-ray flows through it."""

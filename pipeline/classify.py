@@ -1,4 +1,4 @@
-"""Files and objects of buckets, without inbox and outbox: `cxr classify`."""
+"""Classify files and objects of buckets, without inbox and outbox: `cxr classify`."""
 
 import hashlib
 import sys
@@ -13,35 +13,35 @@ from pathlib import Path
 from pipeline.errors import InputRejected, ObjectTooLarge, UsageError
 from pipeline.judge import examine, too_large
 from pipeline.names import for_terminal, is_unfinished, printable
-from pipeline.ports import Engine, Store
+from pipeline.ports import InferenceEngine, Store
 from pipeline.records import ObjectInfo
 from pipeline.store.walk import keys
 from pipeline.verdict import Release, Source, Verdict, doubt_of
 
 STANDARD_INPUT = "-"
-BUCKETS = "s3://"
-_FETCHING = 4  # times the images that are judged at a time: threads that read, or wait for a slow image
-_AHEAD = 64  # verdicts that may be there before that of a slow image
+_BUCKETS = "s3://"
+_FETCHING = 4  # threads per image judged at a time: they read, or wait for a slow image
+_AHEAD = 64  # verdicts that may wait for that of a slow image
 OpenStore = Callable[[str], Store]
 
 
-Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the most bytes that are wanted
+Reader = Callable[[int], tuple[Source, bytes | InputRejected]]  # takes the maximum number of bytes
 
 
 def verdicts(
     names: Iterable[str],
-    engine: Engine,
+    engine: InferenceEngine,
     release: Release,
     max_bytes: int,
     threads: int,
     show: Callable[[Verdict, bytes], None] | None = None,
     open_store: OpenStore | None = None,
 ) -> Iterator[Verdict]:
-    """The verdicts of files, of all files under folders, of what lies under `s3://bucket/prefix`, and of
-    standard input (`-`), in order; memory is bounded.
+    """Yield the verdicts of files, folders, objects under `s3://bucket/prefix` and standard input (`-`).
 
-    `show` is called with each classified verdict and its preview, in one of the threads; `open_store` opens a
-    bucket. UsageError for a name that is not there. The engine is closed when nobody asks on.
+    They come in order, and memory is bounded. Of a folder, all files under it are judged. `show` is called
+    with each classified verdict and its preview, in one of the threads; `open_store` opens a bucket. Raises
+    UsageError for a name that does not exist. The engine is closed when the caller stops iterating.
     """
     with ThreadPoolExecutor(_FETCHING * threads) as pool:
         readers = _readers(names, open_store)
@@ -60,7 +60,7 @@ def verdicts(
 
 
 def line(verdict: Verdict) -> str:
-    """A verdict for a person's eyes."""
+    """Format a verdict as one line for a person."""
     key = for_terminal(verdict.source.key)
     if verdict.finding:
         doubt = (doubt_of(verdict.warnings) or "").replace("_", " ")
@@ -75,7 +75,7 @@ def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Rea
         if not name:
             raise UsageError("a path is empty: name a file or a folder, or . for the folder you are in")
         path = Path(name)
-        if name.startswith(BUCKETS):
+        if name.startswith(_BUCKETS):
             yield from _in_bucket(name, open_store)
         elif _is(path.is_dir):
             files = (path / key for key in sorted(keys(path, "", strict=True)) if not is_unfinished(key))
@@ -87,7 +87,7 @@ def _readers(names: Iterable[str], open_store: OpenStore | None) -> Iterator[Rea
 
 
 def _is(look: Callable[[], bool]) -> bool:
-    """Return what a look at a file says; where that is refused it is true, and reading says why."""
+    """Return the answer of a file system check; true where it is refused, so that reading says why."""
     try:
         return look()
     except OSError:
@@ -95,7 +95,7 @@ def _is(look: Callable[[], bool]) -> bool:
 
 
 def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
-    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    bucket, _, prefix = address.removeprefix(_BUCKETS).partition("/")
     if open_store is None or not bucket:
         raise UsageError(f"{address}: name an object or a folder, as s3://bucket/folder/")
     store, is_empty = open_store(bucket), True
@@ -110,7 +110,7 @@ def _in_bucket(address: str, open_store: OpenStore | None) -> Iterator[Reader]:
 
 def _verdict(
     read: Reader,
-    engine: Engine,
+    engine: InferenceEngine,
     release: Release,
     max_bytes: int,
     show: Callable[[Verdict, bytes], None] | None,
@@ -130,7 +130,9 @@ def _read_object(store: Store, info: ObjectInfo, max_bytes: int) -> tuple[Source
     except ObjectTooLarge:
         return source, too_large(max_bytes)
     if found is None:
-        return source, InputRejected("unreadable", "The object went while the bucket was read. Try again.")
+        return source, InputRejected(
+            "unreadable", "The object was deleted while the bucket was read. Try again."
+        )
     return source.model_copy(update={"etag": found[0].etag, "size": found[0].size}), found[1]
 
 

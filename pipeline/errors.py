@@ -1,17 +1,17 @@
-"""The errors of the whole system, one tree; code branches on the type, people read the message.
+"""Define the errors of the whole system as one tree; code branches on the type, people read the message.
 
 CxrError
 ├── UsageError              the command or a setting is wrong: exit code 2
 ├── InputRejected           this image cannot be judged, by its own fault: ends in a `rejected` verdict
 ├── StoreError              the store did not answer, or refused
-│   ├── ConditionFailed     a conditional write met another state than expected: look again
+│   ├── ConditionFailed     a conditional write found another state than expected: look again
 │   ├── ObjectTooLarge      the object exceeds the limit that the reader set
-│   ├── ObjectUnreadable    the object is there, and may not be read
+│   ├── ObjectUnreadable    the object exists, but this process may not read it
 │   ├── KeyNotUsable        this store cannot hold an object of that name
-│   └── IndexNotReady       the worklist cannot be read or written now: ask again in a moment
-├── EngineFailed            the engine did not finish this image: too slow, too large or a crash; tried again
+│   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
+├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
-│   └── HostNotReady        there is no host to ask yet (starting, away, another release): wait, and ask again
+│   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
 ├── StackError              AWS did not do what `cxr deploy`, `status` or `destroy` asked of it
 └── IngestFailed            some records of an event failed: the sender delivers the event again
 """
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def place_of(error: BaseException) -> str:
-    """What went wrong and where, for a log: `OSError at folder.py:70`.
+    """Return the type of an error and where it was raised, for a log: `OSError at folder.py:70`.
 
-    Without the message, which may hold a name.
+    The message is left out, because it may hold a name.
     """
     frames = traceback.extract_tb(error.__traceback__)
     return (
@@ -43,32 +43,37 @@ def place_of(error: BaseException) -> str:
 
 
 _PARTS = {
-    ("boto3", "botocore", "paramiko", "websockets"): "AWS needs its parts: pip install 'cxr-inbox[aws]'",
+    (
+        "boto3",
+        "botocore",
+        "paramiko",
+        "websockets",
+    ): "AWS support is not installed: pip install 'cxr-inbox[aws]'",
     ("ray", "pyarrow"): "Ray is not installed: pip install 'cxr-inbox[ray]'",
     ("torch", "torchvision", "matplotlib", "sklearn", "onnx", "onnxscript", "safetensors"): (
-        "training and measuring need their parts: pip install 'cxr-inbox[train]'"
+        "training and evaluation support is not installed: pip install 'cxr-inbox[train]'"
     ),
 }
 
 
 def part_that_lacks(error: ImportError) -> str | None:
-    """Return how to install what an import did not find; None where it is no part that may be left out."""
+    """Return how to install the library that an import did not find; None where it is not an optional one."""
     library = (error.name or "").partition(".")[0]
     return next((advice for libraries, advice in _PARTS.items() if library in libraries), None)
 
 
 class CxrError(Exception):
-    """The root of the tree."""
+    """Serve as the root of the tree."""
 
 
 class UsageError(CxrError):
-    """The message says what to do instead."""
+    """Report a wrong command or setting; the message says what to do instead."""
 
 
 class InputRejected(CxrError):
-    """The image's own fault.
+    """Report an image that cannot be judged, by its own fault.
 
-    `code` is of the verdict's closed list; the message tells the person what to do.
+    `code` comes from the verdict's closed list; the message tells the person what to do.
     """
 
     def __init__(self, code: ReasonCode, message: str, facts: ImageFacts | None = None) -> None:
@@ -78,15 +83,15 @@ class InputRejected(CxrError):
 
 
 class StoreError(CxrError):
-    """The store did not answer, or refused."""
+    """Report that the store did not answer, or refused."""
 
 
 class ConditionFailed(StoreError):
-    """The object is not in the state on whose condition it was to be written."""
+    """Report that the object is not in the state that a conditional write requires."""
 
 
 class ObjectTooLarge(StoreError):
-    """The object is larger than the reader's limit; it was not read."""
+    """Report an object larger than the reader's limit; it was not read."""
 
     def __init__(self, info: ObjectInfo) -> None:
         super().__init__(f"the object has {info.size} bytes")
@@ -94,7 +99,7 @@ class ObjectTooLarge(StoreError):
 
 
 class ObjectUnreadable(StoreError):
-    """The object is there and this process may not read it."""
+    """Report an object that exists but that this process may not read."""
 
     def __init__(self, info: ObjectInfo) -> None:
         super().__init__("the object may not be read")
@@ -102,15 +107,15 @@ class ObjectUnreadable(StoreError):
 
 
 class KeyNotUsable(StoreError):
-    """This store cannot hold an object of that name."""
+    """Report that this store cannot hold an object of that name."""
 
 
 class IndexNotReady(StoreError):
-    """The worklist cannot be read or written now; it heals by itself, from the outbox."""
+    """Report that the worklist cannot be read or written now; it repairs itself from the outbox."""
 
 
 class EngineFailed(CxrError):
-    """The engine did not finish one image; `code` and message are for its verdict, which says `failed`."""
+    """Report that the engine did not finish one image; `code` and message go into its `failed` verdict."""
 
     def __init__(self, code: ReasonCode, message: str) -> None:
         super().__init__(message)
@@ -118,14 +123,14 @@ class EngineFailed(CxrError):
 
 
 class HostError(CxrError):
-    """The inference host did not do the job."""
+    """Report that the inference host did not do the job."""
 
 
 class HostNotReady(HostError):
-    """No host can be asked now. `retry_after` seconds is when it is worth asking again.
+    """Report that no host is ready; try again after `retry_after` seconds.
 
-    `is_fault` tells what a person should look at (a wrong host key, a launch that was refused) from what
-    passes by itself (a boot).
+    `is_fault` marks a problem that a person should look at (a wrong host key, a refused launch), as opposed
+    to one that passes by itself (a boot).
     """
 
     def __init__(self, message: str, retry_after: float = 30, is_fault: bool = False) -> None:
@@ -134,11 +139,11 @@ class HostNotReady(HostError):
 
 
 class StackError(CxrError):
-    """AWS did not make, show or delete the stack; the message says what to do."""
+    """Report that AWS did not make, show or delete the stack; the message says what to do."""
 
 
 class IngestFailed(CxrError):
-    """Some of an event's records failed and are worth another delivery."""
+    """Report that some of an event's records failed and are worth another delivery."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         failed = sum(outcome.result == "failed" for outcome in outcomes)
@@ -147,7 +152,7 @@ class IngestFailed(CxrError):
 
 
 def explained(error: Exception) -> tuple[int, str]:
-    """Return the exit code of a command that ended by this error, and the line that says what to do."""
+    """Return the exit code of a command that ended with this error, and the line that says what to do."""
     if isinstance(error, CxrError):
         return 2 if isinstance(error, UsageError) else 1, str(error)
     if isinstance(error, ImportError) and (needs := part_that_lacks(error)):

@@ -1,8 +1,8 @@
-"""What an event says: which inbox and outbox keys changed.
+"""Read from an event which inbox and outbox keys changed.
 
-Takes every shape in which S3's notifications arrive: the plain one, in SQS messages (many records in many
-messages), from EventBridge (alone or in SQS), and S3's test event. An event is a hint; nothing in it but the
-key is used. Formats: docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
+Accepts S3's notifications in every shape in which they arrive: plain, in SQS messages (many records in many
+messages), from EventBridge (alone or in SQS), and S3's test event. An event is a hint: nothing but the key is
+used. Formats: docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
 ev-events.html.
 """
 
@@ -21,8 +21,9 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, O
 
 @dataclass(frozen=True)
 class Change:
-    """A key that was created or removed; `message_id` of the SQS message that said so, and since when the
-    key has been asked for.
+    """Describe a key that was created or removed.
+
+    `message_id` identifies the SQS message that reported it; `since` is when the key was first asked for.
     """
 
     key: str
@@ -33,27 +34,27 @@ class Change:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A record that asks for nothing, and why: a sentence without the key."""
+    """Describe a record that needs no work, with the reason: a sentence without the key."""
 
     reason: str
     message_id: str | None = None
 
 
 def parse(event: Event) -> list[Change | Ignored]:
-    """The records of an event of any shape, in order.
+    """Return the records of an event of any shape, in order.
 
-    Never raises: what is no event of S3 is ignored with a reason, each record by itself.
+    Never raises: a record that is not an event of S3 is ignored with a reason, each record by itself.
     """
     return list(_records(event, None))
 
 
 def in_inbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
-    """The same records; changes that are not those of an inbox object are ignored, with the reason."""
+    """Return the same records, with changes outside the inbox ignored for a stated reason."""
     return [_inbox_only(record) for record in records]
 
 
 def in_outbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
-    """The same records; changes that are not those of a verdict are ignored, with the reason."""
+    """Return the same records, with changes of anything but verdicts ignored for a stated reason."""
     return [
         Ignored("not a verdict of the outbox", record.message_id)
         if isinstance(record, Change) and not is_verdict(record.key)
@@ -63,7 +64,7 @@ def in_outbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
 
 
 def s3_event(bucket: str, keys: list[str], removed: bool = False) -> Event:
-    """A notification as S3 writes it, for local mode; keys are encoded as S3 encodes them."""
+    """Build a notification as S3 writes it, with keys encoded as S3 encodes them; for local mode."""
     name = "ObjectRemoved:Delete" if removed else "ObjectCreated:Put"
     return {
         "Records": [
@@ -85,7 +86,7 @@ def s3_event(bucket: str, keys: list[str], removed: bool = False) -> Event:
 
 
 def sqs_event(bucket: str, asked: Mapping[str, datetime]) -> Event:
-    """Messages as SQS delivers them, one for each key, which was asked for at that time; for local mode."""
+    """Build SQS messages as delivered, one for each key with the time of its request; for local mode."""
     return {
         "Records": [
             {
@@ -118,7 +119,7 @@ def _from_record(record: Event, message_id: str | None) -> Iterator[Change | Ign
     try:
         if record.get("eventSource") != "aws:sqs":
             yield _from_s3(record, message_id)
-        elif message_id is None:  # a message holds no messages
+        elif message_id is None:  # messages are not nested
             yield from _from_sqs(record)
         else:
             yield Ignored("this is not a record of S3", message_id)
@@ -138,9 +139,9 @@ def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
 
 
 def _since(record: Event) -> datetime | None:
-    """What `Queue.send` noted when it sent a message again: since when its key has waited for a host.
+    """Return since when the key of a message has waited for a host, as `Queue.send` noted it.
 
-    How long a message lay in the queue before its first delivery is not counted: nobody looked for a host.
+    The time in the queue before the first delivery does not count: nobody was looking for a host then.
     """
     try:
         return datetime.fromisoformat(record["messageAttributes"]["since"]["stringValue"]).astimezone(UTC)
@@ -150,9 +151,8 @@ def _since(record: Event) -> datetime | None:
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
     name = _text(record["eventName"]).removeprefix("s3:")
-    key = unquote_plus(
-        _text(record["s3"]["object"]["key"]), errors="surrogateescape"
-    )  # form encoding: a plus is a space
+    # S3 uses form encoding: a plus is a space.
+    key = unquote_plus(_text(record["s3"]["object"]["key"]), errors="surrogateescape")
     return _change(
         name.startswith("ObjectCreated:"),
         name.startswith(("ObjectRemoved:", "LifecycleExp")),
@@ -162,7 +162,7 @@ def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:
 
 
 def _from_eventbridge(event: Event, message_id: str | None) -> Change | Ignored:
-    kind, key = event["detail-type"], _text(event["detail"]["object"]["key"])  # here the key is not encoded
+    kind, key = event["detail-type"], _text(event["detail"]["object"]["key"])  # keys are not encoded here
     return _change(kind == "Object Created", kind == "Object Deleted", key, message_id)
 
 

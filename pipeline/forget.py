@@ -1,4 +1,4 @@
-"""Erasing an X-ray: every version of it, its verdict, its previews, its row."""
+"""Erase an X-ray: every version of it, its verdict, its previews and its row."""
 
 import time
 
@@ -7,20 +7,20 @@ from pipeline.names import preview_prefix, printable, verdict_key
 from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
-_TRIES = 5  # times so many looks, before it is given up
+_TRIES = 5  # attempts, of several looks each, before giving up
 
 
 def is_known(key: str, store: FullStore, index: Index) -> bool:
-    """Return whether there is anything to be erased of an inbox key."""
+    """Return whether there is anything to erase for an inbox key."""
     return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
 
 
-def forget(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
-    """Erase an inbox key and all that came of it; whether there was anything.
+def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
+    """Erase an inbox key and everything made from it; return whether there was anything.
 
-    The X-ray goes first, so that nothing new is begun. What a job at work writes meanwhile is erased, too,
-    until nothing was written for `quiet` seconds. StoreError when that does not end; UsageError for a folder,
-    of which a store would erase all.
+    The X-ray goes first, so that no new work begins. Objects that a running job still writes are erased too,
+    until nothing was written for `quiet` seconds. Raises StoreError when that does not end, and UsageError
+    for a folder, whose whole content a store would erase.
     """
     if key.endswith("/"):
         raise UsageError("name one X-ray, not a folder")
@@ -33,7 +33,7 @@ def forget(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECON
         if clean == needed:
             index.erase_traces()
             return found
-    raise StoreError("something writes it again and again: stop that, then run the command once more")
+    raise StoreError("another program keeps writing it: stop that, then run the command again")
 
 
 def _erase(key: str, store: FullStore, index: Index) -> bool:
@@ -46,5 +46,5 @@ def _erase(key: str, store: FullStore, index: Index) -> bool:
 
 
 def _places(key: str) -> tuple[str, str, str]:
-    """Return where the X-ray, its verdict and its previews stand."""
+    """Return the keys of the X-ray, its verdict and its previews."""
     return key, verdict_key(key), preview_prefix(key)

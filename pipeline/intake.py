@@ -1,6 +1,4 @@
-"""What the handlers do with an event: `ingest` sees to verdicts,
-`record` to the worklist, `dead_letter` to the end.
-"""
+"""Handle an event: `ingest` sees to verdicts, `record` to the worklist, `dead_letter` to jobs that failed."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -29,35 +27,36 @@ _IN_THE_WAY = (
 )
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 
-Count = Callable[[str, float], None]
+CountFigure = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Everything that the handlers work with."""
+    """Hold everything that the handlers work with."""
 
     store: FullStore
     index: Index
     host: Host
     release: Release
-    log_key: str  # the secret of the hash that stands for a key in the logs
-    queue: Queue | None = None  # without one, a job that finds no host has failed
-    count: Count = lambda name, value: None  # takes a figure for the alarms: `Failed`, `OldestWaitingSeconds`
+    log_key: str  # secret of the hash that replaces keys in the logs
+    queue: Queue | None = None  # without one, a job without a host fails
+    # Record a figure for the alarms, such as `Failed` or `OldestWaitingSeconds`.
+    count: CountFigure = lambda name, value: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The results of an event."""
+    """Hold the results of an event."""
 
     outcomes: list[Outcome]
     ignored: list[Ignored]
     from_sqs: bool
-    failed_messages: list[str]  # ids of the SQS messages that are to be delivered again
+    failed_messages: list[str]  # ids of the SQS messages to be delivered again
 
 
 def ingest(event: Event, ports: Ports) -> Report:
-    """Bring the verdict of every inbox key that the event names up to date."""
+    """Bring the verdict of every inbox key in the event up to date."""
     records = in_inbox(parse(event))
     ignored = _ignored(records)
     changes = [record for record in records if isinstance(record, Change)]
@@ -82,7 +81,7 @@ def ingest(event: Event, ports: Ports) -> Report:
 
 
 def record(event: Event, ports: Ports) -> Report:
-    """Bring the worklist's rows of every verdict that the event names up to date, each key by itself."""
+    """Bring the worklist up to date with every verdict in the event, each key by itself."""
     records = in_outbox(parse(event))
     ignored = _ignored(records)
     changes = [record for record in records if isinstance(record, Change)]
@@ -93,7 +92,7 @@ def record(event: Event, ports: Ports) -> Report:
 def _recorded(key: str, ports: Ports) -> Outcome:
     try:
         record_verdict(key, ports.store, ports.index)
-    except Exception as error:  # noqa: BLE001  whatever it is, it must not keep the others from their rows
+    except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
         log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)
         return Outcome(key, "failed", why)
@@ -108,9 +107,9 @@ def _report(records: list[Change | Ignored], outcomes: dict[str, Outcome], ignor
 
 
 def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
-    """After the last delivery: each inbox key of the event that has no verdict gets one that says `failed`.
+    """Write a `failed` verdict for each inbox key of the event that has none, after the last delivery.
 
-    IngestFailed when even that could not be written for some of them: the event must come again.
+    Raises IngestFailed when that verdict could not be written for some keys: the event must come again.
     """
     keys = dict.fromkeys(record.key for record in in_inbox(parse(event)) if isinstance(record, Change))
     outcomes, lost = [], []
@@ -137,23 +136,24 @@ def _give_up(key: str, code: ReasonCode, message: str, ports: Ports) -> Outcome:
 
 
 def _show_in_the_way(key: str, since: datetime, ports: Ports) -> None:
-    """Write the row of an object whose verdict has no place in the outbox; without the source's ETag, so that
-    `reconcile` tries it again.
+    """Write the row of an object whose verdict has no place in the outbox.
+
+    The row has no source ETag, so that `reconcile` tries the object again.
     """
     place = verdict_key(key)
     if ports.store.head(place) is None:
         row = Row(printable(key), "failed", reason="internal", message=shortened(_IN_THE_WAY))
         ports.index.record(replace(row, started_at=since, finished_at=ports.now()))
-        if ports.store.head(place):  # by another handler, meanwhile
+        if ports.store.head(place):  # another handler wrote it meanwhile
             record_verdict(place, ports.store, ports.index)
 
 
 def record_verdict(key: str, store: Store, index: Index) -> Row | None:
-    """Copy the verdict at an outbox key into the worklist; returns its row, None where there is no verdict.
+    """Copy the verdict at an outbox key into the worklist; return its row, or None where there is no verdict.
 
-    It is read again after the row was written, and the row written again if it had changed: so of several
-    handlers that work on one key the last to write has written what stands there, whatever their order and
-    their clocks. A copy of a verdict at another place than its own says nothing.
+    The verdict is read again after the row was written, and the row is rewritten if it changed. So when
+    several handlers work on one key, the last to write has written the verdict that stands, whatever their
+    order and their clocks. A copy of a verdict at another place than its own is ignored.
     """
     seen = read_verdict(store, key)
     while True:
@@ -171,9 +171,9 @@ def record_verdict(key: str, store: Store, index: Index) -> Row | None:
 
 
 def mark_source(key: str, store: Store, index: Index) -> bool:
-    """Mark in the worklist whether an inbox object is there; True when it is gone.
+    """Mark in the worklist whether an inbox object exists; return True when it is gone.
 
-    Looks again after writing, as `record_verdict` does, and why.
+    Checks again after writing, for the same reason as `record_verdict`.
     """
     gone = store.head(key) is None
     while True:
@@ -185,7 +185,7 @@ def mark_source(key: str, store: Store, index: Index) -> bool:
 
 
 def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
-    """The worklist's row of a verdict and of where it stands."""
+    """Build the worklist row of a verdict and its place."""
     finding, reason = verdict.finding, verdict.reason
     return Row(
         key=verdict.source.key,
@@ -207,9 +207,9 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
 
 
 def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterator[Outcome]:
-    """Run the jobs on the host; the worklist shows that meanwhile.
+    """Run the jobs on the host, and show in the worklist that they are at work.
 
-    Where there is no host yet, the queue brings what it did not answer again; else that has failed.
+    Where no host is ready, the queue brings the unanswered jobs again; without a queue they have failed.
     """
     if not jobs:
         return
@@ -233,19 +233,19 @@ def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterato
 
 
 def _note_waiting(keys: list[str], since: datetime, ports: Ports, at_work: bool) -> None:
-    """Show in the worklist what has work before it; an X-ray does not wait for the worklist."""
+    """Show in the worklist which keys wait or are at work; a worklist error does not hold up an X-ray."""
     if not keys:
         return
     try:
         ports.index.wait(list(map(printable, keys)), since, at_work)
     except StoreError as error:
-        log.warning("the worklist does not show what waits: %s", error)
+        log.warning("the worklist does not show the waiting X-rays: %s", error)
 
 
 def _postpone(
     keys: list[str], asked: dict[str, datetime], error: HostNotReady, queue: Queue, ports: Ports
 ) -> Iterator[Outcome]:
-    """Have the queue bring these keys again, but those that have waited too long: their verdict says so."""
+    """Queue these keys again, except those that have waited too long: these get a `failed` verdict."""
     if not keys:
         return
     log.log(logging.ERROR if error.is_fault else logging.INFO, "no host: %s", error)
@@ -264,7 +264,7 @@ def _postpone(
 
 
 def _settled(outcome: Outcome, since: datetime, ports: Ports) -> Outcome:
-    """The outcome, or that its row could not be written: one row must not end the work on the others."""
+    """Return the outcome, or a failure where its row could not be written; that must not stop the others."""
     try:
         _settle(outcome, since, ports)
     except StoreError as error:
@@ -273,12 +273,12 @@ def _settled(outcome: Outcome, since: datetime, ports: Ports) -> Outcome:
 
 
 def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
-    """End the wait where no event of the outbox will. A failed job goes on waiting for its next delivery."""
+    """End the wait of a key where no outbox event will; a failed job keeps waiting for its next delivery."""
     key = printable(outcome.key)
     row = ports.index.get(key)
     if outcome.result == "gone" or (row and row.source == "deleted"):
         mark_source(outcome.key, ports.store, ports.index)
-    if outcome.result in ("current", "given_up"):  # its event may have been lost, or followed before this job
+    if outcome.result in ("current", "given_up"):  # its event may be lost, or was handled before this job
         record_verdict(verdict_key(outcome.key), ports.store, ports.index)
     if outcome.result in ("current", "given_up", "gone"):
         ports.index.settle(key, since)

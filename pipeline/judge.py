@@ -1,6 +1,6 @@
-"""The use case: from a hint that a key changed to the one right verdict beside it.
+"""Judge an object: from a hint that a key changed to the one right verdict beside it.
 
-The order of the four steps is what makes it right (principle 1 of docs/design.md): (a) read the verdict, (b)
+Correctness rests on the order of the four steps (principle 1 of docs/design.md): (a) read the verdict, (b)
 read the image, (c) judge, (d) write on condition that the verdict is still as in (a). Whatever happens
 between workers, replacements, duplicates and late events, a verdict of old bytes never stands for new ones.
 Reading (b) before (a) would break it: another worker could judge newer bytes in between, and our older
@@ -26,7 +26,7 @@ from pipeline.errors import (
     place_of,
 )
 from pipeline.names import name_problem, preview_key, printable, verdict_key
-from pipeline.ports import Engine, Store
+from pipeline.ports import InferenceEngine, Store
 from pipeline.records import ImageFacts, Job, ObjectInfo, Outcome
 from pipeline.verdict import Reason, ReasonCode, Release, Source, Status, TimingMs, Verdict, Warning
 
@@ -37,31 +37,31 @@ _VERDICT_LIMIT = 1 << 20  # bytes; ours have about 4,000
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Step (a): what stood in the outbox. An object that is no verdict has an ETag and will be replaced."""
+class SeenVerdict:
+    """Hold what step (a) found in the outbox; an object that is not a verdict has only an ETag."""
 
     verdict: Verdict | None = None
     etag: str | None = None
 
 
 class Judge:
-    """Judges the objects of one store with one engine, as one release.
+    """Judge the objects of one store with one engine, as one release.
 
-    Where it `upgrades`, what another network judged, as the same release, is judged again.
+    With `upgrades`, verdicts of the same release by another network are replaced.
     """
 
     def __init__(
-        self, store: Store, engine: Engine, release: Release, max_bytes: int, upgrades: bool = False
+        self, store: Store, engine: InferenceEngine, release: Release, max_bytes: int, upgrades: bool = False
     ) -> None:
         self.store, self.engine, self.release, self.max_bytes = store, engine, release, max_bytes
         self._network = engine.model.sha256 if upgrades else None
 
     def judge(self, job: Job) -> Outcome:
-        """See to it that the object's verdict is current. Never raises for the sake of one image."""
+        """Bring the object's verdict up to date; never raises because of one image."""
         return self.look(job)[0]
 
     def look(self, job: Job) -> tuple[Outcome, Verdict | None]:
-        """As `judge`; also the verdict that stands now, where there is one that is current."""
+        """Do the same as `judge`; return also the verdict that stands now, if it is current."""
         try:
             for _ in range(_ATTEMPTS):
                 try:
@@ -71,7 +71,7 @@ class Judge:
             return Outcome(job.key, "failed", "lost the race for the verdict too often"), None
         except Exception as error:  # noqa: BLE001  one image must not end the worker
             log.warning("a job failed: %s", place_of(error))
-            # The words of others may quote what they read.
+            # Messages of other libraries may quote the file.
             detail = str(error) if isinstance(error, CxrError) else place_of(error)
             return Outcome(job.key, "failed", detail, _passes(error)), None
 
@@ -89,8 +89,8 @@ class Judge:
             return Outcome(key, "current"), seen.verdict
         verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
         if verdict.reason and verdict.status == "failed":
-            # Worth another try; the verdict stands in case that this was the last one. It says of this very
-            # object why it failed, which nobody knows any more where it is given up.
+            # It is worth another try; the verdict is written in case this was the last. It holds the reason
+            # of this failure, which is no longer known where the job is given up.
             log.warning("an image was not judged: %s", verdict.reason.message)
             if seen.verdict is None or seen.verdict.source.etag != info.etag:
                 self.store.put(verdict_key(key), verdict.to_json(), seen.etag)
@@ -102,7 +102,7 @@ class Judge:
         info = self.store.head(key)
         return info.etag if info else None
 
-    def _is_current(self, seen: Seen, etag: str | None) -> bool:
+    def _is_current(self, seen: SeenVerdict, etag: str | None) -> bool:
         if seen.verdict is None or etag is None:
             return False
         return seen.verdict.is_current(etag, self.release.number, self._network)
@@ -133,23 +133,21 @@ class Judge:
         return verdict.model_copy(update={**changes, "finished_at": datetime.now(UTC)})
 
     def _write_preview(self, info: ObjectInfo, preview: bytes) -> str:
-        """The preview's name carries the source's ETag: one that
-        stands there already shows the same image.
-        """
+        """Write the preview; one that exists shows the same image, as its name holds the source's ETag."""
         key = preview_key(info.key, info.etag)
         try:
             self.store.put(key, preview, None)
         except ConditionFailed:
-            log.debug("the preview stands already")
+            log.debug("the preview exists already")
         return key
 
 
 def examine(
-    data: bytes | InputRejected, source: Source, engine: Engine, release: Release, started: datetime
+    data: bytes | InputRejected, source: Source, engine: InferenceEngine, release: Release, started: datetime
 ) -> tuple[Verdict, bytes | None]:
-    """The verdict of the bytes of one file, and the preview of what was classified. Step (c).
+    """Judge the bytes of one file; return the verdict, and the preview of a classified image. Step (c).
 
-    It says `failed` where the engine did not finish the image.
+    The verdict says `failed` where the engine did not finish the image.
     """
     status: Status = "rejected"
     facts: ImageFacts | None = None
@@ -187,12 +185,12 @@ def examine(
 
 
 def _passes(error: Exception) -> bool:
-    """Return whether store or host failed, which passes, and not over this one name."""
+    """Return whether the error is a passing fault of store or host, not one of this name alone."""
     return isinstance(error, StoreError | HostError | OSError) and not isinstance(error, KeyNotUsable)
 
 
 def too_large(limit: int) -> InputRejected:
-    """The refusal of a file of more than `limit` bytes."""
+    """Build the rejection of a file of more than `limit` bytes."""
     message = (
         f"The file is larger than {limit / 1e6:.0f} MB. Export the X-ray as a JPEG or PNG and drop it again."
     )
@@ -200,8 +198,9 @@ def too_large(limit: int) -> InputRejected:
 
 
 def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message: str) -> Outcome:
-    """After the last try, in the same order of steps: the verdict says
-    `failed`, unless this object has one already.
+    """Write a `failed` verdict after the last try, in the same order of steps.
+
+    An object that has a verdict of its bytes keeps it.
     """
     for _ in range(_ATTEMPTS):
         started = datetime.now(UTC)
@@ -223,28 +222,28 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
             store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
         except ConditionFailed:
             continue
-        except KeyNotUsable as error:  # a folder, say, where its verdict would stand: no try will change that
+        except KeyNotUsable as error:  # such as a folder in the verdict's place: no retry helps
             return Outcome(job.key, "given_up", str(error))
         return Outcome(job.key, "given_up", message)
     raise StoreError("lost the race for the verdict too often")
 
 
-def read_verdict(store: Store, key: str) -> Seen:
-    """The verdict at an outbox key. What is none of ours (damaged, foreign) has an ETag and no verdict."""
+def read_verdict(store: Store, key: str) -> SeenVerdict:
+    """Read the verdict at an outbox key; an object that is not one (damaged, foreign) has only an ETag."""
     try:
         found = store.get(key, _VERDICT_LIMIT)
         if found is None:
-            return Seen()
+            return SeenVerdict()
         info, data = found
-        return Seen(Verdict.from_json(data), info.etag)
+        return SeenVerdict(Verdict.from_json(data), info.etag)
     except (ObjectTooLarge, ObjectUnreadable) as error:
-        return Seen(None, error.info.etag)
+        return SeenVerdict(None, error.info.etag)
     except ValueError:
-        return Seen(None, info.etag)
+        return SeenVerdict(None, info.etag)
 
 
 def milliseconds_since(clock: float) -> float:
-    """Milliseconds since a reading of the performance counter."""
+    """Return the milliseconds since a reading of the performance counter."""
     return round((time.perf_counter() - clock) * 1000, 2)
 
 

@@ -7,9 +7,9 @@ OURS = ("cxr", "ec2_runner", "handlers", "model", "pipeline", "web")
 
 
 def start_logging(level: str, handler: logging.Handler | None = None) -> None:
-    """Pass on lines of this level and above to a handler; without one, write them to standard error.
+    """Send log lines of this level and above to a handler; without one, write them to standard error.
 
-    Every program calls this with `log_level` of its settings.
+    Every program calls this with the `log_level` of its settings.
     """
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
@@ -18,4 +18,4 @@ def start_logging(level: str, handler: logging.Handler | None = None) -> None:
         log = logging.getLogger(name)
         log.setLevel(level)
         log.handlers = [handler]
-        log.propagate = False  # the Lambda runtime has a handler of its own, which would repeat each line
+        log.propagate = False  # the Lambda runtime's own handler would repeat each line

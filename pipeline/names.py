@@ -1,4 +1,4 @@
-"""The names of the objects: where the verdict and the preview of an inbox key stand."""
+"""Name the objects: where the verdict and the preview of an inbox key stand."""
 
 import fnmatch
 import hashlib
@@ -9,7 +9,7 @@ INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
 _PREVIEWS = OUTBOX + ".previews/"
 _RESERVED = ("name-not-usable/", ".previews/")
-# What the name of a file ends with while it is written, downloaded or synchronised, after a dot.
+# Endings, after a dot, of files that are being written, downloaded or synchronised.
 _UNFINISHED = """
     part partial tmp temp filepart upload uploading incomplete inprogress unfinished cyberduckpart swp swo swx
     crdownload download opdownload ucdownload fdmdownload gdownload downloading aria2 aria2__temp xltd
@@ -17,8 +17,8 @@ _UNFINISHED = """
     gstmp azdownload crswap dlpart dtapart dctmp td getright dap mega ytdl
 """
 _ENDINGS = frozenset(_UNFINISHED.split())
-_FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # of folders that hold a half file
-# Files and folders that are hidden, or that editors, sync tools, systems and their trash keep for themselves.
+_FOLDER_ENDINGS = frozenset({"download", "cyberduckpart"})  # folders that hold a partial file
+# Hidden files and folders, and those of editors, sync tools, operating systems and their trash.
 _KEPT_BACK = """
     .* *~ ~$* #*# *.sb-????????-?????? *___jb_tmp___ *___jb_old___ *.davfs.tmp* ~syncthing~* pureftpd-upload*
     thumbs.db ehthumbs*.db desktop.ini $recycle.bin recycler system?volume?information $extend
@@ -42,26 +42,27 @@ _EXPRESSIONS = (
 _IS_KEPT_BACK = re.compile("|".join((*map(fnmatch.translate, _PATTERNS), *_EXPRESSIONS)))
 # Characters that move a terminal's cursor, colour it, or turn the direction of its text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-MAX_KEY_BYTES = 1024  # of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
-MAX_NAME_BYTES = 255  # of one part of a path: ext4, APFS, NTFS. Kept on S3 too, so that a bucket fits a disk
+MAX_KEY_BYTES = 1024  # limit of an S3 key: docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+# Limit of one part of a path on ext4, APFS and NTFS; kept on S3, too, so that a bucket fits a disk.
+MAX_NAME_BYTES = 255
 
 
 def verdict_key(inbox_key: str) -> str:
-    """Return where the verdict of an inbox key stands: under a hash when the plain name cannot be used."""
+    """Return the key of the verdict of an inbox key: under a hash where the plain name cannot be used."""
     if name_problem(inbox_key):
         return f"{UNUSABLE}{_digest(inbox_key)}.json"
     return f"{OUTBOX}{inbox_key.removeprefix(INBOX)}.json"
 
 
 def inbox_key(verdict_key: str) -> str:
-    """Return the inbox key of a verdict; not of one under `UNUSABLE`, whose name is a hash."""
+    """Return the inbox key of a verdict that is not under `UNUSABLE`, whose names are hashes."""
     return INBOX + verdict_key.removeprefix(OUTBOX).removesuffix(".json")
 
 
 def has_place(key: str, inbox_key: str) -> bool:
     """Return whether the verdict of `inbox_key` belongs at the outbox key `key`.
 
-    A name that is not Unicode stands in its verdict as `printable` wrote it, and cannot be held against it.
+    A name that is not Unicode appears in its verdict as `printable` wrote it, so its place cannot be checked.
     """
     if not inbox_key.startswith(INBOX):
         return False
@@ -69,7 +70,7 @@ def has_place(key: str, inbox_key: str) -> bool:
 
 
 def preview_key(inbox_key: str, etag: str) -> str:
-    """Return where the preview of one version of an inbox object stands: its name says of which bytes."""
+    """Return the key of the preview of one version of an inbox object; its name holds the ETag."""
     return f"{preview_prefix(inbox_key)}{etag}.jpg"
 
 
@@ -97,9 +98,9 @@ def name_problem(inbox_key: str) -> str | None:
 
 
 def is_unfinished(inbox_key: str) -> bool:
-    """Return whether a name is of no finished file of a person's: hidden, half written, a system's or trash.
+    """Return whether a name belongs to a hidden, unfinished, system or deleted file.
 
-    Such a file is not judged, but where a person names it.
+    Such a file is judged only where a person names it.
     """
     *folders, name = inbox_key.removeprefix(INBOX).lower().split("/")
     return (
@@ -114,22 +115,22 @@ def _ending(part: str) -> str:
 
 
 def is_verdict(key: str) -> bool:
-    """Return whether a key is that of a verdict."""
+    """Return whether a key is the key of a verdict."""
     return key.startswith(OUTBOX) and key.endswith(".json")
 
 
 def printable(key: str) -> str:
-    """Return a key as text that every encoder takes: bytes that are no UTF-8 become escapes."""
+    """Return a key as text that every encoder accepts: bytes that are not UTF-8 become escapes."""
     return key.encode("utf-8", "backslashreplace").decode()
 
 
 def for_terminal(text: str) -> str:
-    """Return a name, or a sentence with one, fit to be printed: what would act on a terminal is escaped."""
+    """Return a name, or a sentence with one, safe to print: control characters of terminals are escaped."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def key_hash(key: str, secret: str) -> str:
-    """Return what logs show for a key, which may be a patient's name: a keyed hash that nobody can guess."""
+    """Return the keyed hash that logs show for a key, which may be a patient's name; nobody can guess it."""
     return hmac.new(secret.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
-"""The net under the notifications: what lies in the inbox without its verdict is queued again.
+"""Catch lost notifications: queue the X-rays in the inbox that have no verdict.
 
-It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts of which
-the worklist does not know as the outbox has them.
+It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts for
+which the worklist differs from the outbox.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +14,19 @@ from pipeline.names import INBOX, OUTBOX, is_unfinished, is_verdict, printable
 from pipeline.ports import FullStore, Index, Queue
 from pipeline.records import ObjectInfo, Row
 
-MINIMUM_AGE = timedelta(minutes=15)  # before that, a notification may be under way, or its job at work
+MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its way, or its job at work
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was found: how many objects were queued, how many have no verdict of their bytes yet, and for
-    how many seconds the oldest of these has lain there.
-    """
+    """Count the objects queued, and those without a verdict of their bytes, with the age of the oldest."""
 
     queued: int
     waiting: int
     oldest_seconds: float
 
 
-def reconcile(
+def reconcile_inbox(
     store: FullStore,
     index: Index,
     queue: Queue,
@@ -37,12 +35,12 @@ def reconcile(
     failed: bool = False,
     ignores: Callable[[str], bool] = is_unfinished,
 ) -> Reconciled:
-    """Queue what has no finished verdict of its bytes, and correct the worklist: its rows, by the outbox, and
-    which sources it says are there.
+    """Queue the objects that have no finished verdict of their bytes, and correct the worklist.
 
-    What is younger than `minimum_age`, or was taken up since then, is left alone; so are verdicts that say
-    `failed`, unless `failed`: they would be tried for ever. Keys that `ignores` accepts are not to be judged.
-    Raises StoreError. Needs memory for a line of each row.
+    Its rows are corrected by the outbox, and its sources by the inbox. Objects younger than `minimum_age`, or
+    taken up since then, are left alone. So are verdicts that say `failed`, unless `failed` is set: otherwise
+    they would be tried for ever. Keys that `ignores` accepts are not judged. Raises StoreError. Needs memory
+    for a line of each row.
     """
     look = _Look(store, index, now, minimum_age, failed, ignores)
     queue.send(look.due(), now)
@@ -52,9 +50,9 @@ def reconcile(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The part of a worklist row that matters here."""
+    """Hold the part of a worklist row that matters here."""
 
-    etag: str | None  # that of the verdict
+    etag: str | None  # as in the verdict
     is_failed: bool
     is_present: bool
     waiting_since: datetime | None
@@ -67,7 +65,7 @@ class _Known:
 
 
 class _Look:
-    """One look at the whole inbox."""
+    """Compare the whole inbox once."""
 
     def __init__(
         self,
@@ -81,7 +79,7 @@ class _Look:
         self._store, self._index, self._now = store, index, now
         self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
         self._rows: dict[str, _Known] = {}
-        seen: dict[str, Row] = {}  # by where their verdicts stand
+        seen: dict[str, Row] = {}  # rows by the keys of their verdicts
         for row in index.all():
             self._rows[row.key] = _Known.of(row)
             if row.verdict_key:
@@ -91,22 +89,22 @@ class _Look:
         self.oldest_seconds = 0.0
 
     def _compare(self, seen: dict[str, Row]) -> None:
-        """Have the rows say what the outbox says, which is listed after them."""
+        """Bring the rows in line with the outbox, which is listed after them."""
         for job in self._store.names(OUTBOX):
             if is_verdict(job.key):
                 row = seen.pop(job.key, None)
                 if row is None or job.etag not in (None, row.verdict_etag):
                     self._record(job.key, row)
-        for key, row in seen.items():  # verdicts that are not there any more
+        for key, row in seen.items():  # verdicts that were deleted
             self._record(key, row)
 
     def _record(self, verdict_key: str, before: Row | None) -> None:
-        """Bring one row up to date; where its verdict cannot be read, it counts as none."""
+        """Bring one row up to date; an unreadable verdict counts as missing."""
         try:
             row = record_verdict(verdict_key, self._store, self._index)
         except IndexNotReady:
             raise
-        except StoreError:  # of this object alone
+        except StoreError:  # concerns only this object
             return
         known = row or before
         if known is None:
@@ -117,7 +115,7 @@ class _Look:
             self._rows[now.key] = _Known.of(now if row else replace(now, status=None))
 
     def due(self) -> Iterator[str]:
-        """The keys to be queued, while the inbox is listed."""
+        """Yield the keys to be queued, while the inbox is listed."""
         for info in self._store.list(INBOX):
             known = self._rows.pop(printable(info.key), None)
             if info.key.endswith("/") or self._ignores(info.key):
@@ -129,19 +127,19 @@ class _Look:
                 yield info.key
 
     def mark_gone(self) -> None:
-        """After `due`: of the rows whose key was not listed, say that the source is gone."""
+        """Mark the sources of rows whose key was not listed as gone; call it after `due`."""
         for key, known in self._rows.items():
             if (known.is_present or known.waiting_since) and mark_source(key, self._store, self._index):
                 self._index.settle(key, known.waiting_since or self._now)
 
     def _is_due(self, info: ObjectInfo, known: _Known | None) -> bool:
-        age = max(self._now - info.modified, timedelta())  # a folder's times may lie ahead
+        age = max(self._now - info.modified, timedelta())  # a folder's times may lie in the future
         if known is None or known.etag != info.etag:
             self.waiting += 1
             self.oldest_seconds = max(self.oldest_seconds, age.total_seconds())
             since = known.waiting_since if known else None
         elif known.waiting_since or (self._failed and known.is_failed):
-            since = known.waiting_since  # the job of a newer hint, which may be lost
+            since = known.waiting_since  # of a newer hint, whose job may be lost
         else:
             return False
         is_at_work = since is not None and self._now - since < self._minimum_age

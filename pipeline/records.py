@@ -1,4 +1,4 @@
-"""The records that the ports give and take."""
+"""Define the records that the ports take and return."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,38 +6,38 @@ from typing import Literal
 
 from pipeline.verdict import Finding, Label, ModelRef, ReasonCode, Release, Status, Warning
 
-Result = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
+JobResult = Literal["classified", "rejected", "current", "gone", "waiting", "failed", "given_up"]
 SourceState = Literal["present", "deleted"]
-State = Literal[
-    "waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"
-]  # of a row, in one word
+# The state of a row in one word.
+RowState = Literal["waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
 HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
+    """Ask to look at this inbox key. A hint: the worker judges the object as it is when it gets there."""
 
     key: str
-    etag: str | None = None  # as a listing had it: saves asking for it where that object has its verdict
+    etag: str | None = None  # from a listing; saves a request where that object has its verdict
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Say what became of a job. `failed` is worth another try; `gone` means that there is no such object now;
-    `waiting` that no host could be asked, and that the queue brings the job again; `given_up` that its
-    verdict says `failed`.
+    """Report the result of a job.
+
+    `failed` is worth another try; `gone` means that the object no longer exists; `waiting` that no host was
+    ready, and that the queue brings the job again; `given_up` that its verdict says `failed`.
     """
 
     key: str
-    result: Result
+    result: JobResult
     detail: str = ""  # a sentence about a failure; never the key
-    passes: bool = False  # it failed for a reason that passes and is not the image's: that was no try
+    passes: bool = False  # the failure passes and is not the image's fault: it does not count as a try
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object of the store, as S3 describes it."""
+    """Describe an object of the store, as S3 does."""
 
     key: str
     etag: str
@@ -56,12 +56,12 @@ class Ticket:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Describe an image file, whatever becomes of it."""
+    """Describe an image file, whether or not it is judged."""
 
     media_type: str
     width: int
     height: int
-    instance_uid: str | None = None  # of a DICOM file, where it may be kept
+    instance_uid: str | None = None  # only of a DICOM file, where it may be kept
 
 
 @dataclass(frozen=True)
@@ -70,38 +70,38 @@ class Examination:
 
     facts: ImageFacts
     finding: Finding
-    preview: bytes | None  # JPEG, 8-bit gray, at most 1280 pixels a side; None where it may name the patient
+    preview: bytes | None  # 8-bit gray JPEG, at most 1280 pixels a side; None if it may name the patient
     warnings: tuple[Warning, ...] = ()  # in the order of their closed list
     timing_ms: dict[str, float] = field(default_factory=dict)  # decode, infer
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """How the host is. No key is in its sentences."""
+    """Describe the state of the host; no sentence holds a key."""
 
     state: HostState
-    since: datetime | None = None  # when it got into that state, where that is known
+    since: datetime | None = None  # when it entered that state, if known
     active: int = 0  # jobs taken and not yet answered
     jobs_a_minute: int = 0
     model: ModelRef | None = None
     release: Release | None = None
-    last_error: str | None = None  # of a job that failed
+    last_error: str | None = None  # message of a job that failed
     last_error_at: datetime | None = None
     detail: str = ""  # why the state is unknown
 
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """How much is still to be done."""
+    """Describe how much work is left."""
 
-    depth: int | None  # jobs not done yet, those at work among them; None: unknown
-    oldest: datetime | None = None  # when the job that waits longest was first asked for, where that is known
+    depth: int | None  # jobs not done yet, including those at work; None if unknown
+    oldest: datetime | None = None  # when the longest-waiting job was first asked for, if known
     detail: str = ""  # why the depth is unknown
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Host and queue as they were at a moment."""
+    """Describe host and queue at one moment."""
 
     host: HostStatus
     queue: QueueStatus
@@ -110,7 +110,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the worklist: what the index knows of one inbox key."""
+    """Hold a line of the worklist: everything that the index knows about one inbox key."""
 
     key: str
     status: Status | None = None  # None: no verdict yet
@@ -119,23 +119,23 @@ class Row:
     normal_below: float | None = None  # the verdict's two thresholds
     pneumonia_above: float | None = None
     reason: ReasonCode | None = None
-    message: str | None = None  # the reason's own sentence
+    message: str | None = None  # the reason's message
     warnings: tuple[Warning, ...] = ()
-    etag: str | None = None  # of the source that the verdict judged
+    etag: str | None = None  # the judged source's
     verdict_key: str | None = None
     verdict_etag: str | None = None
     preview_key: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    waiting_since: datetime | None = None  # set while a newer hint has not been followed to its end
-    asked_since: datetime | None = None  # while it waits: when it began to, through all later hints
-    at_work: bool = False  # while it waits: a host has it
+    waiting_since: datetime | None = None  # set while a newer hint is not settled
+    asked_since: datetime | None = None  # start of the wait, through all later hints
+    at_work: bool = False  # a host works on it
     source: SourceState = "present"
     change: int = 0  # grows with every change of any row
 
     @property
-    def state(self) -> State:
-        """The row in one word: one that waits for a newer verdict waits, whatever the last one said."""
+    def state(self) -> RowState:
+        """Return the row's state in one word; waiting for a newer verdict overrides the last one."""
         if self.waiting_since:
             return "working" if self.at_work else "waiting"
         return self.label or (self.status if self.status and self.status != "classified" else "unknown")

@@ -1,4 +1,4 @@
-"""Reads the settings: from the command line, from `CXR_...` variables, from `cxr.toml`; nowhere else."""
+"""Read the settings: from the command line, from `CXR_...` variables, from `cxr.toml`; nowhere else."""
 
 import difflib
 import os
@@ -33,7 +33,7 @@ def _pairs(given: object) -> object:
         if any(not mark for _, mark, _ in parts):
             raise ValueError("write NAME=VALUE,NAME=VALUE")
         return {name.strip(): value.strip() for name, _, value in parts}
-    if isinstance(given, Mapping):  # TOML has numbers and truth values, CloudFormation text alone
+    if isinstance(given, Mapping):  # TOML has numbers and booleans, CloudFormation only text
         return {name: _text(value) for name, value in given.items()}
     return given
 
@@ -55,7 +55,7 @@ def _upper(word: object) -> object:
 
 
 def _at_home(path: Path) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111  which raises where there is no such user
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -68,7 +68,7 @@ class _Group(BaseModel, defer_build=True):
 
 
 class GeneralSettings(_Group):
-    """Say where the X-rays are, and what is logged."""
+    """Set where the X-rays are, and what is logged."""
 
     root: UserPath = Field(Path("data"), description="folder with `inbox/`, `outbox/` and the worklist")
     bucket: str | None = Field(
@@ -212,7 +212,7 @@ class DeployedSettings(_Group):
     host_id: str | None = Field(None, description="name of this EC2 host, `<role id>:<instance id>`")
 
 
-# The sections of cxr.toml; "" is what stands above the first one.
+# The sections of cxr.toml; "" stands for the keys above the first section.
 SECTIONS: dict[str, type[BaseModel]] = {
     "": GeneralSettings,
     "page": PageSettings,
@@ -248,13 +248,13 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Name the sources, the one that counts most first: options, environment, file."""
+        """Return the sources, the strongest first: options, environment, file."""
         path = config_file()
         return init_settings, env_settings, *([_File(settings_cls, path)] if path else [])
 
 
 class _File(TomlConfigSettingsSource):
-    """Read the settings of a TOML file out of their sections; UsageError names what is wrong in it."""
+    """Read the settings of a TOML file by section; raise UsageError with what is wrong in it."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         import tomllib
@@ -271,7 +271,7 @@ class _File(TomlConfigSettingsSource):
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             end = f"at the end, line {len(text.splitlines())}"
             wrong = _lower(str(error)).replace("at end of document", end)
-            raise UsageError(f"{file_path} is no TOML: {wrong}") from error
+            raise UsageError(f"{file_path} is not valid TOML: {wrong}") from error
         open_to_all = os.name == "posix" and mode & stat.S_IROTH
         if open_to_all and (secret := next((name for name in _SECRETS if name in values), None)):
             raise UsageError(
@@ -282,13 +282,13 @@ class _File(TomlConfigSettingsSource):
 
 
 def config_file() -> Path | None:
-    """Return the file of the settings: `CXR_CONFIG`, or `cxr.toml` of the current folder if it is there."""
+    """Return the settings file: `CXR_CONFIG`, or `cxr.toml` of the current folder if it exists."""
     named = os.environ.get(_NAMES_FILE)
     path = _at_home(Path(named or FILE))
     try:
         if path.is_file():
             return path
-    except OSError:  # the current folder may not be looked into
+    except OSError:  # the current folder may not be readable
         pass
     if named:
         raise UsageError(f"{_NAMES_FILE}: there is no file {named}")
@@ -296,7 +296,7 @@ def config_file() -> Path | None:
 
 
 def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of all sections by key; UsageError for a section or a key that is not known."""
+    """Return the values of all sections by key; raise UsageError for an unknown section or key."""
     values: dict[str, Any] = {}
     for name, value in content.items():
         if name in SECTIONS and not isinstance(value, dict):
@@ -305,14 +305,14 @@ def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and name not in SECTIONS:
             near = difflib.get_close_matches(name, [section for section in SECTIONS if section], 1)
             advice = f"did you mean [{near[0]}]?" if near else _whereabouts(name, "")
-            raise UsageError(f"{path}: [{name}] is no section: {advice}")
+            raise UsageError(f"{path}: [{name}] is not a section: {advice}")
         section, pairs = (name, value) if name in SECTIONS else ("", {name: value})
         for key in pairs:
             if _SECTION_OF.get(key) != section:
                 shown = f"[{section}] {key}" if section else key
-                raise UsageError(f"{path}: {shown} is no setting: {_whereabouts(key, section)}")
+                raise UsageError(f"{path}: {shown} is not a setting: {_whereabouts(key, section)}")
         values |= pairs
-    return {key: value for key, value in values.items() if value != ""}  # as with empty variables
+    return {key: value for key, value in values.items() if value != ""}  # like empty variables
 
 
 def _whereabouts(key: str, section: str) -> str:
@@ -329,36 +329,36 @@ def _whereabouts(key: str, section: str) -> str:
 
 
 _KNOWN = {f"CXR_{name.upper()}" for name in Settings.model_fields} | {_NAMES_FILE}
-# Of the scripts in ec2_runner/host/machine/, whose environment the worker has, too.
+# Variables of the scripts in ec2_runner/host/machine/, whose environment the worker shares.
 _OF_SCRIPTS = {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"}
-_OF_SCRIPTS |= {"CXR_SAMPLES"}  # where scripts that make test files find the synthetic samples
-# Settings of earlier releases, with the value that goes with a bucket. A host that an earlier release
-# launched still has them in its environment: they are ignored where they say what follows anyway.
+_OF_SCRIPTS |= {"CXR_SAMPLES"}  # the synthetic samples, for scripts that make test files
+# Settings of earlier releases, with the value that implies a bucket. A host launched by an earlier
+# release still has them in its environment; they are ignored where they match the bucket setting.
 _RETIRED = {"CXR_STORE": "s3", "CXR_INDEX": "dynamodb"}
 
 
 def _check_names() -> None:
-    """Raise UsageError for a variable that looks like a setting and is none: it would change nothing."""
+    """Raise UsageError for a variable that looks like a setting but is none: it would have no effect."""
     for name in sorted(os.environ):
         if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS | _RETIRED.keys():
             continue
         near = difflib.get_close_matches(name.upper(), sorted(_KNOWN), 1, cutoff=0.7)
-        advice = f"did you mean {near[0]}?" if near else "the README lists those there are; unset it"
-        raise UsageError(f"{name} is no setting: {advice}")
+        advice = f"did you mean {near[0]}?" if near else "the README lists all settings; unset it"
+        raise UsageError(f"{name} is not a setting: {advice}")
 
 
 def _check_retired(settings: Settings) -> None:
-    """Raise UsageError where a variable of an earlier release asks for what would not happen."""
+    """Raise UsageError where a variable of an earlier release asks for something that would not happen."""
     for name, of_bucket in _RETIRED.items():
         value = os.environ.get(name)
         if not value or (value == of_bucket) == (settings.bucket is not None):
             continue
         instead = "name it in CXR_BUCKET or with --bucket" if value == of_bucket else "name no bucket"
-        raise UsageError(f"{name} is no setting any more: unset it; for {value}, {instead}")
+        raise UsageError(f"{name} is no longer a setting: unset it; for {value}, {instead}")
 
 
 def load_settings(**changes: object) -> Settings:
-    """Return the settings, with changes from the command line; UsageError names a wrong one."""
+    """Return the settings, with changes from the command line; raise UsageError that names a wrong one."""
     _check_names()
     given = {name: value for name, value in changes.items() if value is not None}
     try:
@@ -371,12 +371,12 @@ def load_settings(**changes: object) -> Settings:
     for needs, name, instead in (
         (settings.host == "ssh", "ssh", "as user@address, or use CXR_HOST=local"),
         (settings.host == "ssh", "ssh_host_key", "as the machine's /etc/ssh/ssh_host_ed25519_key.pub has it"),
-        (settings.host == "ec2", "bucket", "in which the hosts say that they are ready"),
-        (settings.host == "ec2", "subnets", "in which a host may be launched"),
-        (settings.host == "ec2", "instance_types", "that a host may have"),
+        (settings.host == "ec2", "bucket", "for the hosts to publish their state"),
+        (settings.host == "ec2", "subnets", "to launch a host in"),
+        (settings.host == "ec2", "instance_types", "for the hosts"),
     ):
         if needs and not getattr(settings, name):
-            raise UsageError(f"CXR_{name.upper()}: it is needed, {instead}")
+            raise UsageError(f"CXR_{name.upper()} is needed {instead}")
     return settings
 
 

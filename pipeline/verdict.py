@@ -1,4 +1,4 @@
-"""The verdict: one JSON object for every object of the inbox."""
+"""Define the verdict: one JSON object for every object of the inbox."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 VERSION = "0.1.0"
-RELEASE = 7  # grows with every deployed change of model or code
+RELEASE = 7  # incremented with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (
@@ -45,32 +45,33 @@ Warning = Literal[
     "burned_in_text",
     "evidence_outside",
 ]
+# Warnings with which there is no confident label.
 DOUBTS: tuple[Warning, ...] = (
     "atypical",
     "other_population",
     "age_outside_training",
     "not_frontal",
     "for_processing",
-)  # no confident label with these
+)
 
 
 def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
-    """Return the first of the warnings with which the network does not decide.
+    """Return the first of the warnings with which the network makes no call.
 
-    The probability means nothing then: the verdict keeps it, and nothing shows it.
+    The probability is then meaningless: the verdict keeps it, and nothing shows it.
     """
     return next((warning for warning in warnings if warning in DOUBTS), None)
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON takes for the same number
-LARGEST_GRID = 64  # cells of a side; ours has 9
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # exact in every JSON reader
+LARGEST_GRID = 64  # cells per side; ours has 9
 
 
 def _possible(moment: datetime) -> datetime:
-    """Refuse a year that no clock of ours shows: in another zone it may be no date at all."""
+    """Refuse a year that no clock of ours shows: in another time zone it may not be a date at all."""
     if not 1970 <= moment.year < 9000:
-        raise ValueError("no time at which something was judged")
+        raise ValueError("not a possible time of judging")
     return moment
 
 
@@ -78,61 +79,62 @@ Moment = Annotated[AwareDatetime, AfterValidator(_possible)]
 
 
 class Part(BaseModel):
-    """Unknown fields are an error where we write, and ignored where
-    we read: two releases meet in a rolling deploy.
+    """Serve as the base of all parts: unknown fields are an error on writing and ignored on reading.
+
+    Two releases meet in a rolling deploy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Part):
-    """The inbox object that was judged."""
+    """Identify the inbox object that was judged."""
 
     bucket: str
     key: str
-    etag: str = Field(description="of the inbox object that was judged")
+    etag: str = Field(description="ETag of the inbox object that was judged")
     version_id: str | None = None
-    size: Count = Field(description="bytes")
-    sha256: str | None = Field(default=None, description="of the bytes; absent where they were not read")
-    media_type: str | None = Field(default=None, description="by content, never by name")
-    width: Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
-    height: Count | None = None
+    size: _Count = Field(description="bytes")
+    sha256: str | None = Field(default=None, description="SHA-256 of the bytes; absent if they were not read")
+    media_type: str | None = Field(default=None, description="type by content, never by name")
+    width: _Count | None = Field(default=None, description="pixels, as shown (EXIF rotation applied)")
+    height: _Count | None = None
     instance_uid: str | None = Field(
         default=None, description="SOP Instance UID of a DICOM file, only where CXR_KEEP_UID allows it"
     )
 
 
 class Thresholds(Part):
-    """A probability under the first is `normal`, above the second `pneumonia`, between them `uncertain`."""
+    """Set the labels: `normal` below the first, `pneumonia` above the second, `uncertain` between them."""
 
-    normal_below: Probability
-    pneumonia_above: Probability
+    normal_below: _Probability
+    pneumonia_above: _Probability
 
     def label(self, probability: float) -> Label:
-        """The label of a calibrated probability."""
+        """Return the label of a calibrated probability."""
         if probability < self.normal_below:
             return "normal"
         return "pneumonia" if probability > self.pneumonia_above else "uncertain"
 
 
 class Typicality(Part):
-    """How unlike the training images this one is."""
+    """Measure how far this image is from the training images."""
 
     score: float
     atypical_above: float = Field(description="beyond it the label is `uncertain`, whatever the probability")
-    refused_above: float = Field(gt=0, description="beyond it the image is rejected as no chest X-ray")
+    refused_above: float = Field(gt=0, description="beyond it the image is rejected as not a chest X-ray")
 
     @property
     def is_atypical(self) -> bool:
-        """Whether the network should not be asked for a confident label."""
+        """Return whether the network should not be asked for a confident label."""
         return self.score > self.atypical_above
 
 
 class Population(Part):
-    """How likely this X-ray is of another population than the children that the network learned from."""
+    """Estimate how likely this X-ray is of another population than the children of the training images."""
 
-    other: Probability
-    doubted_above: Probability = Field(
+    other: _Probability
+    doubted_above: _Probability = Field(
         description="beyond it the label is `uncertain`, whatever the probability"
     )
 
@@ -143,10 +145,9 @@ class Population(Part):
 
 
 class ActivationMap(Part):
-    """The class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
+    """Hold the class activation map: evidence for pneumonia (positive) and against it (negative), in logits.
 
-    The mean of the grid is the logit that the network gave, before calibration. It is no localisation of
-    disease.
+    The mean of the grid is the network's logit before calibration. The map does not locate disease.
     """
 
     grid: list[list[float]] = Field(description="rows from top to bottom, each from left to right")
@@ -158,16 +159,16 @@ class ActivationMap(Part):
     def _is_a_grid(self) -> Self:
         sides = {len(self.grid), *map(len, self.grid)}
         if not sides <= set(range(1, LARGEST_GRID + 1)) or len(set(map(len, self.grid))) != 1:
-            raise ValueError("no grid of rows that are equally long")
+            raise ValueError("not a grid of rows of equal length")
         return self
 
 
 class Finding(Part):
-    """What the network says of a chest X-ray."""
+    """Hold the network's finding for a chest X-ray."""
 
     label: Label
-    probability: Probability = Field(description="calibrated P(pneumonia)")
-    prevalence: Probability = Field(description="the share of pneumonia that the probability assumes")
+    probability: _Probability = Field(description="calibrated P(pneumonia)")
+    prevalence: _Probability = Field(description="the share of pneumonia that the probability assumes")
     thresholds: Thresholds
     typicality: Typicality | None = None
     population: Population | None = None
@@ -175,39 +176,39 @@ class Finding(Part):
 
 
 class Reason(Part):
-    """Why there is no finding, and what to do about it."""
+    """Explain why there is no finding, and what to do about it."""
 
     code: ReasonCode
     message: str
 
 
 class ModelRef(Part):
-    """Exactly which network judged."""
+    """Identify the exact network that judged."""
 
     name: str
     version: str
-    sha256: str = Field(description="of the ONNX file")
+    sha256: str = Field(description="SHA-256 of the ONNX file")
     engine: str
 
 
 class Release(Part):
-    """What wrote the verdict. The number orders releases: a verdict of a higher one is never undone."""
+    """Identify the software that wrote the verdict; a verdict of a higher number is never undone."""
 
-    number: Count = RELEASE
+    number: _Count = RELEASE
     version: str = VERSION
 
 
 class TimingMs(Part):
-    """Where the time went, in milliseconds."""
+    """Record where the time went, in milliseconds."""
 
     fetch: float = 0
     decode: float = 0
     infer: float = 0
-    write: float = Field(0, description="of the preview; the verdict itself is still to be written")
+    write: float = Field(0, description="writing the preview; the verdict itself is not written yet")
 
 
 class Verdict(Part):
-    """The one answer for one object of the inbox."""
+    """State the one answer for one object of the inbox."""
 
     schema_: Literal["cxr-inbox/verdict/1"] = Field(default=SCHEMA, alias="schema")
     status: Status
@@ -220,7 +221,7 @@ class Verdict(Part):
     )
     reason: Reason | None = None
     preview_key: str | None = None
-    model: ModelRef | None = Field(default=None, description="absent where no network was reached")
+    model: ModelRef | None = Field(default=None, description="absent where no network was available")
     release: Release
     started_at: Moment
     finished_at: Moment
@@ -230,43 +231,44 @@ class Verdict(Part):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.status == "classified" and self.finding is None:
-            raise ValueError("classified, and no finding")
+            raise ValueError("classified without a finding")
         return self
 
     def is_current(self, etag: str, release: int, network: str | None = None) -> bool:
-        """Whether an object of this ETag needs no work of this release; nor of the network with this sha256,
-        where one is named.
+        """Return whether an object with this ETag needs no work from this release.
+
+        Where `network` names a sha256, the verdict must also be by that network.
         """
         if self.status == "failed" or self.source.etag != etag or self.release.number < release:
             return False
-        is_later = self.release.number > release  # what a later release chose is never undone
+        is_later = self.release.number > release  # a later release's choice is never undone
         return network is None or is_later or (self.model is not None and self.model.sha256 == network)
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON, as it stands in the outbox."""
+        """Return the verdict as UTF-8 JSON, as it stands in the outbox."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
 
     def to_json_line(self) -> str:
-        """The same JSON on one line."""
+        """Return the same JSON on one line."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, data: bytes) -> Verdict:
-        """Read a verdict, also one of a later release; ValueError when it is none, or says what cannot be.
+        """Read a verdict, also one of a later release; raise ValueError for anything else.
 
-        What this release does not know is left out: fields, warnings, and a reason's code (its sentence
-        stays).
+        Fields, warnings and reason codes that this release does not know are left out; a reason keeps its
+        message. Impossible values raise ValueError, too.
         """
         try:
             content = json.loads(data)
-            json.dumps(content, ensure_ascii=False).encode()  # half a character can be written as an escape
+            json.dumps(content, ensure_ascii=False).encode()  # an escape can hold half of a surrogate pair
             return cls.model_validate(_known(content), extra="ignore")
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
 
 def _known(content: Any) -> Any:
-    """Without the words of the closed lists that this release does not know; each warning once."""
+    """Remove words of the closed lists that this release does not know, and repeated warnings."""
     if isinstance(content, dict):
         if isinstance(content.get("warnings"), list):
             said = {word for word in content["warnings"] if isinstance(word, str)}
@@ -278,5 +280,5 @@ def _known(content: Any) -> Any:
 
 
 def json_schema() -> dict[str, object]:
-    """The verdict's JSON Schema (draft 2020-12), for the documentation and for other programs."""
+    """Return the verdict's JSON Schema (draft 2020-12), for the documentation and for other programs."""
     return Verdict.model_json_schema(by_alias=True, mode="serialization")

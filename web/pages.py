@@ -10,7 +10,7 @@ from flask import Blueprint, Response, abort, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import PathConverter
 
-from pipeline.judge import Seen, read_verdict
+from pipeline.judge import SeenVerdict, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
 from pipeline.ports import Monitor, Store
 from pipeline.records import Row
@@ -74,7 +74,7 @@ def pages_blueprint(
     @pages.get("/xray/<name:name>")
     def xray(name: str) -> str:
         row, query = row_of(name), asked()
-        seen = read_verdict(store, row.verdict_key) if row.verdict_key else Seen()
+        seen = read_verdict(store, row.verdict_key) if row.verdict_key else SeenVerdict()
         damaged = bool(seen.etag and not seen.verdict)
         newer, older = listed.neighbours(query.view, row.key)
         note("view", row.key)

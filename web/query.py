@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from flask import abort, request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from pipeline.records import State
-from pipeline.worklist.views import STATES, Cursor, Order, View
+from pipeline.records import RowState
+from pipeline.worklist.views import STATES, Cursor, SortOrder, View
 
 _Cursor = Annotated[Cursor, BeforeValidator(Cursor.parse)]
 LONGEST_SEARCH = 200  # characters
@@ -16,9 +16,9 @@ LONGEST_SEARCH = 200  # characters
 class Query(BaseModel):
     """Hold the parameters of an address: the view and the place in it."""
 
-    state: list[State] = []
+    state: list[RowState] = []
     search: str = Field("", max_length=LONGEST_SEARCH)
-    order: Order = "newest"
+    order: SortOrder = "newest"
     after: _Cursor | None = None
     before: _Cursor | None = None
     limit: int = Field(50, ge=1, le=500)
@@ -56,6 +56,6 @@ def parameters(view: View) -> dict[str, Any]:
     }
 
 
-def toggled(view: View, state: State) -> dict[str, Any]:
+def toggled(view: View, state: RowState) -> dict[str, Any]:
     """Return the parameters of a view with this state added, or removed if it was there."""
     return parameters(replace(view, states=view.states ^ {state}))

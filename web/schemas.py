@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from pipeline.records import Operations, SourceState, State
+from pipeline.records import Operations, RowState, SourceState
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
 
 
@@ -12,7 +12,7 @@ class WorklistItem(BaseModel):
     """One X-ray in the worklist."""
 
     key: str
-    state: State = Field(description="the row in one word: what it waits for, or what its verdict says")
+    state: RowState = Field(description="the row in one word: what it waits for, or what its verdict says")
     status: Status | None = Field(None, description="of the last verdict; null before the first")
     label: Label | None = None
     probability: float | None = Field(
@@ -53,7 +53,7 @@ class Figures(BaseModel):
     """How many X-rays there are in each state, and how the host and its queue are doing."""
 
     total: int
-    states: dict[State, int]
+    states: dict[RowState, int]
     operations: Operations | None = Field(None, description="null where the page knows no host")
 
 

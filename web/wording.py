@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from flask import Flask
 
 from pipeline.names import INBOX
-from pipeline.records import HostState, Row, State
+from pipeline.records import HostState, Row, RowState
 from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
 from web.query import parameters, toggled
 
-STATE_NAMES: dict[State, str] = {
+STATE_NAMES: dict[RowState, str] = {
     "waiting": "Waiting",
     "working": "In progress",
     "pneumonia": "Pneumonia",

@@ -1,4 +1,4 @@
-"""What a worker does for its machine: serves, says how it is, and ends when it should."""
+"""Attend to a worker on its machine: serve it, publish its state, and end it in time."""
 
 import json
 import logging
@@ -21,19 +21,22 @@ log = logging.getLogger(__name__)
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")  # the key that an EC2 host publishes
 
 _TICK_SECONDS = 1.0
-_PUBLISH_SECONDS = 30.0  # between two words about how it is, while nothing changes
-_DRAIN_SECONDS = 5.0  # for the jobs at work when it is told to end; a batch takes about one
+_PUBLISH_SECONDS = 30.0  # between reports while nothing changes
+_DRAIN_SECONDS = 5.0  # time for running jobs on shutdown; a batch takes about 1 s
 
 
 class Publisher:
-    """Writes what a host says of itself to its own place in the bucket."""
+    """Write a host's own state to its place in the bucket."""
 
     def __init__(self, store: Store, host_id: str) -> None:
         self._store, self._place = store, place_of_host(host_id)
         self._etags: dict[str, str | None] = {}
 
     def publish(self, name: str, content: dict[str, object]) -> bool:
-        """Replace an object; whether the bucket took it. If not, that is logged, and worth another try."""
+        """Replace an object; return whether the bucket accepted it.
+
+        A failure is logged, and worth another try.
+        """
         key = self._place + name
         try:
             if key not in self._etags:
@@ -43,9 +46,9 @@ class Publisher:
             self._etags[key] = self._store.put(key, data, self._etags[key])
             return True
         except ConditionFailed:
-            del self._etags[key]  # written by this host's life before: look again next time
+            del self._etags[key]  # written before this host's restart: look again next time
         except StoreError as error:
-            log.warning("the host could not say how it is: %s", error)
+            log.warning("the host could not publish its state: %s", error)
         return False
 
 
@@ -60,8 +63,8 @@ def serve(
 ) -> None:
     """Serve a worker on the loopback until it is closed or told to end, and let it finish its jobs.
 
-    With `idle` it closes after so long without a job, and then calls `power_off`. UsageError when the port
-    is taken. `token` is the secret that callers have to know, see `ec2_runner.host.caller`.
+    With `idle` it closes after so long without a job, and then calls `power_off`. Raises UsageError when the
+    port is taken. `token` is the secret that callers have to know, see `ec2_runner.host.caller`.
     """
     server = HttpServer(create_app(service, token), port)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,18 +83,18 @@ def serve(
         try:
             power_off()
         except (OSError, subprocess.SubprocessError) as error:
-            log.error("the machine does not switch itself off: %s", type(error).__name__)
+            log.error("the machine could not power itself off: %s", type(error).__name__)
 
 
 def _attend(
     service: Service, publisher: Publisher | None, identity: Identity | None, idle: timedelta | None
 ) -> None:
-    """Until the service is closed: say how it is, at each change and every so often; end it if it idles."""
+    """Publish the service's state, at each change and at intervals, until it is closed, or idle."""
     said, due = "", 0.0
     closed = False
     while True:
         if publisher and identity and publisher.publish(READY, identity.model_dump()):
-            identity = None  # said
+            identity = None  # published
         status = service.status()
         if publisher and (status.state != said or time.monotonic() > due):
             publisher.publish(STATUS, status.model_dump(mode="json"))
@@ -104,5 +107,5 @@ def _attend(
 
 
 def power_off() -> None:
-    """Switch this machine off; EC2 then has it `stopped`."""
+    """Power this machine off; EC2 then shows it as `stopped`."""
     subprocess.run(["systemctl", "poweroff"], check=True, timeout=30)

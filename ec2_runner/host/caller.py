@@ -1,4 +1,4 @@
-"""Check who asks a worker for something: its port is open to every user and browser of the machine."""
+"""Check the callers of a worker: its port is open to every user and browser of the machine."""
 
 import hmac
 import os
@@ -10,28 +10,28 @@ from flask import Request
 
 from pipeline.errors import UsageError
 
-# `worker` is what the functions of release 4 call it.
+# The functions of release 4 use the name `worker`.
 _HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|worker)(:[0-9]{1,5})?", re.IGNORECASE)
 _CONNECTIONS = Path("/proc/net/tcp")
-_ESTABLISHED = "01"  # in other states the kernel may have forgotten whose a connection is
+_ESTABLISHED = "01"  # in other states the kernel may have forgotten the connection's user
 _ROOT = 0
 
 
 def is_program_here(request: Request) -> bool:
-    """Return whether a request is for this machine by its name, and from no browser.
+    """Return whether a request names this machine as its host, and does not come from a browser.
 
-    A page of another site can have a browser send what it likes to the loopback, but not without these
-    headers; and with a name of its own that leads here (DNS rebinding), not under a name of ours.
+    A page of another site can make a browser send almost anything to the loopback, but not without these
+    headers; and with a name of its own that resolves to here (DNS rebinding), not under one of our names.
     """
     from_browser = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
     return bool(_HOST.fullmatch(request.headers.get("Host", ""))) and not from_browser
 
 
 def may_ask(request: Request, token: str | None) -> bool:
-    """Return whether the caller knows the token; without one, whether it is of our own user, or root.
+    """Return whether the caller knows the token; without one, whether it runs as our own user, or root.
 
-    The kernel knows whose a connection is: so a port is closed to others as a Unix socket of mode 0600 is.
-    Through SSH, it is the user who logged in.
+    The kernel knows whose a connection is, so the port is closed to others like a Unix socket of mode 0600.
+    Through SSH, the caller is the user who logged in.
     """
     if token:
         given = request.headers.get("Authorization", "")
@@ -57,9 +57,9 @@ def user_of(table: str, port: int, here: int) -> int | None:
 
 
 def check_caller_is_known(token: str | None) -> None:
-    """Raise UsageError where nothing would tell the worker who asks."""
+    """Raise UsageError where the worker could not tell who its callers are."""
     if not token and not _CONNECTIONS.exists():
         raise UsageError(
-            "CXR_WORKER_TOKEN: it is needed on this system, a secret of 16 characters or more that those who "
-            "send jobs are given, too"
+            "CXR_WORKER_TOKEN is needed on this system: a secret of 16 characters or more that senders of "
+            "jobs have to be given, too"
         )

@@ -1,4 +1,4 @@
-"""An HTTP server in a thread of its own, by waitress, that can be ended in order."""
+"""Run an HTTP server in a thread of its own, by waitress, that can be shut down cleanly."""
 
 import threading
 import time
@@ -9,12 +9,12 @@ from waitress import wasyncore
 from pipeline.errors import UsageError
 from pipeline.running.serving import make_server
 
-_BATCHES = 16  # at work at a time
+_BATCHES = 16  # batches at work at a time
 _FLUSH_SECONDS = 5.0
 
 
 class HttpServer:
-    """Serves an application on the loopback from now on; UsageError when the port is taken."""
+    """Serve an application on the loopback from now on; raise UsageError when the port is taken."""
 
     def __init__(self, app: Flask, port: int) -> None:
         self._channels: dict[int, wasyncore.dispatcher] = {}
@@ -28,13 +28,13 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the answers that are ready go out, then close everything; again is fine."""
+        """Send the answers that are ready, then close everything; may be called again."""
         if not self._thread.is_alive():
             return
         until = time.monotonic() + _FLUSH_SECONDS
         while self._is_sending() and time.monotonic() < until:
             time.sleep(0.01)
-        # In its own thread: another one would close what the loop is looking at.
+        # In the server's own thread: another thread would close channels that the loop is using.
         self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._channels, ignore_all=True))
         self._thread.join(_FLUSH_SECONDS)
         self._server.task_dispatcher.shutdown(timeout=_FLUSH_SECONDS)

@@ -1,8 +1,8 @@
-"""The worker's face: HTTP on the loopback of its machine, reached through SSH.
+"""Serve the worker's HTTP interface on the loopback of its machine, reached through SSH.
 
 `POST /jobs` takes `{"release": 2, "jobs": ["inbox/a.jpeg", ...]}` and streams one line of JSON for each job,
-as they finish. 409 says: of another release; 503: stopping; 401: not from one who may ask
-(`ec2_runner.host.caller`). `GET /healthz` and `GET /metrics` answer everybody on the machine.
+in the order in which they finish. 409 means another release, 503 stopping, 401 a caller who may not ask
+(`ec2_runner.host.caller`). `GET /healthz` and `GET /metrics` answer every program on the machine.
 """
 
 import json
@@ -20,9 +20,9 @@ from pipeline.names import INBOX
 from pipeline.records import Job, Outcome
 from pipeline.running.service import JobsRefused, Service
 
-_LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the longest kind
+_LIMIT = 4 << 20  # bytes of a request: 1,000 keys of the greatest length
 _MOST_JOBS = 1000
-_MOST_AHEAD = 1000  # releases: a number further above ours is a mistake, and no reason to end
+_MOST_AHEAD = 1000  # releases: a number further above ours is a mistake, not a reason to end
 _MOMENT_SECONDS = 0.05
 _CODES = {"release": 409, "stopping": 503}
 
@@ -33,11 +33,11 @@ def _of_inbox(key: str) -> str:
     return key
 
 
-Key = Annotated[InstanceOf[str], AfterValidator(_of_inbox)]  # also a name that is no Unicode
+Key = Annotated[InstanceOf[str], AfterValidator(_of_inbox)]  # also a name that is not Unicode
 
 
 class _Asked(BaseModel, strict=True):
-    """The body of a request for jobs."""
+    """Validate the body of a request for jobs."""
 
     release: int = Field(ge=0)
     jobs: list[Key] = Field(max_length=_MOST_JOBS)
@@ -54,7 +54,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     @app.before_request
     def check() -> ResponseReturnValue | None:
         if not is_program_here(request):
-            return _refused("caller", "the worker answers programs on its own machine alone", 403)
+            return _refused("caller", "the worker only answers programs on its own machine", 403)
         return None
 
     @app.post("/jobs")
@@ -88,7 +88,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
 
 
 def _json(body: bytes) -> object:
-    """Return what a body says; None when it is no JSON. Not by pydantic: to it, a name has to be Unicode."""
+    """Return the parsed body; None if it is not JSON. Pydantic's parser rejects names that are not UTF-8."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -100,15 +100,17 @@ def _refused(reason: str, message: str, code: int) -> ResponseReturnValue:
 
 
 def _problem(error: ValidationError) -> str:
-    """Say what is wrong with a body, without a word of what it holds."""
+    """Say what is wrong with a body, without quoting it."""
     names = [name for name in error.errors()[0]["loc"] if isinstance(name, str)]
-    what = f"`{names[0]}` is wrong" if names else "it is no JSON object"
+    what = f"`{names[0]}` is wrong" if names else "it is not a JSON object"
     return f'{what}: send {{"release": NUMBER, "jobs": ["inbox/NAME", ...]}}, at most {_MOST_JOBS} jobs'
 
 
 def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
-    """Lines that follow one another within a moment go out together: through SSH, a packet costs more than
-    the line in it. What a crash takes along with them is judged already, and found so.
+    """Yield the outcomes as lines; those of one moment go out together.
+
+    Through SSH, a packet costs more than the line in it. Lines lost in a crash belong to images that are
+    judged already, and are found so.
     """
     ready, due = b"", 0.0
     try:
@@ -119,15 +121,15 @@ def _lines(first: Outcome | None, rest: Generator[Outcome]) -> Iterator[bytes]:
                 ready, due = b"", time.monotonic() + _MOMENT_SECONDS
         yield ready
     finally:
-        rest.close()  # the client has gone: jobs not begun are dropped
+        rest.close()  # the client is gone: drop jobs that have not begun
 
 
 def _line(outcome: Outcome) -> bytes:
-    return json.dumps(vars(outcome)).encode() + b"\n"  # ASCII: also names that are no Unicode
+    return json.dumps(vars(outcome)).encode() + b"\n"  # ASCII, which also holds names that are not Unicode
 
 
 def _exposition(service: Service) -> str:
-    """Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
+    """Return the metrics in Prometheus's text format: prometheus.io/docs/instrumenting/exposition_formats/"""
     status = service.status()
     lines = [
         "# HELP cxr_jobs_total Jobs answered since the start, by result.",

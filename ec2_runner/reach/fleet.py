@@ -1,4 +1,4 @@
-"""The one EC2 instance that judges: found, started, launched, replaced. Never waits for any of it.
+"""Manage the one EC2 instance that judges: find, start, launch and replace it, without waiting.
 
 States: docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 """
@@ -22,56 +22,56 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
-State = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
+InstanceState = Literal["pending", "running", "stopping", "stopped", "shutting-down", "terminated"]
 _GONE = ("shutting-down", "terminated")
 _ALIVE = ["pending", "running", "stopping", "stopped"]
-_CLAIM_SECONDS = 60.0  # for a handler to launch; then another one does, and gets the same instance
+_CLAIM_SECONDS = 60.0  # time for a handler to launch; then another handler does, and gets the same instance
 # After a launch, EC2 may not know the instance everywhere: it is eventually consistent.
 _SHOWN_SECONDS = 120.0
-_SOON = 20.0  # seconds until a change of state is worth a look
-# A running host that nobody reaches for so long is replaced: first boots are slow.
+_SOON = 20.0  # seconds until a change of state is likely
+# A running host that nobody can reach for this long is replaced; first boots are slow.
 _REPLACE_SECONDS = 600.0
-_SPELL_SECONDS = 180.0  # failures further apart are no spell: others may have reached it meanwhile
-_IMPAIRED_SECONDS = 120.0  # the same, where EC2 itself says that something is wrong with it
-_JUST_STARTED_SECONDS = 120.0  # a host that is stopped again so soon was never at work
-# Why an instance is stopped that was in order.
+_SPELL_SECONDS = 180.0  # failures further apart do not count together: others may have reached the host
+_IMPAIRED_SECONDS = 120.0  # the same where EC2 itself reports the host as impaired
+_JUST_STARTED_SECONDS = 120.0  # a host that stops again this soon never worked
+# Reasons for which an intact instance is stopped.
 # docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 _ORDERLY = {
     *("Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate", "Client.InstanceInitiatedShutdown"),
     *("Server.ScheduledStop", "Server.SpotInstanceShutdown", "Server.SpotInstanceStop"),
 }
 _NOT_QUITE_STOPPED = "IncorrectInstanceState"  # or another handler has just started it
-# No room for another host there or of that kind.
+# Codes for no room for another host in that place or of that type.
 # docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _NO_ROOM = {
     *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientFreeAddressesInSubnet"),
     *("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "Unsupported"),
-    "IdempotentParameterMismatch",  # the token is taken by another launch: a new generation has a new one
+    "IdempotentParameterMismatch",  # another launch used the token: a new generation has a new one
 }
 
 
 @dataclass(frozen=True)
 class Instance:
-    """What EC2 says of an instance."""
+    """Describe an instance as EC2 does."""
 
     id: str
-    state: State
+    state: InstanceState
     address: str  # private; empty while there is none
-    launched_at: float  # seconds since 1970, of the last start
+    launched_at: float  # of the last start, in seconds since 1970
     type: str = ""  # such as t3.medium
     reason: str = ""  # EC2's code for its last change of state
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a generation is launched."""
+    """Say where a generation is launched."""
 
     subnet: str
     instance_type: str
 
 
 class Fleet:
-    """The host of one stack, through a boto3 EC2 client and the lease."""
+    """Manage the host of one stack, through a boto3 EC2 client and the lease."""
 
     def __init__(
         self,
@@ -84,13 +84,13 @@ class Fleet:
         self.lease, self._ec2, self._stack, self._placements, self._now = lease, ec2, stack, placements, now
 
     def host(self) -> Instance:
-        """The running host; HostNotReady says what is being done where there is none."""
+        """Return the running host; raise HostNotReady, with what is being done, where there is none."""
         holding = self._holding()
         instance = self._of(holding) or self._adopted(holding) or self._launched(holding)
         if instance.state == "running":
             return instance
         if self._has_reverted(instance):
-            why = f"EC2 took a start back ({instance.reason or 'no reason given'})"
+            why = f"EC2 reverted a start ({instance.reason or 'no reason given'})"
             self._replace(instance, holding, why, 120)
         if instance.state == "stopped":
             self._start(instance, holding)
@@ -99,11 +99,14 @@ class Fleet:
         raise HostNotReady(f"the host is {instance.state}", _SOON)
 
     def seen(self) -> Instance | None:
-        """The host in whatever state, gone too; None where there is none. Changes nothing."""
+        """Return the host in whatever state, even gone; None where there is none. Changes nothing."""
         return self._of(self.lease.read())
 
     def unreachable(self, instance: Instance) -> None:
-        """Note that a running host could not be reached; HostNotReady when it stays so, and is replaced."""
+        """Note that a running host could not be reached.
+
+        If it stays so for too long, the host is replaced and HostNotReady raised.
+        """
         holding, now = self.lease.read(), self._now()
         if holding.instance_id != instance.id:
             return
@@ -115,12 +118,12 @@ class Fleet:
             self._replace(instance, holding)
 
     def reached(self, instance: Instance) -> None:
-        """Forget that it could not be reached."""
+        """Forget that the host could not be reached."""
         if self.lease.read().unreachable_since:
             self.lease.clear_unreachable(instance.id)
 
     def instances(self, shutting_down: bool = False) -> list[Instance]:
-        """Return the instances that are not gone, oldest first; on demand those that shut down, too."""
+        """Return the instances that are not gone, oldest first; on request also those shutting down."""
         states = [*_ALIVE, *(["shutting-down"] if shutting_down else [])]
         found = _ask(
             self._ec2.describe_instances,
@@ -142,13 +145,13 @@ class Fleet:
     def _holding(self) -> Holding:
         holding = self.lease.read()
         if not holding.generation:
-            # Not 1: the tokens of a stack of the same name, deleted today, are remembered by EC2.
+            # Not 1: EC2 remembers the tokens of a stack of the same name that was deleted today.
             self.lease.begin(int(self._now()))
             holding = self.lease.read()
         return holding
 
     def _of(self, holding: Holding) -> Instance | None:
-        """The instance that holds the lease; gone ones too."""
+        """Return the instance that holds the lease, even if it is gone."""
         if holding.instance_id is None:
             return None
         try:
@@ -166,25 +169,26 @@ class Fleet:
         return Instance(holding.instance_id, "pending" if fresh else "terminated", "", 0)
 
     def _adopted(self, holding: Holding) -> Instance | None:
-        """An instance of ours that the lease does not know: a launch whose handler died before it said so."""
-        found = [one for one in self.instances() if not self._has_reverted(one)]  # one may be protected
+        """Return an instance that the lease does not know: its handler died between launch and lease."""
+        # A reverted one may still be there, protected from termination.
+        found = [one for one in self.instances() if not self._has_reverted(one)]
         if not found or not self.lease.hold(holding.generation, found[-1].id, self._now()):
             return None
         return found[-1]
 
     def _launched(self, holding: Holding) -> Instance:
-        """A new instance, in the first place that has room."""
+        """Launch an instance in the first place that has room, and return it."""
         generation, now = holding.generation, self._now()
         for _ in self._placements:
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
-                raise HostNotReady("another handler launches the host", _SOON)
+                raise HostNotReady("another handler is launching the host", _SOON)
             try:
                 (instance,) = _instances([self._run(generation)])
             except AwsRefused as error:
                 if error.code not in _NO_ROOM:
                     reason = f"EC2 refused to launch a host: {error.code}"
                     raise HostNotReady(reason, 120, is_fault=True) from error
-                log.warning("no host in this subnet, of this type: %s", error.code)
+                log.warning("no capacity for a host of this type in this subnet: %s", error.code)
                 self.lease.retire(generation)
                 generation += 1
             except StoreError as error:
@@ -192,7 +196,7 @@ class Fleet:
             else:
                 self.lease.hold(generation, instance.id, now)
                 return instance
-        raise HostNotReady("no room for a host in any subnet, of any type", 120, is_fault=True)
+        raise HostNotReady("no capacity for a host of any type in any subnet", 120, is_fault=True)
 
     def _run(self, generation: int) -> "ReservationResponseTypeDef":
         place = self._placements[generation % len(self._placements)]
@@ -205,7 +209,7 @@ class Fleet:
             MaxCount=1,
             LaunchTemplate={"LaunchTemplateName": template, "Version": "$Latest"},
             SubnetId=place.subnet,
-            InstanceType=place.instance_type,  # type: ignore[arg-type]  # the stubs list the types of their day
+            InstanceType=place.instance_type,  # type: ignore[arg-type]  # the stubs lack newer types
             ClientToken=f"{self._stack}-{generation}",
             TagSpecifications=[
                 {
@@ -227,7 +231,7 @@ class Fleet:
             raise HostNotReady(str(error)) from error
 
     def _has_reverted(self, instance: Instance) -> bool:
-        """Return whether EC2 took an accepted start back: no capacity, or a key it may not use."""
+        """Return whether EC2 reverted an accepted start: no capacity, or a key that it may not use."""
         if instance.state != "stopped":
             return False
         if instance.reason:
@@ -244,10 +248,10 @@ class Fleet:
     def _replace(
         self, instance: Instance, holding: Holding, why: str = "the host was lost", pause: float = 5
     ) -> None:
-        log.error("the host is replaced: %s", why)
+        log.error("replacing the host: %s", why)
         if self.lease.retire(holding.generation):
             self.terminate(instance)
-        raise HostNotReady(f"{why}; another one is launched", pause, is_fault=True)
+        raise HostNotReady(f"{why}; another one is being launched", pause, is_fault=True)
 
 
 def _ask(call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:

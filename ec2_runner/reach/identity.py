@@ -1,4 +1,4 @@
-"""Where an EC2 host says who it is and how it is: its own place in the bucket."""
+"""Define how an EC2 host publishes its identity and state: in its own place in the bucket."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -7,7 +7,7 @@ HOSTS = "system/hosts/"
 
 
 class Identity(BaseModel):
-    """What a host publishes as `ready.json` when its worker starts."""
+    """Hold the content of `ready.json`, which a host publishes when its worker starts."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -16,10 +16,11 @@ class Identity(BaseModel):
 
 
 def place_of_host(host_id: str) -> str:
-    """The prefix of what the host of this id writes.
+    """Return the prefix that the host of this id writes under.
 
-    The id is `<unique id of its role>:<instance id>`, which is IAM's `aws:userid` there: so a host's role
-    lets it write at its own place and at no other's.
+    The id is `<unique id of its role>:<instance id>`, which is the host's `aws:userid` in IAM: so a host's
+    role lets it write to its own place and to no other.
+
     docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
     """
     return f"{HOSTS}{host_id}/"

@@ -1,4 +1,4 @@
-"""Which instance is the host: one item of a DynamoDB table, on which all handlers agree.
+"""Record which instance is the host: one item of a DynamoDB table, on which all handlers agree.
 
 A *generation* is one try to have a host. It fixes everything about its launch (the token that makes it happen
 once, subnet and type), so handlers that launch the same generation launch one instance.
@@ -21,25 +21,25 @@ _OF_THE_HOST = ("claimed_until", "launched_at", "unreachable_since", "unreachabl
 
 @dataclass(frozen=True)
 class Holding:
-    """The item. Times are seconds since 1970; zero stands for none."""
+    """Hold the item. Times are seconds since 1970; zero stands for none."""
 
     generation: int = 0
     instance_id: str | None = None
     claimed_until: float = 0  # a handler is launching this generation
     launched_at: float = 0
-    unreachable_since: float = 0  # since when nobody reached it, though it runs
-    unreachable_at: float = 0  # the last time that nobody did
-    suspect_since: float = 0  # since when the reaper takes it for idle
+    unreachable_since: float = 0  # since when nobody could reach it although it runs
+    unreachable_at: float = 0  # the last failure to reach it
+    suspect_since: float = 0  # since when the reaper considers it idle
 
 
 class Lease:
-    """The lease in the table `table`, through a low-level boto3 DynamoDB client."""
+    """Read and change the lease in the table `table`, through a low-level boto3 DynamoDB client."""
 
     def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self._table, self._client = table, client
 
     def read(self) -> Holding:
-        """The item as it is now."""
+        """Return the item as it is now."""
         answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
         item = answer.get("Item", {}) if answer else {}
         numbers = {name: float(item[name]["N"]) for name in ("generation", *_OF_THE_HOST) if name in item}
@@ -47,7 +47,7 @@ class Lease:
         return Holding(generation, item.get("instance_id", {}).get("S"), **numbers)
 
     def begin(self, generation: int) -> None:
-        """Make the item with its first generation, unless it is there."""
+        """Create the item with its first generation, unless it exists."""
         self._update("SET generation = :to", "attribute_not_exists(generation)", to=generation)
 
     def claim(self, generation: int, now: float, until: float) -> bool:
@@ -57,31 +57,31 @@ class Lease:
         return self._update("SET claimed_until = :until", condition, g=generation, now=now, until=until)
 
     def hold(self, generation: int, instance_id: str, now: float) -> bool:
-        """This instance is the host of this generation; False when the generation is over."""
+        """Record the instance as the host of this generation; return False when the generation is over."""
         change = "SET instance_id = :i, launched_at = :now REMOVE claimed_until"
         return self._update(change, "generation = :g", g=generation, i=instance_id, now=now)
 
     def retire(self, generation: int) -> bool:
-        """This generation is over, and the next one begins; False when another handler has said so."""
+        """End this generation and begin the next; return False when another handler did so already."""
         change = f"SET generation = :next REMOVE instance_id, {', '.join(_OF_THE_HOST)}"
         return self._update(change, "generation = :g", g=generation, next=generation + 1)
 
     def note_unreachable(self, instance_id: str, since: float, now: float) -> None:
-        """The host could not be reached now, nor at any try since `since`."""
+        """Note that the host could not be reached now, nor at any try since `since`."""
         change = "SET unreachable_since = :since, unreachable_at = :now"
         self._update(change, "instance_id = :i", i=instance_id, since=since, now=now)
 
     def clear_unreachable(self, instance_id: str) -> None:
-        """The host was reached."""
+        """Note that the host was reached."""
         self._update("REMOVE unreachable_since, unreachable_at", "instance_id = :i", i=instance_id)
 
     def note_suspect(self, instance_id: str, since: float) -> None:
-        """The reaper takes the host for idle, since then if not for longer."""
+        """Note that the reaper takes the host for idle since `since`; an earlier note stays."""
         condition = "instance_id = :i AND attribute_not_exists(suspect_since)"
         self._update("SET suspect_since = :since", condition, i=instance_id, since=since)
 
     def clear_suspect(self, instance_id: str) -> None:
-        """The host has work after all."""
+        """Note that the host has work after all."""
         self._update("REMOVE suspect_since", "instance_id = :i", i=instance_id)
 
     def _update(self, change: str, condition: str, **values: float | str) -> bool:
@@ -101,7 +101,7 @@ class Lease:
         )
 
     def _ask(self, call: Callable[..., _T], **request: Any) -> _T | None:
-        """Ask DynamoDB; None when the condition did not hold."""
+        """Call DynamoDB; return None when the condition does not hold."""
         try:
             return ask("the lease table", call, TableName=self._table, **request)
         except StoreError as error:

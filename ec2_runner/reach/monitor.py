@@ -1,4 +1,4 @@
-"""Keeps an eye on a stack for the page, which reads what was seen last and never waits for AWS."""
+"""Watch a stack for the page, which reads the last known state and never waits for AWS."""
 
 import logging
 import threading
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 _STEP_SECONDS = 10.0
 _LONGEST_PAUSE = 60.0  # seconds, while AWS does not answer
-_BELIEVED = timedelta(seconds=90)  # a worker speaks twice a minute: older words say nothing of now
+_BELIEVED = timedelta(seconds=90)  # a worker reports twice a minute: older reports are out of date
 _BOOT = timedelta(minutes=15)  # after its start, a host may still be installing
-_FIGURE = timedelta(minutes=5)  # for which a measured wait counts: CloudWatch shows it late
-_STATES: dict[str, HostState] = {  # of an instance without a worker
+_FIGURE = timedelta(minutes=5)  # how long a measured wait counts: CloudWatch shows it late
+_STATES: dict[str, HostState] = {  # states of the host by those of an instance without a worker
     "pending": "starting",
     "stopping": "stopping",
     "shutting-down": "stopping",
@@ -31,7 +31,7 @@ _SILENT = "The host is running but does not report its status: `cxr status` show
 
 
 class StackMonitor:
-    """How a stack's host and queue are, see `ports.Monitor`: as `run` saw them last."""
+    """Report the state of a stack's host and queue as `run` saw it last; implements `ports.Monitor`."""
 
     def __init__(self, observer: Observer, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._observer, self._now = observer, now
@@ -39,16 +39,19 @@ class StackMonitor:
         self._seen = Operations(*unknown, now())
 
     def look(self) -> Operations:
-        """How they were at the last step."""
+        """Return their state at the last step."""
         return self._seen
 
     def step(self) -> bool:
-        """Look anew. What cannot be read becomes unknown, with the reason; whether all could be read."""
+        """Look anew; return whether everything could be read.
+
+        A part that cannot be read becomes unknown, with the reason.
+        """
         now = self._now()
         host, queue = self._host(now), self._queue(now)
         before, self._seen = self._seen, Operations(host, queue, now)
         for detail in {host.detail, queue.detail} - {before.host.detail, before.queue.detail, ""}:
-            log.warning("the page cannot tell how the stack is: %s", detail)
+            log.warning("the page cannot read the state of the stack: %s", detail)
         return not (host.detail or queue.detail)
 
     def run(self, stop: threading.Event) -> None:
@@ -63,13 +66,13 @@ class StackMonitor:
             if instance is None:
                 return HostStatus("off")
             return host_status(instance, self._observer.status(instance), now)
-        except Exception as error:  # noqa: BLE001  the page must not show an old state for ever
+        except Exception as error:  # noqa: BLE001  the page must not show an old state forever
             return HostStatus("unknown", detail=_why(error))
 
     def _queue(self, now: datetime) -> QueueStatus:
         try:
             depth = sum(self._observer.depth(self._observer.names.jobs).values())
-            wait = self._observer.wait(now) if depth else None  # each question to CloudWatch costs
+            wait = self._observer.wait(now) if depth else None  # each request to CloudWatch costs money
         except Exception as error:  # noqa: BLE001  as above
             return QueueStatus(None, detail=_why(error))
         if wait is None or now - wait.at > _FIGURE:
@@ -78,10 +81,10 @@ class StackMonitor:
 
 
 def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) -> HostStatus:
-    """How the host is, by what EC2 says of its instance and by what its worker said last."""
+    """Return the host's state, from EC2's description of its instance and its worker's last report."""
     launched = datetime.fromtimestamp(instance.launched_at, UTC) if instance.launched_at else None
     if said and launched and said.at < launched:
-        said = None  # in its life before
+        said = None  # from before the last start
     if instance.state == "running" and said and now - said.at < _BELIEVED:
         return said.host()
     heard = said.at if said else launched
@@ -94,11 +97,11 @@ def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) ->
 
 
 def _in_work(said: WorkerStatus | None) -> bool:
-    """Whether a worker's last word was not its good-bye: an update installs, and starts it anew."""
+    """Return whether a worker's last report says that it runs; one that stops for an update comes back."""
     return said is not None and said.state != "stopping"
 
 
 def _why(error: Exception) -> str:
-    """As a sentence, without a key."""
+    """Return an error as a sentence without a key."""
     said = str(error) if isinstance(error, CxrError) else place_of(error)
     return f"{said[:1].upper()}{said[1:]}."

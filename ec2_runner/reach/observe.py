@@ -1,4 +1,4 @@
-"""What can be seen of a stack: its host, what that says of itself, its queues. Changes nothing."""
+"""Observe a stack without changing it: its host, that host's reports, its queues."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-_LIMIT = 100_000  # bytes of what a host says
-_MEASURED = timedelta(minutes=15)  # an older figure says nothing of now
+_LIMIT = 100_000  # bytes of a host's report
+_MEASURED = timedelta(minutes=15)  # an older figure is out of date
 _COUNTS: "dict[QueueAttributeNameType, str]" = {
     "ApproximateNumberOfMessages": "waiting",
     "ApproximateNumberOfMessagesNotVisible": "at work",
@@ -29,7 +29,7 @@ _COUNTS: "dict[QueueAttributeNameType, str]" = {
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a job had waited for a host when that was measured."""
+    """Hold how long a job had waited for a host when that was measured."""
 
     seconds: float
     at: datetime
@@ -49,11 +49,11 @@ class Observer:
         self._places: dict[str, str] = {}
 
     def instance(self) -> Instance | None:
-        """The host in whatever state; None where there is none."""
+        """Return the host in whatever state; None where there is none."""
         return self._fleet.seen()
 
     def place(self, instance: Instance) -> str | None:
-        """The prefix of what a host has written; None before its first word."""
+        """Return the prefix of a host's objects; None before it wrote any."""
         if instance.id not in self._places:
             mark = f":{instance.id}/"
             found = next((info.key for info in self._store.list(HOSTS) if mark in info.key), None)
@@ -63,7 +63,7 @@ class Observer:
         return self._places[instance.id]
 
     def status(self, instance: Instance) -> WorkerStatus | None:
-        """What a host's worker said last; None where it said nothing that can be read."""
+        """Return the last report of a host's worker; None where there is none that can be read."""
         place = self.place(instance)
         found = self._store.get(place + STATUS, _LIMIT) if place else None
         try:
@@ -72,16 +72,16 @@ class Observer:
             return None
 
     def depth(self, queue: str) -> dict[str, int]:
-        """About how many messages a queue holds, by what becomes of them."""
+        """Return about how many messages a queue holds, by what becomes of them."""
         url = ask("the queue", self._sqs.get_queue_url, QueueName=queue)["QueueUrl"]
         look = self._sqs.get_queue_attributes
         found = ask("the queue", look, QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
         return {word: int(found[name]) for name, word in _COUNTS.items()}
 
     def wait(self, now: datetime) -> Wait | None:
-        """The longest wait for a host, as last measured; None where there was none lately.
+        """Return the longest wait for a host, as last measured; None where there was none lately.
 
-        By our own metric: SQS leaves those out that it is to bring again later.
+        It uses our own metric, because SQS leaves out messages that it is to deliver later.
         """
         found = ask(
             "CloudWatch",

@@ -1,7 +1,7 @@
-"""The bill's second guard: stops a host that idles or hangs, ends one that nobody owns, never a busy one.
+"""Guard the bill: stop a host that is idle or hangs, end one that nobody owns, never touch a busy one.
 
-The first guard is the host itself, which powers itself off. A host is stopped only when two looks, some
-minutes apart, found it without work.
+This is the second guard; the first is the host, which powers itself off. A host is stopped only when two
+looks, some minutes apart, found it without work.
 """
 
 import logging
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 Deed = Literal["stopped", "terminated"]
 _BOOT_SECONDS = 900.0  # after its start, a host may still be installing
-_SILENT_SECONDS = 600.0  # a host speaks twice a minute; after so long it hangs
+_SILENT_SECONDS = 600.0  # a host reports twice a minute; after this long it hangs
 _SURE_SECONDS = 240.0  # between the two looks
 _MARGIN_SECONDS = 300.0  # beyond the idle time, for the host to power itself off
 _LIMIT = 100_000  # bytes of a status
 
 
 class Spoken(BaseModel):
-    """What the reaper reads of a host's `status.json`."""
+    """Hold the part of a host's `status.json` that the reaper reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -37,7 +37,7 @@ class Spoken(BaseModel):
 
 
 class Reaper:
-    """Looks after the instances of one stack."""
+    """Look after the instances of one stack."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Reaper:
         self._idle_seconds = idle_seconds + _MARGIN_SECONDS
 
     def reap(self) -> dict[str, Deed]:
-        """Look once at every instance; what was done, by instance id."""
+        """Look once at every instance; return the actions taken, by instance id."""
         deeds: dict[str, Deed] = {}
         holding = self._fleet.lease.read()
         for instance in self._fleet.instances():
@@ -68,7 +68,7 @@ class Reaper:
         return deeds
 
     def _is_useless(self, instance: Instance, suspect_since: float) -> bool:
-        """Whether the host had no work now, nor at a look some minutes ago."""
+        """Return whether the host had no work now, nor at a look some minutes ago."""
         if not self._looks_idle(instance):
             if suspect_since:
                 self._fleet.lease.clear_suspect(instance.id)
@@ -83,7 +83,7 @@ class Reaper:
         spoken = self._spoken(instance)
         if spoken is None or now - spoken.at.timestamp() > _SILENT_SECONDS:
             return True
-        # Not since the worker's start: one whose power-off failed starts anew again and again.
+        # Not counted from the worker's start: one whose power-off failed starts again and again.
         last = spoken.last_job_at.timestamp() if spoken.last_job_at else instance.launched_at
         return not spoken.active and now - last > self._idle_seconds
 

@@ -1,35 +1,35 @@
-"""A host that is another machine: jobs go to its worker through SSH."""
+"""Reach a host on another machine: jobs go to its worker through SSH."""
 
 import time
 from collections.abc import Iterable, Iterator
 
 from ec2_runner.reach.route import Route
 from ec2_runner.reach.ssh import ConnectFailed, Connection, NobodyListens
-from ec2_runner.reach.worker_client import Stream, StreamBroken, remaining, submit
+from ec2_runner.reach.worker_client import ByteStream, StreamBroken, remaining, submit
 from pipeline.errors import HostError, HostNotReady
 from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
 
-_BATCH_SECONDS = 80.0  # for a batch, connecting included: less than the function's 120
+_BATCH_SECONDS = 80.0  # for a batch, including the connection: less than the function's 120
 _CONNECT_SECONDS = 20.0
-_RESTART_SECONDS = 30.0  # for a worker that crashed to be back
-_LOOK_SECONDS = 0.25  # between looks whether it is
+_RESTART_SECONDS = 30.0  # for a crashed worker to come back
+_LOOK_SECONDS = 0.25  # between checks for that
 _SOON = 10.0
 
 
 class RemoteHost:
-    """The host at the end of a route; its connection is kept from batch to batch."""
+    """Judge jobs on the host at the end of a route; the connection is kept from batch to batch."""
 
     def __init__(self, route: Route, port: int, release: Release, token: str | None = None) -> None:
-        """`port` is that of the worker, on the loopback of its machine; `token` its secret, if it has one."""
+        """Use the worker's `port` on the loopback of its machine, and its secret `token`, if it has one."""
         self._route, self._port, self._release, self._token = route, port, release, token
         self._connection: Connection | None = None
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish.
+        """Yield one outcome for each job, in the order in which they finish.
 
-        When the worker breaks off, what it had not answered is tried one by one: of a batch with one image
-        that ends the worker, that one fails alone.
+        When the worker breaks off, the unanswered jobs are tried one by one: if one image of a batch ends the
+        worker, only that one fails.
         """
         deadline = time.monotonic() + _BATCH_SECONDS
         left = {job.key: job for job in jobs}
@@ -40,11 +40,11 @@ class RemoteHost:
                 yield outcome
         except StreamBroken:
             if alone and self._connection and self._connection.is_alive:
-                raise  # so it was the worker that broke off, and at this job
+                raise  # so the worker broke off, at this job
             yield from self._one_by_one(left.values(), deadline)
 
     def abandon(self) -> None:
-        """Break off what is at work, by ending the connection."""
+        """Abort work in progress, by ending the connection."""
         self.close()
 
     def close(self) -> None:
@@ -59,11 +59,11 @@ class RemoteHost:
                 self._wait_for_worker(deadline)
                 yield from self._submit([job], deadline)
             except (StreamBroken, HostNotReady) as error:
-                # Not postponed: the same company would break off again, and nobody would count how often.
+                # Not postponed: the same batch would break off again, and nobody would count how often.
                 yield Outcome(job.key, "failed", str(error))
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
-        """Like `submit`; StreamBroken also when it ends without having answered all."""
+        """Do the same as `submit`; raise StreamBroken also when it ends without having answered all jobs."""
         unanswered, stream = len(jobs), self._stream(deadline)
         for outcome in submit(stream, jobs, self._release.number, deadline, self._token):
             unanswered -= 1
@@ -72,14 +72,14 @@ class RemoteHost:
             raise StreamBroken("the worker did not answer every job")
 
     def _wait_for_worker(self, deadline: float) -> None:
-        """Until it listens again; HostNotReady when it does not in time."""
+        """Wait until the worker listens again; raise HostNotReady when it does not in time."""
         until = min(deadline, time.monotonic() + _RESTART_SECONDS)
         while self._connection and time.monotonic() + _LOOK_SECONDS < until:
             try:
                 self._connection.open(self._port).close()
                 return
             except NobodyListens:
-                time.sleep(_LOOK_SECONDS)  # and look again: a new connection for each look would cost more
+                time.sleep(_LOOK_SECONDS)  # and check again: a new connection for each check would cost more
             except ConnectFailed:
                 self.close()
         while True:
@@ -91,8 +91,8 @@ class RemoteHost:
                     raise
                 time.sleep(_LOOK_SECONDS)
 
-    def _stream(self, deadline: float) -> Stream:
-        """A stream to the worker, through the connection of before where that still lives.
+    def _stream(self, deadline: float) -> ByteStream:
+        """Return a stream to the worker, through the previous connection where that is still alive.
 
         Where nobody listens at its end any more, the route is asked: it looks again, and reports the host.
         """
@@ -110,7 +110,7 @@ class RemoteHost:
             self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
             return self._connection.open(self._port)
         except HostNotReady as error:
-            if crashed:  # most often it is back soon
+            if crashed:  # it is usually back soon
                 error.retry_after = min(error.retry_after, _SOON)
             raise
         except NobodyListens as error:

@@ -1,4 +1,4 @@
-"""The ways to a host: to a machine that runs anyway, or to an EC2 instance that is started when needed."""
+"""Connect to a host: a machine that runs anyway, or an EC2 instance that is started when needed."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,20 +26,20 @@ from pipeline.settings import Settings
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
-_HOST_USER = "cxr"  # whom sshd-cxr.conf and the stack's permissions let in
-_BOOT_SECONDS = 20.0  # between looks at a host that boots
+_HOST_USER = "cxr"  # the user that sshd-cxr.conf and the stack's permissions allow
+_BOOT_SECONDS = 20.0  # between checks of a booting host
 
 
 class Route(Protocol):
-    """A way to the host."""
+    """Connect to the host."""
 
     def open(self, deadline: float) -> Connection:
-        """Connect, by a time on the monotonic clock; HostNotReady when that is not possible now."""
+        """Connect before `deadline` on the monotonic clock; raise HostNotReady when that is impossible."""
 
 
 @dataclass(frozen=True)
 class SshRoute:
-    """To `user@address` or `user@address:port`, whose host key is known."""
+    """Connect to `user@address` or `user@address:port`, whose host key is known."""
 
     settings: Settings
 
@@ -59,11 +59,11 @@ class SshRoute:
 
 
 class _NotPublished(HostError):
-    """The host has not said yet who it is."""
+    """Report that the host has not published its identity yet."""
 
 
 class Ec2Route:
-    """To the stack's instance: a fresh key, pushed for a minute, through its Instance Connect Endpoint."""
+    """Connect to the stack's instance through its Instance Connect Endpoint, with a key for one minute."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Ec2Route:
     ) -> None:
         """Take the account whose credentials sign.
 
-        `user` is whom the hosts' SSH lets in; `base` is the address of the endpoint, which AWS is asked for
-        otherwise.
+        `user` is the user that the hosts' SSH accepts; `base` is the address of the endpoint, which AWS is
+        asked for otherwise.
         """
         self._fleet, self._store, self._settings, self._aws = fleet, store, settings, aws
         self._user, self._base = user, base
@@ -95,17 +95,17 @@ class Ec2Route:
         return connection
 
     def _identity(self, instance: Instance) -> Identity:
-        """What the host published when it booted."""
+        """Return the identity that the host published when it booted."""
         host_id = f"{self._settings.host_role_id}:{instance.id}"
         try:
             found = self._store.get(f"{place_of_host(host_id)}{READY}", _READY_LIMIT)
             if found is None:
-                raise _NotPublished("the host boots, or installs its release")
+                raise _NotPublished("the host is booting, or installing its release")
             return Identity.model_validate_json(found[1])
         except StoreError as error:
             raise HostNotReady(f"the host's key could not be read: {error}") from error
         except ValidationError as error:
-            raise HostNotReady("what the host published is damaged", is_fault=True) from error
+            raise HostNotReady("the host's published identity is damaged", is_fault=True) from error
 
     def _connect(self, instance: Instance, identity: Identity, deadline: float) -> Connection:
         key, public = fresh_key()
@@ -131,14 +131,14 @@ class Ec2Route:
         tunnel = Tunnel(url, deadline)
         connection = connect(tunnel, self._user, [key], identity.host_key, deadline)
         try:
-            connection.open(self._settings.worker_port).close()  # reached is a host whose worker listens
+            connection.open(self._settings.worker_port).close()  # reached means that its worker listens
         except HostError:
             connection.close()
             raise
         return connection
 
     def _endpoint(self) -> str:
-        """The address of the Instance Connect Endpoint: its DNS name is known to this call alone."""
+        """Return the address of the Instance Connect Endpoint, whose DNS name only this request tells."""
         if self._base is None:
             name = self._settings.connect_endpoint or ""
             look = self._aws.client("ec2").describe_instance_connect_endpoints

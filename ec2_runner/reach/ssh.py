@@ -1,6 +1,6 @@
-"""SSH, by Paramiko: a connection to a host whose key is known beforehand, and streams to its loopback.
+"""Speak SSH, by Paramiko: to a host whose key is known beforehand, with streams to its loopback.
 
-Nothing is sent, not even who asks, before the host has proved that it holds the pinned key.
+Nothing is sent, not even the user's name, before the host has proved that it holds the pinned key.
 """
 
 import io
@@ -12,27 +12,27 @@ import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ec2_runner.reach.worker_client import Stream, remaining
+from ec2_runner.reach.worker_client import ByteStream, remaining
 from pipeline.errors import HostError, UsageError
 
-_PROBE_SECONDS = 3.0  # for a connection kept from before, which may be dead: a Lambda sandbox was frozen
+_PROBE_SECONDS = 3.0  # for a kept connection, which may be dead: a Lambda sandbox may have been frozen
 _KEEPALIVE_SECONDS = 15
 
 
 class ConnectFailed(HostError):
-    """The host could not be reached, or does not let us in."""
+    """Report that the host could not be reached, or does not let us in."""
 
 
 class WrongHostKey(HostError):
-    """Something answers that is not the host: somebody must look."""
+    """Report an answer from something that is not the host; a person must look."""
 
 
 class NobodyListens(HostError):
-    """The host is reached, and its worker does not run."""
+    """Report that the host was reached, but its worker does not run."""
 
 
 class Pipe(Protocol):
-    """What SSH can run over: a socket, or a tunnel that behaves like one."""
+    """Carry SSH: a socket, or a tunnel that behaves like one."""
 
     def settimeout(self, value: float | None) -> None: ...
     def send(self, data: bytes) -> int: ...
@@ -41,20 +41,20 @@ class Pipe(Protocol):
 
 
 class Connection:
-    """An open connection; streams through it cost a millisecond."""
+    """Hold an open connection; a stream through it costs a millisecond."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
 
-    def open(self, port: int) -> Stream:
-        """A stream to a port of the host's loopback; ConnectFailed when the connection is dead,
-        NobodyListens when only the port is.
+    def open(self, port: int) -> ByteStream:
+        """Return a stream to a port of the host's loopback.
+
+        Raises ConnectFailed when the connection is dead, NobodyListens when only the port is.
         """
         try:
             target, origin = ("127.0.0.1", port), ("127.0.0.1", 0)
-            return cast(
-                Stream, self._transport.open_channel("direct-tcpip", target, origin, timeout=_PROBE_SECONDS)
-            )
+            channel = self._transport.open_channel("direct-tcpip", target, origin, timeout=_PROBE_SECONDS)
+            return cast(ByteStream, channel)
         except paramiko.ChannelException as error:
             raise NobodyListens(f"nothing listens on the host's port {port}") from error
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -62,7 +62,7 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it was, as far as this end knows."""
+        """Return whether the connection is alive, as far as this end knows."""
         return bool(self._transport.is_active())
 
     def close(self) -> None:
@@ -71,20 +71,21 @@ class Connection:
 
 
 def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, deadline: float) -> Connection:
-    """Speak SSH over `pipe`, let the host prove that it has `host_key` (`ssh-ed25519 AAAA...`), and log in
-    with the first of the keys that it takes. Closes the pipe on failure.
+    """Open an SSH connection over `pipe`, and return it.
 
-    `deadline` is on the monotonic clock. WrongHostKey or ConnectFailed.
+    The host has to prove that it holds `host_key` (`ssh-ed25519 AAAA...`); then the first of the keys that it
+    accepts logs in. `deadline` is on the monotonic clock. Raises WrongHostKey or ConnectFailed; the pipe is
+    then closed.
     """
     kind, pinned = host_key.split()[:2]
     transport = None
     try:
-        transport = paramiko.Transport(pipe)  # anything with these methods of a socket
-        transport.get_security_options().key_types = (kind,)  # else it may show one of another kind
+        transport = paramiko.Transport(pipe)  # accepts anything with these methods of a socket
+        transport.get_security_options().key_types = (kind,)  # else it may offer a key of another kind
         transport.banner_timeout = remaining(deadline)
         transport.start_client(timeout=remaining(deadline))
         if transport.get_remote_server_key().get_base64() != pinned:
-            raise WrongHostKey("the host has another key than the one that it published")
+            raise WrongHostKey("the host's key is not the one that it published")
         transport.auth_timeout = remaining(deadline)
         _log_in(transport, user, keys)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
@@ -92,14 +93,14 @@ def connect(pipe: Pipe, user: str, keys: list[paramiko.PKey], host_key: str, dea
     except BaseException as error:
         (transport or pipe).close()
         if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-            raise WrongHostKey("the host shows no key of the kind that it published") from error
+            raise WrongHostKey("the host offers no key of the kind that it published") from error
         if isinstance(error, paramiko.SSHException | EOFError | OSError):
             raise ConnectFailed(f"SSH with the host failed ({type(error).__name__})") from error
         raise
 
 
 def fresh_key() -> tuple[paramiko.PKey, str]:
-    """A new ed25519 key pair that exists in memory alone, and its public half as one line."""
+    """Return a new ed25519 key pair that exists in memory alone, and its public half as one line."""
     private = Ed25519PrivateKey.generate()
     text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     key = paramiko.Ed25519Key.from_private_key(io.StringIO(text))
@@ -107,23 +108,22 @@ def fresh_key() -> tuple[paramiko.PKey, str]:
 
 
 def own_keys(path: Path | None) -> list[paramiko.PKey]:
-    """The key of a file, or those of the SSH agent; UsageError when there is none."""
+    """Return the key of a file, or those of the SSH agent; raise UsageError when there is none."""
     try:
         keys = [paramiko.PKey.from_path(path)] if path else list(paramiko.Agent().get_keys())
     except (OSError, ValueError, paramiko.SSHException) as error:
-        raise UsageError(f"CXR_SSH_KEY: no private key that can be used ({type(error).__name__})") from error
+        raise UsageError(f"CXR_SSH_KEY: not a usable private key ({type(error).__name__})") from error
     if not keys:
         raise UsageError("CXR_SSH_KEY: name a private key's file, or add a key to the SSH agent")
     return keys
 
 
 def dial(address: str, port: int, deadline: float) -> socket.socket:
-    """A TCP connection; ConnectFailed when nobody is there."""
+    """Open a TCP connection; raise ConnectFailed when there is no answer."""
     try:
         pipe = socket.create_connection((address, port), timeout=remaining(deadline))
-        pipe.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # else small packets wait 40 ms for an answer
+        # Without this, small packets wait 40 ms for an answer.
+        pipe.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return pipe
     except OSError as error:
         raise ConnectFailed(f"the host does not answer ({type(error).__name__})") from error

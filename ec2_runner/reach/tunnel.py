@@ -1,5 +1,6 @@
-"""The tunnel of an EC2 Instance Connect Endpoint: a WebSocket whose binary frames are a TCP connection to
-port 22 of a host that has no public address.
+"""Open the tunnel of an EC2 Instance Connect Endpoint to port 22 of a host without a public address.
+
+The tunnel is a WebSocket whose binary frames carry a TCP connection.
 
 docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-with-ec2-instance-connect-endpoint.html
 """
@@ -25,17 +26,17 @@ _CLOSE_SECONDS = 2
 
 
 class Tunnel:
-    """A tunnel as Paramiko wants its socket."""
+    """Present a tunnel as the socket that Paramiko expects."""
 
     def __init__(self, url: str, deadline: float) -> None:
-        """Connect to a signed address; ConnectFailed when the endpoint refuses or does not answer."""
+        """Connect to a signed address; raise ConnectFailed when the endpoint refuses or does not answer."""
         self._open = ExitStack()
         try:
             websocket = open_websocket(
                 url,
                 open_timeout=remaining(deadline),
                 close_timeout=_CLOSE_SECONDS,
-                compression=None,  # SSH's bytes do not shrink
+                compression=None,  # SSH traffic does not compress
                 proxy=None,
             )
             self._websocket: ClientConnection = self._open.enter_context(websocket)
@@ -43,15 +44,15 @@ class Tunnel:
             reason = f"the Instance Connect Endpoint refused ({type(error).__name__})"
             raise ConnectFailed(reason) from error
         self._timeout: float | None = None
-        self._closed = False  # Paramiko looks at this name of Python's sockets
+        self._closed = False  # Paramiko reads this attribute of Python's sockets
         self._rest = b""
 
     def settimeout(self, value: float | None) -> None:
-        """Of the next `recv`, in seconds."""
+        """Set the timeout of the next `recv`, in seconds."""
         self._timeout = value
 
     def send(self, data: bytes) -> int:
-        """Send all of it, as one frame."""
+        """Send all of the data, as one frame."""
         try:
             self._websocket.send(data)
         except ConnectionClosed as error:
@@ -59,7 +60,7 @@ class Tunnel:
         return len(data)
 
     def recv(self, size: int) -> bytes:
-        """At most `size` bytes; none when the other end closed; TimeoutError as a socket's."""
+        """Return at most `size` bytes, none when the other end closed; raise TimeoutError like a socket."""
         if not self._rest:
             try:
                 frame = self._websocket.recv(self._timeout)
@@ -78,9 +79,9 @@ class Tunnel:
 def signed_url(
     base: str, endpoint_id: str, address: str, region: str, credentials: Credentials, port: int = 22
 ) -> str:
-    """The address that opens a tunnel to a private address, good for a minute: SigV4 in the query.
+    """Return the address that opens a tunnel to a private address, valid for a minute: SigV4 in the query.
 
-    `base` is that of the endpoint, `wss://<dns name>`.
+    `base` is the endpoint's address, `wss://<dns name>`.
     """
     query = {
         "instanceConnectEndpointId": endpoint_id,
@@ -89,7 +90,7 @@ def signed_url(
         "remotePort": port,
     }
     scheme, _, host = base.partition("://")
-    events = HierarchicalEmitter()  # the signer holds it by a weak reference
+    events = HierarchicalEmitter()  # the signer holds only a weak reference to it
     signer = RequestSigner(ServiceId("EC2 Instance Connect"), region, _SERVICE, "v4", credentials, events)
     signed = signer.generate_presigned_url(
         {

@@ -1,4 +1,4 @@
-"""The other end of `ec2_runner.host.server`: jobs into a byte stream, outcomes out of it."""
+"""Send jobs to a worker over a byte stream and receive outcomes, as `ec2_runner.host.server` expects."""
 
 import http.client
 import io
@@ -14,8 +14,8 @@ _UPDATE_SECONDS = 60  # for a worker of another release to be replaced
 _RESTART_SECONDS = 30
 
 
-class Stream(Protocol):
-    """A connected byte stream: a socket, or a channel of SSH."""
+class ByteStream(Protocol):
+    """Carry bytes both ways: a socket, or a channel of SSH."""
 
     def settimeout(self, value: float | None) -> None: ...
     def sendall(self, data: bytes) -> None: ...
@@ -24,16 +24,16 @@ class Stream(Protocol):
 
 
 class StreamBroken(HostError):
-    """The worker's end fell silent, or broke off, before every job was answered."""
+    """Report that the worker's end fell silent, or broke off, before every job was answered."""
 
 
 def submit(
-    stream: Stream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
+    stream: ByteStream, jobs: Iterable[Job], release: int, deadline: float, token: str | None = None
 ) -> Iterator[Outcome]:
-    """Send jobs to a worker and yield its outcomes as they come; closes the stream.
+    """Send jobs to a worker and yield its outcomes as they come; the stream is closed at the end.
 
-    `deadline` is on the monotonic clock, `token` the worker's secret if it has one. HostNotReady when the
-    worker takes none, StreamBroken when it did not answer all of them.
+    `deadline` is on the monotonic clock; `token` is the worker's secret, if it has one. Raises HostNotReady
+    when the worker takes no jobs, StreamBroken when it did not answer all of them.
     """
     connection = _Connection(stream, deadline)
     try:
@@ -61,24 +61,24 @@ def _refusal(status: int, body: bytes) -> HostError:
         return HostNotReady("the worker is stopping", _RESTART_SECONDS)
     if status == http.HTTPStatus.UNAUTHORIZED:
         reason = (
-            "the worker does not know who asks: log in as its user, or set CXR_WORKER_TOKEN on both sides"
+            "the worker does not know the caller: log in as its user or set CXR_WORKER_TOKEN on both sides"
         )
         return HostNotReady(reason, _UPDATE_SECONDS, is_fault=True)
     return StreamBroken(f"the worker answered {status}: {body[:200].decode(errors='replace')}")
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over a stream that stands already, each step of it within the deadline."""
+    """Speak HTTP over an open stream, with each step within the deadline."""
 
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         super().__init__("localhost")
         self.sock = _Socket(stream, deadline)
 
 
 class _Socket:
-    """What http.client uses of a socket."""
+    """Provide the part of a socket that http.client uses."""
 
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
 
     def sendall(self, data: bytes) -> None:
@@ -89,11 +89,11 @@ class _Socket:
         return io.BufferedReader(_Raw(self._stream, self._deadline))
 
     def close(self) -> None:
-        """Not yet: http.client closes its socket while it still reads from the file made of it."""
+        """Do nothing yet: http.client closes its socket while it still reads from the file made of it."""
 
 
 class _Raw(io.RawIOBase):
-    def __init__(self, stream: Stream, deadline: float) -> None:
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
         self._stream, self._deadline = stream, deadline
 
     def readable(self) -> bool:
@@ -107,8 +107,8 @@ class _Raw(io.RawIOBase):
 
 
 def remaining(deadline: float) -> float:
-    """Seconds until a time on the monotonic clock; TimeoutError when it is over."""
+    """Return the seconds until a time on the monotonic clock; raise TimeoutError when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("the deadline is over")
+        raise TimeoutError("the deadline has passed")
     return left

@@ -1,4 +1,4 @@
-"""A CloudFormation stack: made, changed by change sets, deleted; each waits to the end.
+"""Create, update and delete a CloudFormation stack by change sets, and wait for each to end.
 
 docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-changesets.html
 """
@@ -19,16 +19,16 @@ Say = Callable[[str], None]
 
 _POLL_SECONDS = 4.0
 _DEADLINE_SECONDS = 45 * 60.0
-_NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was made, and nothing since
+_NEVER_MADE = "REVIEW_IN_PROGRESS"  # a change set was created, but never executed
 _TO_BE_DELETED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _FINE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
-_NO_STACK = "ValidationError"  # what AWS says of a stack that does not exist
+_NO_STACK = "ValidationError"  # AWS's code for a stack that does not exist
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")  # AWS has no code for it
 
 
 @dataclass(frozen=True)
 class StackState:
-    """What CloudFormation says of a stack."""
+    """Describe a stack as CloudFormation does."""
 
     id: str
     status: str
@@ -36,8 +36,8 @@ class StackState:
     outputs: dict[str, str]
 
 
-class Stack:
-    """The stack `name`, through a CloudFormation client. `say` gets a line for each thing that happens."""
+class CloudFormationStack:
+    """Manage the stack `name`, through a CloudFormation client; `say` gets a line for each event."""
 
     def __init__(
         self,
@@ -50,13 +50,14 @@ class Stack:
         self.name, self._client, self._say, self._sleep, self._now = name, client, say, sleep, now
 
     def read(self) -> StackState | None:
-        """The stack as it is, or None where there is none."""
+        """Return the stack as it is, or None where there is none."""
         state = self._described(self.name)
         return None if state is None or state.status in (_NEVER_MADE, "DELETE_COMPLETE") else state
 
     def ready(self) -> StackState | None:
-        """The stack when nothing is at work on it any more; None where there is none, or one whose creation
-        failed, which is deleted.
+        """Return the stack once no operation runs on it any more; None where there is none.
+
+        A stack whose creation failed is deleted first.
         """
         state = self.read()
         if state and state.status.endswith("_IN_PROGRESS"):
@@ -65,7 +66,7 @@ class Stack:
         if state is None or state.status == "DELETE_COMPLETE":
             return None
         if state.status in _TO_BE_DELETED:
-            self._say(f"removing the stack that is in {state.status}")
+            self._say(f"deleting the stack that is in {state.status}")
             self.delete()
             return None
         if state.status not in _FINE:
@@ -76,7 +77,7 @@ class Stack:
         return state
 
     def apply(self, template_url: str, changes: Mapping[str, str]) -> StackState:
-        """Make or update the stack; parameters that are not in `changes` keep their values."""
+        """Create or update the stack; parameters that are not in `changes` keep their values."""
         before = self.ready()
         change_set = f"cxr-{int(self._now() * 1000)}"
         self._client.create_change_set(
@@ -93,14 +94,14 @@ class Stack:
             self._wait_applied(seen)
         else:
             self._client.delete_change_set(StackName=self.name, ChangeSetName=change_set)
-            self._say("the stack is as it should be")
+            self._say("the stack is up to date")
         state = self.read()
         if state is None:
-            raise StackError(f"the stack {self.name} went away while it was changed; run this again")
+            raise StackError(f"the stack {self.name} was deleted while it was being changed; run this again")
         return state
 
     def delete(self) -> None:
-        """Delete the stack and wait until it is gone; StackError says what is in the way."""
+        """Delete the stack and wait until it is gone; raise StackError with the reason if it stays."""
         state = self.read()
         if state is None:
             return
@@ -117,7 +118,7 @@ class Stack:
         self, template_url: str, changes: Mapping[str, str], before: StackState | None
     ) -> "list[ParameterTypeDef]":
         kept = set(before.parameters) - set(changes) if before else set()
-        if kept:  # those that the new template still has
+        if kept:  # keep only those that the new template has
             summary = self._client.get_template_summary(TemplateURL=template_url)
             kept &= {parameter["ParameterKey"] for parameter in summary["Parameters"]}
         given: list[ParameterTypeDef] = [
@@ -135,7 +136,7 @@ class Stack:
             if found["Status"] == "FAILED":
                 if any(word in reason for word in _UNCHANGED):
                     return False
-                raise StackError(f"CloudFormation does not take the template: {reason}")
+                raise StackError(f"CloudFormation rejected the template: {reason}")
         raise StackError("CloudFormation did not finish the change set; run this again")
 
     def _wait_applied(self, seen: set[str]) -> None:
@@ -144,11 +145,11 @@ class Stack:
             status = state.status if state else "DELETE_COMPLETE"
             raise StackError(
                 f"the stack is in {status}: {self._first_failure(self.name, seen)}."
-                " Mend that, then run this again; nothing has to be cleaned up"
+                " Fix that, then run this again; no clean-up is needed"
             )
 
     def _settled(self, stack: str, seen: set[str] | None = None) -> StackState | None:
-        """Wait until nothing is at work on a stack, and say its events that were not seen yet."""
+        """Wait until no operation runs on a stack, and report its new events."""
         seen = self._events_of(stack) if seen is None else seen
         for _ in self._until_deadline():
             state = self._described(stack)
@@ -180,7 +181,7 @@ class Stack:
         return {event["EventId"] for event in self._new_events(stack, set())}
 
     def _new_events(self, stack: str, seen: set[str]) -> "list[StackEventTypeDef]":
-        """Return them, the oldest first."""
+        """Return the events that were not seen yet, oldest first."""
         found: list[StackEventTypeDef] = []
         pages = self._client.get_paginator("describe_stack_events").paginate(StackName=stack)
         try:
@@ -189,18 +190,18 @@ class Stack:
                     new = [event for event in page["StackEvents"] if event["EventId"] not in seen]
                     found += new
                     if len(new) < len(page["StackEvents"]):
-                        break  # the others are older
+                        break  # all others are older
         except AwsRefused as error:
             if error.code != _NO_STACK:
                 raise
         return found[::-1]
 
     def _first_failure(self, stack: str, seen: set[str]) -> str:
-        """What failed first; the others were cancelled for it."""
+        """Return the first failure; the later ones were cancelled because of it."""
         for event in self._new_events(stack, seen):
             if event["ResourceStatus"].endswith("_FAILED"):
                 return f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
-        return "its events say no reason"
+        return "its events give no reason"
 
 
 def _state(found: "StackTypeDef") -> StackState:

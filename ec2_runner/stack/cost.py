@@ -1,20 +1,18 @@
-"""Estimate what a stack costs: at rest, and for the images that it judges."""
+"""Estimate the cost of a stack: at rest, and for the images that it judges."""
 
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
-PRICED = (
-    "us-east-1, list prices noted in 2025, without taxes and free tiers; check them before you rely on them"
-)
+PRICED = "us-east-1, list prices of 2025, without taxes and free tiers; check them before you rely on them"
 
 
 @dataclass(frozen=True)
 class HostType:
-    """An EC2 instance type that a host may have."""
+    """Describe an EC2 instance type that a host may have."""
 
     hourly: float  # US dollars, Linux on demand: aws.amazon.com/ec2/pricing/on-demand
-    substitutes: tuple[str, ...]  # launched, in this order, when there is no room for it
+    substitutes: tuple[str, ...]  # launched, in this order, when it has no capacity
 
 
 HOST_TYPES = {  # template.yaml's lists are written from these by docs/make.py
@@ -33,38 +31,38 @@ HOST_TYPES = {  # template.yaml's lists are written from these by docs/make.py
     "c7g.xlarge": HostType(0.145, ("c6g.xlarge",)),
     "c7g.2xlarge": HostType(0.29, ("c6g.2xlarge",)),
 }
-_DISK = 0.08  # a gigabyte of gp3 a month: aws.amazon.com/ebs/pricing
-_SECRET = 0.40  # a month: aws.amazon.com/secrets-manager/pricing
-_ALARM, _METRIC = 0.10, 0.30  # a month: aws.amazon.com/cloudwatch/pricing
-_STORAGE = 0.023  # a gigabyte in S3 a month: aws.amazon.com/s3/pricing
-_PUT, _GET = 0.005e-3, 0.0004e-3  # an S3 request
-_MESSAGE = 0.40e-6  # an SQS request: aws.amazon.com/sqs/pricing
-_WRITE = 0.625e-6  # a DynamoDB write on demand: aws.amazon.com/dynamodb/pricing/on-demand
+_DISK = 0.08  # per gigabyte of gp3 and month: aws.amazon.com/ebs/pricing
+_SECRET = 0.40  # per month: aws.amazon.com/secrets-manager/pricing
+_ALARM, _METRIC = 0.10, 0.30  # per month: aws.amazon.com/cloudwatch/pricing
+_STORAGE = 0.023  # per gigabyte in S3 and month: aws.amazon.com/s3/pricing
+_PUT, _GET = 0.005e-3, 0.0004e-3  # per S3 request
+_MESSAGE = 0.40e-6  # per SQS request: aws.amazon.com/sqs/pricing
+_WRITE = 0.625e-6  # per DynamoDB write on demand: aws.amazon.com/dynamodb/pricing/on-demand
 _INVOCATION, _GIGABYTE_SECOND = 0.20e-6, 16.6667e-6  # aws.amazon.com/lambda/pricing
 
 _DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 10, 6, 3
-_POLLS = 650_000  # a month: Lambda asks an idle queue with five connections, each for 20 seconds
+_POLLS = 650_000  # per month: Lambda polls an idle queue over five connections, 20 seconds each
 _BATCH, _BATCH_SECONDS, _MEMORY_GB = 32, 5.0, 0.5
-_PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 4  # of an image
+_PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 4  # per image
 _BOOT_MINUTES = 2.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars."""
+    """Hold the costs, in US dollars."""
 
-    at_rest: float  # a month, with no image: the host stopped, its disk kept
-    images: float  # 1,000 images that come together: the host works, then waits for its idle minutes
-    storage: float  # of those 1,000 images, a month
-    always_on: float  # a month, if images come so often that the host never stops
+    at_rest: float  # per month without an image: the host is stopped, its disk kept
+    images: float  # 1,000 images that come together: the host works, then waits out its idle minutes
+    storage: float  # of those 1,000 images, per month
+    always_on: float  # per month, if images come so often that the host never stops
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the costs as lines for people."""
         return [
             f"at rest: about ${self.at_rest:.2f} a month",
             f"1,000 images that come together: about ${self.images:.2f},"
             f" and ${self.storage:.2f} a month to keep them",
-            f"a host that never gets idle: about ${self.always_on:.0f} a month",
+            f"a host that is never idle: about ${self.always_on:.0f} a month",
             f"({PRICED})",
         ]
 
@@ -72,7 +70,7 @@ class Cost:
 def estimate(
     instance_type: str, idle_minutes: float = 20, megabytes: float = 1.0, images_a_second: float = 10.0
 ) -> Cost:
-    """The cost with hosts of that type and images of that size; UsageError for an unknown type."""
+    """Return the cost with hosts of that type and images of that size; raise UsageError if unknown."""
     if instance_type not in HOST_TYPES:
         raise UsageError(f"--instance-type {instance_type} is none of: {', '.join(HOST_TYPES)}")
     hourly = HOST_TYPES[instance_type].hourly
@@ -91,6 +89,6 @@ def estimate(
     return Cost(
         at_rest=rest,
         images=hours * hourly + functions + requests,
-        storage=count * megabytes / 1000 * 1.1 * _STORAGE,  # a tenth more for verdicts and previews
+        storage=count * megabytes / 1000 * 1.1 * _STORAGE,  # 10% more for verdicts and previews
         always_on=rest + 730 * hourly,
     )

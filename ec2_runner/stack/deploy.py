@@ -1,8 +1,8 @@
-"""Put a stack up, or bring it to the release of this checkout, so that no job is lost on the way.
+"""Create a stack, or bring it to the release of this checkout, without losing a job on the way.
 
 A new stack does not take jobs before its release is uploaded. An existing one gets the release first, then
-the functions that send its jobs: a host that still runs the old release refuses those, they wait in the
-queue, and it updates itself.
+the functions that send its jobs. A host that still runs the old release refuses those: they wait in the
+queue, and the host updates itself.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ec2_runner.reach.fleet import Fleet
-from ec2_runner.stack.cloudformation import Stack, StackState
+from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import Architecture, Bundle, architecture_of
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_TYPE = "t3.medium"
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # buckets begin with it, and have at most 63 characters
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user asks for; None leaves an existing stack as it is."""
+class DeployOptions:
+    """Hold the user's options; None leaves an existing stack as it is."""
 
     stack: str
-    bucket: str | None = None  # to be made
+    bucket: str | None = None  # to be created
     existing_bucket: str | None = None
     instance_type: str | None = None
     email: str | None = None
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """What deploying these options comes to."""
+    """Describe what deploying these options will do."""
 
     stack: str
     bucket: str
@@ -65,18 +65,18 @@ class Plan:
 
     @property
     def changes_type(self) -> bool:
-        """Whether hosts of another type may be there."""
+        """Return whether hosts of another type may exist."""
         return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
 
 
-def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
-    """Look at what is there, and see what is to be done; UsageError when that cannot be."""
+def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
+    """Look at the current state, and plan the changes; raise UsageError when the options do not fit it."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
     if options.bucket and options.existing_bucket:
-        raise UsageError("--bucket makes a bucket, --existing-bucket uses one: name either")
+        raise UsageError("--bucket creates a bucket, --existing-bucket uses one: name only one of them")
     if options.existing_bucket and not has_bucket(aws, options.existing_bucket):
-        raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket makes one")
+        raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket creates one")
     before = stack.ready()
     known = before.parameters if before else {}
     bucket, makes_bucket = _bucket(options, aws, before)
@@ -103,12 +103,12 @@ def make_plan(options: Options, aws: Aws, stack: Stack) -> Plan:
 def carry_out(
     plan: Plan,
     aws: Aws,
-    stack: Stack,
+    stack: CloudFormationStack,
     fleet: Fleet,
     build: Callable[[Architecture], Bundle],
     display: Display,
 ) -> None:
-    """Do what is planned. Safe to repeat, also after a failure in the middle."""
+    """Carry out the plan. Safe to repeat, also after a failure in the middle."""
     s3 = aws.client("s3")
     with display.at_work("building the release"):
         release = build(architecture_of(plan.instance_type))
@@ -128,7 +128,7 @@ def carry_out(
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
     except BaseException:
-        if before:  # the functions are of that release again, and hosts have to be, too
+        if before:  # the functions are back at that release, so hosts have to be, too
             set_current(s3, plan.bucket, before)
         raise
     if plan.changes_type:
@@ -137,25 +137,25 @@ def carry_out(
             display.say(f"ended the host {host.id}: the next one has the new type")
 
 
-def _bucket(options: Options, aws: Aws, before: StackState | None) -> tuple[str, bool]:
-    """The bucket, and whether the stack makes it. One that an earlier stack left is used again."""
+def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tuple[str, bool]:
+    """Return the bucket, and whether the stack creates it; one that an earlier stack left is used again."""
     named = options.bucket or options.existing_bucket
     if before:
         bucket = before.parameters["BucketName"]
         if named not in (None, bucket):
-            raise UsageError(f"the stack has the bucket {bucket}: for another one name another --stack")
+            raise UsageError(f"the stack has the bucket {bucket}: for another one, name another --stack")
         return bucket, before.parameters["CreateBucket"] == "true"
     bucket = named or StackNames(options.stack).bucket(aws.account, aws.region)
     exists = has_bucket(aws, bucket)
     if exists and options.bucket:
         raise UsageError(
-            f"the bucket {bucket} is there already: --existing-bucket {bucket} uses it, or "
+            f"the bucket {bucket} exists already: --existing-bucket {bucket} uses it, or "
             "create_bucket = false in cxr.toml"
         )
     return bucket, not exists
 
 
-def _notify(plan: Plan, s3: "S3Client", stack: Stack) -> None:
+def _notify(plan: Plan, s3: "S3Client", stack: CloudFormationStack) -> None:
     state = stack.read()
-    assert state is not None  # just made, or planned for
+    assert state is not None  # just created, or seen when planning
     add_notifications(s3, plan.bucket, state.outputs["JobsQueueArn"], state.outputs["VerdictsQueueArn"])

@@ -1,10 +1,10 @@
-"""Take a stack down: its hosts first, which hold its network, then the rest; X-rays only on demand."""
+"""Delete a stack: first its hosts, which hold its network, then the rest; X-rays only on request."""
 
 import time
 from collections.abc import Callable
 
 from ec2_runner.reach.fleet import Fleet
-from ec2_runner.stack.cloudformation import Stack, StackState
+from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import remove_notifications
 from ec2_runner.stack.upload import has_bucket
@@ -20,15 +20,17 @@ _LOOK_SECONDS = 2.0
 _HOST_SECONDS, _HOST_LOOK_SECONDS = 600.0, 5.0
 
 
-def bucket_of(stack: Stack, aws: Aws) -> str | None:
+def bucket_of(stack: CloudFormationStack, aws: Aws) -> str | None:
     """Return the bucket of a stack, also of one that is gone; None where there is none."""
     state = stack.read()
     bucket = state.parameters["BucketName"] if state else _default_bucket(stack, aws)
     return bucket if has_bucket(aws, bucket) else None
 
 
-def destroy(stack: Stack, aws: Aws, fleet: Fleet, everything: bool, display: Display) -> None:
-    """Take a stack down. Inbox and outbox stay in their bucket, unless `everything` goes. Safe to repeat."""
+def destroy_stack(
+    stack: CloudFormationStack, aws: Aws, fleet: Fleet, everything: bool, display: Display
+) -> None:
+    """Delete a stack; inbox and outbox stay in their bucket unless `everything` is set. Safe to repeat."""
     state, bucket = stack.read(), bucket_of(stack, aws)
     if state:
         _stop_work(state, aws)
@@ -56,9 +58,9 @@ def end_hosts(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
-    """End all hosts for good and wait until they are gone: they hold the stack's network.
+    """End all hosts for good and wait until they are gone, because they hold the stack's network.
 
-    Their jobs are delivered again. StackError when a host does not end within ten minutes.
+    Their jobs are delivered again. Raises StackError when a host does not end within ten minutes.
     """
     for host in fleet.instances():
         fleet.terminate(host)
@@ -70,21 +72,21 @@ def end_hosts(
         sleep(_HOST_LOOK_SECONDS)
 
 
-def _default_bucket(stack: Stack, aws: Aws) -> str:
+def _default_bucket(stack: CloudFormationStack, aws: Aws) -> str:
     return StackNames(stack.name).bucket(aws.account, aws.region)
 
 
 def _stop_work(state: StackState, aws: Aws) -> None:
-    """Have the queue wait, so that no handler launches another host meanwhile."""
+    """Stop the queue's deliveries, so that no handler launches another host meanwhile."""
     function = state.outputs.get("IngestFunctionName")
-    if function is None:  # of a stack that was never finished
+    if function is None:  # the stack was never completed
         return
     functions = aws.client("lambda")
     found = functions.list_event_source_mappings(FunctionName=function)
     for mapping in found["EventSourceMappings"]:
         number, state_now = mapping["UUID"], mapping["State"]
         functions.update_event_source_mapping(UUID=number, Enabled=False)
-        deadline = time.monotonic() + _MAPPING_SECONDS  # an invocation at work could still launch a host
+        deadline = time.monotonic() + _MAPPING_SECONDS  # a running invocation could still launch a host
         while state_now != "Disabled" and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
             state_now = functions.get_event_source_mapping(UUID=number)["State"]
@@ -101,9 +103,9 @@ def _empty_bucket(aws: Aws, bucket: str, everything: bool, made: bool, display: 
         count = sum(S3Store(bucket, s3).empty(prefix) for prefix in prefixes)
     display.say(f"deleted {count} versions of objects")
     if not everything:
-        display.say(f"inbox and outbox stay in s3://{bucket}; `cxr deploy` takes them up again")
+        display.say(f"inbox and outbox stay in s3://{bucket}; `cxr deploy` uses them again")
     elif made and not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
         s3.delete_bucket(Bucket=bucket)
         display.say(f"deleted the bucket {bucket}")
     else:
-        display.say(f"the bucket {bucket} stays: it was there before, or has other objects")
+        display.say(f"the bucket {bucket} stays: it existed before, or holds other objects")

@@ -1,4 +1,4 @@
-"""What `cxr deploy` and `cxr destroy` show while they work."""
+"""Show the progress of `cxr deploy` and `cxr destroy`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 
 class Display:
-    """Lines and progress on a console; one that is no terminal gets the lines alone."""
+    """Show lines and progress on a console; one that is not a terminal gets only the lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -19,14 +19,14 @@ class Display:
 
     @contextmanager
     def at_work(self, what: str) -> Iterator[None]:
-        """Show that something takes its time, meanwhile."""
+        """Show that a step is at work, in a `with` block."""
         self.say(what)
         with self._console.status(what):
             yield
 
     @contextmanager
     def bytes(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show bytes on their way; the function that is given takes how many more have arrived."""
+        """Show the progress of a transfer; the yielded function takes how many more bytes have arrived."""
         self.say(f"{what} ({total / 1e6:.0f} MB)")
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:

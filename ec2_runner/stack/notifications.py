@@ -1,4 +1,4 @@
-"""The notifications of a bucket that other things use too: ours are added, and taken out, beside theirs."""
+"""Add our notifications to a bucket, and remove them, without touching those of its other users."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ _EVENTS: "list[EventType]" = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:Li
 
 
 def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> None:
-    """Have the bucket tell our two queues (their ARNs) what changes; StackError if others claim it."""
+    """Have the bucket report changes to our two queues (their ARNs); raise StackError if others do."""
     ours = [_entry(jobs, INBOX), _entry(verdicts, OUTBOX, ".json")]
     try:
         with translated("S3"):
@@ -28,18 +28,18 @@ def add_notifications(s3: "S3Client", bucket: str, jobs: str, verdicts: str) -> 
         if error.code != "InvalidArgument":
             raise
         raise StackError(
-            f"the bucket {bucket} does not take our notifications ({error.reason}):"
-            f" another one of it is about {INBOX} or {OUTBOX}; remove that, or use another bucket"
+            f"the bucket {bucket} refused our notifications ({error.reason}):"
+            f" another notification covers {INBOX} or {OUTBOX}; remove that, or use another bucket"
         ) from error
 
 
 def remove_notifications(s3: "S3Client", bucket: str, queues: set[str]) -> None:
-    """Take the notifications to our queues (their ARNs) out."""
+    """Remove the notifications to our queues (their ARNs)."""
     _replace(s3, bucket, queues, [])
 
 
 def _replace(s3: "S3Client", bucket: str, queues: set[str], ours: "list[QueueConfigurationTypeDef]") -> None:
-    """S3 knows only the whole configuration: what goes to other places is written back as it is."""
+    """Replace our part of the configuration, and write the rest back: S3 knows only the whole of it."""
     found = s3.get_bucket_notification_configuration(Bucket=bucket)
     before = cast("NotificationConfigurationTypeDef", {**found})
     before.pop("ResponseMetadata", None)  # type: ignore[typeddict-item]  # botocore's, not S3's
@@ -53,7 +53,7 @@ def _replace(s3: "S3Client", bucket: str, queues: set[str], ours: "list[QueueCon
     s3.put_bucket_notification_configuration(
         Bucket=bucket,
         NotificationConfiguration=changed,
-        SkipDestinationValidation=not ours,  # a broken one of somebody else does not keep us from leaving
+        SkipDestinationValidation=not ours,  # a broken one of others must not keep ours from being removed
     )
 
 

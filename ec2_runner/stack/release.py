@@ -1,4 +1,4 @@
-"""Builds a release from the source tree: the wheels that a host installs, its scripts, the Lambda package."""
+"""Build a release from the source tree: the wheels that a host installs, its scripts, the Lambda package."""
 
 import hashlib
 import os
@@ -16,29 +16,29 @@ from pipeline.errors import StackError, UsageError
 from pipeline.verdict import RELEASE
 
 Architecture = Literal["x86_64", "arm64"]
-Run = Callable[[Sequence[str], Path], None]  # a command, in a folder; StackError when it fails
+_Run = Callable[[Sequence[str], Path], None]  # runs a command in a folder; raises StackError when it fails
 
 MANIFEST = "manifest.sha256"
-_PYTHON = "3.12"  # of the hosts
-_GLIBC = 34  # of Amazon Linux 2023: 2.34
+_PYTHON = "3.12"  # version on the hosts
+_GLIBC = 34  # minor version in Amazon Linux 2023: 2.34
 _MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
-_EPOCH = 315_532_800  # 1980: the oldest time that a zip can state. Equal sources give equal files
+_EPOCH = 315_532_800  # 1980, the oldest time in a zip; so equal sources give equal files
 _STAMP = (1980, 1, 1, 0, 0, 0)
 _MINUTES = 15.0
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A release on this disk. `folder` has `wheelhouse/`, `host/` and the manifest of them."""
+    """Describe a release on this disk; `folder` has `wheelhouse/`, `host/` and the manifest of both."""
 
     number: int
     folder: Path
-    package: Path  # of the Lambda functions, a zip
+    package: Path  # zip of the Lambda functions
     template: Path
 
 
 def source_tree() -> Path:
-    """The checkout that this code runs from; UsageError when it is an installed copy."""
+    """Return the checkout that this code runs from; raise UsageError when it is an installed copy."""
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists() or not (root / "template.yaml").exists():
         raise UsageError("`cxr deploy` builds from the sources: run it in a checkout, after `make run` there")
@@ -46,12 +46,12 @@ def source_tree() -> Path:
 
 
 def architecture_of(instance_type: str) -> Architecture:
-    """Of an instance type: those whose family has a `g` after its generation are Graviton, `c7g.large`."""
+    """Return the architecture of an instance type; a `g` after the generation (`c7g.large`) is Graviton."""
     return "arm64" if re.match(r"[a-z]+\d+g", instance_type) else "x86_64"
 
 
-def run(command: Sequence[str], folder: Path) -> None:
-    """Run a command to its end; StackError with the end of what it said when it fails."""
+def run_command(command: Sequence[str], folder: Path) -> None:
+    """Run a command to its end; raise StackError, with the end of its output, when it fails."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(_EPOCH)}
     try:
         done = subprocess.run(
@@ -69,13 +69,13 @@ def run(command: Sequence[str], folder: Path) -> None:
         raise StackError(f"{command[0]} did not end within {_MINUTES:.0f} minutes; try again") from error
     if done.returncode:
         last = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` said: {last}")
+        raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` failed: {last}")
 
 
-def build(root: Path, architecture: Architecture, run: Run = run) -> Bundle:
+def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bundle:
     """Build the release of a checkout, in its `build/`."""
     folder = root / "build" / "release"
-    for stale in (folder, root / "build" / "lib"):  # setuptools would pack modules that are gone by now
+    for stale in (folder, root / "build" / "lib"):  # setuptools would pack deleted modules
         shutil.rmtree(stale, ignore_errors=True)
     wheelhouse = folder / "wheelhouse"
     wheelhouse.mkdir(parents=True)
@@ -93,7 +93,7 @@ def build(root: Path, architecture: Architecture, run: Run = run) -> Bundle:
 def pack(functions: Path, target: Path) -> Path:
     """Zip a folder; the same content gives the same bytes."""
     if not functions.is_dir():
-        raise StackError("build/lambda is missing: run `make lambda`, and look at what it says")
+        raise StackError("build/lambda is missing: run `make lambda`, and read its output")
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(functions.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -104,23 +104,23 @@ def pack(functions: Path, target: Path) -> Path:
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 of all that a host installs, as `sha256sum` has it."""
+    """Write the SHA-256 of every file that a host installs, in the format of `sha256sum`."""
     files = sorted([*(folder / "wheelhouse").iterdir(), *(folder / "host").iterdir()])
     lines = (f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, in hexadecimal."""
+    """Return the hash of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(requirement: str, wheelhouse: Path, architecture: Architecture) -> list[str]:
-    """pip's arguments for the wheels of the hosts' platform.
+    """Return pip's arguments for downloading the wheels of the hosts' platform.
 
-    pip takes a tag as it stands, so all that an older glibc stands for are named too. It evaluates markers
-    for the Python that runs it: should one leave something out, the host refuses the release and says so.
+    pip takes a tag literally, so the tags of older glibc versions are named too. It evaluates markers for the
+    Python that runs it: should that leave a package out, the host refuses the release and says so.
     """
     machine = _MACHINES[architecture]
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC, 16, -1)]

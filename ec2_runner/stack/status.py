@@ -15,7 +15,7 @@ from pipeline.verdict import Verdict
 from pipeline.worklist.dynamodb import DynamoIndex
 
 _VERDICTS = 5  # lines
-_PAGE = 100  # changes of the worklist that are looked through for them
+_PAGE = 100  # changes of the worklist that are searched for them
 _CLOCKS_APART = timedelta(minutes=1)  # a writer's clock may be ahead of ours
 _TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 
@@ -23,7 +23,7 @@ _TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 def report(
     state: StackState, region: str, store: S3Store, index: DynamoIndex, seen: Observer
 ) -> Iterator[str]:
-    """Yield the lines. They show names of files."""
+    """Yield the lines, which show names of files."""
     names, bucket = seen.names, store.bucket
     yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
@@ -31,11 +31,11 @@ def report(
     yield from _host(seen, store)
     counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))
-    oldest = f"the oldest has waited for {wait.seconds:.0f} s" if wait else "no wait measured lately"
+    oldest = f"the oldest has waited {wait.seconds:.0f} s" if wait else "no wait measured recently"
     yield f"jobs      {counts}; {oldest}"
     dead = {
         "jobs": sum(seen.depth(names.dead_jobs).values()),
-        "verdicts that the worklist could not take": sum(seen.depth(names.dead_verdicts).values()),
+        "verdicts not written to the worklist": sum(seen.depth(names.dead_verdicts).values()),
     }
     yield f"dead      {', '.join(f'{count} {word}' for word, count in dead.items())}"
     yield "verdicts"
@@ -69,7 +69,7 @@ def _host(seen: Observer, store: S3Store) -> Iterator[str]:
 
 
 def _last_verdicts(store: S3Store, index: DynamoIndex) -> Iterator[str]:
-    """Yield a line for each, the latest first, by the worklist's feed."""
+    """Yield a line for each of the last verdicts, the latest first, from the worklist's feed."""
     changes = index.latest_changes(datetime.now(UTC) + _CLOCKS_APART, _PAGE)
     rows = [change.row for change in islice(changes, _PAGE) if change.row and change.row.verdict_key]
     for row in rows[:_VERDICTS]:

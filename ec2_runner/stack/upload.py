@@ -17,11 +17,11 @@ RELEASES = "system/releases/"
 CURRENT = RELEASES + "current"
 _CODE = "CodeUri: build/lambda"
 
-Advance = Callable[[int], None]  # so many more bytes are there
+Advance = Callable[[int], None]  # takes how many more bytes were sent
 
 
 def upload_release(s3: "S3Client", bucket: str, release: Bundle, advance: Advance) -> None:
-    """Bring a release to the hosts' bucket. The manifest comes after what it names, `current` last of all."""
+    """Upload a release to the hosts' bucket: its files first, then the manifest, `current` last of all."""
     place = f"{RELEASES}{release.number}/"
     for path in (*release_files(release), release.folder / MANIFEST):
         upload(s3, bucket, f"{place}{path.relative_to(release.folder).as_posix()}", path, advance)
@@ -29,7 +29,7 @@ def upload_release(s3: "S3Client", bucket: str, release: Bundle, advance: Advanc
 
 
 def set_current(s3: "S3Client", bucket: str, number: int) -> None:
-    """Have hosts install this release at their next start."""
+    """Set the release that hosts install at their next start."""
     s3.put_object(Bucket=bucket, Key=CURRENT, Body=f"{number}\n".encode(), ContentType="text/plain")
 
 
@@ -40,12 +40,12 @@ def current_release(store: S3Store) -> int | None:
 
 
 def release_files(release: Bundle) -> list[Path]:
-    """What the manifest names."""
+    """Return the files that the manifest names."""
     return sorted([*(release.folder / "wheelhouse").iterdir(), *(release.folder / "host").iterdir()])
 
 
 def upload_artifacts(s3: "S3Client", bucket: str, region: str, release: Bundle, advance: Advance) -> str:
-    """Bring the Lambda package and the template that names it; returns the template's address."""
+    """Upload the Lambda package and the template that names it; return the template's address."""
     package = f"lambda/{sha256_of(release.package)}.zip"
     upload(s3, bucket, package, release.package, advance)
     template = release.template.read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def upload_artifacts(s3: "S3Client", bucket: str, region: str, release: Bundle, 
 
 
 def upload(s3: "S3Client", bucket: str, key: str, path: Path, advance: Advance) -> None:
-    """Upload a file, unless the object is there with the same content."""
+    """Upload a file, unless the object exists with the same content."""
     digest, size = sha256_of(path), path.stat().st_size
     if _digest_of(s3, bucket, key) == (digest, size):
         advance(size)
@@ -69,14 +69,14 @@ def upload(s3: "S3Client", bucket: str, key: str, path: Path, advance: Advance) 
 
 
 def ensure_bucket(aws: Aws, bucket: str) -> None:
-    """Make a private bucket, unless this account has it."""
+    """Create a private bucket, unless this account has it."""
     if has_bucket(aws, bucket):
         return
     s3 = aws.client("s3")
     if aws.region == "us-east-1":
         s3.create_bucket(Bucket=bucket)
     else:
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})  # type: ignore[typeddict-item]  # the stubs list the regions of their day
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})  # type: ignore[typeddict-item]  # the stubs lack newer regions
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={
@@ -105,7 +105,7 @@ def has_bucket(aws: Aws, bucket: str) -> bool:
 
 
 def total_size(paths: Iterable[Path]) -> int:
-    """Bytes of files together."""
+    """Return the total size of files in bytes."""
     return sum(path.stat().st_size for path in paths)
 
 

@@ -78,7 +78,7 @@ class GuardedEngine:
                 self._idle.insert(0, child)
 
     def examine(self, data: bytes) -> Examination:
-        """Judge the bytes of one image file, see `pipeline.ports.Engine`.
+        """Judge the bytes of one image file, see `pipeline.ports.InferenceEngine`.
 
         EngineFailed when it takes too long or too much memory, or ends its process; HostError when no
         process can be had.

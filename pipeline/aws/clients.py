@@ -1,4 +1,4 @@
-"""AWS clients: one session, one configuration, one client of each service."""
+"""Make the AWS clients: one session, one configuration, one client per service."""
 
 import threading
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 _CONNECT_SECONDS = 3
-_READ_SECONDS = {"s3": 15, "cloudformation": 60}  # images and large templates; other answers are short
+_READ_SECONDS = {"s3": 15, "cloudformation": 60}  # for images and large templates; other answers are short
 _OTHER_READ_SECONDS = 5
 _ATTEMPTS = {"s3": 4, "cloudformation": 5}
 _OTHER_ATTEMPTS = 3
-_CONNECTIONS = 64  # threads that may use a client at the same time
+_CONNECTIONS = 64  # number of threads that may use a client at once
 
 
 class Aws:
-    """One AWS account and region, with the credentials of the environment.
+    """Hold one AWS account and region, with the credentials of the environment.
 
-    Nothing is asked of AWS before a client is used. Threads may share it.
+    No request is sent before a client is used. Threads may share it.
     """
 
     def __init__(self, region: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Aws:
         try:
             import boto3
         except ImportError as error:
-            raise UsageError("AWS needs its parts: pip install 'cxr-inbox[aws]'") from error
+            raise UsageError("AWS support is not installed: pip install 'cxr-inbox[aws]'") from error
         from botocore.exceptions import ProfileNotFound
 
         try:
@@ -45,19 +45,19 @@ class Aws:
             advice = "set AWS_PROFILE to one that `aws configure list-profiles` names"
             raise UsageError(f"{error}: {advice}") from error
         self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()  # a session may not make two clients at once
+        self._lock = threading.Lock()  # a session must not make two clients at once
         self._account: str | None = None
 
     @property
     def region(self) -> str:
-        """The region; UsageError where none is configured."""
+        """Return the region; raise UsageError where none is configured."""
         if not self._session.region_name:
             raise UsageError("no AWS region: name one with --region, set AWS_REGION, or run `aws configure`")
         return self._session.region_name
 
     @property
     def credentials(self) -> "Credentials":
-        """The credentials; UsageError where there are none."""
+        """Return the credentials; raise UsageError where there are none."""
         found = self._session.get_credentials()
         if found is None:
             raise UsageError("no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
@@ -65,7 +65,7 @@ class Aws:
 
     @property
     def account(self) -> str:
-        """The account's number; UsageError when AWS does not take the credentials."""
+        """Return the account's number; raise UsageError where AWS rejects the credentials."""
         if self._account is None:
             from botocore.exceptions import BotoCoreError, ClientError
 
@@ -75,7 +75,7 @@ class Aws:
                 self._account = self.client("sts").get_caller_identity()["Account"]
             except (BotoCoreError, ClientError) as error:
                 advice = "run `aws sso login`, or set AWS_PROFILE"
-                raise UsageError(f"AWS does not take the credentials ({error}): {advice}") from error
+                raise UsageError(f"AWS rejected the credentials ({error}): {advice}") from error
         return self._account
 
     @overload
@@ -97,10 +97,10 @@ class Aws:
     @overload
     def client(self, service: Literal["sts"]) -> "STSClient": ...
     def client(self, service: Any) -> Any:
-        """Return the client of a service, whose calls end within seconds, with an answer or without."""
+        """Return the client of a service; its calls end within seconds, with or without an answer."""
         from botocore.config import Config
 
-        # S3: browsers have to post to the bucket's own region, signed as S3 has asked for since 2020.
+        # S3: browsers have to post to the bucket's own region, with the signature required since 2020.
         more: dict[str, Any] = (
             {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}} if service == "s3" else {}
         )

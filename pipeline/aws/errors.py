@@ -1,4 +1,4 @@
-"""Turns AWS's errors into ours; the only module that does."""
+"""Translate AWS's errors into ours; no other module does."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ _NO_CREDENTIALS = "there are no AWS credentials: run `aws configure`, or set AWS
 _LOG_IN = "log in to AWS again"
 _WRONG_KEY = "AWS does not know these credentials: run `aws configure`, or set AWS_PROFILE"
 _NOT_ALLOWED = "these credentials lack a permission"
-_ADVICE = {  # the services have several words for the same
+_ADVICE = {  # the services use several codes for the same error
     "NoSuchBucket": "there is no such bucket; check its name and the region",
     "ResourceNotFoundException": "name the stack that made it with --stack, and its region in AWS_REGION",
     "AWS.SimpleQueueService.NonExistentQueue": "name the stack with --stack, and its region in AWS_REGION",
@@ -36,12 +36,15 @@ _ADVICE = {  # the services have several words for the same
     "InvalidClientTokenId": _WRONG_KEY,
     "UnrecognizedClientException": _WRONG_KEY,
     "SignatureDoesNotMatch": _WRONG_KEY,
-    "InvalidSignatureException": f"{_WRONG_KEY}; a wrong clock of this machine looks the same",
+    "InvalidSignatureException": f"{_WRONG_KEY}; a wrong clock on this machine causes the same error",
 }
 
 
 class AwsRefused(StoreError):
-    """AWS answered, and refused; `code` is its word for why, `reason` its sentence, which may hold a key."""
+    """Report that AWS refused a request.
+
+    `code` is AWS's code for the reason; `reason` is its message, which may hold a key.
+    """
 
     def __init__(self, service: str, code: str, reason: str = "") -> None:
         advice = f" ({_ADVICE[code]})" if code in _ADVICE else ""
@@ -50,16 +53,16 @@ class AwsRefused(StoreError):
 
 
 def ask(service: str, call: Callable[_P, _T], *arguments: _P.args, **request: _P.kwargs) -> _T:
-    """Call AWS once; see `translated`."""
+    """Call AWS once, with the errors of `translated`."""
     with translated(service):
         return call(*arguments, **request)
 
 
 @contextmanager
 def translated(service: str) -> Iterator[None]:
-    """Raise AwsRefused, or StoreError where there was no answer, for what goes wrong in a `with` block.
+    """Raise AwsRefused where AWS refuses a request in a `with` block, or StoreError where it does not answer.
 
-    `service` is what people call it. No message holds a key.
+    `service` is its name in messages to people. No message holds a key.
     """
     try:
         yield
@@ -69,14 +72,16 @@ def translated(service: str) -> Iterator[None]:
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError(_NO_CREDENTIALS) from error
     except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
-        raise StoreError(f"the AWS credentials cannot be had ({type(error).__name__}): {_LOG_IN}") from error
+        raise StoreError(
+            f"the AWS credentials could not be obtained ({type(error).__name__}): {_LOG_IN}"
+        ) from error
     except BotoCoreError as error:
         raise StoreError(f"{service} did not answer: {type(error).__name__}") from error
 
 
 @contextmanager
 def stack_errors() -> Iterator[None]:
-    """Raise StackError, with AWS's own sentence, where AWS refuses or does not answer in a `with` block."""
+    """Raise StackError, with AWS's own message, where AWS refuses or does not answer in a `with` block."""
     from boto3.exceptions import Boto3Error
 
     try:

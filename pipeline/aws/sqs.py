@@ -1,4 +1,4 @@
-"""The queue of a bucket: SQS.
+"""Send the jobs of a bucket to its queue: SQS.
 
 docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
 """
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
-_BATCH = 10  # messages in a request, at most
-_LONGEST_DELAY = 900  # seconds that SQS holds a message back, at most
-_PAUSES = (0.2, 1.0)  # seconds before what SQS did not take of a request is sent again
+_BATCH = 10  # most messages in a request
+_LONGEST_DELAY = 900  # longest delay of a message in SQS, in seconds
+_PAUSES = (0.2, 1.0)  # seconds before refused messages of a request are sent again
 
 
 class SqsQueue:
-    """The queue at `url` of the jobs of a bucket, through a boto3 SQS client."""
+    """Send jobs to the SQS queue at `url`, through a boto3 client; implements `ports.Queue`."""
 
     def __init__(self, url: str, client: "SQSClient", bucket: str) -> None:
         self._url, self._client, self._bucket = url, client, bucket
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        """Have these keys looked at after `delay` seconds, see `ports.Queue`; a message for each."""
+        """Queue one message per key, to be delivered after `delay` seconds; see `ports.Queue`."""
         left = iter(keys)
         while batch := list(islice(left, _BATCH)):
             entries: list[SendMessageBatchRequestEntryTypeDef] = [
@@ -45,7 +45,7 @@ class SqsQueue:
             self._send(entries)
 
     def _send(self, entries: "list[SendMessageBatchRequestEntryTypeDef]") -> None:
-        """SQS may take some messages of a request and refuse others."""
+        """Send the messages, and again those that SQS refused; it may accept only some of a request."""
         left = self._refused(entries)
         for pause in _PAUSES:
             if not left:

@@ -1,4 +1,4 @@
-"""One program at a time on a folder."""
+"""Allow only one program at a time on a folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
 
-Tell = Callable[[str], None]  # takes where the program runs, for the next one
+Tell = Callable[[str], None]  # takes the place where the program runs, for the next one's message
 
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[Tell]:
-    """Hold the lock file `path` meanwhile; UsageError says where `what` runs already, if it does.
+    """Hold the lock file `path` in a `with` block; raise UsageError with the place where `what` runs already.
 
-    The lock goes with its process, however that ends. What `Tell` takes is written beside it.
+    The lock goes with its process, however that ends. The text passed to `Tell` is written beside it.
     """
     note, lock = path.with_suffix(".running"), FileLock(path, timeout=0, mode=0o600)
     try:
@@ -25,7 +25,7 @@ def alone(path: Path, what: str) -> Iterator[Tell]:
         lock.acquire()
         _write(note, "starting")
     except Timeout as error:
-        reason = f"{what} runs on this folder already, {_said(note)}: use it, or end it first"
+        reason = f"{what} is already running on this folder, {_said(note)}: use it, or end it first"
         raise UsageError(reason) from error
     except OSError as error:
         lock.release()

@@ -1,4 +1,4 @@
-"""Threads that a program cannot do without: watched, and begun again when they end by an error."""
+"""Run threads that a program cannot do without: watched, and restarted when they end with an error."""
 
 import logging
 import threading
@@ -9,20 +9,20 @@ from pipeline.errors import CxrError, place_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds before work that failed is begun again
-_STEADY_SECONDS = 10.0  # after so long without an error, work counts as sound again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds before failed work is restarted
+_STEADY_SECONDS = 10.0  # after this long without an error, work counts as sound again
 
 
 class Background:
-    """Runs work in threads of its own until `stop`; `problems` says which of it does not run as it should."""
+    """Run work in threads of its own until `stop`; `problems` names work that does not run as it should."""
 
     def __init__(self) -> None:
-        self.stopping = threading.Event()  # for the work itself: it returns soon after this is set
+        self.stopping = threading.Event()  # for the work itself, which returns soon after this is set
         self._threads: dict[str, threading.Thread] = {}
         self._broken: dict[str, str] = {}  # why work failed last, until it has run for a while
 
     def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` in a thread; when it raises, or returns before its time, it is begun again."""
+        """Run `work` in a thread; restart it when it raises, or returns too early."""
         thread = threading.Thread(target=self._run, args=[name, work], name=f"cxr-{name}", daemon=True)
         self._threads[name] = thread
         thread.start()
@@ -36,7 +36,7 @@ class Background:
                 thread.join(max(until - time.monotonic(), 0))
 
     def problems(self) -> list[str]:
-        """One sentence for each thread that failed lately or is not alive; none of them holds a key."""
+        """Return one sentence for each thread that failed lately or is not alive; no sentence holds a key."""
         if self.stopping.is_set():
             return []
         dead = [name for name, thread in self._threads.items() if not thread.is_alive()]
@@ -52,8 +52,8 @@ class Background:
             sound.start()
             try:
                 work()
-                why = "it ended before its time"
-            except BaseException as error:  # noqa: BLE001  whatever it was, the work has to go on
+                why = "it ended too early"
+            except BaseException as error:  # noqa: BLE001  the work has to go on after any error
                 why = str(error) if isinstance(error, CxrError) else place_of(error)
             sound.cancel()
             if self.stopping.is_set():
@@ -61,6 +61,6 @@ class Background:
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = _FIRST_PAUSE
             self._broken[name] = why
-            log.error("the %s failed, and is begun again: %s", name, why)
+            log.error("the %s failed and is restarted: %s", name, why)
             self.stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,4 +1,4 @@
-"""What a worker knows of itself: whether it takes jobs, what it did, and why it should end."""
+"""Track the state of a worker: whether it takes jobs, what it did, and why it should end."""
 
 import threading
 from collections import Counter, deque
@@ -11,17 +11,17 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import CxrError
 from pipeline.ports import Host
-from pipeline.records import HostStatus, Job, Outcome, Result
+from pipeline.records import HostStatus, Job, JobResult, Outcome
 from pipeline.verdict import ModelRef, Release
 
-State = Literal["ready", "busy", "stopping"]
-End = Literal["told", "update", "idle"]  # why a worker ends
+WorkerState = Literal["ready", "busy", "stopping"]
+End = Literal["told", "update", "idle"]  # reason for which a worker ends
 _RATE = timedelta(minutes=1)
-_JUDGED: tuple[Result, ...] = ("classified", "rejected", "failed")  # what counts as work done
+_JUDGED: tuple[JobResult, ...] = ("classified", "rejected", "failed")  # results that count as work done
 
 
 class JobsRefused(CxrError):
-    """This worker does not take these jobs; `reason` is `stopping` or `release`."""
+    """Report that this worker does not take these jobs; `reason` is `stopping` or `release`."""
 
     def __init__(self, reason: Literal["stopping", "release"], message: str) -> None:
         super().__init__(message)
@@ -29,11 +29,11 @@ class JobsRefused(CxrError):
 
 
 class WorkerStatus(BaseModel):
-    """How a worker is at a moment. A host publishes it as `status.json`."""
+    """Describe a worker at one moment. A host publishes it as `status.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    state: State
+    state: WorkerState
     since: datetime  # when the state last changed
     release: Release
     model: ModelRef
@@ -41,7 +41,7 @@ class WorkerStatus(BaseModel):
     at: datetime
     last_job_at: datetime | None
     active: int  # jobs taken and not yet answered
-    results: dict[Result, int]  # since it started
+    results: dict[JobResult, int]  # since it started
     jobs_a_minute: int
     last_error: str | None  # a sentence, never a key
     last_error_at: datetime | None
@@ -61,7 +61,7 @@ class WorkerStatus(BaseModel):
 
 
 class Service:
-    """A host that counts, and that can be closed: then it takes no new jobs, and finishes those it has."""
+    """Wrap a host to count its jobs, and to close it: it then finishes its jobs and takes no new ones."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Service:
         self._changed = threading.Condition()
         self._end: End | None = None
         self._active = 0
-        self._results: Counter[Result] = Counter()
+        self._results: Counter[JobResult] = Counter()
         self._recent: deque[datetime] = deque(maxlen=10_000)
         self._last_error: str | None = None
         self._last_error_at: datetime | None = None
@@ -82,10 +82,11 @@ class Service:
         self._started_at = self._since = now()
 
     def run(self, jobs: Iterable[Job], release: int | None = None) -> Generator[Outcome]:
-        """One outcome for each job, as they finish; JobsRefused, before the first, when it takes none.
+        """Yield one outcome for each job, in the order in which they finish.
 
-        Those who ask have to be of the same release; who asks within this process is. A newer one means that
-        this worker is out of date: it ends, to be started again as the newer.
+        Raises JobsRefused, before the first outcome, when it takes no jobs. `release` is that of the caller
+        and has to be this worker's; None stands for a caller in this process. A newer one means that this
+        worker is out of date: it ends, and is started again as the newer release.
         """
         taken = list(jobs)
         with self._taken(taken, self.release.number if release is None else release):
@@ -94,37 +95,37 @@ class Service:
                 yield outcome
 
     def close(self, end: End = "told") -> None:
-        """Take no more jobs; the first reason stands."""
+        """Take no more jobs; the first reason given is kept."""
         with self._changing():
             self._end = self._end or end
 
     def close_if_idle(self, since: timedelta) -> None:
-        """Close if there was no job for so long."""
+        """Close the service if it had no job for this long."""
         with self._changed:
             if not self._active and self._now() - (self._last_job_at or self._started_at) >= since:
                 self.close("idle")
 
     def abandon(self) -> None:
-        """Break off what is at work, and take no more; see `ports.Host`."""
+        """Abort work in progress, and take no more; see `ports.Host`."""
         self._host.abandon()
 
     @property
     def end(self) -> End | None:
-        """Return why it takes no more jobs; None while it does."""
+        """Return why it takes no more jobs; None while it takes them."""
         return self._end
 
     def wait_closed(self, timeout: float) -> bool:
-        """Wait until it takes no more jobs; whether that was within `timeout` seconds."""
+        """Wait until it takes no more jobs; return whether that was within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._end is not None, timeout)
 
     def wait_finished(self, timeout: float) -> bool:
-        """Wait until the jobs that it took are answered; whether that was within `timeout` seconds."""
+        """Wait until the jobs that it took are answered; return whether that was within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._active, timeout)
 
     def status(self) -> WorkerStatus:
-        """How it is now."""
+        """Return its state now."""
         with self._changed:
             now = self._now()
             return WorkerStatus(
@@ -142,12 +143,12 @@ class Service:
                 last_error_at=self._last_error_at,
             )
 
-    def _state(self) -> State:
+    def _state(self) -> WorkerState:
         return "stopping" if self._end else "busy" if self._active else "ready"
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock, and tell those who wait; a change of state is dated."""
+        """Hold the lock, date a change of state, and wake the threads that wait."""
         with self._changed:
             before = self._state()
             yield

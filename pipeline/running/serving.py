@@ -1,4 +1,4 @@
-"""HTTP by waitress, as the page and the worker serve it: no number of idle connections shuts it."""
+"""Serve HTTP by waitress, for the page and the worker; no number of idle connections blocks it."""
 
 from collections import Counter
 from typing import Any
@@ -7,16 +7,16 @@ from waitress import create_server
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
-_MOST_CONNECTIONS = 400  # under the 1,024 files that a process may have open on most systems
-_SPARE = 20  # connections that are kept free for those who come
+_MOST_CONNECTIONS = 400  # below the usual limit of 1,024 open files of a process
+_SPARE = 20  # connections kept free for new clients
 _IDLE_SECONDS = 60
-_UNREAD_BYTES = 1 << 30  # of an answer that nobody fetches, on disk: it must not hold a thread
+_UNREAD_BYTES = 1 << 30  # limit of an unread answer, kept on disk so that it holds no thread
 
 
 def make_server(
     app: Any, address: str, port: int, threads: int, channels: dict[int, Any] | None = None, **options: Any
 ) -> BaseWSGIServer:
-    """Return a server that listens; OSError when it cannot. `channels` is filled with its connections."""
+    """Return a server that listens; raise OSError if it cannot. `channels` is filled with its connections."""
     server: BaseWSGIServer = create_server(
         app,
         channels,
@@ -26,7 +26,7 @@ def make_server(
         ident=None,
         connection_limit=_MOST_CONNECTIONS,
         channel_timeout=_IDLE_SECONDS,
-        cleanup_interval=0,  # looks at its connections whenever one of them moves
+        cleanup_interval=0,  # check the connections whenever one of them is active
         asyncore_use_poll=True,
         outbuf_high_watermark=_UNREAD_BYTES,
         **options,
@@ -44,8 +44,8 @@ def make_server(
 def _make_room(channels: list[HTTPChannel]) -> None:
     """Close connections that wait for their client when there are too many.
 
-    The first to go are those of the address that has the most, and of these the oldest: whoever sends a byte
-    now and then to keep them gains nothing.
+    The first to go are those of the address that has the most, the oldest first. So a client gains nothing by
+    sending a byte now and then to keep many open.
     """
     excess = len(channels) - (_MOST_CONNECTIONS - _SPARE)
     if excess <= 0:

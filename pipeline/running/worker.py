@@ -1,4 +1,4 @@
-"""The warm worker: the network loaded once for each core, images judged side by side."""
+"""Keep a worker warm: the network is loaded once for each core, and images are judged in parallel."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +8,11 @@ from pipeline.records import Job, Outcome
 from pipeline.running.parallel import unordered
 from pipeline.verdict import ModelRef
 
-_AHEAD = 4  # times the threads: jobs that are taken before they can be begun
+_AHEAD = 4  # jobs taken in advance, per thread
 
 
 class Worker:
-    """A host in this process, whose images are judged in processes beside it."""
+    """Judge jobs on this machine, in processes beside this one; implements `ports.Host`."""
 
     def __init__(self, judge: Judge, threads: int) -> None:
         self._judge, self._limit = judge, _AHEAD * threads
@@ -20,14 +20,17 @@ class Worker:
 
     @property
     def model(self) -> ModelRef:
-        """The network that it holds."""
+        """Return the network that it runs."""
         return self._judge.engine.model
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """One outcome for each job, as they finish; those not begun yet are dropped when nobody asks on."""
+        """Yield one outcome for each job, in the order in which they finish.
+
+        Jobs that have not begun are dropped when the caller stops iterating.
+        """
         yield from unordered(self._pool, self._judge.judge, jobs, self._limit)
 
     def abandon(self) -> None:
-        """Break off what is at work, and take no more; see `ports.Host`."""
+        """Abort work in progress, and take no more; see `ports.Host`."""
         self._judge.engine.close()
         self._pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""An archive: images in one place and verdicts in another, which to a Judge are one store as any other."""
+"""Present an archive, with images in one place and verdicts in another, to a Judge as one store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,21 +14,21 @@ Kind = TypeVar("Kind", bound=Store, covariant=True)
 
 @dataclass(frozen=True)
 class Location(Generic[Kind]):
-    """Where an inbox or an outbox really is: under a prefix of a store."""
+    """Locate an inbox or an outbox under a prefix of a store."""
 
     store: Kind
-    prefix: str  # empty, or it ends with a slash
+    prefix: str  # empty, or ends with a slash
 
 
 class ArchiveStore:
-    """The store whose `inbox/` is one place and whose `outbox/` is another; fulfils `ports.ArchiveSource`."""
+    """Join an `inbox/` in one place and an `outbox/` in another; implements `ports.ArchiveSource`."""
 
     def __init__(self, source: Location[ArchiveSource], outbox: Location[Store]) -> None:
         self._source, self._outbox = source, outbox
         self.bucket = source.store.bucket
 
     def jobs(self, prefix: str = INBOX) -> Iterator[Job]:
-        """List what is to be judged, see `ports.ArchiveSource`: nothing hidden, unfinished or a system's own.
+        """Yield the jobs, see `ports.ArchiveSource`: no hidden, unfinished or system files.
 
         The folder that holds the archive may have any name.
         """
@@ -39,13 +39,13 @@ class ArchiveStore:
                 yield replace(job, key=inbox_key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description, or None."""
+        """Return the object's description, or None."""
         store, name = self._of(key)
         info = store.head(name)
         return replace(info, key=key) if info else None
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        """The object with its bytes, see `ports.Store`."""
+        """Return the object with its bytes, see `ports.Store`."""
         store, name = self._of(key)
         try:
             found = store.get(name, limit)
@@ -60,7 +60,7 @@ class ArchiveStore:
         return store.put(name, data, expected)
 
     def delete(self, key: str) -> None:
-        """Remove the object; absent is fine."""
+        """Remove the object, if it exists."""
         store, name = self._of(key)
         store.delete(name)
 
@@ -70,7 +70,7 @@ class ArchiveStore:
         return store.purge(name)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a prefix."""
+        """Yield all objects under a prefix."""
         store, name = self._of(prefix)
         for info in store.list(name):
             yield replace(info, key=prefix + info.key.removeprefix(name))

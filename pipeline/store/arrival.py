@@ -1,4 +1,4 @@
-"""Tell whether a file has arrived as a whole, by its end and by who has it open."""
+"""Tell whether a file has arrived as a whole, by its end and by the processes that have it open."""
 
 import os
 import struct
@@ -10,16 +10,16 @@ from typing import BinaryIO
 _HEAD, _TAIL = 1 << 16, 1 << 10  # bytes that are read
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 _PIXEL_DATA, _LAST_ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0"  # tags of DICOM
-_OFFSETS, _COUNTS = (273, 324), (279, 325)  # of a TIFF's strips and tiles
+_OFFSETS, _COUNTS = (273, 324), (279, 325)  # tags of a TIFF's strips and tiles
 _SHORT, _LONG = 3, 4
 
-Identity = tuple[int, int]  # device and inode
+FileId = tuple[int, int]  # device and inode
 
 
 def looks_whole(file: BinaryIO, size: int) -> bool:
-    """Return whether a file ends as its format does; true where nothing can be known of that.
+    """Return whether a file ends as its format requires; true where that cannot be told.
 
-    Room that was reserved and not written yet is full of zeros.
+    Space that was reserved but not written yet is full of zeros.
     """
     head = file.read(132)
     if head.startswith((b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):  # JPEG, JPEG 2000
@@ -38,11 +38,11 @@ def looks_whole(file: BinaryIO, size: int) -> bool:
     return any(head) or any(file.read(_HEAD))
 
 
-def still_written(files: Iterable[Identity]) -> set[Identity]:
-    """Return which of these files a process has open for writing, as far as this one may know: on Linux."""
+def still_written(files: Iterable[FileId]) -> set[FileId]:
+    """Return which of these files a process has open for writing, as far as visible here; Linux only."""
     wanted, found = set(files), set()
     for process in Path("/proc").glob("[0-9]*/fd") if wanted else ():
-        with suppress(OSError):  # another user's, or ended meanwhile
+        with suppress(OSError):  # another user's process, or one that ended meanwhile
             for entry in os.scandir(process):
                 with suppress(OSError, ValueError):
                     state = entry.stat()
@@ -66,9 +66,9 @@ def _tail(file: BinaryIO, size: int) -> bytes:
 def _is_whole_dicom(file: BinaryIO, head: bytes, size: int) -> bool:
     at = head.rfind(_PIXEL_DATA)
     if _DEFLATED in head:
-        return True  # where it ends cannot be seen without unpacking it
+        return True  # its end cannot be found without decompression
     if at < 0:
-        return size > len(head)  # its header is cut, or it goes on for longer than is looked at
+        return size > len(head)  # its header is cut, or longer than the part that was read
     start = at + (8 if head[at + 4 : at + 6] in (b"OW", b"OB") else 4)
     length = int.from_bytes(head[start : start + 4], "little")
     if length == 0xFFFFFFFF:
@@ -77,7 +77,7 @@ def _is_whole_dicom(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _end_of_tiff(file: BinaryIO, head: bytes) -> float:
-    """Return where the first image's data ends; infinity when its directory is not there yet."""
+    """Return where the first image's data ends; infinity when its directory has not arrived yet."""
     order, found = "<" if head[:2] == b"II" else ">", dict[int, tuple[int, ...]]()
     try:
         file.seek(struct.unpack(f"{order}I", head[4:8])[0])

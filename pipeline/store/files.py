@@ -1,7 +1,7 @@
-"""Files beneath a root, which no link leads out of: not even one that is put there meanwhile.
+"""Open files beneath a root without following links out of it, even links that are created meanwhile.
 
-Each folder on the way is opened in the one before it, without following a link, and the last part is used in
-the folder that was reached. Where a system cannot do that, the way is looked at first.
+Each folder on the path is opened in the one before it, without following a link, and the last part is used in
+the folder that was reached. Where a system cannot do that, the path is checked first.
 """
 
 import errno
@@ -16,19 +16,19 @@ from pipeline.errors import StoreError
 
 BY_DESCRIPTOR = {os.open, os.stat, os.mkdir, os.link, os.unlink, os.rename} <= os.supports_dir_fd
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-# NONBLOCK: opening a pipe without a writer would wait for ever.
+# NONBLOCK: opening a pipe without a writer would wait forever.
 _READING = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
 _LISTING = os.O_RDONLY | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | _NO_LINK | getattr(os, "O_DIRECTORY", 0)
 NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
-_HELD = 16  # open folders of one `Tree`
+_HELD = 16  # folders that one `Tree` keeps open
 
-Place = tuple[str, int | None]  # a name, and as `dir_fd` the folder in which it is
+Place = tuple[str, int | None]  # a name, and the folder that holds it as `dir_fd`
 
 
 class Forbidden(StoreError):
-    """The file is there and may not be opened."""
+    """Report a file that exists but may not be opened."""
 
     def __init__(self, state: os.stat_result) -> None:
         super().__init__("a file may not be read")
@@ -36,23 +36,23 @@ class Forbidden(StoreError):
 
 
 def signature(state: os.stat_result) -> tuple[int, ...]:
-    """What tells one state of a file from another, without reading it."""
+    """Return numbers that tell one state of a file from another, without reading it."""
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def same(before: os.stat_result, after: os.stat_result) -> bool:
     """Return whether an open file did not change in between.
 
-    Its inode is not compared: an open file stays the same one, and some network shares number it anew.
+    Its inode is not compared: an open file stays the same one, and some network shares renumber it.
     """
     return signature(before)[2:] == signature(after)[2:]
 
 
 @contextmanager
 def beneath(root: str, parts: Sequence[str], make: bool = False) -> Iterator[Place]:
-    """Give the place of a file beneath a root, for functions that take a `dir_fd`.
+    """Yield the place of a file beneath a root, for functions that take a `dir_fd`.
 
-    OSError when a folder on the way is missing, unless it is to be made, or when it is a link.
+    Raises OSError when a folder on the path is a link, or is missing and not to be made.
     """
     if not BY_DESCRIPTOR:
         yield _looked_up(root, parts, make), None
@@ -89,7 +89,7 @@ def open_folder(root: str | int, parts: Sequence[str], make: bool = False, flags
 
 
 class Tree:
-    """Lists the folders beneath a root, one at a time; those above the last stay open: the next is near."""
+    """List the folders beneath a root, one at a time; parents of the last stay open, as the next is near."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -97,7 +97,7 @@ class Tree:
 
     @contextmanager
     def listed(self, parts: Sequence[str]) -> Iterator[Iterator[os.DirEntry[str]]]:
-        """Give the entries of a folder, of use until the next is listed; OSError as `beneath`."""
+        """Yield the entries of a folder, valid until the next is listed; raise OSError as `beneath` does."""
         if not BY_DESCRIPTOR:
             with os.scandir(_looked_up(self._root, [*parts, ""])) as entries:
                 yield entries
@@ -119,38 +119,38 @@ class Tree:
 
 
 def shared(folder: os.stat_result) -> int:
-    """Return what the group may do with what is made in a folder: nothing, as all others.
+    """Return the permissions of the group for new files in a folder: none, as for all others.
 
-    But a department that shares the folder says so by its set-group-ID bit.
+    But a folder with the set-group-ID bit is shared by a department.
     """
     return 0o070 if folder.st_mode & stat.S_ISGID else 0
 
 
 def write_new(new: Place, data: bytes, place: Place) -> None:
-    """Make a file that is fit to be moved to another place, see `shared`; FileExistsError."""
+    """Write a new file to be moved to another place, see `shared`; raise FileExistsError if it exists."""
     folder = None if place[1] is None else os.fstat(place[1])
     group = shared(folder) & 0o060 if folder else 0
     descriptor = os.open(new[0], _MAKING, 0o600 | group, dir_fd=new[1])
     with os.fdopen(descriptor, "wb") as file:
         if folder and group:
-            with suppress(OSError):  # a share that knows no groups
+            with suppress(OSError):  # a share without groups
                 os.fchown(descriptor, -1, folder.st_gid)
         file.write(data)
 
 
 def rename(old: Place, new: Place) -> None:
-    """Move a file, over another that stands there."""
+    """Move a file, replacing one that exists there."""
     os.replace(old[0], new[0], src_dir_fd=old[1], dst_dir_fd=new[1])
 
 
 def remove(place: Place) -> None:
-    """Remove a file; absent is fine."""
+    """Remove a file, if it exists."""
     with suppress(FileNotFoundError):
         os.unlink(place[0], dir_fd=place[1])
 
 
 def at(place: Place) -> os.stat_result | None:
-    """Return what is at a place, and None for nothing; a link is not followed."""
+    """Return the status of the file at a place, or None; a link is not followed."""
     try:
         return os.stat(place[0], dir_fd=place[1], follow_symlinks=False)
     except FileNotFoundError:
@@ -158,15 +158,15 @@ def at(place: Place) -> os.stat_result | None:
 
 
 def state(root: str, parts: Sequence[str]) -> os.stat_result | None:
-    """Return how a file beneath a root is, or None; a link is not followed."""
+    """Return the status of a file beneath a root, or None; a link is not followed."""
     with suppress(OSError, ValueError), beneath(root, parts) as place:
         return at(place)
     return None
 
 
 @contextmanager
-def opened(root: str, parts: Sequence[str]) -> Iterator[BinaryIO | None]:
-    """A regular file opened for reading, without following a link; None when there is none such."""
+def open_beneath(root: str, parts: Sequence[str]) -> Iterator[BinaryIO | None]:
+    """Open a regular file for reading, without following a link; yield None where there is none."""
     descriptor = _descriptor(root, parts)
     if descriptor is None:
         yield None
@@ -200,7 +200,7 @@ def _descriptor(root: str, parts: Sequence[str]) -> int | None:
 
 
 def _looked_up(root: str, parts: Sequence[str], make: bool = False) -> str:
-    """The path of a file, where the folders on its way can only be looked at, and not be held."""
+    """Return the path of a file, where folders on the path can only be checked and not be held open."""
     folder = Path(root, *parts[:-1])
     if make:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""A folder that keeps S3's promises, for local mode: several processes and people may work on one root.
+"""Keep S3's promises in a folder, for local mode: several processes and people may work on one root.
 
 An object is a file under `inbox/` or `outbox/`. Its ETag is the MD5 of the bytes that were read, as S3's is
-for a plain upload. A new object is a finished temporary file, linked into place: there is no moment at which
-half of it can be seen, and of two creators one fails. A replacement is checked and swapped under a lock that
-all our processes share.
+for a plain upload. A new object is a finished temporary file, linked into place: at no moment can half of it
+be seen, and of two creators one fails. A replacement is checked and swapped under a lock that all our
+processes share.
 """
 
 import errno
@@ -38,7 +38,7 @@ from pipeline.store.files import (
     Place,
     at,
     beneath,
-    opened,
+    open_beneath,
     remove,
     rename,
     same,
@@ -48,11 +48,11 @@ from pipeline.store.files import (
 )
 from pipeline.store.walk import keys
 
-PRIVATE = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
-_LOCKS = 64  # lock files; keys share them, which costs a little waiting and no correctness
+PRIVATE_FOLDER = ".cxr"  # beside inbox/ and outbox/: temporary files, locks, the index
+_LOCKS = 64  # lock files, shared by keys: that costs some waiting, but is correct
 _CHUNK = 1 << 20
 _STABLE_READS = 5  # tries to read a file that is being written to
-# A file this young may change without a trace: within one tick of its clock, or preallocated.
+# A file this young may change without a trace: within one clock tick, or because it was preallocated.
 _RACY_NS = 10_000_000_000
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _CACHE = 65_536  # ETags kept, about 20 MB
@@ -60,10 +60,10 @@ _EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinf
 
 
 class FolderStore:
-    """The store of local mode, in the folder `root`; made if it is missing.
+    """Store the objects of local mode in the folder `root`, which is made if it is missing.
 
-    Keys begin with one of `folders`; those of another archive than ours may be anything. A store that is not
-    `writable` makes nothing in its folder, and takes no `put`.
+    Keys begin with one of `folders`; those of a foreign archive may be anything. A store that is not
+    `writable` makes nothing in its folder, and refuses `put`.
     """
 
     def __init__(self, root: Path, folders: tuple[str, ...] = (INBOX, OUTBOX), writable: bool = True) -> None:
@@ -76,29 +76,29 @@ class FolderStore:
         self._lock_mode = 0o600
         if writable:
             self._make_folders()
-            self._lock_mode |= shared((self.root / PRIVATE).stat()) & 0o060
+            self._lock_mode |= shared((self.root / PRIVATE_FOLDER).stat()) & 0o060
             self._sweep()
 
     def _make_folders(self) -> None:
-        """Make what is missing, for this user alone; a root that its group shares is shared further."""
-        for name in (*self._folders, PRIVATE, f"{PRIVATE}/tmp", f"{PRIVATE}/locks"):
+        """Make missing folders, for this user alone; in a root that its group shares they are shared, too."""
+        for name in (*self._folders, PRIVATE_FOLDER, f"{PRIVATE_FOLDER}/tmp", f"{PRIVATE_FOLDER}/locks"):
             path = self.root / name
             try:
                 self.root.mkdir(0o700, parents=True, exist_ok=True)
                 path.mkdir(0o700 | shared(self.root.stat()), exist_ok=True)
                 if path.is_symlink():
                     raise UsageError(f"{path} is a link; name the folder that it leads to as --root")
-                if name.startswith(PRIVATE):
-                    with suppress(PermissionError):  # another user's, of an earlier release
+                if name.startswith(PRIVATE_FOLDER):
+                    with suppress(PermissionError):  # another user's folder, of an earlier release
                         path.chmod(path.stat().st_mode & (0o2700 | shared(path.stat())))
             except OSError as error:
                 reason = f"{path} cannot be made: {error.strerror}; name another --root"
                 raise UsageError(reason) from error
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description, or None; reads the file only if its ETag is not known yet.
+        """Return the object's description, or None; the file is read only if its ETag is not known yet.
 
-        One that may not be read has an ETag that changes with its permissions.
+        A file that may not be read has an ETag that changes with its permissions.
         """
         try:
             return self._head(key)
@@ -120,11 +120,12 @@ class FolderStore:
                 if same(before, os.fstat(file.fileno())):
                     self._remember(before, digest.hexdigest())
                     return _info(key, digest.hexdigest(), before)
-        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+        raise StoreError("the file keeps changing while it is read; it will be tried again")
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes.
+        """Return the object with its bytes, or None.
 
+        Raises ObjectTooLarge, without reading it, when the object has more than `limit` bytes, and
         ObjectUnreadable when this process may not read it.
         """
         try:
@@ -149,13 +150,13 @@ class FolderStore:
                     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
                     self._remember(before, etag)
                     return _info(key, etag, before), data
-        raise StoreError("the file keeps changing while it is read; it will be looked at again")
+        raise StoreError("the file keeps changing while it is read; it will be tried again")
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
-        """Write on condition, see `ports.Store`; returns the new ETag."""
+        """Write on condition, see `ports.Store`; return the new ETag."""
         parts = self._parts(key) if self._writable else None
         if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
-            raise KeyNotUsable("this name cannot be a file of the folder")
+            raise KeyNotUsable("this name cannot be a file in the folder")
         try:
             self._put(key, parts, data, expected)
         except OSError as error:
@@ -174,22 +175,22 @@ class FolderStore:
                     rename(new, place)
             return
         with self._written(parts, data) as (new, place):
-            try:  # without the lock: who holds it replaces what is there, and a link is made where nothing is
+            try:  # without the lock, which guards replacing; a link is made only where nothing is
                 os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
             except FileExistsError:
                 raise _in_the_way(place) from None
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                with self._lock(key):  # as some network shares need it
+                with self._lock(key):  # needed on some network shares
                     if at(place):
                         raise _in_the_way(place) from None
                     rename(new, place)
 
     @contextmanager
     def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:
-        """The place of a finished temporary file, and the one where it is to stand, on the same disk."""
-        name = [PRIVATE, "tmp", uuid.uuid4().hex]
+        """Yield the place of a finished temporary file, and its destination, on the same disk."""
+        name = [PRIVATE_FOLDER, "tmp", uuid.uuid4().hex]
         with beneath(self._root, parts, make=True) as place, beneath(self._root, name, make=True) as new:
             try:
                 write_new(new, data, place)
@@ -198,7 +199,7 @@ class FolderStore:
                 remove(new)
 
     def delete(self, key: str) -> None:
-        """Remove the object; absent is fine."""
+        """Remove the object, if it exists."""
         parts = self._parts(key)
         if parts is not None:
             gone = suppress(FileNotFoundError, NotADirectoryError)
@@ -206,7 +207,7 @@ class FolderStore:
                 remove(place)
 
     def names(self, prefix: str) -> Iterator[Job]:
-        """All files under a prefix, see `ports.FullStore`; links, too, which are no objects."""
+        """Yield all files under a prefix, see `ports.FullStore`; also links, which are not objects."""
         return map(Job, keys(self.root, prefix))
 
     def holds(self, key: str) -> bool:
@@ -215,7 +216,7 @@ class FolderStore:
         return any(self.head(one) for one in found)
 
     def purge(self, key: str) -> int:
-        """Remove a file, or those of a folder, see `ports.Store`; there are no other versions."""
+        """Remove a file, or all files of a folder, see `ports.Store`; there are no other versions."""
         found = [info.key for info in self.list(key)] if key.endswith("/") else [key]
         found = [one for one in found if self.head(one)]
         for one in found:
@@ -223,7 +224,7 @@ class FolderStore:
         return len(found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a prefix; a file that cannot be read now is left out."""
+        """Yield all objects under a prefix; a file that cannot be read now is left out."""
         for key in keys(self.root, prefix):
             with suppress(StoreError):
                 info = self.head(key)
@@ -231,9 +232,9 @@ class FolderStore:
                     yield info
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """All files under a prefix, see `ports.ArchiveSource`.
+        """Yield all files under a prefix, see `ports.ArchiveSource`.
 
-        Reads no file, so there are no ETags; links are listed, and found to be no objects.
+        No file is read, so there are no ETags. Links are listed too; they turn out not to be objects.
         """
         return (Job(key) for key in keys(self.root, prefix, strict=True))
 
@@ -243,13 +244,13 @@ class FolderStore:
         if parts is None:
             yield None
             return
-        with opened(self._root, parts) as file:
+        with open_beneath(self._root, parts) as file:
             yield file
 
     def _parts(self, key: str) -> Sequence[str] | None:
-        """The folders and the name of a key; None for a key that is none."""
+        """Return the folders and the name of a key; None for an invalid key."""
         parts = key.split("/")
-        if parts[0] == PRIVATE or not key.startswith(self._folders):
+        if parts[0] == PRIVATE_FOLDER or not key.startswith(self._folders):
             return None
         if "\0" in key or any(part in ("", ".", "..") for part in parts):
             return None
@@ -261,7 +262,7 @@ class FolderStore:
 
     def _lock(self, key: str) -> FileLock:
         stripe = int(hashlib.sha256(os.fsencode(key)).hexdigest()[:8], 16) % _LOCKS
-        path = self.root / PRIVATE / "locks" / f"{stripe}.lock"
+        path = self.root / PRIVATE_FOLDER / "locks" / f"{stripe}.lock"
         return FileLock(path, timeout=60, mode=self._lock_mode, is_singleton=False)
 
     def _cached(self, state: os.stat_result) -> str | None:
@@ -277,15 +278,15 @@ class FolderStore:
                 self._etags.popitem(last=False)
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half-written an hour ago or more."""
-        for path in (self.root / PRIVATE / "tmp").iterdir():
+        """Remove half-written files that a killed process left an hour ago or more."""
+        for path in (self.root / PRIVATE_FOLDER / "tmp").iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
 
 
 def _in_the_way(place: Place) -> ConditionFailed | KeyNotUsable:
-    """What it means that a new object's place is taken."""
+    """Return the error for a new object whose place is taken."""
     found = at(place)
     if found and not stat.S_ISREG(found.st_mode):
         return KeyNotUsable("a folder or a link of the same name is in the way")
@@ -297,7 +298,7 @@ def _info(key: str, etag: str, state: os.stat_result) -> ObjectInfo:
 
 
 def _moment(seconds: float) -> datetime:
-    """The time of a file, which may be any number: the nearest that a date can be."""
+    """Return the time of a file, which may be any number, as the nearest possible date."""
     try:
         return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)
     except (OverflowError, OSError, ValueError):

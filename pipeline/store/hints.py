@@ -1,7 +1,8 @@
-"""When a hint about a file is given: once for each state in which it is at rest, until one gets through.
+"""Decide when to give a hint about a file: once for each state in which it is at rest, until one succeeds.
 
-A file is at rest when its writer closed it, or when it kept still for a moment. One that is empty or looks
-cut gets more time, as many write a file in several goes; so does one that may not be read.
+A file is at rest when its writer closed it, or when it did not change for a moment. An empty or apparently
+truncated file gets more time, as many programs write a file in several steps; so does one that may not be
+read.
 """
 
 import logging
@@ -15,61 +16,61 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CxrError, StoreError, place_of
-from pipeline.store.arrival import Identity, looks_whole, still_written
-from pipeline.store.files import opened, state
+from pipeline.store.arrival import FileId, looks_whole, still_written
+from pipeline.store.files import open_beneath, state
 
 log = logging.getLogger(__name__)
 
-_SETTLE_SECONDS = 0.5  # how long a file must keep still where nothing says that its writer closed it
-_SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and come late
-# After a file was taken that nobody closed: a preallocated copy keeps still, and fills up.
+_SETTLE_SECONDS = 0.5  # how long a file must stay unchanged if its writer's close is not seen
+_SETTLE_POLLING = 2.0  # on a network share, whose times are another machine's and arrive late
+# After taking a file without seeing a close: a preallocated copy looks unchanged while it fills up.
 _SECOND_LOOK_SECONDS = 10.0
-_CUT_SECONDS = 10.0  # for a file that looks cut: its writer pauses, or opens it anew
-_EMPTY_SECONDS = 30.0  # for an empty file: its content is still to be sent
-_UNREADABLE_SECONDS = 10.0  # for a file that may not be read to become readable
-_RETRY_SECONDS = 1.0  # before a hint that failed is given again
+_CUT_SECONDS = 10.0  # for a file that looks truncated: its writer may pause, or reopen it
+_EMPTY_SECONDS = 30.0  # for an empty file, whose content is still to come
+_UNREADABLE_SECONDS = 10.0  # for an unreadable file to become readable
+_RETRY_SECONDS = 1.0  # before a failed hint is given again
 
-Signature = tuple[int, ...]  # what tells one state of a file from another
-Hint = Callable[[str, bool], None]  # key, whether it was removed
+Signature = tuple[int, ...]  # tells one state of a file from another
+Hint = Callable[[str, bool], None]  # takes a key, and whether it was removed
 
 
 @dataclass
 class _Rest:
-    """A file that was not said yet: as last seen, since when, and for how long it must be at rest."""
+    """Describe a file not reported yet: its last state, since when, and for how long it must be at rest."""
 
-    signature: Signature | None  # None: it went
+    signature: Signature | None  # None: the file is gone
     since: float
-    patience: float | None = None  # None: not known yet
+    patience: float | None = None  # None: not determined yet
 
 
 class Hints:
-    """The hints about the files beneath a root; `problem` says why the last one failed, without a key.
+    """Give hints about the files beneath a root; `problem` says why the last one failed, without a key.
 
-    Where the root is polled, it is a share whose inodes and change times may be other ones at each look.
+    A root that is polled is a share whose inodes and change times may differ at each look.
     """
 
     def __init__(self, root: Path, hint: Hint, poll: bool) -> None:
         self._root, self._hint, self._poll = root, hint, poll
         self.settle_seconds = _SETTLE_POLLING if poll else _SETTLE_SECONDS
         self.problem: str | None = None
-        self._said: dict[str, Signature] = {}  # what the last hint for a key was about
+        self._said: dict[str, Signature] = {}  # the state that the last hint for a key reported
         self._restless: dict[str, _Rest] = {}
-        self._unsure: dict[str, float] = {}  # said without a close: when to say it once more
-        self._locked: set[str] = set()  # said, and could not be read
-        self._unlock = 0.0  # when to look whether they can be read
+        self._unsure: dict[str, float] = {}  # reported without a close: when to report it once more
+        self._locked: set[str] = set()  # reported, but not readable
+        self._unlock = 0.0  # when to check next whether they are readable
         self._guard = threading.RLock()
 
     def said(self) -> set[str]:
-        """Return the keys of all files that were said to be there."""
+        """Return the keys of all files that were reported as present."""
         with self._guard:
             return set(self._said)
 
     def is_known(self, key: str) -> bool:
-        """Return whether a file was said to be there, or is waited for."""
+        """Return whether a file was reported as present, or is waited for."""
         return key in self._said or key in self._restless
 
     def look(self, key: str, closed: bool = False) -> None:
-        """Take notice of how a file is now; say it at once if its writer `closed` it, and it is whole."""
+        """Note the state of a file; report it at once if its writer `closed` it and it is whole."""
         found = self._state(key)
         if found:
             self.found(key, found, closed)
@@ -77,7 +78,7 @@ class Hints:
             self.gone(key)
 
     def found(self, key: str, found: os.stat_result, closed: bool = False, old: bool = False) -> None:
-        """Take notice of how a file is; say it at once if it is `closed` and whole, or `old`."""
+        """Note this state of a file; report it at once if it is `closed` and whole, or `old`."""
         signature = self._signature(found)
         with self._guard:
             if self._said.get(key) == signature:
@@ -90,7 +91,7 @@ class Hints:
                 self._say(key, signature)
 
     def gone(self, key: str) -> None:
-        """Say that a file went, if it had been said to be there."""
+        """Report that a file was removed, if it had been reported as present."""
         with self._guard:
             if key in self._said and not self._give(key, removed=True):
                 self._restless[key] = _Rest(None, time.monotonic(), _RETRY_SECONDS)
@@ -100,16 +101,16 @@ class Hints:
             self._locked.discard(key)
 
     def missing(self, key: str) -> None:
-        """Say that a file known from before is gone, if it is."""
+        """Report that a file known from before is gone, if it is."""
         with self._guard:
             if not self.is_known(key) and self._state(key) is None:
                 self._said[key] = ()
                 self.gone(key)
 
     def settle(self) -> None:
-        """Say what has come to rest since the last call, and what is to be said again."""
+        """Report the files that came to rest since the last call, and those due to be reported again."""
         with self._guard:
-            now, doubtful = time.monotonic(), dict[str, Identity]()
+            now, doubtful = time.monotonic(), dict[str, FileId]()
             for key, rest in list(self._restless.items()):
                 if now - rest.since < min(self.settle_seconds, _RETRY_SECONDS):
                     continue
@@ -139,12 +140,12 @@ class Hints:
         return now - rest.since >= rest.patience
 
     def _patience(self, key: str, size: int) -> float:
-        """Return for how long a file must be at rest before it is taken, seen from the file alone."""
+        """Return for how long a file must be at rest before it is taken, judged from the file alone."""
         if not size:
             return _EMPTY_SECONDS
         if not self._is_readable(key):
             return _UNREADABLE_SECONDS
-        with suppress(StoreError), opened(str(self._root), key.split("/")) as file:
+        with suppress(StoreError), open_beneath(str(self._root), key.split("/")) as file:
             if file and looks_whole(file, size):
                 return 0
         return _CUT_SECONDS
@@ -184,14 +185,14 @@ class Hints:
                 self.look(key)
 
     def _give(self, key: str, removed: bool) -> bool:
-        """Give a hint; false when it failed."""
+        """Give a hint; return False when it failed."""
         try:
             self._hint(key, removed)
-        except Exception as error:  # noqa: BLE001  whatever it was, the watch has to go on
+        except Exception as error:  # noqa: BLE001  the watch has to go on after any error
             why = str(error) if isinstance(error, CxrError) else place_of(error)
             if self.problem is None:
                 log.error("a hint failed, and will be given again: %s", why)
-            self.problem = f"New X-rays cannot be queued, which is tried again: {why}."
+            self.problem = f"New X-rays cannot be queued; trying again: {why}."
             return False
         self.problem = None
         return True
@@ -200,7 +201,7 @@ class Hints:
         return os.access(self._root / key, os.R_OK)
 
     def _state(self, key: str) -> os.stat_result | None:
-        """Return what the file is now; None for links, pipes and what is not there."""
+        """Return the status of a file; None for links, pipes and missing files."""
         found = state(str(self._root), key.split("/"))
         return found if found and stat.S_ISREG(found.st_mode) else None
 

@@ -1,6 +1,7 @@
-"""The store of a bucket.
+"""Store objects in a bucket.
 
-S3 keeps these promises itself: docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+S3 keeps the promises of `ports.Store` itself:
+docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
 """
 
 from collections.abc import Callable, Iterator
@@ -28,19 +29,22 @@ _CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
 class S3Store:
-    """The store of the bucket `bucket`, through a boto3 S3 client."""
+    """Store objects in the bucket `bucket`, through a boto3 S3 client."""
 
     def __init__(self, bucket: str, client: "S3Client") -> None:
         self.bucket = bucket
         self._client = client
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description, or None."""
+        """Return the object's description, or None."""
         answer = _ask(self._client.head_object, Bucket=self.bucket, Key=key)
         return _info(key, answer) if answer else None
 
     def get(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        """The object with its bytes, or None; ObjectTooLarge, unread, when it has more than `limit` bytes."""
+        """Return the object with its bytes, or None.
+
+        Raises ObjectTooLarge, without reading it, when the object has more than `limit` bytes.
+        """
         answer = _ask(self._client.get_object, Bucket=self.bucket, Key=key)
         if answer is None:
             return None
@@ -50,12 +54,12 @@ class S3Store:
                 raise ObjectTooLarge(info)
             return info, answer["Body"].read()
         except BotoCoreError as error:
-            raise StoreError("the bucket broke off while an object was read") from error
+            raise StoreError("the bucket stopped sending while an object was read") from error
         finally:
             answer["Body"].close()
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
-        """Write on condition, see `ports.Store`; returns the new ETag."""
+        """Write on condition, see `ports.Store`; return the new ETag."""
         condition = {"IfMatch": f'"{expected}"'} if expected else {"IfNoneMatch": "*"}
         content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
         request = {"Bucket": self.bucket, "Key": key, "Body": data, "ContentType": content_type, **condition}
@@ -66,13 +70,14 @@ class S3Store:
 
     @property
     def origin(self) -> str:
-        """The bucket's own, to which browsers post."""
+        """Return the bucket's own origin, to which browsers post."""
         url = urlsplit(self.presign_post("inbox/", 1).url)
         return f"{url.scheme}://{url.netloc}"
 
     def presign_post(self, key: str, max_bytes: int) -> Ticket:
-        """Leave to write this one object, see `ports.Tickets`. S3 holds a post against no condition: whoever
-        hands the ticket out looks first whether the object is there.
+        """Return the permission to write this one object, see `ports.Tickets`.
+
+        S3 checks no condition on a post: the caller checks first whether the object exists.
 
         docs.aws.amazon.com/AmazonS3/latest/API/sigv4-HTTPPOSTConstructPolicy.html
         """
@@ -89,11 +94,11 @@ class S3Store:
         return Ticket(**made)
 
     def delete(self, key: str) -> None:
-        """Remove the object; absent is fine."""
+        """Remove the object, if it exists."""
         _ask(self._client.delete_object, Bucket=self.bucket, Key=key)
 
     def names(self, prefix: str) -> Iterator[Job]:
-        """All objects under a prefix, see `ports.FullStore`, with the ETags of the listing."""
+        """Yield all objects under a prefix, see `ports.FullStore`, with the ETags of the listing."""
         return (Job(info.key, info.etag) for info in self.list(prefix))
 
     def holds(self, key: str) -> bool:
@@ -134,7 +139,7 @@ class S3Store:
         return len(found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a prefix."""
+        """Yield all objects under a prefix."""
         request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             page = ask("the bucket", self._client.list_objects_v2, **request)
@@ -145,12 +150,12 @@ class S3Store:
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def jobs(self, prefix: str) -> Iterator[Job]:
-        """List what is to be judged under a prefix, see `ports.ArchiveSource`, with the listing's ETags."""
+        """Yield the jobs under a prefix, see `ports.ArchiveSource`, with the listing's ETags."""
         return (Job(info.key, info.etag) for info in self.list(prefix) if not info.key.endswith("/"))
 
 
 def _ask(call: Callable[..., _T], **request: Any) -> _T | None:
-    """Call S3; None for a missing object."""
+    """Call S3; return None for a missing object."""
     try:
         return ask("the bucket", call, **request)
     except AwsRefused as error:

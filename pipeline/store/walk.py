@@ -1,4 +1,4 @@
-"""The files under a folder, whatever their number: in memory for the folders still to be read."""
+"""List the files under a folder, however many; memory grows only with the folders still to be read."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,9 +12,10 @@ Unread = Callable[[str, OSError], None]  # takes the key of a folder that may no
 
 
 def keys(root: Path, prefix: str, strict: bool = False) -> Iterator[str]:
-    """The names under `root` that begin with `prefix`, but for folders; links are named, and not followed.
+    """Yield the keys under `root` that begin with `prefix`; links are listed, but not followed.
 
-    A folder that may not be read is left out; where it is `strict`, StoreError.
+    Folders themselves are not listed. A folder that may not be read is left out; if `strict`, StoreError is
+    raised.
     """
 
     def refuse(folder: str, error: OSError) -> None:
@@ -28,7 +29,10 @@ def keys(root: Path, prefix: str, strict: bool = False) -> Iterator[str]:
 def entries(
     root: Path, prefix: str, unread: Unread, enters: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """As `keys`, each with its entry, of use until the next is asked for; folders that it `enters` alone."""
+    """Yield the keys of `keys`, each with its entry, which is valid until the next.
+
+    Only folders that `enters` accepts are entered.
+    """
     waiting = [prefix.rpartition("/")[0]]
     with closing(Tree(str(root))) as tree:
         while waiting:
@@ -43,6 +47,6 @@ def entries(
                         elif f"{key}/".startswith(prefix) and enters(entry.name):
                             waiting.append(key)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # it went meanwhile, or a link came in its place
+                continue  # it was removed meanwhile, or replaced by a link
             except OSError as error:
                 unread(folder, error)

@@ -1,7 +1,7 @@
-"""Plays S3's notifications for a folder: says which inbox keys appeared, changed or went.
+"""Produce S3's notifications for a folder: which inbox keys appeared, changed or went.
 
-A watch is a hint. Events of the system are lost when they come too fast, and network shares give none; so
-the inbox is also scanned, at the start and every so often, and what differs from the last look is said.
+A watch is a hint. The system loses events that come too fast, and network shares give none. So the inbox is
+also scanned, at the start and at intervals, and differences from the last look are reported.
 """
 
 import logging
@@ -36,14 +36,14 @@ from pipeline.store.walk import entries
 
 log = logging.getLogger(__name__)
 
-_MISSING_SECONDS = 1.0  # between looks for an inbox that was deleted
+_MISSING_SECONDS = 1.0  # between checks for a deleted inbox
 _TICK_SECONDS = 0.1
-_OLD_SECONDS = 60.0  # at the start, a file untouched for so long is not being written
-_SCAN_SECONDS = 2.0  # between scans where the system tells nothing
-_PAUSE_FACTOR = 5  # times as long as a scan is the pause before the next, or longer: a tree may be huge
-_MISSED_SECONDS = 300.0  # for so long scans are that frequent after one found what the system had not told
+_OLD_SECONDS = 60.0  # at the start, a file unchanged for this long is not being written
+_SCAN_SECONDS = 2.0  # between scans where the system reports nothing
+_PAUSE_FACTOR = 5  # least pause between scans, in durations of a scan: a tree may be huge
+_MISSED_SECONDS = 300.0  # how long scans stay frequent after one found an unreported change
 
-# Not those of reading: our own reading would wake us.
+# Without the events of reading: our own reading would trigger them.
 _EVENTS: list[type[FileSystemEvent]] = [
     *(DirCreatedEvent, DirDeletedEvent, DirMovedEvent),
     *(FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent),
@@ -51,7 +51,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 
 class InboxWatcher(FileSystemEventHandler):
-    """Calls `hint(key, removed)` from its own threads, once for each state of a file that it saw at rest.
+    """Call `hint(key, removed)` from its own threads, once for each state of a file that it saw at rest.
 
     A hint that raises is given again. `background` runs the scans; without one the watcher has its own.
     """
@@ -67,20 +67,20 @@ class InboxWatcher(FileSystemEventHandler):
         self._root, self._inbox, self._poll = root, root / INBOX, poll
         self._rescan_seconds = _SCAN_SECONDS if poll else rescan_seconds
         self._hints = Hints(root, hint, poll)
-        self._trouble: dict[str, str] = {}  # what does not work, in sentences without a key
+        self._trouble: dict[str, str] = {}  # problems, in sentences without a key
         self._complaints = _Complaints(self._scan_soon)
         self._background, self._is_own = background or Background(), background is None
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None  # which folder the system watches
-        self._due = 0.0  # when the next scan is to be, on the monotonic clock
-        self._retry = 0.0  # when to try again to have the system tell of changes
+        self._due = 0.0  # when the next scan is due, on the monotonic clock
+        self._retry = 0.0  # when to ask the system again to report changes
         self._scan_took = 0.0  # seconds
-        self._missed = 0.0  # until when scans make good what the system does not tell
+        self._missed = 0.0  # until when frequent scans make up for unreported changes
 
     def start(self, known: Iterable[str] = ()) -> None:
-        """Begin to watch; the first scan has been made when this returns.
+        """Begin to watch, after a first scan.
 
-        Of the keys `known` from before, those that are not there any more are said to be removed. UsageError
+        Of the keys `known` from before, those that no longer exist are reported as removed. Raises UsageError
         when the system cannot watch.
         """
         error = None if self._poll else self._observe()
@@ -94,20 +94,22 @@ class InboxWatcher(FileSystemEventHandler):
         self._background.start("inbox watcher", self._loop)
 
     def stop(self) -> None:
-        """End the watch and wait for its threads; those of a `background` that was given end with that."""
+        """Stop watching and wait for its threads; those of a given `background` end with that."""
         if self._is_own:
             self._background.stop()
         logging.getLogger("watchdog").removeHandler(self._complaints)
         self._forget_observer()
 
     def problems(self) -> list[str]:
-        """One sentence for each thing that does not work as it should; none of them holds a key."""
+        """Return one sentence for each part that does not work as it should; none holds a key."""
         own = self._background.problems() if self._is_own else []
         return [*own, *self._trouble.values(), *filter(None, [self._hints.problem])]
 
     def scan(self, old: float = 0, is_news: bool = True) -> None:
-        """Compare the whole inbox with what was said; files last changed before the time `old` count as at
-        rest. Unless it `is_news` that there may be something new, the system should have told of it.
+        """Compare the whole inbox with the reports so far.
+
+        Files last changed before the time `old` count as at rest. With `is_news` False, the system should
+        already have reported every change.
         """
         started, unread, found = time.monotonic(), set[str](), set[str]()
         tree = entries(self._root, INBOX, lambda folder, _: unread.add(f"{folder}/"), _enters)
@@ -126,7 +128,7 @@ class InboxWatcher(FileSystemEventHandler):
                 self._compare(key, state, old, is_news)
         for key in self._hints.said() - found:
             if not key.startswith(tuple(unread)):
-                self._hints.look(key)  # and not `gone`: it may have come behind the scan's back
+                self._hints.look(key)  # not `gone`: the file may have appeared after the scan passed
         self._scan_took = time.monotonic() - started
         if unread:
             log.warning(
@@ -137,19 +139,19 @@ class InboxWatcher(FileSystemEventHandler):
         )
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        """Take an event of the system; whatever goes wrong with it, a scan makes good."""
+        """Take an event of the system; a scan makes good any error."""
         try:
             super().dispatch(event)
-        except Exception as error:  # noqa: BLE001  it would end the system's watch
+        except Exception as error:  # noqa: BLE001  an error would end the system's watch
             log.error("an event of the inbox failed: %s", place_of(error))
             self._scan_soon()
 
     def on_closed(self, event: FileSystemEvent) -> None:
-        """Its writer closed it: take it at once (Linux only)."""
+        """Take a file at once that its writer closed (Linux only)."""
         self._look(event.src_path, closed=True)
 
     def on_moved(self, event: FileSystemEvent) -> None:
-        """Renamed into place, or away."""
+        """Look at both ends of a move into place, or away."""
         if event.is_directory:
             self._scan_soon()
         else:
@@ -157,15 +159,15 @@ class InboxWatcher(FileSystemEventHandler):
             self._look(event.dest_path, closed=True)
 
     def on_created(self, event: FileSystemEvent) -> None:
-        """Its writer may not have finished; a folder may have come with files in it."""
+        """Look at a new file, which may be unfinished; scan for a new folder, which may hold files."""
         self._scan_soon() if event.is_directory else self._look(event.src_path)
 
     def on_modified(self, event: FileSystemEvent) -> None:
-        """Its writer may not have finished."""
+        """Look at a file whose writer may not have finished."""
         self._look(event.src_path)
 
     def on_deleted(self, event: FileSystemEvent) -> None:
-        """A file, or a folder with all its files."""
+        """Note a deleted file; scan for a folder, which goes with all its files."""
         self._scan_soon() if event.is_directory else self._look(event.src_path)
 
     def _scan_soon(self) -> None:
@@ -183,7 +185,7 @@ class InboxWatcher(FileSystemEventHandler):
             self._hints.look(key, closed)
 
     def _note(self, part: str, problem: str | None) -> None:
-        """Keep what does not work of a part of the watch; None: it does."""
+        """Keep the problem of one part of the watch; None clears it."""
         if problem:
             self._trouble[part] = problem
         else:
@@ -199,31 +201,31 @@ class InboxWatcher(FileSystemEventHandler):
         is_news, inbox = not self._due or self._observer is None, _identity(self._inbox)
         is_deaf = not self._poll and (inbox != self._watched or not self._is_watching())
         if inbox and is_deaf and time.monotonic() >= self._retry:
-            self._observe()  # also when the folder was deleted and made again, and its watch went with it
-        self._note("inbox", None if inbox else "The inbox is not there: make the folder again.")
-        # Before the scan, as an event in the midst of it may ask for another.
+            self._observe()  # also when the folder was deleted and made again, which ended its watch
+        self._note("inbox", None if inbox else "The inbox is missing: create the folder again.")
+        # Set before the scan, because an event during it may ask for another.
         self._due = time.monotonic() + (self._interval() if inbox else _MISSING_SECONDS)
         try:
             self.scan(is_news=is_news)
-        except Exception as error:  # noqa: BLE001  the next one may find it as it should be
+        except Exception as error:  # noqa: BLE001  the next scan may succeed
             log.error("the inbox could not be scanned: %s", place_of(error))
-            self._note("scan", f"The inbox cannot be scanned, which is tried again: {place_of(error)}.")
+            self._note("scan", f"The inbox cannot be scanned; trying again: {place_of(error)}.")
         else:
             self._note("scan", None)
 
     def _interval(self) -> float:
-        """Return the seconds between scans: fewer where the system does not tell what changes."""
+        """Return the seconds between scans; fewer where the system does not report changes."""
         has_missed = not self._poll and time.monotonic() < self._missed
-        missed = "Parts of the inbox cannot be watched: they are looked through every few seconds instead."
+        missed = "Parts of the inbox cannot be watched: they are scanned every few seconds instead."
         self._note("missed", missed if has_missed else None)
         is_blind = not self._poll and (has_missed or self._observer is None)
         seconds = min(self._rescan_seconds, _SCAN_SECONDS) if is_blind else self._rescan_seconds
         return max(seconds, _PAUSE_FACTOR * self._scan_took)
 
     def _observe(self) -> Exception | None:
-        """Have the system tell of changes; what went wrong where it cannot, and it is asked again later."""
+        """Ask the system to report changes; return the error where it cannot, to be tried again later."""
         self._forget_observer()
-        # On Linux, ask for renames across the inbox's border too: they come as moves without the other end.
+        # On Linux, ask for renames across the inbox's border too: they arrive as moves without the other end.
         options = {"generate_full_events": True} if sys.platform == "linux" else {}
         try:
             self._observer = Observer(**options)
@@ -234,7 +236,7 @@ class InboxWatcher(FileSystemEventHandler):
             self._forget_observer()
             self._retry = time.monotonic() + self._rescan_seconds
             why = error.strerror if isinstance(error, OSError) else type(error).__name__
-            instead = "it is looked through every few seconds instead"
+            instead = "it is scanned every few seconds instead"
             if "observer" not in self._trouble:
                 log.warning("the inbox cannot be watched (%s); %s", why, instead)
             self._note("observer", f"The inbox cannot be watched ({why}): {instead}.")
@@ -243,7 +245,7 @@ class InboxWatcher(FileSystemEventHandler):
         return None
 
     def _is_watching(self) -> bool:
-        """Return whether all of the observer's threads are alive; it does not tell when one dies."""
+        """Return whether all of the observer's threads are alive; it does not report when one dies."""
         if self._observer is None:
             return False
         reader = getattr(self._observer, "_inotify_fd", self._observer)
@@ -257,7 +259,7 @@ class InboxWatcher(FileSystemEventHandler):
                 observer.join(10)
 
     def _key(self, path: bytes | str) -> str | None:
-        """The key of a path of the inbox; None for what is no finished file by its name."""
+        """Return the key of a path of the inbox; None where its name is not that of a finished file."""
         try:
             parts = Path(os.fsdecode(path)).relative_to(self._inbox).parts
         except ValueError:
@@ -279,7 +281,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 class _Complaints(logging.Handler):
-    """watchdog tells of lost events in its log alone: whatever it warns of, a scan makes good."""
+    """Request a scan whenever watchdog logs a warning: it reports lost events in its log alone."""
 
     def __init__(self, scan_soon: Callable[[], None]) -> None:
         super().__init__(logging.WARNING)

@@ -1,8 +1,8 @@
-"""A SQLite file that holds nothing that cannot be made again, and so heals by itself.
+"""Keep a SQLite file that holds only data that can be made again, and so repairs itself.
 
-It is checked when it is opened. A file that is damaged, of another schema or no database is replaced by an
-empty one; so is one that was deleted or moved while it was in use. Whoever fills it asks `is_filled`.
-Every error of SQLite comes out as IndexNotReady: what was asked may be asked again.
+The file is checked when it is opened. A file that is damaged, of another schema or not a database is replaced
+by an empty one; so is one that was deleted or moved while in use. Callers that fill it ask `is_filled`. Every
+SQLite error is raised as IndexNotReady: the request may be repeated.
 """
 
 import os
@@ -22,21 +22,22 @@ from pipeline.store.files import shared
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60  # for another process to check the file, or to make it
-_ENDINGS = ("", "-wal", "-shm")  # of the files that are one database: sqlite.org/tempfiles.html
+_ENDINGS = ("", "-wal", "-shm")  # of the files of one database: sqlite.org/tempfiles.html
 _OURS = """
 CREATE TABLE fills (mark TEXT PRIMARY KEY, is_done INTEGER NOT NULL);
 """
 _LOCKED = "the worklist is locked by another program; try again in a moment"
 _FULL = "the disk is full: the worklist cannot be written"
-_DAMAGED = "the worklist was damaged, and is being made again; try again in a moment"
+_DAMAGED = "the worklist was damaged and is being rebuilt; try again in a moment"
 _FAILED = "the worklist cannot be read or written now; try again in a moment"
 
 _Files = tuple[tuple[int, int] | None, ...]  # device and inode of each
 
 
 class Database:
-    """The SQLite file `path` with the tables of `schema`. One connection for each thread; safe between
-    processes. Raises IndexNotReady.
+    """Open the SQLite file `path` with the tables of `schema`, one connection per thread.
+
+    Several processes may use the file. Raises IndexNotReady.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -44,21 +45,21 @@ class Database:
         self._names = [f"{path}{ending}" for ending in _ENDINGS]
         self._local = threading.local()
         self._guard = threading.RLock()
-        self._open: list[sqlite3.Connection] = []  # of all threads, to be closed
-        self._sound: _Files | None = None  # what was found to be without damage
-        self._condemned: _Files | None = None  # what is to be replaced, whatever a check says
+        self._open: list[sqlite3.Connection] = []  # connections of all threads, to be closed
+        self._sound: _Files | None = None  # the files that were found undamaged
+        self._condemned: _Files | None = None  # the files to be replaced, whatever a check says
         self._is_closed = False
         with self._told():
             self._connection()
 
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """The rows that a query finds, as they are asked for."""
+        """Yield the rows that a query finds, as they are needed."""
         with self._told():
             yield from self._connection().execute(query, values)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock from its beginning: nothing read in it is out of date."""
+        """Hold a transaction with the write lock from its start: nothing read in it is out of date."""
         with self._told():
             database = self._connection()
             database.execute("BEGIN IMMEDIATE")
@@ -72,7 +73,7 @@ class Database:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Fill the file anew: when this ends without an error, it is filled; but not if it was replaced."""
+        """Fill the file anew; it counts as filled if the block ends well and the file was not replaced."""
         mark = uuid.uuid4().hex
         with self.writing() as database:
             database.execute("INSERT INTO fills VALUES (?, 0)", (mark,))
@@ -86,12 +87,12 @@ class Database:
         return next(self.select("SELECT 1 FROM fills WHERE is_done"), None) is not None
 
     def check(self) -> None:
-        """Look for damage, by a connection of its own: those in use may remember what the disk has lost.
+        """Look for damage through a new connection, as those in use may remember what the disk has lost.
 
-        IndexNotReady when there is some; the file is then replaced.
+        Raises IndexNotReady when there is some; the file is then replaced.
         """
         with self._told():
-            self._connection()  # another file, or none, is seen to here
+            self._connection()  # handles another file, or none
             database = self._connect()
             try:
                 _check(database)
@@ -99,13 +100,13 @@ class Database:
                 database.close()
 
     def condemn(self) -> IndexNotReady:
-        """Have the file replaced, for what it holds cannot be; returns the error to be raised."""
+        """Mark the file for replacement, because its content is impossible; return the error to raise."""
         held = getattr(self._local, "held", None)
         self._condemned = held[1] if held else None
         return IndexNotReady(_DAMAGED)
 
     def compact(self) -> None:
-        """Write the file anew, without a trace of what was deleted from it."""
+        """Rewrite the file without traces of deleted rows."""
         with self._told():
             database = self._connection()
             database.execute("VACUUM")
@@ -114,7 +115,7 @@ class Database:
             raise IndexNotReady(_LOCKED)
 
     def close(self) -> None:
-        """Close the connections of all threads; the file is not to be used any more."""
+        """Close the connections of all threads; do not use the file afterwards."""
         with self._guard:
             self._is_closed = True
             for database in self._open:
@@ -122,7 +123,7 @@ class Database:
             self._open.clear()
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection to the file that is there now."""
+        """Return this thread's connection to the current file."""
         held: tuple[sqlite3.Connection, _Files] | None = getattr(self._local, "held", None)
         if held and held[1] == self._sound == self._files() and held[1] != self._condemned:
             return held[0]
@@ -134,7 +135,7 @@ class Database:
                 with suppress(ValueError):
                     self._open.remove(held[0])
                 held[0].close()
-            sound = self._sound  # another thread may find at any moment that it is not
+            sound = self._sound  # another thread may condemn it at any moment
             if sound is None or sound != self._files() or sound == self._condemned:
                 database, sound = self._opened_anew()
             else:
@@ -144,7 +145,7 @@ class Database:
             return database
 
     def _opened_anew(self) -> tuple[sqlite3.Connection, _Files]:
-        """Check the file, and replace it where it is not sound. One process at a time."""
+        """Check the file, and replace it where it is damaged; one process at a time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, mode=0o600, is_singleton=False):
             if self._condemned and self._condemned == self._files():
@@ -158,7 +159,7 @@ class Database:
                 return self._made()
 
     def _made(self) -> tuple[sqlite3.Connection, _Files]:
-        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # it names patients
+        self._path.touch(0o600 | (shared(self._path.parent.stat()) & 0o060))  # its rows name patients
         database = self._connect()
         try:
             database.execute("PRAGMA journal_mode = WAL")
@@ -171,7 +172,7 @@ class Database:
                 for statement in _statements(self._schema):
                     database.execute(statement)
                 database.execute("COMMIT")
-            _tables(database)  # by now its three files are there
+            _tables(database)  # creates all three files
         except BaseException:
             database.close()
             raise
@@ -197,7 +198,7 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Translate errors, and note what they say of the file."""
+        """Translate SQLite's errors, and note what they say about the file."""
         try:
             yield
         except sqlite3.Error as error:
@@ -208,20 +209,20 @@ class Database:
                 raise IndexNotReady(_FULL) from error
             if _is_damage(error, _DAMAGE):
                 raise self.condemn() from error
-            self._sound = None  # look at it again
+            self._sound = None  # check it again
             raise IndexNotReady(_FAILED) from error
         except OSError as error:
             raise IndexNotReady(f"the worklist cannot be opened: {error.strerror or _LOCKED}") from error
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """Damage that a check found."""
+    """Report damage that a check found."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
-# Errors of SQLite that nothing but another file mends; beside the codes, what its module cannot decode. What
-# we write breaks no constraint of a sound file; a damaged index of substrings has answered so.
+# SQLite errors that only a new file repairs; besides these codes, text that its module cannot decode. Our
+# writes break no constraint of a sound file, but a damaged index of substrings has reported one.
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 _UNSOUND = (*_DAMAGE, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
 
@@ -234,7 +235,7 @@ def _is_damage(error: sqlite3.Error, codes: tuple[int, ...]) -> bool:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    """Raise when the file is damaged: sqlite.org/pragma.html#pragma_quick_check, 0.3 s for 100,000 rows."""
+    """Raise if the file is damaged: sqlite.org/pragma.html#pragma_quick_check, 0.3 s for 100,000 rows."""
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise _Damaged("damaged")
 
@@ -253,7 +254,7 @@ def _expected(schema: str) -> set[tuple[object, ...]]:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: those of a trigger are one."""
+    """Yield the statements of a script; a trigger is one statement."""
     statement = ""
     for piece in script.split(";"):
         statement += f"{piece};"
@@ -264,7 +265,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        state = os.stat(path)  # noqa: PTH116  three times for each question
+        state = os.stat(path)  # noqa: PTH116  runs three times for each query
     except OSError:
         return None
     return state.st_dev, state.st_ino

@@ -1,8 +1,9 @@
-"""The worklist in DynamoDB: one item for each row, and a feed of what changed.
+"""Keep the worklist in DynamoDB: one item for each row, and a feed of changes.
 
-Every change is one conditional write, so that handlers at work on the same key cannot undo each other; where
-what is to be done depends on the row, it is read, and read again when the write meets another. A row that
-goes leaves a tombstone for a week, for those who follow the feed.
+Every change is one conditional write, so that handlers at work on the same key cannot undo each other. Where
+the change depends on the row, the row is read first, and read again when the write finds another state. A
+deleted row leaves a tombstone for a week, for readers of the feed.
+
 docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.ConditionExpressions.html
 """
 
@@ -18,7 +19,7 @@ from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
 from pipeline.records import Row, SourceState
-from pipeline.worklist.rows import FROM_VERDICT, row_from, stored, text
+from pipeline.worklist.rows import FROM_VERDICT, row_from, stored_value, text
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 TOMBSTONE_LIFE = timedelta(days=7)
-_FEED = "rows"  # the partition of the index `feed`: at 1,000 writes a second it would have to be split
+_FEED = "rows"  # partition of the index `feed`; above 1,000 writes a second it would have to be split
 _NAME = re.compile(r"#(\w+)")
-_AT_ONCE = 8  # requests, of a wait for many keys
-# Names with # are attributes, and with : values; some names are reserved words of DynamoDB's.
+_AT_ONCE = 8  # parallel requests of `wait`
+# Names with # are attributes, names with : values; some names are DynamoDB's reserved words.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
 _UNMET = "ConditionalCheckFailedException"
@@ -39,7 +40,7 @@ _SEEN = "#waiting_since <= :since"
 
 @dataclass(frozen=True)
 class Changed:
-    """An entry of the feed: the row of a key now, or None when it went."""
+    """Describe an entry of the feed: the row of a key now, or None when it was deleted."""
 
     at: datetime
     key: str
@@ -47,13 +48,13 @@ class Changed:
 
 
 class DynamoIndex:
-    """The index in the table `table`, through a low-level boto3 client; see `ports.Index`."""
+    """Keep the index in the table `table`, through a low-level boto3 client; see `ports.Index`."""
 
     def __init__(self, table: str, client: "DynamoDBClient") -> None:
         self._table, self._client = table, client
 
     def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
-        """Note that these keys have work before them, or that a host is at it."""
+        """Note that these keys wait to be judged, or that a host works on them."""
 
         def note(key: str) -> None:
             now = {"waiting_since": text(since), "at_work": at_work}
@@ -63,7 +64,7 @@ class DynamoIndex:
             list(pool.map(note, keys))
 
     def settle(self, key: str, since: datetime) -> None:
-        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        """End the wait noted at `since`, which left the verdict unchanged; a later note stays."""
         seen, done = {"since": text(since)}, False
         while not done and (row := self.get(key)) and row.waiting_since and row.waiting_since <= since:
             if row.status:
@@ -72,8 +73,8 @@ class DynamoIndex:
                 done = self._bury(key, f"{_SEEN} AND {_NO_VERDICT}", seen)
 
     def record(self, row: Row) -> None:
-        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
+        """Store the content of a verdict; end any wait that began before it."""
+        values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
         said = {name: value for name, value in values.items() if value is not None}
         unsaid = [name for name in FROM_VERDICT if name not in said]
         seen = {"since": said["started_at"]}
@@ -82,7 +83,7 @@ class DynamoIndex:
             self._update(row.key, said, unsaid)
 
     def mark(self, key: str, source: SourceState) -> None:
-        """Note whether the source is still there; without source and verdict there is no row."""
+        """Note whether the source still exists; without source and verdict there is no row."""
         done = False
         while not done and (row := self.get(key)):
             if source == "deleted" and not row.status:
@@ -94,7 +95,7 @@ class DynamoIndex:
                 return
 
     def remove(self, verdict_key: str) -> None:
-        """Forget the verdict; its row goes too, unless it waits for another."""
+        """Remove the verdict; its row goes too, unless it waits for another."""
         same, verdict = "#verdict_key = :verdict", {"verdict": verdict_key}
         for key in self._keys_of(verdict_key):
             done = False
@@ -106,32 +107,32 @@ class DynamoIndex:
                     done = self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict)
 
     def verdict_keys(self) -> list[str]:
-        """Where the verdicts of all rows stand."""
+        """Return the verdict keys of all rows."""
         return [row.verdict_key for row in self.all() if row.verdict_key]
 
     def filling(self) -> AbstractContextManager[None]:
-        """Nothing is to be noted: a table is neither damaged nor lost."""
+        """Do nothing: a table is neither damaged nor lost."""
         return nullcontext()
 
     def erase_traces(self) -> None:
-        """A tombstone names its key for a week, for those who follow the feed; nothing else is left."""
+        """Do nothing: only a tombstone is left, which names its key for a week, for readers of the feed."""
 
     def get(self, key: str) -> Row | None:
-        """The row of a key, or None."""
+        """Return the row of a key, or None."""
         request = {"Key": {"key": {"S": key}}, "ConsistentRead": True}
         item = self._ask(self._client.get_item, **request).get("Item")
         return _changed(item).row if item else None
 
     def all(self) -> Iterator[Row]:
-        """All rows, in no promised order."""
+        """Yield all rows, in no particular order."""
         for item in self._pages(self._client.scan, ConsistentRead=True):
             if row := _changed(item).row:
                 yield row
 
     def changes(self, after: datetime) -> Iterator[Changed]:
-        """What changed since a time, in that order: the last state of each key that changed.
+        """Yield the changes since a time, in that order: the last state of each key that changed.
 
-        Eventually consistent, and dated by the clocks of the writers: look again at the last minute.
+        The feed is eventually consistent, and dated by the clocks of the writers: read the last minute again.
         """
         request = {
             "IndexName": "feed",
@@ -141,7 +142,7 @@ class DynamoIndex:
         return map(_changed, self._pages(self._client.query, **request))
 
     def latest_changes(self, before: datetime, count: int) -> Iterator[Changed]:
-        """Yield what changed before a time, the latest first, asking for `count` at once."""
+        """Yield the changes before a time, the latest first, `count` per request."""
         request = {
             "IndexName": "feed",
             "KeyConditionExpression": "feed = :feed AND changed_at < :before",
@@ -165,9 +166,9 @@ class DynamoIndex:
         values: Mapping[str, object] | None = None,
         first: Mapping[str, object] | None = None,
     ) -> bool:
-        """Change a row, make it, or raise it from the dead; False when the condition does not hold.
+        """Change a row, create it, or replace its tombstone; return False when the condition does not hold.
 
-        What is in `first` is set where it is not yet.
+        Fields in `first` are set only where they are missing.
         """
         known = {**sets, "feed": _FEED, "changed_at": text(datetime.now(UTC))}
         unset = {**(first or {}), **({} if "source" in sets else {"source": "present"})}
@@ -180,7 +181,7 @@ class DynamoIndex:
         return self._write(self._client.update_item, request, change, condition, given)
 
     def _bury(self, key: str, condition: str, values: Mapping[str, object] | None = None) -> bool:
-        """Put a tombstone in the place of a row; False when the condition does not hold."""
+        """Put a tombstone in the place of a row; return False when the condition does not hold."""
         now = datetime.now(UTC)
         item = {
             "key": {"S": key},

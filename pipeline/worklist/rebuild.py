@@ -1,4 +1,4 @@
-"""The worklist, made again from the outbox: when somebody asks for it, and by itself when its file is new."""
+"""Rebuild the worklist from the outbox: on request, and automatically when its file is new."""
 
 import logging
 import threading
@@ -20,17 +20,17 @@ _CHECK_SECONDS = 60.0  # between two checks for damage
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """How many verdicts the outbox holds, and which of its objects are none, or cannot be read."""
+    """Count the verdicts of the outbox, and list its objects that are not verdicts or cannot be read."""
 
     verdicts: int
     unreadable: list[str]
 
 
 def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | None = None) -> Rebuilt:
-    """Make the worklist again: a row for each verdict of the outbox, none for others, and what is said of the
-    sources. What cannot be read is left aside.
+    """Make the worklist again: a row for each verdict of the outbox, no others, and which sources exist.
 
-    IndexNotReady when the worklist fails, or `stopping` is set; it does not count as filled then.
+    Unreadable objects are left out. Raises IndexNotReady when the worklist fails or `stopping` is set; it
+    does not count as filled then.
     """
     unreadable = []
     with index.filling():
@@ -48,7 +48,7 @@ def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | No
 
 
 def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) -> None:
-    """Until `stopping` is set, fill the worklist whenever its file is new, and look for damage at times."""
+    """Fill the worklist whenever its file is new, and look for damage at times, until `stopping` is set."""
     checked, pause = time.monotonic(), 0.0
     while not stopping.wait(pause):
         pause = _LOOK_SECONDS
@@ -58,10 +58,10 @@ def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) 
                 index.check()
             if not index.is_filled():
                 found = rebuild_index(store, index, stopping)
-                log.info("the worklist was made from %d verdicts", found.verdicts)
+                log.info("the worklist was rebuilt from %d verdicts", found.verdicts)
         except StoreError as error:
             why = error if isinstance(error, IndexNotReady) else place_of(error)
-            log.warning("the worklist is not whole yet: %s", why)
+            log.warning("the worklist is not complete yet: %s", why)
             pause = _PAUSE_SECONDS
 
 
@@ -80,9 +80,9 @@ def _mark(key: str, store: FullStore, index: Index) -> None:
     except IndexNotReady:
         raise
     except StoreError:
-        log.warning("whether a source is still there cannot be seen; check the permissions of the inbox")
+        log.warning("cannot tell whether a source still exists; check the permissions of the inbox")
 
 
 def _go_on(stopping: threading.Event | None) -> None:
     if stopping and stopping.is_set():
-        raise IndexNotReady("the worklist was not made to the end: the program stops")
+        raise IndexNotReady("the worklist was not rebuilt completely: the program is stopping")

@@ -1,4 +1,4 @@
-"""A row of the worklist as plain values, for the indexes that keep it."""
+"""Convert rows of the worklist to plain values and back, for the indexes that keep them."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,7 +10,7 @@ from pipeline.verdict import Label, ReasonCode, Status, Warning
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change")
-FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # what a verdict says
+FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # the columns that a verdict fills
 LONGEST_MESSAGE = 300  # characters
 _SHARES = ("probability", "normal_below", "pneumonia_above")
 _WORDS = {"status": get_args(Status), "label": get_args(Label), "source": get_args(SourceState)}
@@ -18,27 +18,27 @@ _TIMES = ("started_at", "finished_at", "waiting_since", "asked_since")
 
 
 def text(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds: sorts as text."""
+    """Return a time as ISO 8601 in UTC with microseconds, which sorts as text."""
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
-def stored(value: object) -> object:
-    """A field of a row as text, number or nothing."""
+def stored_value(value: object) -> object:
+    """Return a field of a row as text, number or None."""
     if isinstance(value, tuple):
         return " ".join(value)
     return text(value) if isinstance(value, datetime) else value
 
 
 def shortened(sentence: str) -> str | None:
-    """A reason's sentence as a line of the worklist; None where it says nothing."""
+    """Return a reason's message as one line of the worklist; None where it is empty."""
     line = " ".join(sentence[: 4 * LONGEST_MESSAGE].split())
     return (line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 1]}…") or None
 
 
 def row_from(values: Mapping[str, object]) -> Row:
-    """The row of stored values; what is not of a row is left out, and so is what a later release may know.
+    """Build a row from stored values, leaving out values that this release does not know.
 
-    ValueError where the values are none that were ever stored.
+    Raises ValueError for values that were never stored.
     """
     known = {name: values[name] for name in COLUMNS if values.get(name) is not None}
     for name in _TIMES:
@@ -50,8 +50,8 @@ def row_from(values: Mapping[str, object]) -> Row:
     if known.get("reason", "internal") not in get_args(ReasonCode):
         known["reason"] = "internal"
     if any(known.get(name, words[0]) not in words for name, words in _WORDS.items()):
-        raise ValueError("no row of the worklist")
+        raise ValueError("not a row of the worklist")
     for name in _SHARES:
         if not 0 <= float(str(known.get(name, 0))) <= 1:
-            raise ValueError("no row of the worklist")
+            raise ValueError("not a row of the worklist")
     return Row(**known)  # type: ignore[arg-type]

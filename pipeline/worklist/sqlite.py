@@ -1,7 +1,7 @@
-"""The worklist in SQLite: one file, read by the page while handlers of several processes write to it (WAL).
+"""Keep the worklist in SQLite: one file that the page reads while several processes write to it (WAL).
 
-It holds nothing that the outbox does not: `intake.rebuild_index` makes it again.
-`pipeline.worklist.views` reads it as people do.
+It holds only data from the outbox: `pipeline.worklist.rebuild` makes it again. `pipeline.worklist.views`
+reads it as people do.
 """
 
 import sqlite3
@@ -16,12 +16,12 @@ from typing import Any
 from pipeline.names import INBOX, UNUSABLE
 from pipeline.records import Row, SourceState
 from pipeline.worklist.database import Database
-from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored, text
+from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored_value, text
 
-# `name` is what a search looks into. `state` is `Row.state`, and `at` orders the worklist: when the row got
+# Searches look into `name`. `state` is `Row.state`, and `at` orders the worklist: when the row got
 # its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
-# state, by the hour of `at` and, under `all`, without regard to it. `shelf` is where the walks of `views`
-# find a row: its state, and a + while it waits though the last verdict was pneumonia.
+# state, by the hour of `at` and, under `all`, over all hours. `shelf` is where the walks of `views`
+# find a row: its state, with a + while it waits although the last verdict was pneumonia.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
@@ -69,13 +69,13 @@ INSERT INTO changes VALUES (0);
 
 
 class SqliteIndex:
-    """The index in the file `path`. One connection for each thread; safe between processes."""
+    """Keep the index in the file `path`, one connection per thread; several processes may use it."""
 
     def __init__(self, path: Path) -> None:
         self._file = Database(path, _SCHEMA)
 
     def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
-        """Note that these keys have work before them, or that a host is at it."""
+        """Note that these keys wait to be judged, or that a host works on them."""
         with self._file.writing() as database:
             change = _next_change(database)
             for key in keys:
@@ -84,7 +84,7 @@ class SqliteIndex:
                 _upsert(database, key, values, kept, first={"asked_since": text(since)})
 
     def settle(self, key: str, since: datetime) -> None:
-        """The work noted at `since` is over, and left the verdict as it was; a later note stays."""
+        """End the wait noted at `since`, which left the verdict unchanged; a later note stays."""
         with self._file.writing() as database:
             seen = "key = ? AND waiting_since <= ?"
             database.execute(f"DELETE FROM rows WHERE {seen} AND status IS NULL", (key, text(since)))
@@ -95,9 +95,9 @@ class SqliteIndex:
             )
 
     def record(self, row: Row) -> None:
-        """Set what the verdict says; ends a wait for anything that the verdict has already seen."""
-        values = {name: stored(getattr(row, name)) for name in FROM_VERDICT}
-        newer = "waiting_since > excluded.started_at"  # a wait that the verdict has not seen
+        """Store the content of a verdict; end any wait that began before it."""
+        values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
+        newer = "waiting_since > excluded.started_at"  # a wait that began after the verdict
         with self._file.writing() as database:
             _upsert(
                 database,
@@ -109,7 +109,7 @@ class SqliteIndex:
             )
 
     def mark(self, key: str, source: SourceState) -> None:
-        """Note whether the source is still there.
+        """Note whether the source still exists.
 
         Where there is neither source nor verdict, there is no row.
         """
@@ -122,7 +122,7 @@ class SqliteIndex:
             )
 
     def remove(self, verdict_key: str) -> None:
-        """Forget the verdict; its row goes too, unless it waits for another."""
+        """Remove the verdict; its row goes too, unless it waits for another."""
         emptied = ", ".join(f"{name} = NULL" for name in FROM_VERDICT)
         with self._file.writing() as database:
             database.execute(
@@ -134,26 +134,26 @@ class SqliteIndex:
             )
 
     def get(self, key: str) -> Row | None:
-        """The row of a key, or None."""
+        """Return the row of a key, or None."""
         return next((row for _, row in self.rows("key = ?", key)), None)
 
     def all(self) -> Iterator[Row]:
-        """All rows, in no promised order."""
+        """Yield all rows, in no particular order."""
         return (row for _, row in self.rows("1"))
 
     def rows(self, condition: str, *values: object) -> Iterator[tuple[int, Row]]:
-        """The rows that meet a condition, with their numbers; for `pipeline.worklist.views`."""
+        """Yield the rows that meet a condition, with their numbers; for `pipeline.worklist.views`."""
         query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE {condition}"
         for id_, *found in self.select(query, *values):
             try:
                 row = row_from(dict(zip(COLUMNS, found, strict=True)))
-            except (ValueError, TypeError) as error:  # bytes that nobody wrote
+            except (ValueError, TypeError) as error:  # bytes that we never wrote
                 raise self._file.condemn() from error
             yield int(str(id_)), row
 
     def put(self, row: Row) -> None:
-        """Set a whole row, as it is elsewhere; see `pipeline.worklist.mirror`."""
-        values = {name: stored(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
+        """Store a whole row as it is in another index; see `pipeline.worklist.mirror`."""
+        values = {name: stored_value(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
         with self._file.writing() as database:
             _upsert(database, row.key, {**values, "change": _next_change(database)})
 
@@ -164,7 +164,7 @@ class SqliteIndex:
                 _next_change(database)
 
     def mirrored(self) -> tuple[datetime, datetime] | None:
-        """What `set_mirrored` was told last."""
+        """Return the values of the last `set_mirrored`."""
         for until, copied in self.select("SELECT until, copied FROM mirrored"):
             return datetime.fromisoformat(str(until)), datetime.fromisoformat(str(copied))
         return None
@@ -176,47 +176,47 @@ class SqliteIndex:
             database.execute("INSERT INTO mirrored VALUES (?, ?)", (text(until), text(copied)))
 
     def verdict_keys(self) -> list[str]:
-        """Where the verdicts of all rows stand."""
+        """Return the verdict keys of all rows."""
         query = "SELECT verdict_key FROM rows WHERE verdict_key IS NOT NULL"
         return [str(key) for (key,) in self.select(query)]
 
     def present(self) -> list[str]:
-        """The keys whose source was there when it was last looked at.
+        """Return the keys whose source existed when it was last looked at.
 
-        Without those whose name was not usable: their row's key is not quite the name.
+        Keys with an unusable name are left out: their row's key is not quite the name.
         """
         usable = "verdict_key IS NULL OR verdict_key NOT LIKE ?"
         query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
         return [str(key) for (key,) in self.select(query, f"{UNUSABLE}%")]
 
     def last_change(self) -> int:
-        """A number that grows with every change: a view of the same number is up to date."""
+        """Return a number that grows with every change: a view with the same number is up to date."""
         return next(int(str(last)) for (last,) in self.select("SELECT last FROM changes"))
 
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Ask the file, as this thread; for `pipeline.worklist.views`."""
+        """Query the file on this thread's connection; for `pipeline.worklist.views`."""
         return self._file.select(query, *values)
 
     def filling(self) -> AbstractContextManager[None]:
-        """Say that what is written inside is all that there is, see `ports.Index`."""
+        """Mark the worklist as complete after the `with` block, see `ports.Index`."""
         return self._file.filling()
 
     def is_filled(self) -> bool:
-        """Return whether all was written since the file was made; else it is to be filled from the outbox."""
+        """Return whether the file was filled since it was made; otherwise fill it from the outbox."""
         return self._file.is_filled()
 
     def check(self) -> None:
-        """Look for damage. IndexNotReady when there is some: the file is then begun anew."""
+        """Look for damage; raise IndexNotReady when there is some: the file is then started anew."""
         self._file.check()
 
     def erase_traces(self) -> None:
-        """Erase what the file still holds of rows that are gone, see `ports.Index`."""
-        with self._file.writing() as database:  # the pieces of their names, too
+        """Erase what the file still holds of deleted rows, see `ports.Index`."""
+        with self._file.writing() as database:  # erases the pieces of their names, too
             database.execute("INSERT INTO names (names) VALUES ('optimize')")
         self._file.compact()
 
     def close(self) -> None:
-        """Close the file; the index is not to be used any more."""
+        """Close the file; do not use the index afterwards."""
         self._file.close()
 
 
@@ -225,7 +225,7 @@ def _next_change(database: sqlite3.Connection) -> int:
 
 
 def folded(name: str) -> str:
-    """A name, or what is looked for in one, without regard to case and to how accents are written."""
+    """Return a name, or a search word, without differences of case and of how accents are encoded."""
     return unicodedata.normalize("NFC", name.casefold())
 
 
@@ -236,7 +236,7 @@ def _upsert(
     *more: str,
     first: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Make or change a row; `first` is for a new one, `more` are assignments that look at an old one."""
+    """Create or change a row; `first` holds values of a new row, `more` assignments that read the old one."""
     columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values, **first}
     changes = (*(f"{name} = excluded.{name}" for name in values), *more)
     database.execute(

@@ -1,8 +1,8 @@
-"""The worklist as people look at it: filtered, searched, in an order, a page at a time.
+"""Read the worklist as people look at it: filtered, searched, sorted, one page at a time.
 
-An order is a row of groups, one after the other; in each the newest come first. So every view is a merge of
-the same walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own,
-and a deep page costs what the first one does.
+An order is a sequence of groups; in each, the newest rows come first. So every view is a merge of the same
+walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own, and a deep
+page costs as little as the first.
 """
 
 import heapq
@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, get_args
 
-from pipeline.records import Row, State
+from pipeline.records import Row, RowState
 from pipeline.worklist.rows import text
 from pipeline.worklist.sqlite import SqliteIndex, folded
 
-Order = Literal["newest", "triage"]
-STATES: tuple[State, ...] = get_args(State)
-_AGAIN = ("waiting+", "working+")  # what was pneumonia, and is looked at again
-_ORDERS: dict[Order, tuple[tuple[str, ...], ...]] = {  # groups of shelves
+SortOrder = Literal["newest", "triage"]
+STATES: tuple[RowState, ...] = get_args(RowState)
+_AGAIN = ("waiting+", "working+")  # rows that were pneumonia and are judged again
+_ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
     "newest": ((*STATES, *_AGAIN),),
     "triage": (
         ("pneumonia", *_AGAIN),
@@ -28,38 +28,38 @@ _ORDERS: dict[Order, tuple[tuple[str, ...], ...]] = {  # groups of shelves
         ("normal",),
     ),
 }
-_TRIGRAM = 3  # characters: the index of substrings knows no shorter ones
-_RARE = 500  # rows: fewer than this are found by their name; more are met soon on the walk
-_LAST = "\U0010ffff"  # after every time
+_TRIGRAM = 3  # characters; the index of substrings has no shorter ones
+_RARE = 500  # rows: fewer are looked up by name; more are soon met on the walk
+_LAST = "\U0010ffff"  # sorts after every time
 
-_Found = tuple[str, int]  # when, and the row's number: its place in a group
+_Found = tuple[str, int]  # time and number of the row: its place in a group
 
 
 @dataclass(frozen=True)
 class View:
-    """What somebody looks at. No states are all of them; a search looks into the names, for every word."""
+    """Select what somebody looks at: no states means all of them; a search finds names with every word."""
 
-    states: frozenset[State] = frozenset()
+    states: frozenset[RowState] = frozenset()
     search: str = ""
-    order: Order = "newest"
+    order: SortOrder = "newest"
 
     @property
     def words(self) -> list[str]:
-        """The words of the search."""
+        """Return the words of the search."""
         return folded(self.search).replace("\0", " ").split()
 
     def any_state(self) -> "View":
-        """The same without regard to the state."""
+        """Return the same view of all states."""
         return replace(self, states=frozenset())
 
-    def in_order(self, order: Order) -> "View":
-        """The same in another order."""
+    def in_order(self, order: SortOrder) -> "View":
+        """Return the same view in another order."""
         return replace(self, order=order)
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a view, that of a row; it stays one when the row goes."""
+    """Mark a place in a view, that of a row; it stays valid when the row is deleted."""
 
     group: int
     at: str
@@ -70,33 +70,32 @@ class Cursor:
 
     @classmethod
     def parse(cls, cursor: str) -> "Cursor":
-        """The place that was written so; ValueError when it is none."""
+        """Parse a cursor; raise ValueError for other text."""
         match = re.fullmatch(r"([0-9])\.([0-9]{20}|)\.([0-9]{1,18})", cursor, re.ASCII)
         if not match:
-            raise ValueError("this is no cursor")
-        at = re.sub(
-            r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2]
-        )  # as `rows.text` has it
+            raise ValueError("this is not a cursor")
+        # As `rows.text` writes it.
+        at = re.sub(r"(....)(..)(..)(..)(..)(..)(.*)", r"\1-\2-\3T\4:\5:\6.\7Z", match[2])
         return cls(int(match[1]), at, int(match[3]))
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of a view, in its order, and where to go on: None where there are no more."""
+    """Hold some rows of a view, in its order, and the cursors of the pages beside it, if there are any."""
 
     rows: list[Row]
-    newer: Cursor | None = None  # before the first of them
-    older: Cursor | None = None  # after the last
+    newer: Cursor | None = None  # page before the first row
+    older: Cursor | None = None  # page after the last row
 
 
 class Worklist:
-    """Reads the index of a file."""
+    """Read the index of a file."""
 
     def __init__(self, index: SqliteIndex) -> None:
         self._index = index
 
     def page(self, view: View, limit: int, after: Cursor | None = None, before: Cursor | None = None) -> Page:
-        """At most `limit` rows: the first, or those that follow `after`, or those right before `before`."""
+        """Return at most `limit` rows: the first, those after `after`, or those right before `before`."""
         backward = before is not None
         places = list(islice(self._walk(view, before or after, backward), limit + 1))
         more = len(places) > limit
@@ -114,7 +113,7 @@ class Worklist:
         )
 
     def rows(self, view: View) -> Iterator[Row]:
-        """All rows of a view; those that change meanwhile may come again, or not."""
+        """Yield all rows of a view; those that change meanwhile may come twice, or not at all."""
         page = self.page(view, _RARE)
         yield from page.rows
         while page.older:
@@ -122,7 +121,7 @@ class Worklist:
             yield from page.rows
 
     def neighbours(self, view: View, key: str) -> tuple[Row | None, Row | None]:
-        """The rows before and after that of a key, in a view; its own need not be in it."""
+        """Return the rows before and after that of a key in a view, which need not include it."""
         found = next(self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key), None)
         if found is None:
             return None, None
@@ -132,16 +131,16 @@ class Worklist:
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
 
-    def counts(self) -> dict[State, int]:
-        """How many rows there are of each state."""
+    def counts(self) -> dict[RowState, int]:
+        """Return how many rows there are of each state."""
         counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'"))
         return {state: counted.get(state, 0) for state in STATES}
 
-    def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[State, int]]]:
-        """The last `count` hours, to the one of `until`: when each began, and what got its verdict in it."""
+    def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[RowState, int]]]:
+        """Return the last `count` hours, up to that of `until`: when each began, and its rows by state."""
         last = until.replace(minute=0, second=0, microsecond=0)
         hours = [last - timedelta(hours=back) for back in reversed(range(count))]
-        found: dict[str, dict[State, int]] = {text(hour)[:13]: {} for hour in hours}
+        found: dict[str, dict[RowState, int]] = {text(hour)[:13]: {} for hour in hours}
         query = "SELECT hour, state, count FROM tally WHERE hour BETWEEN ? AND ? AND count > 0"
         for hour, state, number in self._index.select(query, min(found), max(found)):
             if state not in ("waiting", "working"):
@@ -149,7 +148,7 @@ class Worklist:
         return [(hour, found[text(hour)[:13]]) for hour in hours]
 
     def _walk(self, view: View, start: Cursor | None, backward: bool) -> Iterator[Cursor]:
-        """The places of a view behind another one, in its order or backward."""
+        """Yield the places of a view after a cursor, in its order or backward."""
         groups = list(enumerate(_ORDERS[view.order]))
         rare = self._rare(view.words)
         for number, shelves in reversed(groups) if backward else groups:
@@ -176,7 +175,7 @@ class Worklist:
         )
 
     def _rare(self, words: list[str]) -> list[tuple[str, _Found]] | None:
-        """The rows whose name holds all of the words, if the index of substrings says that they are few."""
+        """Return the rows whose name holds all of the words, if the index of substrings finds only a few."""
         known = [word for word in words if len(word) >= _TRIGRAM]
         if not known:
             return None
@@ -197,7 +196,7 @@ class Worklist:
 def _picked(
     rare: list[tuple[str, _Found]], shelves: list[str], bound: _Found | None, backward: bool
 ) -> Iterator[_Found]:
-    """Those of the shelves, behind a bound, in the order of the walk."""
+    """Return the rows of the shelves after a bound, in the order of the walk."""
     found = sorted((found for shelf, found in rare if shelf in shelves), reverse=not backward)
     if bound is None:
         return iter(found)
@@ -209,5 +208,5 @@ def _marks(values: Sequence[object]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word as it is, in FTS5's language of queries."""
+    """Quote a word literally for FTS5's query language."""
     return '"' + word.replace('"', '""') + '"'

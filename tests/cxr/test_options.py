@@ -79,7 +79,7 @@ def test_what_a_worker_writes(level: str, is_said: bool, here: Path) -> None:
     """A warning of the host's agent reaches standard error as one line, or not at all."""
     code = (
         "import logging, sys; from cxr import options; options.begin()\n"
-        "logging.getLogger('ec2_runner.host.agent').warning('the host could not say how it is')\n"
+        "logging.getLogger('ec2_runner.host.agent').warning('the host could not publish its state')\n"
         "logging.getLogger('another').info('not ours')"
     )
     env = {"CXR_LOG_LEVEL": level, "PYTHONPATH": str(ROOT), "PATH": ""}
@@ -93,7 +93,8 @@ def test_what_a_worker_writes(level: str, is_said: bool, here: Path) -> None:
         check=True,
     )
     assert (
-        done.stderr.endswith(" WARNING ec2_runner.host.agent: the host could not say how it is\n") == is_said
+        done.stderr.endswith(" WARNING ec2_runner.host.agent: the host could not publish its state\n")
+        == is_said
     )
     assert done.stderr.count("\n") == is_said
 

@@ -92,13 +92,13 @@ def test_a_setting_that_is_none_is_an_error_that_names_the_nearest(
     name: str, near: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "x")
-    with pytest.raises(UsageError, match=f"{name} is no setting: did you mean {near}?"):
+    with pytest.raises(UsageError, match=f"{name} is not a setting: did you mean {near}?"):
         load_settings()
 
 
 def test_a_setting_like_no_other_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXR_ZZZZ", "x")
-    with pytest.raises(UsageError, match="CXR_ZZZZ is no setting"):
+    with pytest.raises(UsageError, match="CXR_ZZZZ is not a setting"):
         load_settings()
 
 
@@ -171,13 +171,13 @@ def test_the_version_is_told(said: Said) -> None:
 def test_a_second_up_on_one_root_says_that_one_runs(tmp_path: Path, said: Said) -> None:
     with alone(tmp_path / ".cxr/up.lock", "`cxr up`") as tell:
         assert (
-            f"runs on this folder already, starting, process {os.getpid()}"
+            f"is already running on this folder, starting, process {os.getpid()}"
             in said("up", "--root", tmp_path, "--port", "0")[1]
         )
         tell("at http://127.0.0.1:8000")
         code, line = said("up", "--root", tmp_path, "--port", "0")
     assert code == 2
-    assert f"runs on this folder already, at http://127.0.0.1:8000, process {os.getpid()}" in line
+    assert f"is already running on this folder, at http://127.0.0.1:8000, process {os.getpid()}" in line
     with alone(tmp_path / ".cxr/up.lock", "`cxr up`"):
         pass
     assert [path.name for path in (tmp_path / ".cxr").glob("*.running")] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
 from ec2_runner.stack.upload import CURRENT
@@ -56,7 +56,7 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     def refuse(*_: object) -> None:
         raise StackError("the stack did not take it")
 
-    monkeypatch.setattr(Stack, "apply", refuse)
+    monkeypatch.setattr(CloudFormationStack, "apply", refuse)
     with pytest.raises(StackError):
         cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
     assert cloud.text(CURRENT) == "2\n"
@@ -175,7 +175,7 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"bucket": "a", "existing_bucket": "b"}, "name either"),
+        ({"bucket": "a", "existing_bucket": "b"}, "name only one"),
         ({"existing_bucket": "not-there"}, "there is no bucket not-there"),
         ({"bucket": "mine"}, "--existing-bucket mine"),
     ],

@@ -219,7 +219,7 @@ def test_no_room_here_so_the_next_subnet(world: World) -> None:
 
 def test_no_room_anywhere_is_somebodys_business(world: World) -> None:
     faulty = Faulty(world.ec2, run_instances=[error("VcpuLimitExceeded")] * PLACES)
-    with pytest.raises(HostNotReady, match="no room") as refusal:
+    with pytest.raises(HostNotReady, match="no capacity") as refusal:
         world.fleet(faulty).host()
     assert refusal.value.is_fault
     with pytest.raises(HostNotReady):
@@ -259,7 +259,7 @@ def test_a_start_that_ec2_takes_back_means_another_host_elsewhere(world: World, 
             return told
 
     fleet = world.fleet(Reverting(world.ec2))
-    with pytest.raises(HostNotReady, match="took a start back") as told:
+    with pytest.raises(HostNotReady, match="reverted a start") as told:
         fleet.host()
     assert (told.value.is_fault, told.value.retry_after) == (True, 120)
     with pytest.raises(HostNotReady, match="pending"):

@@ -121,7 +121,7 @@ def test_a_tunnel_that_is_cut_is_opened_again(world: World) -> None:
 @needs_sshd
 def test_another_host_key_is_refused_and_rings(world: World) -> None:
     world.publish(fresh_key()[1])
-    with pytest.raises(HostNotReady, match="another key") as refusal:
+    with pytest.raises(HostNotReady, match="key is not the one") as refusal:
         list(world.host().run(jobs("a")))
     assert refusal.value.is_fault
     assert world.fleet.notes == ["unreachable"]

@@ -20,7 +20,7 @@ from ec2_runner.reach.observe import Observer
 from handlers import wiring
 from pipeline.aws.names import StackNames
 from pipeline.records import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
-from pipeline.running.service import Service, State, WorkerStatus
+from pipeline.running.service import Service, WorkerState, WorkerStatus
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine, InlineHost, MemoryStore, make_judge, make_ports
@@ -87,7 +87,7 @@ def test_a_worker_of_this_process_and_its_queue(tmp_path: Path, monkeypatch: pyt
 # A stack
 
 
-def said(state: State, at: datetime, **more: Any) -> WorkerStatus:
+def said(state: WorkerState, at: datetime, **more: Any) -> WorkerStatus:
     known: dict[str, Any] = {
         "state": state,
         "since": at - timedelta(minutes=4),

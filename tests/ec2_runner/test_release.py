@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ec2_runner.stack import release
-from ec2_runner.stack.release import MANIFEST, architecture_of, build, pack, run, write_manifest
+from ec2_runner.stack.release import MANIFEST, architecture_of, build, pack, run_command, write_manifest
 from pipeline.errors import StackError, UsageError
 from tests.support.hosts import SCRIPTS
 
@@ -76,9 +76,9 @@ def test_a_package_without_its_folder_says_what_makes_it(tmp_path: Path) -> None
 
 def test_a_tool_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"could not be built.*no such thing"):
-        run([sys.executable, "-c", "import sys; sys.exit('no such thing')"], tmp_path)
+        run_command([sys.executable, "-c", "import sys; sys.exit('no such thing')"], tmp_path)
     with pytest.raises(StackError, match="cxr-no-such-tool is not installed"):
-        run(["cxr-no-such-tool"], tmp_path)
+        run_command(["cxr-no-such-tool"], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ec2_runner.reach import remote
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import SshRoute
 from ec2_runner.reach.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
-from ec2_runner.reach.worker_client import Stream, StreamBroken
+from ec2_runner.reach.worker_client import ByteStream, StreamBroken
 from pipeline.errors import HostNotReady, UsageError
 from pipeline.records import Job, Outcome
 from pipeline.settings import Settings
@@ -174,7 +174,7 @@ def test_a_worker_that_restarts_is_looked_for_through_the_connection_that_lives(
 
         looks = 0
 
-        def open(self, port: int) -> Stream:
+        def open(self, port: int) -> ByteStream:
             if len(echo.batches) == 1 and self.looks < 2:
                 self.looks += 1
                 raise NobodyListens("nobody listens")

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from ec2_runner.stack.cloudformation import Stack
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from pipeline.errors import StackError
 
 URL = "https://artifacts.s3.us-east-1.amazonaws.com/template.yaml"
@@ -24,7 +24,7 @@ class Played:
         self.stub = Stubber(client)
         self.lines: list[str] = []
         self.clock = 0.0
-        self.stack = Stack("cxr", client, self.lines.append, self.sleep, lambda: self.clock)
+        self.stack = CloudFormationStack("cxr", client, self.lines.append, self.sleep, lambda: self.clock)
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
@@ -88,13 +88,13 @@ def test_no_changes_is_fine(played: Played) -> None:
     played.stub.add_response("delete_change_set", {}, CHANGE_SET)
     played.status("CREATE_COMPLETE")
     played.stack.apply(URL, {})
-    assert played.lines == ["the stack is as it should be"]
+    assert played.lines == ["the stack is up to date"]
 
 
 def test_a_template_that_is_not_taken_is_said(played: Played) -> None:
     played.status("CREATE_COMPLETE")
     played.change_set("FAILED", "Transform failed")
-    with pytest.raises(StackError, match="does not take the template: Transform failed"):
+    with pytest.raises(StackError, match="rejected the template: Transform failed"):
         played.stack.apply(URL, {})
 
 
@@ -142,7 +142,7 @@ def test_a_creation_that_failed_is_removed_first(played: Played) -> None:
     played.status("DELETE_COMPLETE")
     played.events()
     assert played.stack.ready() is None
-    assert played.lines == ["removing the stack that is in ROLLBACK_COMPLETE"]
+    assert played.lines == ["deleting the stack that is in ROLLBACK_COMPLETE"]
 
 
 def test_another_deploy_at_work_is_waited_for(played: Played) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cxr.commands import app
 from ec2_runner.host.agent import Publisher
 from ec2_runner.stack import release
-from ec2_runner.stack.destroy import destroy
+from ec2_runner.stack.destroy import destroy_stack
 from ec2_runner.stack.status import report
 from handlers import wiring
 from pipeline.errors import CxrError, StackError, UsageError
@@ -72,7 +72,7 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
     assert f"s3://{BUCKET}/inbox/" in said
     assert "release   2" in said
     assert "none; the next job launches one" in said
-    assert "0 waiting, 0 at work, 0 to come again; no wait measured lately" in said
+    assert "0 waiting, 0 at work, 0 to come again; no wait measured recently" in said
     assert "none lately" in said
 
 
@@ -99,7 +99,7 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     put(
         deployed,
         f"system/hosts/{HOST}{instance}/update-failed.txt",
-        "release 3-ab: it does not pass its own check\n",
+        "release 3-ab: it failed its own check\n",
     )
     said = "\n".join(lines(deployed))
     assert f"{instance}: running, t3.medium" in said
@@ -131,8 +131,8 @@ def test_queues_and_waiting_time(deployed: Cloud) -> None:
     }
     deployed.aws.client("cloudwatch").put_metric_data(Namespace="CXRInbox", MetricData=[metric])
     said = lines(deployed)
-    assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited for 95 s" in said
-    assert "dead      1 jobs, 0 verdicts that the worklist could not take" in said
+    assert "jobs      1 waiting, 0 at work, 1 to come again; the oldest has waited 95 s" in said
+    assert "dead      1 jobs, 0 verdicts not written to the worklist" in said
 
 
 def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
@@ -159,7 +159,7 @@ def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
     deployed.aws.client("s3").put_bucket_notification_configuration(
         Bucket=BUCKET, NotificationConfiguration=_own_notification(deployed)
     )
-    destroy(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
     assert deployed.stack.read() is None
     assert deployed.names() == ["inbox/a.jpeg", "outbox/a.jpeg.json"]
     found = deployed.aws.client("ec2").describe_instances(InstanceIds=[host])
@@ -167,7 +167,7 @@ def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
     assert [bucket["Name"] for bucket in deployed.aws.client("s3").list_buckets()["Buckets"]] == [BUCKET]
     left = deployed.aws.client("s3").get_bucket_notification_configuration(Bucket=BUCKET)
     assert "QueueConfigurations" not in left
-    destroy(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
     assert "there is no stack cxr-inbox" in deployed.output.getvalue()
 
 
@@ -177,7 +177,7 @@ def test_destroy_everything_leaves_no_version_of_anything(deployed: Cloud) -> No
     for content in ("old", "new"):
         put(deployed, "inbox/a.jpeg", content)
     s3.delete_object(Bucket=BUCKET, Key="inbox/a.jpeg")
-    destroy(deployed.stack, deployed.aws, deployed.fleet, True, deployed.display)
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, True, deployed.display)
     assert s3.list_buckets()["Buckets"] == []
 
 
@@ -187,7 +187,7 @@ def test_destroy_leaves_what_others_have_in_a_bucket(cloud: Cloud) -> None:
     s3.put_object(Bucket="department", Key="billing/1", Body=b"x")
     s3.put_object(Bucket="department", Key="inbox/a.jpeg", Body=b"x")
     cloud.deploy(existing_bucket="department")
-    destroy(cloud.stack, cloud.aws, cloud.fleet, True, cloud.display)
+    destroy_stack(cloud.stack, cloud.aws, cloud.fleet, True, cloud.display)
     assert cloud.names("department") == ["billing/1"]
     assert "the bucket department stays" in cloud.output.getvalue()
 

@@ -129,7 +129,7 @@ def test_a_fault_rings_the_alarm_and_the_jobs_wait_all_the_same(tmp_path: Path) 
 
     class Impostor:
         def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-            raise HostNotReady("the host has another key", 60, is_fault=True)
+            raise HostNotReady("the host's key is not the one that it published", 60, is_fault=True)
 
     report = ingest(sqs_event("b", {"inbox/a": NOON}), world.ports(tmp_path, Impostor()))
     assert [outcome.result for outcome in report.outcomes] == ["waiting"]

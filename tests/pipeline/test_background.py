@@ -52,7 +52,7 @@ def test_work_that_returns_too_early_is_a_problem(threads: Background) -> None:
     deadline = time.monotonic() + 10
     while not threads.problems() and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert threads.problems() == ["The queue does not work: it ended before its time."]
+    assert threads.problems() == ["The queue does not work: it ended too early."]
 
 
 def test_what_is_no_exception_ends_no_work_either(threads: Background) -> None:

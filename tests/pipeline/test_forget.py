@@ -10,7 +10,7 @@ from handlers import wiring
 from pipeline import forget as module
 from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
-from pipeline.forget import forget, is_known
+from pipeline.forget import erase_xray, is_known
 from pipeline.intake import Ports
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
@@ -36,13 +36,13 @@ def store_of(ports: Ports) -> MemoryStore:
 
 def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
     before = set(store_of(ports).objects)
-    assert forget(KEY, ports.store, ports.index, 0) is True
+    assert erase_xray(KEY, ports.store, ports.index, 0) is True
     after = set(store_of(ports).objects)
     assert len(before - after) == 3  # the X-ray, its verdict, its preview
     assert {key for key in after if key.endswith(".json")} == {"outbox/a.jpeg.png.json"}
     assert ports.index.get(KEY) is None
     assert ports.index.get("inbox/a.jpeg.png") is not None
-    assert forget(KEY, ports.store, ports.index, 0) is False
+    assert erase_xray(KEY, ports.store, ports.index, 0) is False
 
 
 def test_what_is_known_of_a_name(ports: Ports) -> None:
@@ -52,7 +52,7 @@ def test_what_is_known_of_a_name(ports: Ports) -> None:
     ports.store.delete(KEY)
     ports.index.remove("outbox/a.jpeg.json")
     assert is_known(KEY, ports.store, ports.index)
-    assert forget(KEY, ports.store, ports.index, 0)
+    assert erase_xray(KEY, ports.store, ports.index, 0)
     assert not is_known(KEY, ports.store, ports.index)
     ports.index.wait([KEY], ports.now())
     assert is_known(KEY, ports.store, ports.index)
@@ -77,13 +77,13 @@ def test_a_folder_is_never_erased(ports: Ports, key: str) -> None:
     store_of(ports).objects["inbox/ward/b.jpeg"] = b"P2"
     before = dict(store_of(ports).objects)
     with pytest.raises(UsageError, match="not a folder"):
-        forget(key, ports.store, ports.index, 0)
+        erase_xray(key, ports.store, ports.index, 0)
     assert store_of(ports).objects == before
 
 
 def test_one_that_still_waits(ports: Ports) -> None:
     ports.index.wait([KEY], ports.now())
-    assert forget(KEY, ports.store, ports.index, 0) is True
+    assert erase_xray(KEY, ports.store, ports.index, 0) is True
     assert ports.index.get(KEY) is None
 
 
@@ -99,11 +99,11 @@ def test_a_job_at_work_that_writes_after_it(ports: Ports, monkeypatch: pytest.Mo
         store_of(ports).objects.update(writes.pop() if writes else {})
 
     monkeypatch.setattr(module.time, "sleep", sleep)
-    assert forget(KEY, ports.store, ports.index) is True
+    assert erase_xray(KEY, ports.store, ports.index) is True
     assert not any("a.jpeg.json" in key for key in store_of(ports).objects)
 
 
 def test_what_never_ends_is_said(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "sleep", lambda _: store_of(ports).objects.update({KEY: b"P1"}))
-    with pytest.raises(StoreError, match="again and again"):
-        forget(KEY, ports.store, ports.index)
+    with pytest.raises(StoreError, match="keeps writing it"):
+        erase_xray(KEY, ports.store, ports.index)

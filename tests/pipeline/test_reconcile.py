@@ -18,7 +18,7 @@ from pipeline.events import s3_event, sqs_event
 from pipeline.intake import Ports, dead_letter, ingest, record_verdict
 from pipeline.judge import Judge
 from pipeline.names import is_unfinished, verdict_key
-from pipeline.reconcile import reconcile as look
+from pipeline.reconcile import reconcile_inbox as look
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, make_ports

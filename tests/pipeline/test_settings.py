@@ -84,15 +84,15 @@ def test_a_file_elsewhere_is_named_by_a_variable(here: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[judging]\nthred = 2", "[judging] thred is no setting: did you mean threads?"),
-        ("threads = 2", "threads is no setting: it belongs in [judging]"),
-        ("thread = 2", "thread is no setting: did you mean threads in [judging]?"),
-        ("CXR_THREADS = 2", "CXR_THREADS is no setting: did you mean threads in [judging]?"),
-        ('[page]\nroot = "x"', "[page] root is no setting: it belongs above the first section"),
-        ("[stack]\nzzzz = 2", "[stack] zzzz is no setting: the README lists them all"),
-        ("[stack]\nsubnets = []", "[stack] subnets is no setting: the stack sets it, as CXR_SUBNETS"),
-        ("[juding]\nthreads = 2", "[juding] is no section: did you mean [judging]?"),
-        ("[threads]\nx = 2", "[threads] is no section: it belongs in [judging]"),
+        ("[judging]\nthred = 2", "[judging] thred is not a setting: did you mean threads?"),
+        ("threads = 2", "threads is not a setting: it belongs in [judging]"),
+        ("thread = 2", "thread is not a setting: did you mean threads in [judging]?"),
+        ("CXR_THREADS = 2", "CXR_THREADS is not a setting: did you mean threads in [judging]?"),
+        ('[page]\nroot = "x"', "[page] root is not a setting: it belongs above the first section"),
+        ("[stack]\nzzzz = 2", "[stack] zzzz is not a setting: the README lists them all"),
+        ("[stack]\nsubnets = []", "[stack] subnets is not a setting: the stack sets it, as CXR_SUBNETS"),
+        ("[juding]\nthreads = 2", "[juding] is not a section: did you mean [judging]?"),
+        ("[threads]\nx = 2", "[threads] is not a section: it belongs in [judging]"),
         ("judging = 2", "judging is a section: write [judging] on a line of its own"),
         ('host = "ssh"', "host is a section: write [host] on a line of its own, and host below it"),
         ("[judging]\nthreads = 0", "[judging] threads: input should be greater than 0"),
@@ -101,8 +101,8 @@ def test_a_file_elsewhere_is_named_by_a_variable(here: Path, monkeypatch: pytest
         ('[host]\nhost = "far"', "[host] host: input should be 'local', 'ssh' or 'ec2'"),
         ("[judging]\nprevalence = 74", "[judging] prevalence: input should be less than or equal to 0.999"),
         ('[stack]\nparameters = "x"', "[stack] parameters: write NAME=VALUE,NAME=VALUE"),
-        ("\n[page]\nport = \npoll = true", "cxr.toml is no TOML: invalid value (at line 3, column 8)"),
-        ("\n[page]\nport =", "cxr.toml is no TOML: invalid value (at the end, line 3)"),
+        ("\n[page]\nport = \npoll = true", "cxr.toml is not valid TOML: invalid value (at line 3, column 8)"),
+        ("\n[page]\nport =", "cxr.toml is not valid TOML: invalid value (at the end, line 3)"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_one_line(here: Path, text: str, said: str) -> None:
@@ -167,7 +167,7 @@ def test_a_setting_of_an_earlier_release_may_only_say_what_is_so(
     if said is None:
         load_settings()
     else:
-        assert refusal() == f"{next(iter(variables))} is no setting any more: unset it; {said}"
+        assert refusal() == f"{next(iter(variables))} is no longer a setting: unset it; {said}"
 
 
 @pytest.mark.whole

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
 from ec2_runner.reach.ssh import NobodyListens
-from ec2_runner.reach.worker_client import Stream
+from ec2_runner.reach.worker_client import ByteStream
 from pipeline.ports import Host
 from pipeline.records import Job, Outcome
 from pipeline.running.service import Service
@@ -56,7 +56,7 @@ class Plain:
 
     is_alive = True
 
-    def open(self, port: int) -> Stream:
+    def open(self, port: int) -> ByteStream:
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=5)
         except ConnectionRefusedError as error:

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from ec2_runner.reach.fleet import Fleet
 from ec2_runner.reach.lease import Lease
-from ec2_runner.stack.cloudformation import Stack
-from ec2_runner.stack.deploy import Options, Plan, carry_out, make_plan
+from ec2_runner.stack.cloudformation import CloudFormationStack
+from ec2_runner.stack.deploy import DeployOptions, Plan, carry_out, make_plan
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.release import Architecture, Bundle, write_manifest
 from handlers import wiring
@@ -111,9 +111,11 @@ class Cloud:
         return Display(Console(file=self.output, width=100))
 
     @property
-    def stack(self) -> Stack:
+    def stack(self) -> CloudFormationStack:
         """The stack, without waiting between two looks at it."""
-        return Stack(NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None)
+        return CloudFormationStack(
+            NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None
+        )
 
     @property
     def fleet(self) -> Fleet:
@@ -123,7 +125,7 @@ class Cloud:
 
     def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
         """As the command does."""
-        plan = make_plan(Options(NAME, **options), self.aws, self.stack)
+        plan = make_plan(DeployOptions(NAME, **options), self.aws, self.stack)
         carry_out(plan, self.aws, self.stack, self.fleet, build or self.build, self.display)
         return plan
 

@@ -15,7 +15,7 @@ from pipeline.intake import record_verdict
 from pipeline.judge import give_up
 from pipeline.names import verdict_key
 from pipeline.records import Job
-from pipeline.store.folder import PRIVATE, FolderStore
+from pipeline.store.folder import PRIVATE_FOLDER, FolderStore
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support import buckets, dicoms, pictures
@@ -210,7 +210,7 @@ def test_a_failed_one_is_judged_again_by_its_button(browser: Browser, up: tuple[
         choose(page, {"name": name, "mimeType": "image/jpeg", "buffer": varied(60)})
         found = page.locator(f'[data-key="{key}"]')
         expect(found).to_have_attribute("data-state", JUDGED, timeout=20_000)
-        store, index = FolderStore(root), SqliteIndex(root / PRIVATE / "index.sqlite")
+        store, index = FolderStore(root), SqliteIndex(root / PRIVATE_FOLDER / "index.sqlite")
         store.delete(verdict_key(key))
         give_up(store, RELEASE, Job(key), "internal", "It could not be judged.")
         record_verdict(verdict_key(key), store, index)

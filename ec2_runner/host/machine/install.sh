@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes this machine (Amazon Linux 2023) an inference host. Safe to repeat; each new release runs it again.
+# Turns this machine (Amazon Linux 2023) into an inference host. Safe to repeat; each new release runs it again.
 #
-# Needs AWS_REGION, CXR_BUCKET, and CXR_HOST_ID or CXR_HOST_ROLE_ID, of the environment or of /etc/cxr/host.env;
-# that file then has these and all other CXR_ variables: the worker's settings. CXR_PREFIX has everything made
+# Needs AWS_REGION, CXR_BUCKET, and CXR_HOST_ID or CXR_HOST_ROLE_ID, from the environment or /etc/cxr/host.env.
+# That file then holds these and all other CXR_ variables: the worker's settings. CXR_PREFIX installs everything
 # below another folder.
 set -euo pipefail
 umask 022
@@ -36,8 +36,8 @@ fail() {
     exit 1
 }
 
-# Put a file of this folder in its place. A rename, so that a script that runs (update.sh does) is not
-# changed under its shell, and a kill leaves the whole old file.
+# Install a file of this folder. It is renamed into place, so that a running script (update.sh is one) does not
+# change under its shell, and a kill leaves the old file whole.
 place() {
     mkdir -p "$(dirname "$2")"
     install -m "$3" "$here/$1" "$2.new"
@@ -51,19 +51,19 @@ settings() {
             [[ -n ${!name:-} ]] || export "$name=$value"
         done < <(grep -E '^(AWS_REGION|CXR_[A-Z_]+)=' "$file")
     fi
-    [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: the bucket that has the releases"
-    [[ -n ${AWS_REGION:-} ]] || fail "AWS_REGION is not set: the region of the bucket"
+    [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: name the bucket that holds the releases"
+    [[ -n ${AWS_REGION:-} ]] || fail "AWS_REGION is not set: name the region of the bucket"
     export AWS_DEFAULT_REGION=$AWS_REGION
-    unset CXR_STORE CXR_INDEX # of earlier releases; the bucket says it all
+    unset CXR_STORE CXR_INDEX # settings of earlier releases, which the bucket replaces
     if [[ -z ${CXR_HOST_ID:-} ]]; then
-        [[ -n ${CXR_HOST_ROLE_ID:-} ]] || fail "CXR_HOST_ROLE_ID is not set: the unique id of the hosts' role"
+        [[ -n ${CXR_HOST_ROLE_ID:-} ]] || fail "CXR_HOST_ROLE_ID is not set: name the unique id of the hosts' role"
         CXR_HOST_ID="$CXR_HOST_ROLE_ID:$(instance_id)" || fail "the instance metadata did not answer"
         export CXR_HOST_ID
     fi
     (umask 077 && : >"$file.new")
     for name in AWS_REGION AWS_DEFAULT_REGION $(compgen -e CXR_); do
-        # systemd and the shell both read this file: nothing that one of them would take for syntax.
-        [[ ${!name} =~ ^[A-Za-z0-9_.,:/@=+-]*$ ]] || fail "$name holds a character that a setting cannot have"
+        # systemd and the shell both read this file: allow nothing that either would take for syntax.
+        [[ ${!name} =~ ^[A-Za-z0-9_.,:/@=+-]*$ ]] || fail "$name holds a character that is not allowed in a setting"
         echo "$name=${!name}" >>"$file.new"
     done
     mv -fT "$file.new" "$file"
@@ -85,7 +85,7 @@ packages() {
         || fail "the packages ${missing[*]} could not be installed"
 }
 
-# A password of `*` fits none, and unlike `!` does not have sshd take the account for locked.
+# The password `*` matches no input, and unlike `!` does not make sshd treat the account as locked.
 account() {
     id -u cxr >/dev/null 2>&1 || useradd --system --no-create-home --home-dir /var/lib/cxr \
         --shell /sbin/nologin --password '*' cxr
@@ -98,7 +98,7 @@ ssh_daemon() {
     place sshd-cxr.conf "$file" 600
     if ! sshd -t -f "$prefix/etc/ssh/sshd_config"; then
         if [[ -e $file.old ]]; then mv -fT "$file.old" "$file"; else rm -f "$file"; fi
-        fail "sshd does not take its new configuration; the old one stays"
+        fail "sshd rejected its new configuration; the old one stays"
     fi
     rm -f "$file.old"
     systemctl reload sshd.service

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Copies the last lines that this boot's units logged to the bucket, if they changed: a host without a route
-# to the internet has no other log to look at. `log.sh at-stop` does so only if the machine is going down.
+# Copies the last log lines of this boot's units to the bucket, if they changed: a host without a route
+# to the internet has no other readable log. `log.sh at-stop` does so only if the machine is shutting down.
 set -euo pipefail
 
 lines=2000

@@ -1,15 +1,15 @@
 #!/bin/bash
-# Brings this host to the bucket's current release, before the worker starts. Runs as root.
+# Updates this host to the bucket's current release, before the worker starts. Runs as root.
 #
-# The release is installed beside the one that runs, tried, and only then switched to. Whatever goes wrong,
-# the one that runs stays, and this ends well; it fails only where there is none. A refused release is tried
-# again after a while, and its reason stands in the bucket, in update-failed.txt of this host.
+# The release is installed beside the running one, tested, and only then switched to. Whatever goes wrong,
+# the running release stays, and this script succeeds; it fails only if there is none. A refused release is
+# tried again after a while; the reason is in the bucket, in update-failed.txt of this host.
 set -euo pipefail
 umask 022
 
 base="${CXR_PREFIX:-}/opt/cxr"
 releases="$base/releases"
-refused="$base/refused" # names of refused releases; the file is as old as the last refusal
+refused="$base/refused" # names of refused releases; its age is that of the last refusal
 python=${CXR_PYTHON:-python3.12}
 user=${CXR_ACCOUNT-cxr}
 retry_minutes=10
@@ -18,21 +18,21 @@ bucket="s3://$CXR_BUCKET/system"
 main() {
     mkdir -p "$releases"
     exec 9>"$base/update.lock"
-    flock --wait 900 9 || keep "another update does not end"
+    flock --wait 900 9 || keep "another update has not finished"
     trap 'finish $?' EXIT
-    rm -rf "$base"/work.* # of a killed update
+    rm -rf "$base"/work.* # left by a killed update
     work=$(mktemp -d "$base/work.XXXXXX")
 
     local number name
     number=$(copy 30 "$bucket/releases/current" - | head -c 20) || keep "the bucket did not name a release"
-    [[ $number =~ ^[0-9]+$ ]] || keep "the bucket names no release"
+    [[ $number =~ ^[0-9]+$ ]] || keep "the bucket does not name a release"
     copy 30 "$bucket/releases/$number/manifest.sha256" "$work/manifest.sha256" \
         || keep "release $number has no manifest, or the bucket did not answer"
-    # With the manifest's hash, so that a release that was built again under its number is another one.
+    # The name holds the manifest's hash, so that a rebuilt release of the same number counts as another one.
     name="$number-$(sha256sum "$work/manifest.sha256" | head -c 12)"
     if [[ $(running) == "$name" ]]; then
         tell_success
-        echo "update: release $name is here"
+        echo "update: release $name is already installed"
         exit 0
     fi
     is_refused "$name" && keep "release $name was refused a while ago"
@@ -49,13 +49,13 @@ running() {
     link=$(readlink "$base/current") && [[ -x $base/current/venv/bin/cxr ]] && basename "$link"
 }
 
-# However it ends, the release that runs may start.
+# Let the running release start, however this ends.
 finish() {
     [[ -z ${work:-} ]] || rm -rf "$work"
     [[ $1 == 0 || -n ${ended:-} ]] || keep "the update broke off"
 }
 
-# End, with the release that runs.
+# End, and keep the running release.
 keep() {
     local now
     ended=yes
@@ -68,7 +68,7 @@ keep() {
     exit 1
 }
 
-# The same, and remember that this release is not good.
+# End as `keep` does, and remember this release as refused.
 refuse() {
     rm -rf "${releases:?}/$1"
     is_refused "$1" || echo "$1" >>"$refused"
@@ -94,17 +94,17 @@ copy() {
         s3 cp --only-show-errors "${@:2}"
 }
 
-# Download into $work, and take over what the manifest names and nothing else.
+# Download into $work, and keep only the files that the manifest names.
 fetch() {
     local sum file new="$releases/$2"
     copy 300 "$bucket/releases/$1/" "$work/files" --recursive || keep "release $1 could not be downloaded"
     while read -r sum file; do
         [[ $file =~ ^(wheelhouse|host)/[A-Za-z0-9_.+-]+$ ]] \
-            || refuse "$2" "its manifest names what no release has"
+            || refuse "$2" "its manifest names a file that no release has"
         echo "$sum  $work/files/$file" | sha256sum --check --status --strict \
-            || refuse "$2" "$file is not what its manifest says"
+            || refuse "$2" "$file does not match its manifest"
     done <"$work/manifest.sha256"
-    rm -rf "$new" # what a killed update left
+    rm -rf "$new" # left by a killed update
     while read -r sum file; do
         mkdir -p "$new/$(dirname "$file")"
         mv "$work/files/$file" "$new/$file"
@@ -113,13 +113,13 @@ fetch() {
 
 build() {
     local new="$releases/$1"
-    limited 120 "$python" -m venv "$new/venv" || refuse "$1" "no environment could be made for it"
+    limited 120 "$python" -m venv "$new/venv" || refuse "$1" "its virtual environment could not be created"
     limited 300 "$new/venv/bin/pip" --quiet --disable-pip-version-check --no-cache-dir install \
         --no-index --find-links "$new/wheelhouse" "$new"/wheelhouse/*.whl \
-        || refuse "$1" "its packages do not install"
+        || refuse "$1" "its packages could not be installed"
     rm -rf "$new/wheelhouse"
     as_user 120 "$new/venv/bin/cxr" worker --check \
-        || refuse "$1" "it does not pass its own check"
+        || refuse "$1" "it failed its own check"
 }
 
 # limited SECONDS COMMAND...
@@ -136,13 +136,13 @@ as_user() {
     fi
 }
 
-# The new release's scripts and units first: if they do not install, those of the old one are put back.
+# Install the new release's scripts and units first; if that fails, put the old ones back.
 switch() {
     local new="$releases/$1" old
     old=$(running) || old=
     if ! limited 400 bash "$new/host/install.sh"; then
         [[ -z $old ]] || limited 400 bash "$releases/$old/host/install.sh" || true
-        refuse "$1" "its scripts do not install"
+        refuse "$1" "its scripts could not be installed"
     fi
     [[ -z $old ]] || link "$old" previous
     link "$1" current
@@ -153,7 +153,7 @@ link() {
     mv -fT "$base/$2.new" "$base/$2"
 }
 
-# Only the release that runs and the one before it stay.
+# Delete all releases except the running one and the one before it.
 tidy() {
     local path previous
     previous=$(basename "$(readlink "$base/previous" || true)")

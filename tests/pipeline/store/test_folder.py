@@ -19,7 +19,7 @@ from pipeline.events import s3_event
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
-from pipeline.reconcile import reconcile
+from pipeline.reconcile import reconcile_inbox
 from pipeline.records import Job
 from pipeline.store import files
 from pipeline.store.folder import FolderStore
@@ -143,7 +143,7 @@ def test_what_has_no_place_for_its_verdict_has_a_row_that_says_so(
         assert (row.state, row.source) == ("failed", "present")
         assert "in the way in the outbox" in (row.message or "")
         (store.root / "outbox/a.json").rmdir()
-        assert reconcile(store, index, LocalKeys(), datetime.now(UTC), timedelta(0)).queued == 1
+        assert reconcile_inbox(store, index, LocalKeys(), datetime.now(UTC), timedelta(0)).queued == 1
         assert local.deliver(event).outcomes == [{"key": "inbox/a", "result": "classified"}]
         row = index.get("inbox/a")
         assert row is not None

@@ -10,7 +10,7 @@ import pytest
 from pipeline.classify import line, verdicts
 from pipeline.events import Ignored, in_inbox, parse, s3_event
 from pipeline.names import for_terminal, is_unfinished
-from pipeline.reconcile import reconcile
+from pipeline.reconcile import reconcile_inbox
 from pipeline.store.archive import ArchiveStore, Location
 from pipeline.store.folder import FolderStore
 from pipeline.store.s3 import S3Store
@@ -168,7 +168,7 @@ def test_reconcile_does_not_queue_them(tmp_path: Path) -> None:
     store = MemoryStore()
     store.objects |= {f"inbox/{name}": b"P" for name in [*NAMES, "good.jpeg"]}
     ports = make_ports(tmp_path, store)
-    found = reconcile(store, ports.index, Sent(), datetime.now(UTC), timedelta(0))
+    found = reconcile_inbox(store, ports.index, Sent(), datetime.now(UTC), timedelta(0))
     assert (sent, found.waiting) == (["inbox/good.jpeg"], 1)
     ports.index.close()  # type: ignore[attr-defined]
 

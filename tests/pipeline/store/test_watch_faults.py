@@ -78,7 +78,7 @@ def test_a_hint_that_fails_is_given_again(
     (inbox / "new").write_bytes(b"1")
     wait_for(lambda: bool(watcher.problems()))
     time.sleep(1)
-    assert watcher.problems() == ["New X-rays cannot be queued, which is tried again: the disk is full."]
+    assert watcher.problems() == ["New X-rays cannot be queued; trying again: the disk is full."]
     broken = False
     wait_for(lambda: set(hints) == {("inbox/gone", True), ("inbox/old", False), ("inbox/new", False)})
     (inbox / "new").unlink()
@@ -227,7 +227,7 @@ def test_an_inbox_that_went_is_said(inbox: Path, hints: Hints) -> None:
     watcher = follow(inbox, hints, rescan_seconds=0.2)
     watcher.start()
     inbox.rmdir()
-    wait_for(lambda: watcher.problems() == ["The inbox is not there: make the folder again."])
+    wait_for(lambda: watcher.problems() == ["The inbox is missing: create the folder again."])
     inbox.mkdir()
     wait_for(lambda: watcher.problems() == [])
     watcher.stop()

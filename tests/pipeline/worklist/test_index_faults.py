@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import IndexNotReady
 from pipeline.events import s3_event
-from pipeline.forget import forget
+from pipeline.forget import erase_xray
 from pipeline.intake import Ports, ingest
 from pipeline.records import Job
 from pipeline.worklist import database, rebuild
@@ -268,7 +268,7 @@ def test_a_forgotten_name_is_in_no_file(ports: Ports, path: Path) -> None:
         index.record(replace(DONE, key=f"inbox/Erika Lindt {number}", verdict_key=None))
         index.record(replace(DONE, key=key, verdict_key="outbox/Erika Mustermann 1987.jpeg.json"))
     assert traces(path)
-    assert forget(key, ports.store, index, 0)
+    assert erase_xray(key, ports.store, index, 0)
     assert traces(path) == []
     assert len(list(index.all())) == COUNT + 200
     page = Worklist(index).page(View(search="erika lindt 19"), 20)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import STATES, Cursor, Order, Page, View, Worklist
+from pipeline.worklist.views import STATES, Cursor, Page, SortOrder, View, Worklist
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 RANKS = {"pneumonia": 0, "normal": 2}  # in triage; all else is between
@@ -154,7 +154,7 @@ def test_a_cursor_that_is_none() -> None:
     place = Cursor(2, "2026-11-24T11:43:00.123456Z", 77)
     assert Cursor.parse(str(place)) == place
     for text in ("", "1", "1.2.3", "0.20261124114300123456.-1", f"{place} ", "0.1.1"):
-        with pytest.raises(ValueError, match="no cursor"):
+        with pytest.raises(ValueError, match="not a cursor"):
             Cursor.parse(text)
 
 
@@ -197,7 +197,7 @@ ROWS = st.lists(
     st.integers(1, 7),
 )
 def test_the_pages_are_the_whole_view_in_both_directions(
-    rows: list[tuple[str, int, int]], states: frozenset[str], search: str, order: Order, limit: int
+    rows: list[tuple[str, int, int]], states: frozenset[str], search: str, order: SortOrder, limit: int
 ) -> None:
     with TemporaryDirectory() as folder:
         index = SqliteIndex(Path(folder) / "index.sqlite")
