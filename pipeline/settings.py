@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -44,6 +45,19 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _ssh_address(given: str) -> str:
+    found = SSH_ADDRESS.fullmatch(given)
+    if found is None or not 0 < int(found["port"] or 22) < 65536:
+        raise ValueError("write user@address or user@address:port, an IPv6 address in [brackets]")
+    return given
+
+
+def _public_key(given: str) -> str:
+    if len(given.split()) < 2:
+        raise ValueError("write the kind and the key, `ssh-ed25519 AAAA...`, as the .pub file has them")
+    return given
+
+
 def _printable(secret: str) -> str:
     if not all("!" <= letter <= "~" for letter in secret):
         raise ValueError("use printable ASCII characters without spaces")
@@ -60,6 +74,11 @@ def _at_home(path: Path) -> Path:
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+SSH_ADDRESS = re.compile(
+    r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
+)
+    r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
+)
 UserPath = Annotated[Path, AfterValidator(_at_home)]
 
 
@@ -151,13 +170,13 @@ class HostSettings(_Group):
         "local",
         description="`local`: this process, `ssh`: a machine of your own; the stack sets `ec2`",
     )
-    ssh: str | None = Field(
+    ssh: Annotated[str, AfterValidator(_ssh_address)] | None = Field(
         None, description='with `host = "ssh"`: `user@address` or `user@address:port` of the machine'
     )
     ssh_key: UserPath | None = Field(
         None, description="private key file for SSH", json_schema_extra={"shown": "the SSH agent's keys"}
     )
-    ssh_host_key: str | None = Field(
+    ssh_host_key: Annotated[str, AfterValidator(_public_key)] | None = Field(
         None, description="public key that the machine must have, `ssh-ed25519 AAAA...`"
     )
     worker_port: int = Field(

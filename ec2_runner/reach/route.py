@@ -22,7 +22,7 @@ from pipeline.aws.clients import Aws
 from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
-from pipeline.settings import Settings
+from pipeline.settings import SSH_ADDRESS, Settings
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22
@@ -47,11 +47,12 @@ class SshRoute:
         """Connect with the key of the settings, or one of the agent's."""
         assert self.settings.ssh is not None
         assert self.settings.ssh_host_key is not None
-        user, _, address = self.settings.ssh.rpartition("@")
-        address, _, port = address.partition(":")
+        found = SSH_ADDRESS.fullmatch(self.settings.ssh)
+        assert found is not None  # the settings have checked
+        keys = own_keys(self.settings.ssh_key)
         try:
-            pipe = dial(address, int(port or _SSH_PORT), deadline)
-            return connect(pipe, user, own_keys(self.settings.ssh_key), self.settings.ssh_host_key, deadline)
+            pipe = dial(found["v6"] or found["host"], int(found["port"] or _SSH_PORT), deadline)
+            return connect(pipe, found["user"], keys, self.settings.ssh_host_key, deadline)
         except WrongHostKey as error:
             raise HostNotReady(f"{error}: check CXR_SSH_HOST_KEY", 60, is_fault=True) from error
         except ConnectFailed as error:

@@ -176,3 +176,13 @@ def test_without_a_file_nothing_of_toml_is_imported(tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, timeout=60, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("address", ["user@::1", "user@host:abc", "host", "user@host:99999", "@host"])
+def test_an_address_of_ssh_that_cannot_be_one(address: str) -> None:
+    with pytest.raises(UsageError, match="write user@address or user@address:port"):
+        load_settings(ssh=address)
+    for good in ("user@host", "user@10.0.0.1:2222", "user@[::1]:22"):
+        assert load_settings(ssh=good).ssh == good
+    with pytest.raises(UsageError, match=r"write the kind and the key"):
+        load_settings(ssh_host_key="AAAAC3Nz")
