@@ -77,8 +77,6 @@ Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 SSH_ADDRESS = re.compile(
     r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
 )
-    r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
-)
 UserPath = Annotated[Path, AfterValidator(_at_home)]
 
 
