@@ -1,19 +1,19 @@
-"""The command line: `cxr`."""
+"""Run the `cxr` command line."""
 
 import sys
 
-_JUDGES = ("classify", "up", "worker")  # commands that need the network at once
+_JUDGES = ("classify", "up", "worker")  # commands that need the network from the start
 
 
 def main() -> None:
-    """Run the command line, and have its network loaded while the rest is still imported."""
+    """Run the command line; load the network in its own process while the rest is imported."""
     from model.serve import process
 
     if sys.argv[1:2] and sys.argv[1] in _JUDGES and not {"--help", "--bucket", "--check"} & set(sys.argv):
         process.start_ahead()
     try:
-        from cxr.commands import run
+        from cxr.commands import run_command_line
 
-        run()
+        run_command_line()
     finally:
         process.discard()

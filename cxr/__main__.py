@@ -1,4 +1,4 @@
-"""`python -m cxr`."""
+"""Run the command line as `python -m cxr`."""
 
 from cxr import main
 

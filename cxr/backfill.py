@@ -1,4 +1,4 @@
-"""`cxr backfill`: an archive judged at once, on this machine or on a cluster."""
+"""Judge a whole archive with `cxr backfill`, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,31 +21,34 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 
-def backfill(
-    source: Annotated[str, typer.Argument(help="The archive: a folder, or s3://bucket/folder.")],
-    outbox: Annotated[str, typer.Argument(help="Where its verdicts go: a folder, or s3://bucket/folder.")],
+def backfill_command(
+    source: Annotated[str, typer.Argument(help="Archive to judge: a folder or s3://bucket/folder.")],
+    outbox: Annotated[
+        str, typer.Argument(help="Where to write the verdicts: a folder or s3://bucket/folder.")
+    ],
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Judge in this process, or on Ray's workers.")
+        Literal["local", "ray"],
+        typer.Option(help="Judge in this process, or with Ray on several processes or machines."),
     ] = "local",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="With Ray: number of processes, one per core.  [default: all cores]"),
+        typer.Option(min=1, help="With Ray: number of worker processes (default: one per core)."),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="With Ray: address of the cluster, `auto` on its head node.  [default: this machine]"
+            help="With Ray: address of the cluster; `auto` on its head node (default: this machine)."
         ),
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json", help="Print one line of JSON per image, and nothing else, on standard output."
-        ),
+        typer.Option("--json", help="Print one line of JSON per image on standard output, and nothing else."),
     ] = False,
 ) -> None:
-    """Judge an archive at once. Run it again to go on after a break, or with a later release or network:
-    what has its verdict is left alone. Exit code 1 when one of them could not be judged.
+    """Judge a whole archive. Exit code 1 if an image could not be judged.
+
+    Run it again to continue after an interruption, or to judge with a newer release or another network.
+    Images whose verdict is current are skipped.
     """
     from rich.console import Console
 
@@ -53,10 +56,10 @@ def backfill(
     from cxr.archive import is_empty, open_archive
 
     if engine == "local" and (workers or address):
-        raise UsageError("--workers and --address are for Ray: add --engine ray, or set CXR_THREADS")
+        raise UsageError("--workers and --address need --engine ray; without Ray, set CXR_THREADS")
     settings = begin()
     if is_empty(source) and outbox:
-        typer.echo(for_terminal(f"There is no X-ray in {source}: nothing was judged."), err=True)
+        typer.echo(for_terminal(f"There are no X-rays in {source}: nothing was judged."), err=True)
         return
     store = open_archive(source, outbox)
     start = time.monotonic()
@@ -65,14 +68,14 @@ def backfill(
     else:
         answers = _here(source, outbox, settings, store.jobs())
     if as_json:
-        answers = _told(answers)
+        answers = _printed(answers)
     tally = progress.follow(answers, lambda: sum(1 for _ in store.jobs()), Console(stderr=True))
-    progress.summary(tally, time.monotonic() - start, Console(stderr=as_json))
-    raise typer.Exit(1 if tally.bad or tally.reasons else 0)  # as `cxr classify`
+    progress.show_summary(tally, time.monotonic() - start, Console(stderr=as_json))
+    raise typer.Exit(1 if tally.bad or tally.reasons else 0)  # like `cxr classify`
 
 
-def _told(answers: Iterator[Done]) -> Iterator[Done]:
-    """The same answers; each is a line of JSON on standard output."""
+def _printed(answers: Iterator[Done]) -> Iterator[Done]:
+    """Print each answer as a line of JSON on standard output, and pass it on."""
     for done in answers:
         line = {**asdict(done), "key": printable(done.key.removeprefix(INBOX))}
         typer.echo(json.dumps({name: value for name, value in line.items() if value not in (None, "")}))
@@ -90,7 +93,7 @@ def _with_ray(
     source: str, outbox: str, settings: Settings, workers: int | None, address: str | None
 ) -> Iterator[Done]:
     try:
-        from cxr.backfill_ray import run
+        from cxr.backfill_ray import backfill_with_ray
     except ImportError as error:
         raise UsageError("Ray is not installed: pip install 'cxr-inbox[ray]'") from error
-    return run(source, outbox, settings, workers, address)
+    return backfill_with_ray(source, outbox, settings, workers, address)

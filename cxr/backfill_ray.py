@@ -1,8 +1,8 @@
-"""`cxr backfill --engine ray`: the same on all the cores of a cluster.
+"""Judge an archive on all the cores of a Ray cluster: `cxr backfill --engine ray`.
 
-One task lists the archive; actors, each with a network and a store of its own, take a few names at a time,
-judge, and write the verdicts themselves; what comes back is a line an image. Ray Data streams it all, and
-gives the names of a worker that died to another, which finds what was judged already.
+One task lists the archive. Actors, each with its own network and store, take a few names at a time, judge
+the images and write the verdicts themselves; only one line per image comes back. Ray Data streams them. If
+a worker dies, Ray Data gives its names to another, which skips the images that were already judged.
 """
 
 import logging
@@ -25,28 +25,28 @@ from pipeline.logs import start_logging
 from pipeline.records import Job
 from pipeline.settings import Settings
 
-_BATCH = 32  # images that a worker takes at a time
-_OBJECTS = 80_000_000  # bytes of Ray's store of objects on this machine: names and answers are small
+_BATCH = 32  # images per batch, the unit of work of an actor
+_OBJECTS = 80_000_000  # bytes of Ray's object store on this machine: names and answers are small
 _OTHERS = ("key", "probability")
 _TEXTS = [(field.name, pyarrow.string()) for field in fields(Done) if field.name not in _OTHERS]
-# One row is a batch, so that it is not cut. Names are bytes: not all of them are Unicode.
+# One row holds a batch, so that Ray does not split it. Names are bytes: some are not valid Unicode.
 _JOB = pyarrow.struct([("key", pyarrow.binary()), ("etag", pyarrow.string())])
 _DONE = pyarrow.struct([("key", pyarrow.binary()), *_TEXTS, ("probability", pyarrow.float64())])
 _JOBS = pyarrow.schema([("batch", pyarrow.list_(_JOB))])
 _ANSWERS = pyarrow.schema([("batch", pyarrow.list_(_DONE))])
 
 
-def run(
+def backfill_with_ray(
     source: str, outbox: str, settings: Settings, workers: int | None, address: str | None
 ) -> Iterator[Done]:
-    """Judge an archive by so many workers, one core each, by default as many as there are cores.
+    """Judge an archive with a number of workers, one core each; the default is one worker per core.
 
-    UsageError where there is no such cluster; HostError when it gives up.
+    Raises UsageError if there is no such cluster, and HostError if Ray gives up.
     """
-    source, outbox = absolute(source), absolute(outbox)  # a worker may be in another folder
+    source, outbox = absolute(source), absolute(outbox)  # a worker may run in another folder
     if settings.weights:
         settings = settings.model_copy(update={"weights": settings.weights.resolve()})
-    # What is wrong for every worker is said here, in a sentence.
+    # An error that every worker would meet is reported here, once and in a sentence.
     make_backfill(source, outbox, settings).close()
     with _cluster(workers, address):
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -54,13 +54,13 @@ def run(
             for table in _answers(source, outbox, settings, size):
                 yield from map(_done, _rows(table))
         except ray.exceptions.RayError as error:
-            what = f"Ray gave up ({type(error).__name__}): look at its logs, then run the same command again"
-            raise HostError(f"{what}; it continues where it stopped") from error
+            reason = f"Ray gave up ({type(error).__name__}): see its logs"
+            raise HostError(f"{reason}, then run the same command again to continue") from error
 
 
 @contextmanager
 def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
-    """Join a cluster, or start one on this machine; leave it, or end it."""
+    """Join a cluster, or start one on this machine; leave or stop it at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -69,7 +69,7 @@ def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
     try:
         ray.init(**where, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError) as error:
-        raise UsageError(f"there is no Ray cluster at {address}: start it, or leave --address out") from error
+        raise UsageError(f"there is no Ray cluster at {address}: start it, or omit --address") from error
     try:
         yield
     finally:
@@ -80,7 +80,7 @@ def _answers(source: str, outbox: str, settings: Settings, workers: int) -> Iter
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = 1  # a row a block: else many batches go to one worker
+    context.target_max_block_size = 1  # one row per block; otherwise many batches go to one worker
     listed = ray.data.from_items([{"source": source, "outbox": outbox}]).map_batches(
         _list, num_cpus=0, batch_size=None, batch_format="pyarrow"
     )
@@ -96,7 +96,7 @@ def _answers(source: str, outbox: str, settings: Settings, workers: int) -> Iter
 
 
 def _list(addresses: Any) -> Iterator[Any]:
-    """The archive's names, a batch at a time."""
+    """Yield the names in the archive, one batch at a time."""
     (archive,) = addresses.to_pylist()
     jobs = open_archive(**archive).jobs()
     while names := list(islice(jobs, _BATCH)):
@@ -105,14 +105,14 @@ def _list(addresses: Any) -> Iterator[Any]:
 
 
 class _Worker:
-    """An actor: the network loaded once, a store, and one core. Ray makes it anew when it dies."""
+    """Judge batches as a Ray actor, with its own network and store, on one core. Ray replaces a dead one."""
 
     def __init__(self, source: str, outbox: str, settings: Settings) -> None:
         start_logging(settings.log_level)
         self._backfill = make_backfill(source, outbox, settings)
 
     def __call__(self, names: Any) -> Any:
-        """What became of these."""
+        """Judge a batch and return its outcomes."""
         jobs = (Job(os.fsdecode(row["key"]), row["etag"]) for row in _rows(names))
         rows = [{**asdict(done), "key": os.fsencode(done.key)} for done in self._backfill.run(jobs)]
         return pyarrow.table([[rows]], schema=_ANSWERS)

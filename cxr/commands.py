@@ -1,6 +1,6 @@
-"""The commands: the one place that puts the parts together.
+"""Define the command line: `up`, `classify` and `worker` here; other modules of this folder hold the rest.
 
-Each command imports what it needs, when it needs it.
+Each command imports the parts it needs when it runs, so that `cxr --help` starts quickly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxr import deployment, training, upkeep, users
-from cxr.backfill import backfill
-from cxr.options import Root, Stack, begin, begin_with_store, check_root
-from cxr.training import Weights
+from cxr.backfill import backfill_command
+from cxr.options import RootOption, StackOption, begin, begin_with_store, check_root
+from cxr.training import WeightsOption
 from pipeline.errors import UsageError, explained
 from pipeline.names import INBOX, for_terminal
 
@@ -40,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-index_app = typer.Typer(help="The worklist.", no_args_is_help=True)
+index_app = typer.Typer(help="Maintain the worklist.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 
 _verbose = False
@@ -56,39 +55,40 @@ def _tell_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the trace of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the full traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_tell_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True),
     ] = False,
 ) -> None:
     global _verbose
     _verbose = verbose
 
 
-@app.command()
-def up(
-    root: Root = None,
+@app.command("up")
+def up_command(
+    root: RootOption = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.  [default: 8000]"),
+        typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one (default: 8000)."),
     ] = None,
     host: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Address of the page; for a network, set CXR_USERS first.  [default: 127.0.0.1]",
+            help="Address to listen on; for a network, set CXR_USERS first (default: 127.0.0.1).",
         ),
     ] = None,
     poll: Annotated[
-        bool, typer.Option("--poll", help="Scan the inbox instead of watching it: for network shares.")
+        bool, typer.Option("--poll", help="Scan the inbox instead of watching it; for network shares.")
     ] = False,
     bucket: Annotated[
         str | None,
-        typer.Option(help="Serve the page of a bucket, whose stack judges.  [default: CXR_BUCKET, if set]"),
+        typer.Option(help="Serve the page of a bucket; its AWS stack judges (default: CXR_BUCKET, if set)."),
     ] = None,
-    stack: Stack = None,
+    stack: StackOption = None,
 ) -> None:
-    """Watch the inbox, judge what lands there, and serve the page. Ctrl-C ends it."""
+    """Watch the inbox, judge new X-rays and serve the page. Stop it with Ctrl-C."""
     from pipeline.running.alone import alone
     from pipeline.store.folder import PRIVATE_FOLDER
     from web.access import access_of
@@ -100,9 +100,9 @@ def up(
         from handlers import wiring
         from model.serve import process
 
-        process.discard()  # its stack judges: a network that was loaded ahead is not needed
+        process.discard()  # its stack judges; the network that was loaded ahead is not needed
 
-        # Says at once that there is no such bucket: the stack's table would not, and the lock would be made.
+        # Report a missing bucket now: the stack's table would not, and the lock file would be created first.
         next(wiring.open_bucket(bucket).list(INBOX), None)
     with alone(settings.root / PRIVATE_FOLDER / f"{bucket or 'up'}.lock", "`cxr up`") as tell:
         if bucket:
@@ -122,7 +122,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
 
     ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
-    assert isinstance(worklist, SqliteIndex)  # that of a folder
+    assert isinstance(worklist, SqliteIndex)  # a folder always has this one
     background = Background()
     if isinstance(ports.host, Worker):
         service = Service(ports.host, ports.host.model, ports.release)
@@ -143,7 +143,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
         watcher.start(known=worklist.present())
         _run(server, tell, f"Drop chest X-rays into {settings.root / INBOX}")
     finally:
-        queue.stop()  # and with it the threads in the background
+        queue.stop()  # this also stops the background threads
         watcher.stop()
         worklist.close()
 
@@ -155,11 +155,11 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     from pipeline.worklist.mirror import Mirror
     from pipeline.worklist.sqlite import SqliteIndex
 
-    assert settings.bucket is not None  # `up` has looked
+    assert settings.bucket is not None  # `up_command` checked it
     store, background = wiring.open_bucket(settings.bucket), Background()
     with closing(SqliteIndex(settings.root / PRIVATE_FOLDER / f"{settings.bucket}.sqlite")) as worklist:
         mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
-        mirror.step()  # and what is wrong with the bucket's stack
+        mirror.step()  # raises if something is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
         parts = {"tickets": store, "operations": monitor, "problems": background.problems}
         page = _page(settings, access, store, worklist, **parts)
@@ -179,41 +179,48 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     from web.audit import Audit
 
     audit = Audit(settings.root / PRIVATE_FOLDER / "audit.jsonl", settings.log_key)
-    card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have none
+    card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have no card
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
 def _run(server: BaseWSGIServer, tell: Tell, where: str) -> None:
-    """Serve until Ctrl-C; `tell` passes the address on to the next `cxr up`."""
+    """Serve until Ctrl-C; `tell` tells the address to anyone who starts a second `cxr up`."""
     from web.access import url_of
 
     address = url_of(server.effective_host, server.effective_port)
     tell(f"at {address}")
     typer.echo(where)
-    typer.echo(f"and see them at {address}  (Ctrl-C ends it)")
+    typer.echo(f"and see them at {address}  (stop with Ctrl-C)")
     try:
         server.run()
     finally:
         server.close()
 
 
-@app.command()
-def classify(
+@app.command("classify")
+def classify_command(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Files, folders, s3://bucket/folder/, - for standard input."),
+        typer.Argument(
+            metavar="PATH...", help="Files, folders, s3://bucket/folder/, or - for standard input."
+        ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print only verdicts, one per line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one verdict as JSON per line, and nothing else.")
+    ] = False,
     heatmaps: Annotated[
-        Path | None, typer.Option(help="Folder for heatmaps of what moved each answer: no localisation.")
+        Path | None,
+        typer.Option(
+            help="Folder for heatmaps that show what moved each answer. They do not locate disease."
+        ),
     ] = None,
-    weights: Weights = None,
+    weights: WeightsOption = None,
 ) -> None:
-    """Classify files. Exit code 1 when one of them could not be judged."""
+    """Classify files. Exit code 1 if a file could not be judged."""
     from model.serve.guarded import GuardedEngine
 
     settings, show, statuses = begin(weights=weights), None, set()
-    with GuardedEngine.of(settings) as engine:  # it loads the network while this process loads the rest
+    with GuardedEngine.of(settings) as engine:  # loads the network while this process imports the rest
         from pipeline.classify import line, verdicts
         from pipeline.verdict import Release
 
@@ -226,17 +233,17 @@ def classify(
             statuses.add(verdict.status)
             typer.echo(verdict.to_json_line() if as_json else line(verdict))
     if not statuses:
-        typer.echo(for_terminal(f"There is no X-ray in {', '.join(names)}: nothing was judged."), err=True)
+        typer.echo(for_terminal(f"There are no X-rays in {', '.join(names)}: nothing was judged."), err=True)
     raise typer.Exit(1 if statuses - {"classified"} else 0)
 
 
-@app.command()
-def worker(
+@app.command("worker")
+def worker_command(
     check: Annotated[
-        bool, typer.Option("--check", help="Only judge an image drawn for it: exit code 0 when all is well.")
+        bool, typer.Option("--check", help="Judge one test image and exit; exit code 0 if all is well.")
     ] = False,
 ) -> None:
-    """Judge what comes over SSH, on this machine's loopback: the inference host's process."""
+    """Run the inference host: judge jobs that arrive over SSH on the loopback address."""
     from datetime import timedelta
 
     from ec2_runner.host import agent
@@ -261,36 +268,38 @@ def worker(
         agent.serve(service, settings.worker_port, publisher, idle, agent.power_off, agent.HOST_KEY, token)
 
 
-_COMMANDS: list[Callable[..., None]] = [
-    *(training.explore, training.train, training.evaluate, training.export, training.calibrate),
-    users.password,
-    *(
-        upkeep.replay,
-        backfill,
-        upkeep.forget,
-        upkeep.reconcile,
-        deployment.deploy,
-        deployment.status,
-        deployment.destroy,
-    ),
-]
-for command in _COMMANDS:
-    app.command()(command)
-index_app.command()(upkeep.rebuild)
+# A command's function is called NAME_command.
+for _command in (
+    training.explore_command,
+    training.train_command,
+    training.evaluate_command,
+    training.export_command,
+    training.calibrate_command,
+    users.password_command,
+    upkeep.replay_command,
+    backfill_command,
+    upkeep.forget_command,
+    upkeep.reconcile_command,
+    deployment.deploy_command,
+    deployment.status_command,
+    deployment.destroy_command,
+):
+    app.command(_command.__name__.removesuffix("_command"))(_command)
+index_app.command("rebuild")(upkeep.rebuild_command)
 
 
-def run() -> None:
-    """Run the command line; an error is one line."""
+def run_command_line() -> None:
+    """Run the command line; print an error as one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not know every letter of a name
     try:
         app()
     except Exception as error:
         if _verbose:
             raise
-        code, what = explained(error)
-        typer.echo(for_terminal(f"cxr: {what}"), err=True)
+        code, message = explained(error)
+        typer.echo(for_terminal(f"cxr: {message}"), err=True)
         sys.exit(code)
 
 
@@ -304,10 +313,10 @@ def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
     from pipeline.running.serving import make_server
 
     options = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
-    options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to believe
+    options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to trust
     try:
         return make_server(page, address, port, 8, **options)
     except OSError as error:
         raise UsageError(
-            f"port {port} cannot be used at {address} ({error.strerror}); name another with --port, or --host"
+            f"cannot listen on port {port} of {address} ({error.strerror}); name another --port or --host"
         ) from error

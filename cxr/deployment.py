@@ -1,4 +1,4 @@
-"""`cxr deploy`, `cxr status`, `cxr destroy`. What needs AWS's library is imported when it is needed."""
+"""Run `cxr deploy`, `status` and `destroy`. The AWS library is imported when a command runs."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -14,37 +14,47 @@ if TYPE_CHECKING:
     from pipeline.aws.clients import Aws
     from pipeline.settings import Settings
 
-StackName = Annotated[str | None, typer.Option("--stack", help="[default: cxr-inbox, or CXR_STACK]")]
-Region = Annotated[str | None, typer.Option(help="[default: that of your AWS configuration]")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+_StackOption = Annotated[
+    str | None, typer.Option("--stack", help="Name of the stack (default: cxr-inbox, or CXR_STACK).")
+]
+_RegionOption = Annotated[
+    str | None, typer.Option(help="AWS region (default: the one in your AWS configuration).")
+]
+_YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
-def deploy(
-    stack: StackName = None,
-    region: Region = None,
+def deploy_command(
+    stack: _StackOption = None,
+    region: _RegionOption = None,
     bucket: Annotated[
-        str | None, typer.Option(help="Make it.  [default: <stack>-<account>-<region>]")
+        str | None, typer.Option(help="Name of the bucket to create (default: STACK-ACCOUNT-REGION).")
     ] = None,
-    existing_bucket: Annotated[str | None, typer.Option(help="Use a bucket that is there.")] = None,
+    existing_bucket: Annotated[
+        str | None, typer.Option(help="Name of an existing bucket to use instead.")
+    ] = None,
     instance_type: Annotated[
-        str | None, typer.Option(help="Of the hosts.  [default: t3.medium, or as it is]")
+        str | None, typer.Option(help="EC2 type of the hosts (default: t3.medium, or unchanged).")
     ] = None,
-    email: Annotated[str | None, typer.Option(help="Gets the alarms.")] = None,
+    email: Annotated[str | None, typer.Option(help="Mail address that gets the alarms.")] = None,
     idle_minutes: Annotated[
-        int | None, typer.Option(min=1, help="Without a job, before a host goes off.  [default: 20]")
+        int | None,
+        typer.Option(min=1, help="Minutes without a job after which a host powers off (default: 20)."),
     ] = None,
     retention_days: Annotated[
-        int | None, typer.Option(min=0, help="Until X-rays and verdicts are deleted.  [default: 0, never]")
+        int | None,
+        typer.Option(
+            min=0, help="Days after which X-rays and verdicts are deleted; 0 keeps them (default: 0)."
+        ),
     ] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE: another parameter of template.yaml, such as Ami. Again for more."),
+        typer.Option(help="NAME=VALUE for another parameter of template.yaml, such as Ami. May be repeated."),
     ] = None,
-    yes: Yes = False,
+    yes: _YesOption = False,
 ) -> None:
-    """Put the AWS stack up, or bring it to the release of this checkout. Safe to repeat.
+    """Create the AWS stack, or update it to the release of this checkout. Safe to repeat.
 
-    Options that you give each time can stand in cxr.toml instead.
+    Keep options that you give each time in cxr.toml instead.
     """
     from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.cost import estimate
@@ -69,19 +79,19 @@ def deploy(
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
         cost = estimate(plan.instance_type, plan.idle_minutes)
-        what = "Update" if plan.before else "Make"
-        typer.echo(f"{what} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
+        verb = "Update" if plan.before else "Create"
+        typer.echo(f"{verb} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
         typer.echo("\n".join(cost.lines()))
         if not yes:
-            typer.confirm("Go on?", abort=True)
+            typer.confirm("Continue?", abort=True)
         fleet = wiring.make_fleet(settings)
         carry_out(plan, aws, target, fleet, partial(build, root), display)
     typer.echo(f"Drop chest X-rays into s3://{plan.bucket}/inbox/")
     typer.echo(f"and see them with: cxr up --bucket {plan.bucket} --stack {name}")
 
 
-def status(stack: StackName = None, region: Region = None) -> None:
-    """Show the AWS stack: host, queues, last verdicts. It shows names of files."""
+def status_command(stack: _StackOption = None, region: _RegionOption = None) -> None:
+    """Show the AWS stack: host, queues and last verdicts. The output contains file names."""
     from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.status import report
     from handlers import wiring
@@ -92,22 +102,22 @@ def status(stack: StackName = None, region: Region = None) -> None:
     with stack_errors():
         state = CloudFormationStack(name, aws.client("cloudformation"), typer.echo).read()
         if state is None:
-            raise StackError(f"there is no stack {name} in {aws.region}: `cxr deploy` makes it")
+            raise StackError(f"there is no stack {name} in {aws.region}: create it with `cxr deploy`")
         store = wiring.open_bucket(state.parameters["BucketName"])
         index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
         for line in report(state, aws.region, store, index, seen):
             typer.echo(line)
 
 
-def destroy(
-    stack: StackName = None,
-    region: Region = None,
+def destroy_command(
+    stack: _StackOption = None,
+    region: _RegionOption = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="Also the X-rays and the verdicts, every version of them.")
+        bool, typer.Option("--everything", help="Also delete the X-rays and verdicts, every version of them.")
     ] = False,
-    yes: Yes = False,
+    yes: _YesOption = False,
 ) -> None:
-    """Take the AWS stack down. X-rays and verdicts stay in their bucket, unless --everything goes."""
+    """Delete the AWS stack. X-rays and verdicts stay in their bucket unless you add --everything."""
     from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.destroy import bucket_of, destroy_stack
     from handlers import wiring
@@ -123,7 +133,7 @@ def destroy(
             fate = "are deleted, every version of them" if everything else "stay"
             typer.echo(f"The X-rays and verdicts in s3://{bucket} {fate}.")
         if not yes:
-            typer.confirm("Go on?", abort=True)
+            typer.confirm("Continue?", abort=True)
         destroy_stack(target, aws, wiring.make_fleet(settings), everything, display)
 
 
@@ -137,7 +147,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 def _options(
     settings: "Settings", bucket: str | None, existing_bucket: str | None, more: dict[str, str]
 ) -> "DeployOptions":
-    """Return what to deploy: what the options name comes before what the settings do."""
+    """Return what to deploy; command-line options come before settings."""
     from ec2_runner.stack.deploy import DeployOptions
 
     if not (bucket or existing_bucket):
@@ -156,7 +166,7 @@ def _options(
 
 
 def _account() -> "Aws":
-    """Open the user's account; raise UsageError where AWS rejected the credentials."""
+    """Open the user's AWS account; raise UsageError if AWS does not accept the credentials."""
     from handlers import wiring
 
     aws = wiring.aws()

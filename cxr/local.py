@@ -1,4 +1,4 @@
-"""Plays S3 and SQS around the handlers, for local mode: the same functions, the same events."""
+"""Play S3 and SQS around the handlers in local mode: the same functions, the same events."""
 
 import heapq
 import logging
@@ -21,18 +21,22 @@ from pipeline.records import Operations, QueueStatus
 from pipeline.running.background import Background
 from pipeline.running.service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, as SQS's visibility timeout
-# Seconds before what store, index or host kept from being done is tried again: at first, and at most.
+_PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, like SQS's visibility timeout
+# Seconds before a delivery that store, index or host prevented is tried again: at first, and at most.
 _PAUSE_AFTER_ERROR, _LONGEST_PAUSE = 1.0, 10.0
-_WITH_VERDICT = ("classified", "rejected", "given_up")  # S3 would tell of the verdict that was written
-_LANES = 8  # deliveries at a time; most wait for the engine, which has turns of its own
-_STOP_SECONDS = 3.0  # for what is at work when the queue is to end
+_WITH_VERDICT = (
+    "classified",
+    "rejected",
+    "given_up",
+)  # results that wrote a verdict, of which S3 would send an event
+_LANES = 8  # deliveries at a time; most of them wait for their turn at the engine
+_STOP_SECONDS = 3.0  # to wait for running deliveries when the queue stops
 
 
 class LocalContext(LambdaContext):
-    """What the handlers use of Lambda's context."""
+    """Provide the part of Lambda's context that the handlers use."""
 
     def __init__(self) -> None:
         self._function_name = "local"
@@ -40,18 +44,17 @@ class LocalContext(LambdaContext):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of an event: key and result of each record, and why others were ignored."""
+class Delivered:
+    """Hold the outcome of an event: key and result of each record, and why others were ignored."""
 
     outcomes: list[dict[str, str]]
     ignored: list[str]
 
 
-def deliver(event: Event) -> Answer:
-    """Deliver an event until its records are done: again after a
-    failure, to the dead letters after the third.
+def deliver(event: Event) -> Delivered:
+    """Deliver an event until its records are done; after the third failure, deliver it to the dead letters.
 
-    What reached the outbox goes to `record`, as S3 would see to. IngestFailed when not even a `failed`
+    Written verdicts are passed to `record`, as S3 would do. Raises IngestFailed if not even a `failed`
     verdict could be written.
     """
     outcomes: dict[str, str] = {}
@@ -72,7 +75,7 @@ def deliver(event: Event) -> Answer:
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
         outcomes |= {item["key"]: item["result"] for item in given_up if outcomes[item["key"]] == "failed"}
-    return Answer([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
+    return Delivered([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
 
 
 def _record(keys: list[str]) -> None:
@@ -84,51 +87,51 @@ def _record(keys: list[str]) -> None:
 class _Hint:
     removed: bool
     since: datetime
-    tries: int = 0  # deliveries that failed for the image's sake
-    errors: int = 0  # deliveries in a row that the store or the index kept from being done
+    tries: int = 0  # deliveries that failed because of the image
+    errors: int = 0  # deliveries in a row that the store, the index or the host prevented
 
 
 class LocalQueue:
-    """Plays SQS: takes hints at any time, and hands each to `ingest` in one of a few threads of its own.
+    """Play SQS: accept hints at any time and deliver each to `ingest` in one of a few threads.
 
-    An image that is slow, or is to be tried again later, keeps no other waiting. What could neither be
-    delivered nor be given up (a full disk, say) stays in the queue.
+    A slow image, or one that is tried again later, does not delay the others. A hint that could neither be
+    delivered nor given up (a full disk, for example) stays in the queue.
     """
 
     def __init__(self, ports: Ports, background: Background | None = None) -> None:
-        """Begin to deliver; `background` watches the threads."""
+        """Start to deliver; `background` watches the threads."""
         self._ports, self._background = ports, background or Background()
         self._hints: dict[str, _Hint] = {}
-        self._due: list[tuple[float, int, str]] = []  # a heap: when, on the monotonic clock; number; key
+        self._due: list[tuple[float, int, str]] = []  # a heap of (when on the monotonic clock, number, key)
         self._number = count()
         self._at_work: dict[str, _Hint] = {}
         self._changed = threading.Condition()
-        self._untold_until = 0.0  # when the worklist is told of new files again, on the monotonic clock
-        telemetry.logger()  # made once, before several threads ask for it
+        self._untold_until = 0.0  # on the monotonic clock: new files are not noted in the worklist before
+        telemetry.logger()  # created here, before several threads ask for it
         for lane in range(_LANES):
             self._background.start(f"queue {lane + 1}", self._deliver_all)
 
     def hint(self, key: str, removed: bool) -> None:
-        """Queue a hint that a key changed; the worklist shows a new one as waiting at once."""
+        """Queue a hint that a key changed; the worklist shows a new key as waiting at once."""
         if not removed and time.monotonic() >= self._untold_until:
             self._tell(printable(key))
         self._queue(key, _Hint(removed, datetime.now(UTC)))
 
     def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        """Have these keys looked at after `delay` seconds, see `ports.Queue`."""
+        """Queue these keys again, to be delivered after `delay` seconds; see `ports.Queue`."""
         for key in keys:
             self._queue(key, _Hint(False, since), delay)
 
     def status(self) -> QueueStatus:
-        """How much is still to be done."""
+        """Return how many hints are left, and since when the oldest waits."""
         with self._changed:
             left = (self._at_work | self._hints).values()
             return QueueStatus(len(left), min((hint.since for hint in left), default=None))
 
     def stop(self) -> None:
-        """Finish what is at work, if it does not take long, and end.
+        """Wait a short time for running deliveries, then stop.
 
-        What is still queued is found again at the next start.
+        Keys that are still queued are found again at the next start.
         """
         with self._changed:
             self._background.stopping.set()
@@ -138,12 +141,12 @@ class LocalQueue:
         self._background.stop()
 
     def _tell(self, row: str) -> None:
-        """Have a new file shown; not for a while after that failed, for its judging must not wait for it."""
+        """Note a new file in the worklist; pause after a failure, so that judging does not wait for it."""
         try:
             if self._ports.index.get(row) is None:
                 self._ports.index.wait([row], datetime.now(UTC))
         except StoreError as error:
-            log.warning("new files are not shown yet: %s", error)
+            _log.warning("new files do not appear in the worklist yet: %s", error)
             self._untold_until = time.monotonic() + _LONGEST_PAUSE
 
     def _queue(self, key: str, hint: _Hint, delay: float = 0) -> None:
@@ -157,17 +160,17 @@ class LocalQueue:
             key, hint = taken
             try:
                 again, pause = self._deliver(key, hint)
-            except Exception as error:  # noqa: BLE001  whatever it was, it must not be lost
-                log.error("an event could not be delivered, and will be again: %s", place_of(error))
+            except Exception as error:  # noqa: BLE001  the hint must not be lost
+                _log.error("an event could not be delivered; it will be tried again: %s", place_of(error))
                 again, pause = _after_error(hint)
             with self._changed:
                 del self._at_work[key]
-                if again and key not in self._hints:  # a newer hint says more
+                if again and key not in self._hints:  # a newer hint replaces it
                     self._queue(key, again, pause)
-                self._changed.notify_all()  # who stops waits for this, and a newer hint of the same key
+                self._changed.notify_all()  # wakes `stop`, and a newer hint of the same key
 
     def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float]:
-        """Deliver once: None when all is done, else what is to be delivered again, and after how long."""
+        """Deliver once; return the hint to deliver again, if any, and the seconds to wait before."""
         bucket = self._ports.store.bucket
         if hint.removed:
             ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
@@ -187,7 +190,7 @@ class LocalQueue:
         return None, 0
 
     def _take(self) -> tuple[str, _Hint] | None:
-        """Wait for a hint that is due, and whose key is not at work; None when the queue is to end."""
+        """Wait for a hint that is due and whose key is not at work; return None when the queue stops."""
         with self._changed:
             while not self._background.stopping.is_set():
                 busy = []
@@ -196,7 +199,7 @@ class LocalQueue:
                     key = entry[2]
                     if key in self._at_work:
                         busy.append(entry)
-                    elif key in self._hints:  # else a hint said twice, which was delivered already
+                    elif key in self._hints:  # otherwise a duplicate that was delivered already
                         for one in busy:
                             heapq.heappush(self._due, one)
                         self._at_work[key] = hint = self._hints.pop(key)
@@ -214,11 +217,11 @@ def _after_error(hint: _Hint) -> tuple[_Hint, float]:
 
 
 class LocalMonitor:
-    """How the worker and the queue of this process are: `ports.Monitor` for local mode."""
+    """Report on the worker and the queue of this process: the `ports.Monitor` of local mode."""
 
     def __init__(self, service: Service, queue: LocalQueue) -> None:
         self._service, self._queue = service, queue
 
     def look(self) -> Operations:
-        """How they are now."""
+        """Return their state now."""
         return Operations(self._service.status().host(), self._queue.status(), datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the settings that a command begins with."""
+"""Define the options that several commands share, and load the settings of a command."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from pipeline.names import INBOX, OUTBOX
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-Root = Annotated[
-    Path | None, typer.Option(help="The folder with inbox/ and outbox/.  [default: ./data, or CXR_ROOT]")
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder with inbox/ and outbox/ (default: ./data, or CXR_ROOT).")
 ]
-Bucket = Annotated[
-    str | None, typer.Option(help="Use a bucket instead of a folder.  [default: CXR_BUCKET, if set]")
+BucketOption = Annotated[
+    str | None, typer.Option(help="Bucket to use instead of a folder (default: CXR_BUCKET, if set).")
 ]
-Stack = Annotated[str | None, typer.Option(help="The bucket's stack.  [default: cxr-inbox, or CXR_STACK]")]
+StackOption = Annotated[
+    str | None, typer.Option(help="AWS stack of the bucket (default: cxr-inbox, or CXR_STACK).")
+]
 
 
 def begin(**changes: object) -> Settings:
-    """Return the settings, changed by a command's options, and log as they say; every command begins so."""
+    """Load the settings, apply a command's options and start logging. Every command calls this first."""
     from pipeline.settings import load_settings
 
     settings = load_settings(**changes)
@@ -38,25 +40,27 @@ def begin(**changes: object) -> Settings:
 def begin_with_store(
     root: Path | None, bucket: str | None, stack: str | None = None, **changes: object
 ) -> Settings:
-    """Return the settings of a folder, or of a bucket and its stack.
+    """Load the settings for a folder, or for a bucket and its stack.
 
-    A folder that the command names comes before a bucket of the environment or of cxr.toml.
+    A folder named on the command line comes before a bucket named in a variable or in cxr.toml.
     """
     settings = begin(root=root, bucket=bucket, stack=stack, **changes)
     return settings.model_copy(update={"bucket": None}) if root and not bucket else settings
 
 
 def begin_with_existing_store(root: Path | None, bucket: str | None, stack: str | None) -> Settings:
-    """Return the settings of a folder that is a root already, or of a bucket; else raise UsageError."""
+    """Load the settings for a bucket or an existing root; raise UsageError if the folder is not a root."""
     settings = begin_with_store(root, bucket, stack)
     check_root(settings)
     if not settings.bucket and not any((settings.root / name).is_dir() for name in (INBOX, OUTBOX)):
-        raise UsageError(f"{settings.root}: there is no inbox/ in it; name the folder that has it as --root")
+        raise UsageError(
+            f"{settings.root} has no inbox/ or outbox/; name the folder that has them with --root"
+        )
     return settings
 
 
 def check_root(settings: Settings) -> None:
-    """Raise UsageError where the settings name a folder that is not there: a typo must make none."""
+    """Raise UsageError if the root does not exist: a typo must not create a folder."""
     root = settings.root
-    if not settings.bucket and not os.path.isdir(root):  # noqa: PTH112  also where it may not be looked at
-        raise UsageError(f"{root}: there is no such folder; name the one with inbox/ and outbox/ as --root")
+    if not settings.bucket and not os.path.isdir(root):  # noqa: PTH112  False, too, if it may not be read
+        raise UsageError(f"{root}: there is no such folder; name the one with inbox/ and outbox/ with --root")

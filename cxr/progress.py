@@ -1,4 +1,4 @@
-"""What `cxr backfill` shows: how far it is, and at the end what came of it."""
+"""Show the progress of `cxr backfill`, and a summary at the end."""
 
 import threading
 import time
@@ -15,14 +15,14 @@ from pipeline.backfill import HISTOGRAM_BINS, Done, Tally
 from pipeline.errors import StoreError
 from pipeline.names import INBOX, for_terminal
 
-_EVERY = 10.0  # seconds between two lines, where there is no terminal
-_WIDTH = 40  # characters of the longest bar
+_EVERY = 10.0  # seconds between two lines when the output is not a terminal
+_WIDTH = 40  # characters in the longest bar
 
 
 def follow(answers: Iterable[Done], count: Callable[[], int], console: Console) -> Tally:
-    """Count the answers as they come, and show them on a console: a bar, or a line now and then.
+    """Tally the answers as they arrive and show progress: a bar on a terminal, else a line every few seconds.
 
-    `count` finds how many there will be, meanwhile. StoreError when the store is away.
+    `count` finds the number of images in the background. Raises StoreError if the store cannot be reached.
     """
     tally, due = Tally(), time.monotonic() + _EVERY
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
@@ -41,13 +41,13 @@ def follow(answers: Iterable[Done], count: Callable[[], int], console: Console) 
     return tally
 
 
-def summary(tally: Tally, seconds: float, console: Console) -> None:
-    """Show what came of all of them."""
+def show_summary(tally: Tally, seconds: float, console: Console) -> None:
+    """Print the totals, a table of labels and reasons, and a histogram of the probabilities."""
     rate = f", {tally.judged / seconds:.1f}/s" if tally.judged else ""
     there, gone = tally.results["current"], tally.results["gone"]
-    parts = [f"{tally.judged:,} judged{rate}", f"{there:,} had their verdict", f"{tally.bad:,} failed"]
+    parts = [f"{tally.judged:,} judged{rate}", f"{there:,} already had a verdict", f"{tally.bad:,} failed"]
     if gone:
-        parts.append(f"{gone:,} not there (a link, or removed meanwhile)")
+        parts.append(f"{gone:,} missing (a link, or removed in the meantime)")
     console.print(f"{tally.total:,} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
     if tally.labels or tally.reasons:
         console.print(_counts(tally))
@@ -82,7 +82,7 @@ def _line(task: Task, tally: Tally) -> str:
 
 
 def _in_background(work: Callable[[], None]) -> None:
-    """Do it in a thread that nobody waits for; the listing that is worked off says what is wrong with it."""
+    """Run `work` in a daemon thread; ignore store errors, which the listing being judged reports as well."""
 
     def run() -> None:
         try:
@@ -94,7 +94,7 @@ def _in_background(work: Callable[[], None]) -> None:
 
 
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Show images per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")

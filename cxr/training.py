@@ -1,4 +1,4 @@
-"""`cxr explore`, `train`, `export`, `evaluate`, `calibrate`: what is heavy is imported when one runs."""
+"""Run `cxr explore`, `train`, `evaluate`, `export` and `calibrate`; heavy libraries are imported on use."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,49 +8,53 @@ import typer
 from cxr.options import begin
 from pipeline.errors import UsageError
 
-Weights = Annotated[
-    Path | None, typer.Option(help="An ONNX file that `cxr export` wrote, instead of the shipped one.")
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="ONNX file written by `cxr export` (default: the shipped network).")
 ]
 
 
-def explore(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
-    out: Annotated[Path, typer.Option(help="The folder for the figures; they show patients' images.")],
+def explore_command(
+    data: Annotated[Path, typer.Argument(help="Folder with NORMAL/ and PNEUMONIA/ at any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figures. They show patients' images.")],
 ) -> None:
-    """Count the data by class, fold and patient, and draw classes, samples and sizes."""
+    """Count the data by class, fold and patient; draw class balance, samples and image sizes."""
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate.pictures.explore import explore as draw
+    from model.evaluate.pictures.explore import explore
     from model.evaluate.pictures.report import PRIVATE
 
-    draw(data, out, Console())
+    explore(data, out, Console())
     typer.echo(f"written: {out}. {PRIVATE}", err=True)
 
 
-def train(
-    data: Annotated[Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; named again, the run goes on.")] = Path(
-        "runs/cxr"
-    ),
-    epochs: Annotated[float | None, typer.Option(min=0.1, help="Fewer for a trial.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+def train_command(
+    data: Annotated[Path, typer.Argument(help="Folder with NORMAL/ and PNEUMONIA/ at any depth.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the training run; name it again to continue a run.")
+    ] = Path("runs/cxr"),
+    epochs: Annotated[
+        float | None, typer.Option(min=0.1, help="Number of epochs; use few for a trial run.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     outside: Annotated[
         Path | None,
-        typer.Option(help="A folder of folders with images of other populations, to be told from these."),
+        typer.Option(
+            help="Folder with one folder per other population; the network learns to tell their images apart."
+        ),
     ] = None,
 ) -> None:
-    """Train, calibrate and export a network. Ctrl-C saves; the same command goes on from there."""
+    """Train, calibrate and export a network. Ctrl-C saves; run the same command again to continue."""
     _check_folder(data)
     from model.train.recipe import run
 
     run(data, out, epochs=epochs, seed=seed, outside=outside)
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished training run.")],
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
     data: Annotated[
-        Path, typer.Argument(help="The data it was trained on: calibration needs its validation fold.")
+        Path, typer.Argument(help="The data the run was trained on; calibration needs its validation fold.")
     ],
 ) -> None:
     """Calibrate a trained network and write it as ONNX."""
@@ -61,33 +65,33 @@ def export(
     typer.echo(f"written: {calibrate_and_export(run, data)}")
 
 
-def evaluate(
+def evaluate_command(
     data: Annotated[
-        Path | None, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/, at any depth.")
+        Path | None, typer.Argument(help="Folder with NORMAL/ and PNEUMONIA/ at any depth.")
     ] = None,
-    weights: Weights = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    weights: WeightsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also the patients that it may have learned from.")
+        bool, typer.Option("--all", help="Include patients that the network may have been trained on.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for figures and tables; some show patients' images.")
+        Path | None, typer.Option(help="Folder for figures and tables. Some show patients' images.")
     ] = None,
     populations: Annotated[
         Path | None,
-        typer.Option(help="Instead: a folder of folders, each of images of one population, without labels."),
+        typer.Option(help="Instead of labelled images: a folder with one folder per population."),
     ] = None,
 ) -> None:
     """Measure a network on labelled images, with 95 % confidence intervals.
 
-    Images that it refuses count in `refused` alone: the other figures are of those that it judged.
+    Refused images count only under `refused`; all other figures are for the images that were judged.
     """
     settings = begin(weights=weights)
     if (data is None) == (populations is None):
-        raise UsageError("name a folder of labelled images, or --populations and a folder")
+        raise UsageError("name either a folder of labelled images, or --populations FOLDER")
     if populations:
         if out or everything:
-            raise UsageError("--out and --all are for labelled images, not for --populations")
+            raise UsageError("--out and --all cannot be combined with --populations")
         _check_folder(populations)
         from model.evaluate.populations import judge_populations
         from model.evaluate.populations import table as counted
@@ -114,32 +118,30 @@ def evaluate(
         write_report(evaluation, metrics, settings.weights, out, Console(stderr=True))
 
 
-def calibrate(
+def calibrate_command(
     data: Annotated[
-        Path, typer.Argument(help="A folder with NORMAL/ and PNEUMONIA/: some hundred X-rays of your own.")
+        Path, typer.Argument(help="Folder with NORMAL/ and PNEUMONIA/: a few hundred X-rays of your own.")
     ],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; its card is written beside it.")],
-    weights: Weights = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The card as JSON.")] = False,
+    out: Annotated[Path, typer.Option(help="ONNX file to write; its card is written beside it.")],
+    weights: WeightsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Fit the network's probability, thresholds and typicality to your own X-rays; it learns nothing else.
+    """Fit probability, thresholds and typicality to your own X-rays; the network itself is not retrained.
 
-    Serve the result with CXR_WEIGHTS. Nothing is written when your X-rays do not show that it is better.
+    Serve the result with CXR_WEIGHTS. Nothing is written unless your X-rays show that it is better.
     """
     _check_folder(data)
     from model.site import calibrate_site, table
 
     if out.suffix != ".onnx" or not out.parent.is_dir():
-        raise UsageError(
-            f"{out} is no place for a network: name a file that ends in .onnx, in a folder that is there"
-        )
+        raise UsageError(f"{out} cannot be used: name a file that ends in .onnx, in an existing folder")
     card = calibrate_site(data, out, begin(weights=weights))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
     typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)
 
 
 def _check_folder(path: Path) -> None:
-    """Raise UsageError where there is no such folder, before anything is made for it."""
+    """Raise UsageError if the folder cannot be read, before anything is created."""
     try:
         next(path.iterdir(), None)
     except OSError as error:

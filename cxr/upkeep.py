@@ -1,4 +1,4 @@
-"""`cxr replay`, `forget`, `reconcile` and `index rebuild`: over a folder, or a bucket and its stack."""
+"""Run `cxr replay`, `forget`, `reconcile` and `index rebuild` on a folder, or on a bucket and its stack."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxr.options import Bucket, Root, Stack, begin_with_existing_store, begin_with_store
+from cxr.options import BucketOption, RootOption, StackOption, begin_with_existing_store, begin_with_store
 from pipeline.errors import IndexNotReady, StoreError, UsageError
 from pipeline.names import INBOX, for_terminal
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-_LONGEST_JOB_SECONDS = 90.0  # a batch of a bucket's host may last so long
+_LONGEST_JOB_SECONDS = 90.0  # the longest that a batch takes on a stack's host
 _LOCAL_JOB_SECONDS = 2.0
-_BATCH = 16  # X-rays that are judged together
+_BATCH = 16  # X-rays per event
 
 
-def replay(
-    events: Annotated[list[Path], typer.Argument(help="Saved events: S3, SQS or EventBridge JSON.")],
-    root: Root = None,
+def replay_command(
+    events: Annotated[list[Path], typer.Argument(help="Saved events, as S3, SQS or EventBridge JSON.")],
+    root: RootOption = None,
 ) -> None:
-    """Feed saved events through the handlers over the folder: a line for each record."""
+    """Feed saved events to the handlers, on a folder. Print one line per record."""
     from cxr import local
     from handlers import wiring
 
@@ -43,41 +43,43 @@ def replay(
     raise typer.Exit(1 if failed else 0)
 
 
-def forget(
-    key: Annotated[str, typer.Argument(help="The name in the inbox.")],
-    root: Root = None,
-    bucket: Bucket = None,
-    stack: Stack = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+def forget_command(
+    key: Annotated[str, typer.Argument(help="Name of the X-ray in the inbox.")],
+    root: RootOption = None,
+    bucket: BucketOption = None,
+    stack: StackOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Erase an X-ray for good: every version of it, its verdict, its previews, its row."""
+    """Erase an X-ray permanently: every version of it, its verdict, its previews and its row."""
     from handlers import wiring
     from pipeline.forget import erase_xray, is_known
 
     settings = begin_with_existing_store(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
     if name.endswith("/"):
-        raise UsageError("name one X-ray of the inbox, not a folder")
+        raise UsageError("name one X-ray in the inbox, not a folder")
     store, index = wiring.make_store(settings), wiring.make_index(settings)
     if not is_known(name, store, index):
-        raise StoreError(f"there is nothing of {for_terminal(name)}; see the inbox for its exact name")
+        raise StoreError(f"nothing is stored for {for_terminal(name)}; look up its exact name in the inbox")
     if not yes:
-        typer.confirm(f"Erase {for_terminal(name)} and its verdict for good?", abort=True)
+        typer.confirm(f"Erase {for_terminal(name)} and its verdict permanently?", abort=True)
     quiet = _LONGEST_JOB_SECONDS if settings.bucket else _LOCAL_JOB_SECONDS
-    typer.echo(f"erasing it, and what a job at work may still write, for {quiet:.0f} s", err=True)
+    typer.echo(
+        f"erasing it; this takes {quiet:.0f} s, because a running job may still write its verdict", err=True
+    )
     erase_xray(name, store, index, quiet)
     typer.echo(f"{for_terminal(name)} is erased")
 
 
-def reconcile(
-    root: Root = None,
-    bucket: Bucket = None,
-    stack: Stack = None,
+def reconcile_command(
+    root: RootOption = None,
+    bucket: BucketOption = None,
+    stack: StackOption = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Also judge again what has a verdict that says `failed`.")
+        bool, typer.Option("--failed", help="Also judge X-rays again whose verdict is `failed`.")
     ] = False,
 ) -> None:
-    """Have everything judged that has no verdict of its own: here, or by the queue of the bucket's stack."""
+    """Judge every X-ray that has no verdict: in this process, or through the queue of the bucket's stack."""
     from handlers import wiring
     from pipeline.reconcile import reconcile_inbox
 
@@ -92,7 +94,7 @@ def reconcile(
 
 
 def _reconcile_here(settings: Settings, failed: bool) -> None:
-    """Judge what is found in the folder; exit code 1 when one of them could not be judged."""
+    """Judge the X-rays of a folder in this process; exit code 1 if one of them could not be judged."""
     from cxr import local
     from handlers import wiring
     from pipeline.events import s3_event
@@ -111,8 +113,8 @@ def _reconcile_here(settings: Settings, failed: bool) -> None:
     raise typer.Exit(1 if bad else 0)
 
 
-def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> None:
-    """Make the worklist again from the outbox."""
+def rebuild_command(root: RootOption = None, bucket: BucketOption = None, stack: StackOption = None) -> None:
+    """Rebuild the worklist from the outbox."""
     from handlers import wiring
     from pipeline.worklist.rebuild import rebuild_index
 
@@ -120,17 +122,17 @@ def rebuild(root: Root = None, bucket: Bucket = None, stack: Stack = None) -> No
     store, index = wiring.make_store(settings), wiring.make_index(settings)
     try:
         found = rebuild_index(store, index)
-    except IndexNotReady:  # it met damage that opening it had not shown; what is there now is new
+    except IndexNotReady:  # damage that opening did not reveal; by now the index is new
         found = rebuild_index(store, index)
     typer.echo(f"{found.verdicts} verdicts in the worklist")
     for key in found.unreadable:
-        typer.echo(f"set aside, for it is no verdict that can be read: {for_terminal(key)}", err=True)
+        typer.echo(f"skipped, not a readable verdict: {for_terminal(key)}", err=True)
     if found.unreadable:
-        typer.echo("Delete these objects; `cxr reconcile` then has their X-rays judged.", err=True)
+        typer.echo("Delete these objects; then `cxr reconcile` judges their X-rays again.", err=True)
 
 
 class _Collected:
-    """A queue that is worked off here."""
+    """Collect the keys that `reconcile` sends, to judge them in this process."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -143,7 +145,7 @@ def _load_event(path: Path) -> dict[str, Any]:
     try:
         event = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} holds no JSON event: {error}") from error
+        raise UsageError(f"{path} is not a JSON event: {error}") from error
     if not isinstance(event, dict):
-        raise UsageError(f"{path} holds no event: an event is a JSON object")
+        raise UsageError(f"{path} is not an event: an event is a JSON object")
     return event

@@ -1,4 +1,4 @@
-"""`cxr password`: who may use the page."""
+"""Run `cxr password`, which adds a user of the page."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,18 @@ from cxr.options import begin
 from pipeline.errors import UsageError
 
 
-def password(
+def password_command(
     file: Annotated[
         Path | None,
-        typer.Argument(help="The file of users; without it, and without CXR_USERS, the line is printed."),
+        typer.Argument(help="File of users (default: CXR_USERS; if neither is set, the line is printed)."),
     ] = None,
 ) -> None:
-    """Ask for a name and a password of the page, and write them into the file of its users."""
+    """Ask for a name and a password, and add them to the file of the page's users."""
     from web.users import user_line, write_user
 
     path = file or begin().users
     if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        raise UsageError(f"{path} cannot be written; name a file in a folder that is there")
+        raise UsageError(f"{path} cannot be written; name a file in an existing folder")
     name = typer.prompt("Name", err=True)
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     line = user_line(name.strip(), secret)
@@ -29,4 +29,4 @@ def password(
         typer.echo(line)
         return
     write_user(path, line)
-    typer.echo(f"{name.strip()} is in {path}. Start `cxr up` again, with CXR_USERS={path}.")
+    typer.echo(f"{name.strip()} was added to {path}. Restart `cxr up` with CXR_USERS={path}.")

@@ -53,8 +53,7 @@ def test_the_guide_to_changes_names_real_files() -> None:
 
 def test_the_readme_names_real_commands_and_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    callbacks = [command.callback for command in app.registered_commands]
-    real = {callback.__name__ for callback in callbacks if callback} | {"index"}
+    real = {command.name for command in app.registered_commands if command.name} | {"index"}
     assert set(re.findall(r"(?:^|`|bin/)cxr ([a-z]+)", text, re.M)) <= real
     assert {name for name in real if re.search(rf"\bcxr {name}\b", text)} == real
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

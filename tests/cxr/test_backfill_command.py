@@ -84,7 +84,7 @@ def test_a_folder_is_judged_as_the_inbox_is(scans: Path, tmp_path: Path) -> None
         for name, verdict in theirs.items()
     }
     answer = command(root / "inbox", root / "outbox")
-    assert f"{total} images: 0 judged; {total} had their verdict; 0 failed" in answer.stdout
+    assert f"{total} images: 0 judged; {total} already had a verdict; 0 failed" in answer.stdout
     assert sorted(path.name for path in root.iterdir()) == [".cxr", "inbox", "outbox"]
 
 
@@ -101,7 +101,7 @@ def test_from_a_bucket_into_a_folder_and_into_itself(
         answer = command(f"s3://{s3_store.bucket}/old", outbox)
         assert answer.exit_code == 1, answer.output  # one is no image
         assert "3 images: 3 judged" in answer.stdout
-        assert "3 had their verdict" in command(f"s3://{s3_store.bucket}/old/", outbox).stdout
+        assert "3 already had a verdict" in command(f"s3://{s3_store.bucket}/old/", outbox).stdout
     keys = {info.key for info in s3_store.list("new/") if info.key.endswith(".json")}
     assert keys == {f"new/{name}.json" for name in names}
     assert verdicts(tmp_path / "out").keys() == {f"{name}.json" for name in names}
@@ -156,7 +156,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path) 
     assert again.returncode == 0, again.stderr
     rest = COUNT - len(before)
     assert f"{COUNT} images: {rest} judged" in again.stdout
-    assert f"{len(before)} had their verdict" in again.stdout
+    assert f"{len(before)} already had a verdict" in again.stdout
     after = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in outbox.glob("*/*.json")}
     assert before.items() <= after.items()
     found = verdicts(outbox)

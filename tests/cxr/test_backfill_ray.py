@@ -42,7 +42,7 @@ def test_the_verdicts_are_those_of_this_process(scans: Path, tmp_path: Path) -> 
     with closing(make_backfill(str(scans), str(ours), settings)) as here:
         expected = results(here.run(store.jobs()))
     assert Counter(expected.values()) == {"classified": COUNT - 1, "rejected": 1}
-    answers = backfill_ray.run(str(scans), str(theirs), settings, 2, None)
+    answers = backfill_ray.backfill_with_ray(str(scans), str(theirs), settings, 2, None)
     first = next(answers)
     before = set(workers())
     assert before
@@ -70,7 +70,7 @@ def test_wrong_weights_are_said_as_without_ray(scans: Path, tmp_path: Path) -> N
     weights.write_bytes(b"no network")
     settings = load_settings().model_copy(update={"weights": weights})
     with pytest.raises(UsageError, match="cxr export"):
-        next(backfill_ray.run(str(scans), str(tmp_path / "outbox"), settings, 1, None))
+        next(backfill_ray.backfill_with_ray(str(scans), str(tmp_path / "outbox"), settings, 1, None))
 
 
 def workers() -> Iterator[int]:

@@ -142,7 +142,7 @@ def test_forget_erases_every_version(account: Account, monkeypatch: pytest.Monke
     keys = {item["Key"] for kind in ("Versions", "DeleteMarkers") for item in versions.get(kind, [])}
     assert keys == {"inbox/a/", "inbox/a/1.jpeg", "inbox/a/2.jpeg", "inbox/a/none.txt"}
     assert account.index.get("inbox/b.jpeg") is None
-    with pytest.raises(StoreError, match=r"nothing of inbox/b\.jpeg"):
+    with pytest.raises(StoreError, match=r"nothing is stored for inbox/b\.jpeg"):
         run("forget", "inbox/b.jpeg", "--bucket", "xrays", "--yes")
 
 

@@ -46,7 +46,7 @@ def test_replay_says_what_is_wrong_with_an_event(tmp_path: Path) -> None:
     answer = cxr("replay", path, "--root", tmp_path)
     assert (answer.returncode, answer.stdout) == (2, b"")
     assert answer.stderr.decode().count("\n") == 1
-    assert b"holds no JSON event" in answer.stderr
+    assert b"is not a JSON event" in answer.stderr
     assert cxr("replay", path, "--root", tmp_path / "root").returncode == 2
     assert not (tmp_path / "root").exists()
 
@@ -66,7 +66,7 @@ def test_an_empty_path_is_wrong_use_and_an_empty_folder_is_said(tmp_path: Path) 
     for words in (["classify", tmp_path / "empty"], ["backfill", tmp_path / "empty", tmp_path / "out"]):
         answer = cxr(*words)
         assert (answer.returncode, answer.stdout) == (0, b"")
-        assert answer.stderr.decode() == f"There is no X-ray in {tmp_path}/empty: nothing was judged.\n"
+        assert answer.stderr.decode() == f"There are no X-rays in {tmp_path}/empty: nothing was judged.\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -152,6 +152,13 @@ def test_help_names_every_command() -> None:
         assert f" {command} " in text
 
 
+def test_help_shows_the_defaults() -> None:
+    """Rich takes text in square brackets for markup and drops it."""
+    text = cxr("up", "--help").stdout.decode()
+    assert "8000" in text
+    assert "CXR_ROOT" in text
+
+
 def test_help_imports_only_what_it_needs() -> None:
     """So that it is there at once: every command starts with these."""
     code = (
@@ -185,7 +192,7 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
         (["up", "--port", "99999"], "65535"),
         (["up", "--host", "0.0.0.0"], "set CXR_USERS=FILE"),
         (["up", "--bucket", "b", "--host", "::"], "set CXR_USERS=FILE"),
-        (["replay", "FILE", "--root", "ROOT"], "holds no JSON event"),
+        (["replay", "FILE", "--root", "ROOT"], "is not a JSON event"),
         (["classify", "--weights", "FILE", "FILE"], "cxr export"),
         (["train", "ROOT"], "NORMAL"),
         (["evaluate", "ROOT"], "NORMAL"),

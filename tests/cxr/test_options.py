@@ -62,7 +62,7 @@ def test_the_log_level_acts_in_every_command(command: str, here: Path) -> None:
 
 
 def test_no_command_is_forgotten() -> None:
-    named = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    named = {command.name for command in app.registered_commands}
     assert named | {"index rebuild"} == set(COMMANDS) | WITHOUT_SETTINGS
 
 
@@ -147,5 +147,9 @@ def test_a_deploy_without_settings_leaves_a_stack_as_it_is(here: Path) -> None:
 def test_every_option_of_deploy_is_a_setting_too() -> None:
     from pipeline.settings import SECTIONS
 
-    options = set(inspect.signature(deployment.deploy).parameters) - {"yes", "parameter", "existing_bucket"}
+    options = set(inspect.signature(deployment.deploy_command).parameters) - {
+        "yes",
+        "parameter",
+        "existing_bucket",
+    }
     assert options <= {*SECTIONS["stack"].model_fields, "bucket"}

@@ -202,11 +202,11 @@ def invoke(*arguments: str, answer: str = "") -> tuple[int, str]:
 def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
     monkeypatch.setattr(release, "build", lambda _, architecture: cloud.build(architecture))
-    with pytest.raises(StackError, match="`cxr deploy` makes it"):
+    with pytest.raises(StackError, match="create it with `cxr deploy`"):
         invoke("status")
     code, said = invoke("deploy", answer="n\n")
     assert code == 1
-    assert "Make the stack cxr-inbox in us-east-1, account 123456789012" in said
+    assert "Create the stack cxr-inbox in us-east-1, account 123456789012" in said
     assert "at rest: about $" in said
     assert cloud.stack.read() is None
     code, said = invoke("deploy", "--yes", "--idle-minutes", "9")

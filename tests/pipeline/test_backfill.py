@@ -202,9 +202,9 @@ def test_the_summary_has_what_came_of_all() -> None:
         Done("inbox/e", "classified", label="uncertain", doubt="atypical", probability=1.0),
     ):
         tally.add(done)
-    progress.summary(tally, 2.0, Console(file=shown, width=100))
+    progress.show_summary(tally, 2.0, Console(file=shown, width=100))
     text = shown.getvalue()
-    assert text.startswith("5 images: 3 judged, 1.5/s; 1 had their verdict; 0 failed; 1 not there")
+    assert text.startswith("5 images: 3 judged, 1.5/s; 1 already had a verdict; 0 failed; 1 missing")
     assert "rejected: not_a_chest_xray" in text
     assert [tally.histogram[0], tally.histogram[-1], sum(tally.histogram)] == [1, 1, 2]
 

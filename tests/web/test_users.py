@@ -19,7 +19,7 @@ BAD_NAMES = ("a:b", "", " a", "#a", "a\nb", "a" * 65)
 def test_a_password_is_asked_for_and_its_line_written(tmp_path: Path) -> None:
     path = tmp_path / "users"
     for name in ("Ada Lovelace", "grace"):
-        assert "is in" in asked(name, PASSWORD, PASSWORD, file=path)
+        assert "was added to" in asked(name, PASSWORD, PASSWORD, file=path)
     first = read_users(path)
     asked("grace", *["another long one"] * 2, file=path)
     second = read_users(path)
