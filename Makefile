@@ -1,4 +1,4 @@
-# `make help` lists what can be made. Each target installs what it needs into .venv.
+# `make help` lists the targets. Each target installs what it needs into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,20 +22,20 @@ run: .venv/runtime ## open the page with eight synthetic X-rays
 	@$(BIN)/cxr up --root $(ROOT) --port $(PORT)
 
 .venv/runtime: pyproject.toml constraints.txt
-	@echo "installing into .venv (about a minute, once)"
+	@echo "installing into .venv (once; takes about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --editable .
 	@touch $@
 
-# Libraries are installed uncompiled: each is compiled when it is first imported, and that has to be kept. Where it is
-# not, each of the many processes of the tests would compile torch anew.
+# Libraries are installed without bytecode: Python compiles each on first import, and must be allowed to save the result.
+# Otherwise every process that the tests start would compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# A stage of the tests: says how long it took.
+# Run a stage of the tests and print how long it took.
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
-test: ## check everything that must hold, in under ten minutes
+test: ## run all checks: style, types and tests, in under ten minutes
 	$(call stage,install,$(MAKE) --no-print-directory --jobs=3 install-test)
 	$(call stage,lint,$(MAKE) --no-print-directory lint)
 	$(call stage,types and tests,$(MAKE) --no-print-directory --jobs=2 types tests)
@@ -53,7 +53,7 @@ system-packages:
 	@$(PIP) --no-compile --editable '.[test]'
 	@touch $@ .venv/runtime
 
-# A virtual environment of its own: it asks for other versions than ours.
+# SAM gets its own virtual environment: it needs other versions of our libraries.
 $(SAM):
 	@$(PYTHON) -m venv .venv/sam
 	@.venv/sam/bin/pip install --quiet --disable-pip-version-check --no-compile aws-sam-cli==$(@F)
@@ -69,29 +69,29 @@ types: ## check types
 tests:
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-# Damages files at random and judges them, for SECONDS; the findings are kept in build/fuzz.
+# Damage files at random and judge them, for SECONDS; keep the findings in build/fuzz.
 fuzz: SECONDS = 600
 fuzz: SEED = 1
 fuzz: .venv/tests ## damage files at random and judge them, for SECONDS
 	@$(BIN)/python -m tests.support.fuzz --seconds $(SECONDS) --seed $(SEED) --folder build/fuzz
 
-# Fills the disk, locks and damages the worklist, kills processes under a running `cxr up`, for SECONDS each.
+# Fill the disk, lock and damage the worklist, and kill processes under a running `cxr up`, for SECONDS each.
 faults: SECONDS = 40
-faults: .venv/tests ## break the disk, the worklist and processes, and count verdicts
+faults: .venv/tests ## break the disk, the worklist and processes under a running page, and count verdicts
 	@$(BIN)/python -m bench.faults $(SECONDS)
 
-# Measures on the X-rays of a folder and writes docs/benchmarks.md; QUICK=--quick only tries everything.
-bench: .venv/tests .venv/bench/installed ## measure speed on IMAGES and write docs/benchmarks.md
+# Measure on the X-rays in the folder IMAGES and write docs/benchmarks.md; QUICK=--quick is a trial run.
+bench: .venv/tests .venv/bench/installed ## measure speed on the X-rays in IMAGES and write docs/benchmarks.md
 	@tests/install-system-packages
 	@$(BIN)/python -m bench.report $(IMAGES) $(QUICK)
 
-# A virtual environment of its own: the peers bring some 150 libraries.
+# The benchmarks get their own virtual environment: the compared servers need about 150 libraries.
 .venv/bench/installed: bench/requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -m venv .venv/bench
 	@.venv/bench/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement $<
 	@touch $@
 
-# The Lambda functions' package, a folder: template.yaml names it, `cxr deploy` zips it.
+# Build the package of the Lambda functions as a folder; template.yaml names it, and `cxr deploy` zips it.
 lambda: $(LIBRARIES) ## build the package of the Lambda functions
 	@rm -rf $(addprefix $(LAMBDA)/,ec2_runner handlers pipeline)
 	@tar -cf - --exclude=__pycache__ ec2_runner handlers pipeline | tar -xf - -C $(LAMBDA)
@@ -104,5 +104,5 @@ $(LIBRARIES): handlers/requirements.txt constraints.txt | .venv/runtime
 	@rm -rf $(LAMBDA)/bin
 	@touch $@
 
-clean: ## remove what was installed and built
+clean: ## remove everything that was installed or built
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
