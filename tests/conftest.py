@@ -1,4 +1,4 @@
-"""Parts that several tests need."""
+"""Provide fixtures that several tests need."""
 
 import logging
 import os
@@ -52,7 +52,7 @@ _WHOLE_PARAMETERS = ("dynamo", "s3")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: many of the whole tests wait for what they started."""
+    """Use one worker more than there are cores: many system tests wait for what they started."""
     return (os.cpu_count() or 1) + (config.option.markexpr != _UNIT)
 
 
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave whole files unread where they are not asked for: they import torch and Ray."""
+    """Keep `make unit` from reading files that it leaves out: they import torch and Ray."""
     return True if config.option.markexpr == _UNIT and _is_whole_file(collection_path) else None
 
 
@@ -83,7 +83,7 @@ def _is_whole(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let no test of `make unit` start a process or moto, so that it stays quick."""
+    """Keep tests of `make unit` from starting a process or moto, so that it stays quick."""
     if item.get_closest_marker("whole"):
         return (yield)
 
@@ -96,7 +96,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture
 def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Store"]:
-    """A bucket of moto's."""
+    """Provide a bucket of moto."""
     import boto3
     from moto import mock_aws
 
@@ -112,7 +112,7 @@ def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Store"]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[webpage.Page]:
-    """The status page over an empty folder."""
+    """Provide the status page over an empty folder."""
     page = webpage.serve(tmp_path)
     yield page
     page.index.close()
@@ -120,7 +120,7 @@ def page(tmp_path: Path) -> Iterator[webpage.Page]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[SqliteIndex]:
-    """An empty worklist in a file."""
+    """Provide an empty worklist in a file."""
     index = SqliteIndex(tmp_path / "index.sqlite")
     yield index
     index.close()
@@ -128,7 +128,7 @@ def index(tmp_path: Path) -> Iterator[SqliteIndex]:
 
 @pytest.fixture(autouse=True)
 def _own_way_to_aws() -> None:
-    """Have no test use the clients of another, whose account is gone."""
+    """Keep each test from using the clients of another test, whose account is gone."""
     from handlers import wiring
 
     wiring.aws.cache_clear()
@@ -136,7 +136,7 @@ def _own_way_to_aws() -> None:
 
 @pytest.fixture
 def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
-    """An empty worklist in a table of moto's."""
+    """Provide an empty worklist in a table of moto."""
     import boto3
     from moto import mock_aws
 
@@ -152,7 +152,7 @@ def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Debian's Chromium, driven by playwright."""
+    """Provide Debian's Chromium, driven by playwright."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium")
@@ -167,7 +167,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(autouse=True)
 def _unwired() -> Iterator[None]:
-    """Each test provides its own ports to the handlers; no program of an earlier test has set up logging."""
+    """After each test, take the ports from the handlers and undo the logging that programs set up."""
     yield
     wiring.provide(None)
     for name in logs.OURS:

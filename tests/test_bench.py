@@ -1,4 +1,4 @@
-"""The benchmarks' document, from figures made up for it; what the peers are compared by."""
+"""The benchmark document, written from invented figures, and the comparison of servers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documents say what is so."""
+"""The documents describe the code as it is."""
 
 import hashlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""The table of the design: who may import whom, and where the heavy libraries may be."""
+"""The import table of the design: who may import whom, and where heavy libraries may be."""
 
 import ast
 from collections import Counter
@@ -52,7 +52,7 @@ def modules() -> Iterator[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """All that a module imports, wherever in it, by full name."""
+    """Return all modules that a module imports anywhere, by full name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -138,7 +138,7 @@ def test_a_public_name_means_one_thing() -> None:
 
 
 def test_the_table_names_real_modules() -> None:
-    """So that the test above cannot pass on nothing."""
+    """Ensure that the test above does not pass on nothing."""
     assert len(list(modules())) > 25
     assert "torch" in imports(ROOT / "model/train/network.py")
     assert "model.serve.guarded" in imports(ROOT / "handlers/wiring.py")

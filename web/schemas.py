@@ -1,4 +1,4 @@
-"""What the interface for programs takes and answers, as models; `web.openapi` describes them."""
+"""Model the requests and answers of the interface for programs; `web.openapi` describes them."""
 
 from datetime import datetime
 
@@ -50,7 +50,7 @@ class ItemWithVerdict(BaseModel):
 
 
 class Figures(BaseModel):
-    """How many X-rays there are in each state, and how the host and its queue are doing."""
+    """The number of X-rays in each state, and the state of the host and its queue."""
 
     total: int
     states: dict[RowState, int]
@@ -58,7 +58,7 @@ class Figures(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no answer, and what to do."""
+    """The reason why there is no answer, and what to do."""
 
     error: str
 
@@ -77,7 +77,7 @@ class InboxKey(BaseModel):
 
 
 class UploadTicket(InboxKey):
-    """Where to send the file: a form with these fields, and the file as its last field, `file`."""
+    """The URL and fields of a form that uploads the file, which is the last field, `file`."""
 
     url: str
     fields: dict[str, str]

@@ -1,4 +1,4 @@
-"""`cxr backfill` as a command: folders, buckets, a kill; the verdicts are those of the inbox."""
+"""`cxr backfill` as a command, over folders and buckets and after a kill; its verdicts equal the inbox's."""
 
 import errno
 import hashlib
@@ -48,7 +48,7 @@ def said(verdict: Verdict) -> str:
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """A folder of samples and of files that are none."""
+    """Provide a folder of samples and of files that are not images."""
     folder = tmp_path / "scans"
     (folder / "2019/ward 3").mkdir(parents=True)
     for number in range(4):

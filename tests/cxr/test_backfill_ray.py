@@ -1,4 +1,4 @@
-"""`cxr backfill --engine ray`: the same verdicts by workers of Ray, one of which dies on the way."""
+"""`cxr backfill --engine ray`: Ray workers give the same verdicts, even if one of them dies."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def test_wrong_weights_are_said_as_without_ray(scans: Path, tmp_path: Path) -> N
 
 
 def workers() -> Iterator[int]:
-    """The workers that judge, of the Ray of this process."""
+    """Yield the judging workers of this process's Ray."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if WORKER in path.read_text() and parent(parent(int(path.parent.name))) == os.getpid():
@@ -82,5 +82,5 @@ def workers() -> Iterator[int]:
 
 
 def parent(process: int) -> int:
-    """The process that started a process."""
+    """Return the process that started a process."""
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

@@ -22,7 +22,7 @@ SAMPLE = (SAMPLES / "normal-1.jpeg").read_bytes()
 
 
 class Account:
-    """A bucket with three X-rays and a file that is none, and its stack's table and queue."""
+    """Hold a bucket with three X-rays and a file that is not an image, and its stack's table and queue."""
 
     def __init__(self) -> None:
         self.s3: Any = boto3.client("s3", "us-east-1")

@@ -54,7 +54,7 @@ def test_the_page_shows_the_stacks_worklist(
     pages = []
 
     class Visit:
-        """Instead of a server: a visitor who looks at two pages and uploads a file."""
+        """Stand in for a server: visit two pages and upload a file."""
 
         effective_host, effective_port = "127.0.0.1", 1
 
@@ -81,7 +81,7 @@ def test_the_page_shows_the_stacks_worklist(
 def test_the_page_of_a_bucket_loads_no_network(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It judges nothing, so that it needs no ONNX Runtime."""
+    """It judges nothing, so it needs no ONNX Runtime."""
     for module in [name for name in sys.modules if name.partition(".")[0] in ("model", "handlers", "cxr")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails

@@ -1,4 +1,4 @@
-"""The commands, as people and programs call them."""
+"""The commands, as people and programs run them."""
 
 import json
 import shutil
@@ -160,7 +160,7 @@ def test_help_shows_the_defaults() -> None:
 
 
 def test_help_imports_only_what_it_needs() -> None:
-    """So that it is there at once: every command starts with these."""
+    """Every command starts with these imports, so they must be quick."""
     code = (
         "import atexit, sys, cxr; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); cxr.main()"
     )
@@ -174,7 +174,7 @@ def test_help_imports_only_what_it_needs() -> None:
 
 
 def test_every_verdict_fits_its_schema(root: Path) -> None:
-    """The schema that the documentation carries is the one that the code has."""
+    """The schema in the documentation is the one in the code."""
     from pipeline.verdict import json_schema
 
     cxr("replay", EVENTS / "s3_put.json", "--root", root)

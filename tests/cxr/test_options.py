@@ -1,4 +1,4 @@
-"""How commands begin: with settings of three sources, and with a log of the level that they ask for."""
+"""The start of a command: settings from three sources, and a log of the level that they set."""
 
 import inspect
 import logging

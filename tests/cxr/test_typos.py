@@ -1,4 +1,4 @@
-"""No command ends in a trace, and no typo succeeds: what each of them says, and that it made nothing."""
+"""Wrong commands: none ends in a traceback or creates anything, and each says how to correct it."""
 
 import builtins
 import os
@@ -25,7 +25,7 @@ Said = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Said:
-    """Exit code and last words of a command."""
+    """Return the exit code and last words of a command."""
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cxr", *map(str, arguments)])
@@ -103,7 +103,7 @@ def test_a_setting_like_no_other_is_an_error_too(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_variable_of_our_own_parts_is_a_setting() -> None:
-    """Of the template's functions and of the host's scripts."""
+    """Check the variables of the template's functions and of the host's scripts."""
     root = Path(cxr.__file__).parents[1]
     files = [root / "template.yaml", *root.glob("ec2_runner/host/machine/*")]
     texts = [path.read_text() for path in files]

@@ -1,4 +1,4 @@
-"""The estimate of the cost."""
+"""The cost estimate."""
 
 import pytest
 

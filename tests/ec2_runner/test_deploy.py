@@ -1,4 +1,4 @@
-"""`cxr deploy`: in this order, again and again, with what was there before."""
+"""`cxr deploy`: the order of its steps, repeated deploys, and earlier stacks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 
 def changes(cloud: Cloud) -> list[str]:
-    """What was written, in its order."""
+    """Return the writes, in order."""
     return [call for call in cloud.calls if call.startswith(("Put", "CreateChangeSet"))]
 
 
@@ -132,7 +132,7 @@ def test_a_bucket_that_was_there_keeps_its_notifications(cloud: Cloud) -> None:
 
 def test_a_notification_of_others_about_the_inbox_is_named(cloud: Cloud) -> None:
     class Refusing:
-        """What S3 says of overlapping prefixes; moto takes them."""
+        """Refuse overlapping prefixes, as S3 does; moto accepts them."""
 
         def get_bucket_notification_configuration(self, **_: Any) -> dict[str, Any]:
             return {}

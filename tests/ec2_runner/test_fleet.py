@@ -1,4 +1,4 @@
-"""The one EC2 instance: over moto's EC2 and DynamoDB, and over botocore's Stubber where moto is wrong."""
+"""The one EC2 instance, over moto's EC2 and DynamoDB, and over botocore's Stubber where moto is wrong."""
 
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Atomic:
-    """A DynamoDB client whose calls are atomic, as DynamoDB's are; moto's are not between threads."""
+    """Make the calls of a DynamoDB client atomic, as DynamoDB's are; moto's are not between threads."""
 
     def __init__(self, dynamodb: Any) -> None:
         self._dynamodb, self._lock = dynamodb, threading.Lock()
@@ -42,7 +42,7 @@ class Atomic:
 
 
 class World:
-    """A stack's EC2 side, as the template makes it."""
+    """Hold a stack's EC2 side, as the template makes it."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -63,7 +63,7 @@ class World:
         return [instance["State"]["Name"] for found in reservations for instance in found["Instances"]]
 
     def launched(self) -> str:
-        """Launch a host; its id."""
+        """Launch a host and return its id."""
         with pytest.raises(HostNotReady):
             self.fleet().host()
         instance_id = self.lease.read().instance_id
@@ -71,7 +71,7 @@ class World:
         return instance_id
 
     def force(self, instance_id: str, state: str) -> None:
-        """Make moto say that an instance is in a state that it would only pass through."""
+        """Put an instance of moto into a state that it would only pass through."""
         from moto.ec2.models import ec2_backends
 
         backend = ec2_backends["123456789012"]["us-east-1"]
@@ -91,7 +91,7 @@ def error(code: str) -> ClientError:
 
 
 class Faulty:
-    """An EC2 client that refuses some calls."""
+    """Refuse some calls to EC2."""
 
     def __init__(self, ec2: Any, **faults: list[Exception | None]) -> None:
         self._ec2, self._faults = ec2, faults
@@ -182,7 +182,7 @@ def test_two_handlers_at_once_launch_one(world: World) -> None:
 
 
 def test_the_launch_of_a_generation_is_the_same_whoever_makes_it(world: World) -> None:
-    """moto does not honour the token; that the whole request is the same is what matters to EC2."""
+    """moto ignores the token; EC2 requires that the whole request is the same."""
     asked = []
     for _ in range(2):
         faulty = Faulty(world.ec2, run_instances=[error("RequestTimeout")])

@@ -1,4 +1,4 @@
-"""The inference host's installation and updates."""
+"""Installation and updates of the inference host."""
 
 import os
 import re
@@ -17,7 +17,7 @@ FAILED = f"system/hosts/{HOST_ID}/update-failed.txt"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> FakeHost:
-    """A host that installed release 1, from nothing."""
+    """Provide a host that installed release 1 from nothing."""
     host = make_host(tmp_path_factory.mktemp("installed"))
     host.release(1)
     answer = host.run("update.sh")
@@ -28,7 +28,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> FakeHost:
 
 @pytest.fixture
 def host(installed: FakeHost, tmp_path: Path) -> FakeHost:
-    """A host with release 1."""
+    """Provide a host with release 1."""
     return copy_host(installed, tmp_path / "host")
 
 
@@ -152,7 +152,7 @@ def test_a_defect_of_the_update_does_not_keep_the_old_from_starting(host: FakeHo
 
 @pytest.mark.parametrize("command", ["pip", "check", "install"])
 def test_killed_in_the_middle_and_run_again(host: FakeHost, command: str) -> None:
-    """Killed at three places: while it installs packages, while it checks, while it installs scripts."""
+    """Kill it in three places: while it installs packages, while it checks, while it installs scripts."""
     host.release(2)
     reached = host.prefix / "reached"
     hang = f'if [[ "$*" == *"$FAKE_HANG"* ]]; then touch {reached}; exec sleep 60; fi'
@@ -263,7 +263,7 @@ def test_a_broken_ssh_configuration_is_taken_back(host: FakeHost) -> None:
 
 @pytest.mark.skipif(not SSHD.exists(), reason="needs sshd")
 def test_the_account_may_forward_to_the_worker_and_nothing_else(installed: FakeHost) -> None:
-    """As sshd itself understands its configuration."""
+    """Ask sshd itself how it reads its configuration."""
     command = [
         SSHD,
         "-T",

@@ -1,4 +1,4 @@
-"""The way to an EC2 host: key, signed tunnel, the pinned host key. Real SSH, a stand-in before it."""
+"""The connection to an EC2 host: key, signed tunnel and pinned host key, with real SSH behind a stand-in."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ CREDENTIALS = Credentials(ACCESS_KEY, SECRET)
 
 
 class OneHost:
-    """A fleet whose host runs; it notes what it is told."""
+    """Play a fleet whose host runs; note what it is told."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -47,7 +47,7 @@ class OneHost:
 
 
 class World:
-    """One EC2 host, as far as its handlers can see it."""
+    """Hold one EC2 host as its handlers see it."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.echo = Echo()
@@ -200,7 +200,7 @@ def test_the_signature_is_that_of_the_documentation() -> None:
 
 
 def transports() -> list[threading.Thread]:
-    """The SSH connections of this process."""
+    """Return the SSH connections of this process."""
     return [thread for thread in threading.enumerate() if isinstance(thread, paramiko.Transport)]
 
 

@@ -1,4 +1,4 @@
-"""Who tells the page how host and queue are: over this process, and over a stack of moto's."""
+"""The monitor, which tells the page about host and queue: of this process, and of a stack in moto."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")
 
 
 class Gate(InlineHost):
-    """A host that judges when it is let."""
+    """Judge only when the test allows it."""
 
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(make_judge(store))
@@ -141,7 +141,7 @@ def test_the_states_of_a_stacks_host(
 
 @dataclass
 class Stack:
-    """A stack's parts that the monitor looks at, and its monitor."""
+    """Hold the parts of a stack that the monitor reads, and the monitor."""
 
     store: S3Store
     monitor: StackMonitor
@@ -150,7 +150,7 @@ class Stack:
         return boto3.client(service)
 
     def launch(self) -> str:
-        """A host that runs; returns its id."""
+        """Launch a running host and return its id."""
         ec2 = self.client("ec2")
         made = ec2.run_instances(ImageId="ami-12c6146b", InstanceType="t3.medium", MinCount=1, MaxCount=1)
         instance: str = made["Instances"][0]["InstanceId"]
@@ -159,7 +159,7 @@ class Stack:
         return instance
 
     def say(self, instance: str, status: WorkerStatus) -> None:
-        """What the host publishes."""
+        """Publish the host's state, as the host does."""
         place = Publisher(self.store, f"AROA:{instance}")
         assert place.publish("status.json", status.model_dump(mode="json"))
 
@@ -251,7 +251,7 @@ def test_what_aws_refuses_is_unknown_and_says_why(stack: Stack, caplog: pytest.L
 
 
 class Pauses(threading.Event):
-    """Notes how long it was waited for; set after some waits."""
+    """Note the length of each wait; be set after a number of waits."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

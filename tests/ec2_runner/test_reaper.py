@@ -15,7 +15,7 @@ IDLE = 20 * 60.0
 
 
 class Watched:
-    """A host that runs, and what it says of itself."""
+    """Hold a running host and its published state."""
 
     def __init__(self, world: World) -> None:
         self.world, self.store = world, MemoryStore()
@@ -26,7 +26,7 @@ class Watched:
     def at(
         self, minutes: float, said: float | None = None, job: float | None = None, active: int = 0
     ) -> None:
-        """Look so many minutes after its start; when it last spoke and last had a job, in minutes too."""
+        """Run the reaper some minutes after the start; last report and last job are given in minutes, too."""
         self.world.clock.now = self.started + minutes * 60
         if said is not None:
             words = {"at": said, "started_at": 0.0, "last_job_at": job}

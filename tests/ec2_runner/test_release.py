@@ -1,4 +1,4 @@
-"""A release is built from a checkout; what takes minutes (pip, make) is played."""
+"""Building a release from a checkout; pip and make, which take minutes, are played."""
 
 import hashlib
 import sys
@@ -14,7 +14,7 @@ from tests.support.hosts import SCRIPTS
 
 
 class Tools:
-    """Plays pip and make."""
+    """Play pip and make."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -97,7 +97,7 @@ def test_an_installed_copy_cannot_build(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_manifest_is_what_a_host_checks(tmp_path: Path) -> None:
-    """Names that update.sh does not take would make every host refuse the release."""
+    """Every host would refuse a release with names that update.sh does not accept."""
     for name in ("wheelhouse/a_b-1.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl", "host/install.sh"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)

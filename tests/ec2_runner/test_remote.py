@@ -1,4 +1,4 @@
-"""A host that is another machine: over plain streams, and over a real SSH server on the loopback."""
+"""A host on another machine, over plain streams and over a real SSH server on the loopback."""
 
 import socket
 import subprocess
@@ -91,7 +91,7 @@ def test_a_single_job_that_breaks_off_is_not_tried_again_here(served: Served, ec
 
 def test_a_worker_that_restarts_is_waited_for(served: Served, echo: Echo) -> None:
     class Restarting(PlainRoute):
-        """Nobody listens for a while after the crash."""
+        """Listen again only some time after the crash."""
 
         def open(self, deadline: float) -> Plain:
             self.opened += 1
@@ -110,7 +110,7 @@ def test_a_worker_that_restarts_is_waited_for(served: Served, echo: Echo) -> Non
 def test_a_worker_that_does_not_come_back_fails_the_rest(
     served: Served, echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that SQS counts, and the image that ends every worker is not postponed for ever with its company."""
+    """SQS must count these, or an image that kills every worker would postpone its batch forever."""
     monkeypatch.setattr(remote, "_RESTART_SECONDS", 0.1)
 
     class Gone(PlainRoute):
@@ -143,7 +143,7 @@ def test_a_worker_that_does_not_listen_any_more_is_reported_though_its_connectio
     served: Served,
 ) -> None:
     class Reporting(PlainRoute):
-        """As `Ec2Route`: it sees whether the worker listens, and tells the fleet if not."""
+        """Act like `Ec2Route`: notice whether the worker listens, and tell the fleet if not."""
 
         unreachable = 0
 
@@ -170,7 +170,7 @@ def test_a_worker_that_restarts_is_looked_for_through_the_connection_that_lives(
     served: Served, echo: Echo
 ) -> None:
     class Warm(Plain):
-        """Nobody listens at its end for two looks after the crash."""
+        """Listen again only after two looks after the crash."""
 
         looks = 0
 
@@ -221,7 +221,7 @@ def sshd(served: Served, tmp_path: Path) -> Iterator[Sshd]:
 
 @pytest.fixture
 def settings(sshd: Sshd, tmp_path: Path) -> Settings:
-    """Those of a workstation that judges, reached by SSH with a key file."""
+    """Return the settings for a workstation that judges, reached by SSH with a key file."""
     key = tmp_path / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=20)
     sshd.authorized.write_text(key.with_suffix(".pub").read_text())

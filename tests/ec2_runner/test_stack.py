@@ -1,4 +1,4 @@
-"""What CloudFormation can answer, and moto does not: botocore's Stubber plays it."""
+"""CloudFormation answers that moto does not give, played by botocore's Stubber."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ CHANGE_SET = {"StackName": "cxr", "ChangeSetName": "cxr-0"}
 
 
 class Played:
-    """A stack whose CloudFormation answers what was put into it, in that order, and is asked nothing else."""
+    """Play a stack whose CloudFormation gives the prepared answers in order and is asked nothing else."""
 
     def __init__(self) -> None:
         client = boto3.client("cloudformation", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
@@ -43,7 +43,7 @@ class Played:
         self.stub.add_response("describe_stacks", {"Stacks": [stack]})
 
     def events(self, *events: tuple[str, str, str]) -> None:
-        """Oldest first: resource, status, reason."""
+        """Return events, oldest first: resource, status and reason."""
         answer = [
             {
                 "StackId": "arn:cxr/1",

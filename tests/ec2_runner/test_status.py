@@ -1,4 +1,4 @@
-"""`cxr status`, `cxr destroy`, and the commands as they are typed."""
+"""`cxr status`, `cxr destroy`, and the commands as people type them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The inference host's systemd units, as systemd itself takes them."""
+"""The systemd units of the inference host, checked by systemd itself."""
 
 import os
 import re

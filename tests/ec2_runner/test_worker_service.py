@@ -1,4 +1,4 @@
-"""The worker's process: what it counts, when it takes no more jobs, and its HTTP face."""
+"""The worker's process: its counts, the end of its work, and its HTTP interface."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_it_knows_since_when_it_is_how_it_is() -> None:
 
 
 def client_of(service: Service) -> FlaskClient:
-    """A client that knows the worker's token."""
+    """Return a client that knows the worker's token."""
     client = create_app(service, TOKEN).test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
     return client
@@ -266,7 +266,7 @@ def test_jobs_that_nobody_waits_for_are_not_counted_as_active() -> None:
 
 
 class Slow:
-    """A host that answers when it is let."""
+    """Answer only when the test allows it."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()

@@ -188,7 +188,7 @@ def test_a_failure_that_passes_leaves_no_trace(ports: Ports, monkeypatch: pytest
 
 
 class OneRowFails(SqliteIndex):
-    """A worklist that cannot write the rows of some keys."""
+    """Fail to write the rows of some keys."""
 
     def __init__(self, path: Path, *keys: str) -> None:
         super().__init__(path)
@@ -201,7 +201,7 @@ class OneRowFails(SqliteIndex):
 
 
 def test_one_row_that_fails_keeps_no_other_from_its_own(ports: Ports, tmp_path: Path) -> None:
-    """Of a batch its message alone comes again; another sender is told after all the others are done."""
+    """Only its message of the batch comes again; another sender gets the error after all others are done."""
     keys = ["inbox/a", "inbox/b", "inbox/c"]
     objects(ports).update(dict.fromkeys(keys, b"P1"))
     ingest.handler(s3_event("b", keys), CONTEXT)
@@ -313,7 +313,7 @@ def test_a_verdicts_copy_at_another_place_says_nothing(ports: Ports) -> None:
 def test_the_queue_keeps_what_could_not_even_be_given_up(
     ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the disk is full: once there is room, all is done, without another hint."""
+    """When the full disk has room again, everything is done without another hint."""
     monkeypatch.setattr(local, "_PAUSES", (0, 0))
     monkeypatch.setattr(local, "_PAUSE_AFTER_ERROR", 0.1)
     full = [True]

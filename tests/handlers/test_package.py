@@ -35,13 +35,13 @@ MAKE = [
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    """The package for this machine and its Python."""
+    """Build the package for this machine and its Python."""
     subprocess.run(MAKE, cwd=ROOT, check=True, timeout=100)
     return ROOT / FOLDER
 
 
 def run(package: Path, code: str) -> str:
-    """What Python prints that sees the package alone."""
+    """Return the output of a Python that sees only the package."""
     start = f"import json, sys\nsys.path.insert(0, {str(package)!r})\n"
     environment = {
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -67,7 +67,7 @@ def test_it_is_small_and_has_nothing_of_the_network(package: Path) -> None:
 
 
 def test_it_is_complete_and_starts_without_what_serves_elsewhere(package: Path) -> None:
-    """How long a start takes is measured by `bench.cold`."""
+    """`bench.cold` measures how long a start takes."""
     tops = {name.split(".")[0] for name in json.loads(run(package, START))}
     assert {"botocore", "handlers", "paramiko", "pipeline", "pydantic"} <= tops
     assert not (FORBIDDEN | {"jinja2", "typer", "waitress", "watchdog"}) & tops

@@ -1,4 +1,4 @@
-"""Each role may do what its code does, and nothing else. `tests/support/calls.py` reads the code's calls."""
+"""The permissions of each role: exactly those that its code needs, as `tests/support/calls.py` reads them."""
 
 import re
 from typing import Any
@@ -68,7 +68,7 @@ def granted(role: str) -> Granted:
 
 
 def methods() -> frozenset[str]:
-    """Every method of the clients, so that none of the code's calls is overlooked."""
+    """Return every method of the clients, so that no call in the code is overlooked."""
     session = botocore.session.get_session()
     names = {
         xform_name(operation)
@@ -169,7 +169,7 @@ def test_hosts_come_from_the_launch_template_with_their_role_and_are_reached_on_
 
 
 def test_the_reading_of_the_code_sees_the_calls() -> None:
-    """So that the tests above cannot pass on nothing."""
+    """Ensure that the tests above do not pass on nothing."""
     found = calls(("handlers.reap.handler",), methods())
     assert {"stop_instances", "terminate_instances", "get_object"} <= found.keys()
     assert "run_instances" not in found

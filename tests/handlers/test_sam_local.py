@@ -1,4 +1,4 @@
-"""`sam local invoke` in a container, with every event of `events/`."""
+"""`sam local invoke` in a container, with every event in `events/`."""
 
 import subprocess
 import sys

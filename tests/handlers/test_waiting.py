@@ -1,4 +1,4 @@
-"""No host yet: jobs wait in the queue with their history, none is lost, and after two hours they are told."""
+"""Waiting for a host: jobs stay in the queue with their history, none is lost; after two hours they fail."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class World:
-    """A queue and a clock that only moves when nothing is due."""
+    """Hold a queue, and a clock that moves only when nothing is due."""
 
     def __init__(self, ready_after: timedelta, pause: float = 20) -> None:
         self.now, self.pause = NOON, pause
@@ -36,7 +36,7 @@ class World:
         self.due += [(self.now + timedelta(seconds=delay), key, since) for key in keys]
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """A host that boots."""
+        """Boot a host."""
         if self.now < self.ready_at:
             raise HostNotReady("it boots", self.pause)
         return InlineHost(self.judge).run(jobs)
@@ -51,7 +51,7 @@ class World:
         )
 
     def play(self, ports: Ports) -> list[str]:
-        """Deliver until nothing is queued; the results in their order."""
+        """Deliver until nothing is queued; return the results in order."""
         results = []
         while self.due:
             self.due.sort()
@@ -155,7 +155,7 @@ def test_a_queue_that_refuses_leaves_the_message_where_it_is(tmp_path: Path) -> 
 def test_whenever_the_host_comes_each_object_has_one_verdict(
     tmp_path_factory: pytest.TempPathFactory, minutes: int, drops: list[tuple[str, int]]
 ) -> None:
-    """Duplicates, and drops at any time, before the host is there and after."""
+    """Drop files and duplicates at any time, before and after the host is there."""
     world = World(timedelta(minutes=minutes), pause=300)
     for name, at in drops:
         world.store.objects[f"inbox/{name}"] = b"P1"

@@ -1,4 +1,4 @@
-"""An archive judged at once: every image once, whatever breaks, and as the inbox would have it."""
+"""Judging an archive: every image once, whatever breaks, with the verdict that the inbox would give."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, make_judge
 
 
 class MemoryArchive(MemoryStore):
-    """A store in memory whose listing has ETags, as that of a bucket."""
+    """Keep objects in memory, with ETags in the listing, like a bucket's."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Threads that a program cannot do without."""
+"""The threads that a program depends on."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Erasing: nothing of an X-ray is left, whatever is at work meanwhile."""
+"""Erasing: nothing of an X-ray remains, whatever else is running."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
 
 
 def test_what_is_known_of_a_name(ports: Ports) -> None:
-    """A verdict or a row alone is enough; of a name beside it there is nothing."""
+    """A verdict or a row alone is enough; a similar name does not count."""
     assert is_known(KEY, ports.store, ports.index)
     assert not is_known("inbox/a.jpe", ports.store, ports.index)
     ports.store.delete(KEY)
@@ -88,7 +88,7 @@ def test_one_that_still_waits(ports: Ports) -> None:
 
 
 def test_a_job_at_work_that_writes_after_it(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had read the X-ray before; its verdict comes between two looks."""
+    """The job had read the X-ray before; its verdict arrives between two looks."""
     late = MemoryStore()
     late.objects[KEY] = b"P1"
     make_judge(late).judge(Job(KEY))

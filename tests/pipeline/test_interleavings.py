@@ -1,5 +1,4 @@
-"""Whatever happens between the steps of several workers: when all
-is quiet, every verdict is of the current object.
+"""Interleavings of several workers: when all is quiet, every verdict belongs to the current object.
 
 Workers run as greenlets over a store and an index that hand control back before each of their operations.
 One test tries every order of two workers around one replacement; the other has Hypothesis decide what comes
@@ -31,14 +30,14 @@ KEYS = ["inbox/a.jpeg", "inbox/b.jpeg"]
 
 
 def pause() -> None:
-    """In a worker: let everybody else do something."""
+    """Let everybody else do something; called in a worker."""
     hub = getcurrent().parent
     if hub is not None:
         hub.switch()
 
 
 def step(worker: greenlet) -> None:
-    """Let a worker go on to its next operation, or to its end."""
+    """Let a worker continue to its next operation, or to its end."""
     if not worker.dead:
         worker.parent = getcurrent()
         worker.switch()
@@ -73,9 +72,7 @@ class SteppedIndex(SqliteIndex):
 
 @pytest.mark.parametrize("first", ["judge", "give up"])
 def test_every_order_of_two_workers_around_one_replacement(first: str) -> None:
-    """The event of the first bytes against that of the second: 512
-    orders, and 8 moments of the replacement.
-    """
+    """Try the events of the first and second bytes in 512 orders, with 8 moments of the replacement."""
     for order in product((0, 1), repeat=9):
         for moment in range(8):
             store = SteppedStore()
@@ -116,7 +113,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(action=st.sampled_from(ACTIONS), key=st.sampled_from(KEYS), number=st.integers(0, 7))
     def turn(self, action: str, key: str, number: int) -> None:
-        """One thing happens. In one rule, for Hypothesis leaves whole rules out of a run."""
+        """Let one thing happen; it is one rule, because Hypothesis leaves whole rules out of a run."""
         judge = self.judges[number % 2]
         if action == "replace":
             self.written += number != 0  # or the same bytes again
@@ -137,7 +134,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def no_verdict_is_undone(self) -> None:
-        """Of the same object, a higher release stays, and a finished verdict never becomes a failed one."""
+        """Check, for one object, that a higher release stays and no finished verdict becomes a failed one."""
         for key in KEYS:
             found = read_verdict(self.store, verdict_key(key)).verdict
             before = self.last.get(key)
@@ -148,7 +145,7 @@ class Interleavings(RuleBasedStateMachine):
                 self.last[key] = found
 
     def teardown(self) -> None:
-        """All is quiet: what was written has been told, and every worker has come to its end."""
+        """Let every worker finish and report every write, then check the result."""
         while self.workers:
             self._step(self.workers[-1])
         for key in self.hinted:

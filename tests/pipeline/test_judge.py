@@ -1,4 +1,4 @@
-"""The use case, step by step; `test_interleavings` runs it against everything that can happen in between."""
+"""The judge, step by step; `test_interleavings` runs it against everything that can happen in between."""
 
 import json
 
@@ -184,7 +184,7 @@ def test_a_name_that_cannot_be_used_is_said_under_a_hash(store: MemoryStore, key
 
 
 def test_a_verdict_of_a_later_release_can_be_read(store: MemoryStore) -> None:
-    """Else this release would take it for damaged, and undo it."""
+    """Otherwise this release would take it for damaged and undo it."""
     store.put(KEY, b"bad", None)
     make_judge(store, release=9).judge(Job(KEY))
     key = verdict_key(KEY)

@@ -1,4 +1,4 @@
-"""What lies in the inbox without its verdict is found, and queued once more."""
+"""X-rays in the inbox that have no verdict are found and queued again."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -28,7 +28,7 @@ CONTEXT = LocalContext()
 
 
 class Sent:
-    """A queue that keeps what it gets."""
+    """Keep everything that is sent to the queue."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -37,7 +37,7 @@ class Sent:
         self.keys += keys
 
     def deliver(self, ports: Ports) -> list[str]:
-        """Hand all of it to `ingest`, and its verdicts to `record`."""
+        """Pass all of it to `ingest`, and its verdicts to `record`."""
         keys, self.keys = self.keys, []
         ingest(sqs_event("b", dict.fromkeys(keys, datetime.now(UTC))), ports)
         record.handler(s3_event("b", [verdict_key(key) for key in keys]), CONTEXT)
@@ -67,7 +67,7 @@ def in_an_hour() -> datetime:
 
 
 def reconciled(ports: Ports) -> dict[str, Any]:
-    """What the handler finds an hour later; nothing else is told of that clock."""
+    """Return what the handler finds one hour later; nothing else sees that clock."""
     wiring.provide(replace(ports, now=in_an_hour))
     try:
         return reconcile.handler({}, CONTEXT)
@@ -120,7 +120,7 @@ def test_what_has_gone_and_what_came_back_is_marked(ports: Ports) -> None:
 
 
 def test_a_job_at_work_is_left_alone_and_a_lost_one_is_not(ports: Ports, queue: Sent) -> None:
-    """Else each look would put one more message beside that of a job which waits for a host."""
+    """Otherwise each look would add a message to that of a job that waits for a host."""
     drop(ports, a=b"P1")
     taken_up = datetime.now(UTC) + HOUR
     ports.index.wait(["inbox/a"], taken_up)
@@ -227,7 +227,7 @@ def test_names_that_are_not_to_be_judged(ports: Ports, queue: Sent) -> None:
 
 
 def test_all_are_sent_in_one_go(ports: Ports) -> None:
-    """So that SQS can take ten with each request."""
+    """SQS can then take ten with each request."""
     calls = []
 
     class Counting(Sent):
@@ -260,7 +260,7 @@ def test_without_a_queue_it_says_what_is_missing(ports: Ports) -> None:
 def test_whatever_was_lost_a_look_makes_good(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, bool]]
 ) -> None:
-    """Drops and deletions whose notifications may be lost; then one look, and all is as it should be."""
+    """Notifications of drops and deletions may be lost; one look repairs everything."""
     queue = Sent()
     ports = replace(make_ports(tmp_path_factory.mktemp("world")), queue=queue)
     wiring.provide(ports)

@@ -18,7 +18,7 @@ from tests.support.machines import wait_for
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BaseWSGIServer]:
-    """A server for few connections: a full one is tried in milliseconds."""
+    """Provide a server for few connections, which can be filled in milliseconds."""
     monkeypatch.setattr(serving, "_MOST_CONNECTIONS", 40)
     app = Flask(__name__)
     app.add_url_rule("/", "small", lambda: "here")

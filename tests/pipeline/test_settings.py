@@ -1,4 +1,4 @@
-"""The settings: where each may stand, what comes first, and what is said of a wrong one."""
+"""The settings: where each may be set, which source comes first, and the messages about wrong ones."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder; a `cxr.toml` in it counts."""
+    """Provide an empty current folder; a `cxr.toml` in it counts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CXR_CONFIG")
     return tmp_path
@@ -161,7 +161,7 @@ def test_a_wrong_secret_is_not_shown(here: Path) -> None:
 def test_a_setting_of_an_earlier_release_may_only_say_what_is_so(
     variables: dict[str, str], said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host that an earlier release launched has CXR_STORE in its environment, and tries this release."""
+    """A host launched by an earlier release has CXR_STORE in its environment and tries this release."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     if said is None:

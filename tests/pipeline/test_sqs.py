@@ -1,4 +1,4 @@
-"""The queue of a bucket, over moto; what SQS refuses, over a client that does."""
+"""The queue of a bucket, over moto, and SQS's refusals, over a client that refuses."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def received(sqs: Any, url: str) -> list[Change]:
-    """What `ingest` would find in the messages."""
+    """Return what `ingest` would find in the messages."""
     found = []
     while messages := sqs.receive_message(
         QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
@@ -51,7 +51,7 @@ def test_every_key_has_a_message_with_its_history(sqs: Any) -> None:
 
 
 class Choosy:
-    """Takes of each request the messages that the next rule of the list lets through."""
+    """Accept from each request the messages that the next rule in the list allows."""
 
     def __init__(self, *refuses: set[str]) -> None:
         self.refuses, self.asked = iter(refuses), list[list[dict[str, Any]]]()

@@ -1,4 +1,4 @@
-"""AWS without AWS: what `make install-test` brought, and the template as data."""
+"""Provide SAM, the Lambda emulator and the template without an AWS account."""
 
 import platform
 from functools import cache
@@ -13,12 +13,12 @@ _SAM = ROOT / ".venv" / "sam"
 
 
 def sam() -> Path:
-    """The SAM command line."""
+    """Return the path of the SAM command line."""
     return _found(_SAM / "bin" / "sam")
 
 
 def emulator() -> Path:
-    """The Lambda runtime interface emulator, which SAM brings along; it needs no container."""
+    """Return the path of the Lambda runtime interface emulator; it comes with SAM and needs no container."""
     machine = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
     folder = "lib/python*/site-packages/samcli/local/rapid"
     path = _found(next(_SAM.glob(f"{folder}/aws-lambda-rie-{machine}"), _SAM / folder))
@@ -28,7 +28,7 @@ def emulator() -> Path:
 
 @cache
 def template() -> dict[str, Any]:
-    """The template as a dictionary; intrinsic functions in their long form, `{"Ref": ...}`."""
+    """Return the template as a dictionary, with intrinsic functions in their long form, `{"Ref": ...}`."""
     content, problems = decode(str(TEMPLATE))
     assert not problems
     assert isinstance(content, dict)
@@ -36,18 +36,18 @@ def template() -> dict[str, Any]:
 
 
 def resources(kind: str) -> dict[str, dict[str, Any]]:
-    """The properties of all resources of a type, such as `AWS::SQS::Queue`, by logical name."""
+    """Return the properties of all resources of a type, such as `AWS::SQS::Queue`, by logical name."""
     found = template()["Resources"].items()
     return {name: resource["Properties"] for name, resource in found if resource["Type"] == kind}
 
 
 def statements(policy: dict[str, Any]) -> list[dict[str, Any]]:
-    """The statements of a policy document."""
+    """Return the statements of a policy document."""
     return list(policy["Statement"])
 
 
 def as_list(value: Any) -> list[Any]:
-    """What IAM lets stand alone or in a list."""
+    """Return a list; IAM allows a single value in its place."""
     return value if isinstance(value, list) else [value]
 
 

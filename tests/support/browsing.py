@@ -1,10 +1,10 @@
-"""What the tests in a real browser share."""
+"""Help the tests that run in a real browser."""
 
 from playwright.sync_api import Page
 
 
 def complaints_of(page: Page) -> list[str]:
-    """What the page will complain of: errors of its script and of the console, and dialogs."""
+    """Return a list that collects the page's script errors, console errors and dialogs."""
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)

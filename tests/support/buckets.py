@@ -1,4 +1,4 @@
-"""A bucket that a browser can reach: moto's server, in this process."""
+"""Provide a bucket that a browser can reach: moto's server, in this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ REGION = "eu-central-1"
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """The server's address."""
+    """Return the address of the server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
@@ -24,7 +24,7 @@ def moto() -> Iterator[str]:
 
 @contextmanager
 def bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
-    """An empty bucket, with the clients that the product makes."""
+    """Return an empty bucket with the clients that the product makes."""
     credentials(monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     place = {"LocationConstraint": REGION}
@@ -34,7 +34,7 @@ def bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
 
 
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of an account that is none."""
+    """Set the credentials of an account that does not exist."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):

@@ -1,7 +1,7 @@
-"""Which boto3 calls a function of ours can reach: read from the source, nothing is run.
+"""Find the boto3 calls that a function of ours can reach, by reading the source; nothing is run.
 
-An approximation from above: a method called on an object of unknown class is taken for the method of that
-name of every class that the function makes somewhere.
+The result may contain too many calls: a method called on an object of unknown class counts as the method of
+that name of every class that the function makes somewhere.
 """
 
 import ast
@@ -28,7 +28,7 @@ class _Module:
 
 @dataclass(frozen=True)
 class Place:
-    """A function, or a class's method."""
+    """Name a function, or a method of a class."""
 
     module: str
     name: str
@@ -36,10 +36,10 @@ class Place:
 
 
 def calls(entries: tuple[str, ...], names: frozenset[str], made: str = "") -> dict[str, set[Place]]:
-    """Which of these method names can be reached, and where they stand.
+    """Return which of these method names can be reached, and where they are called.
 
-    An entry is a function, `module.function`, or a class, of which all methods are called; of the class
-    `made` there is an object.
+    An entry is a function, `module.function`, or a class, of which all methods are called. Objects of the
+    class `made` exist.
     """
     search = _Search()
     if made:
@@ -74,13 +74,13 @@ class _Search:
                 return
 
     def enter(self, module: str, name: str) -> None:
-        """Begin with a function, or with all methods of a class."""
+        """Start from a function, or from all methods of a class."""
         self.add(module, name)
         for method in _modules()[module].classes.get(name, {}):
             self._reach(Place(module, method, name))
 
     def add(self, module: str, name: str) -> None:
-        """A name of a module was used: call the function, make the class, or follow the import."""
+        """Handle a used name of a module: call the function, make the class, or follow the import."""
         known = _modules().get(module)
         if known is None:
             return
@@ -119,12 +119,12 @@ class _Search:
 
 
 def _parts(node: ast.AST) -> Iterator[ast.AST]:
-    """What is compared, or has an attribute, is no method: `ports.host` in `ports.host.run`."""
+    """Yield nodes that are compared or have an attribute: `ports.host` in `ports.host.run` is no method."""
     return ast.iter_child_nodes(node) if isinstance(node, ast.Attribute | ast.Compare) else iter(())
 
 
 def _words(function: _Function) -> Iterator[str]:
-    """Names of methods, as attributes and as text that is handed on to be called; and of called functions."""
+    """Yield the names of called functions, and of methods used as attributes or passed on as text."""
     for node in _code(function):
         if isinstance(node, ast.Attribute):
             yield node.attr
@@ -135,7 +135,7 @@ def _words(function: _Function) -> Iterator[str]:
 
 
 def _code(function: _Function) -> Iterator[ast.AST]:
-    """What a function does; its annotations make nothing."""
+    """Yield the code of a function without its annotations, which make no objects."""
     for statement in function.body:
         yield from ast.walk(statement)
 

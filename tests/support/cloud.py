@@ -1,5 +1,7 @@
-"""The whole AWS side on the loopback: moto for S3, SQS, DynamoDB and EC2; the handlers in Lambda's own
-runtime; a real SSH server behind a stand-in for the Instance Connect Endpoint; the real worker as a process.
+"""Run the whole AWS side on the loopback.
+
+moto plays S3, SQS, DynamoDB and EC2; the handlers run in Lambda's own runtime; a stand-in for the Instance
+Connect Endpoint leads to a real SSH server and to the real worker, a process.
 """
 
 import json
@@ -45,7 +47,7 @@ HANDLERS = ("ingest", "record", "dead_letter")
 
 
 class Cloud:
-    """An account with the stack in it. Its host does not run before `boot`."""
+    """Hold an account with the stack in it. Its host does not run before `boot`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +65,7 @@ class Cloud:
         self.lambdas = {name: self.make_lambda(name) for name in HANDLERS}
 
     def client(self, service: str) -> Any:
-        """A boto3 client of this account."""
+        """Return a boto3 client of this account."""
         return boto3.client(
             service,
             endpoint_url=self.moto.url,
@@ -74,7 +76,7 @@ class Cloud:
         )
 
     def make_lambda(self, name: str, seconds: int = 120) -> Lambda:
-        """A function of the stack, with the environment of the template."""
+        """Start a function of the stack with the environment of the template."""
         env = {
             **aws_environment(self.moto, EC2_INSTANCE_CONNECT=self.api.url),
             "PATH": "/usr/bin:/bin",
@@ -96,7 +98,7 @@ class Cloud:
         return Lambda(emulator(), f"tests.support.lambda_main.{name}", env, log, seconds)
 
     def boot(self) -> None:
-        """Play EC2: what a launched instance does when it boots."""
+        """Play EC2: do what a launched instance does when it boots."""
         wait_for(lambda: self.instance_id(), what="a launch")
         env = {
             **aws_environment(self.moto),
@@ -113,38 +115,38 @@ class Cloud:
         wait_for(lambda: self.store.head(self.host_place() + "ready.json"), what="ready.json")
 
     def instance_id(self) -> str | None:
-        """The host of the lease."""
+        """Return the host in the lease."""
         item = self.dynamodb.get_item(TableName=f"{STACK}-lease", Key={"id": {"S": "host"}}).get("Item", {})
         return item["instance_id"]["S"] if "instance_id" in item else None
 
     def host_place(self) -> str:
-        """Where the host says how it is."""
+        """Return the key under which the host publishes its state."""
         return f"system/hosts/{ROLE_ID}:{self.instance_id()}/"
 
     def drop(self, objects: Mapping[str, bytes]) -> None:
-        """Upload to the inbox; S3 tells the queue."""
+        """Upload to the inbox; S3 notifies the queue."""
         for name, data in objects.items():
             self.s3.put_object(Bucket=BUCKET, Key=f"inbox/{name}", Body=data)
 
     def verdict(self, name: str) -> Verdict | None:
-        """What stands in the outbox."""
+        """Return the verdict in the outbox."""
         found = self.store.get(f"outbox/{name}.json", 1 << 20)
         return Verdict.from_json(found[1]) if found else None
 
     def verdicts(self, prefix: str) -> dict[str, Verdict]:
-        """All verdicts of one folder of the inbox, by name."""
+        """Return all verdicts of one inbox folder, by name."""
         keys = [info.key for info in self.store.list(f"outbox/{prefix}")]
         names = [key.removeprefix("outbox/").removesuffix(".json") for key in keys]
         return {name: verdict for name in names if (verdict := self.verdict(name))}
 
     def count(self, prefix: str) -> int:
-        """How many verdicts there are of one folder of the inbox."""
+        """Count the verdicts of one inbox folder."""
         return sum(1 for _ in self.store.list(f"outbox/{prefix}"))
 
     def rows(self) -> dict[str, Row]:
-        """The worklist, by key, as DynamoDB has it.
+        """Return the worklist in DynamoDB, by key.
 
-        moto, unlike DynamoDB, shows an item for a moment with its key alone: then all are read again.
+        moto, unlike DynamoDB, shows an item with only its key for a moment; then all rows are read again.
         """
         index, deadline = DynamoIndex(f"{STACK}-index", self.dynamodb), time.monotonic() + 10
         while True:
@@ -155,7 +157,7 @@ class Cloud:
                     raise
 
     def writes(self, prefix: str) -> dict[str, int]:
-        """How many times each verdict of one folder of the inbox was written."""
+        """Count how often each verdict of one inbox folder was written."""
         pages = self.s3.get_paginator("list_object_versions").paginate(
             Bucket=BUCKET, Prefix=f"outbox/{prefix}"
         )
@@ -163,14 +165,14 @@ class Cloud:
         return dict(Counter(key.removeprefix("outbox/").removesuffix(".json") for key in keys))
 
     def queued(self) -> dict[str, int]:
-        """Messages of the jobs queue: visible, in flight, delayed."""
+        """Count the messages of the jobs queue: visible, in flight and delayed."""
         names = {"visible": "", "in_flight": "NotVisible", "delayed": "Delayed"}
         asked = {name: f"ApproximateNumberOfMessages{end}" for name, end in names.items()}
         found = self.sqs.get_queue_attributes(QueueUrl=self.jobs, AttributeNames=list(asked.values()))
         return {name: int(found["Attributes"][end]) for name, end in asked.items()}
 
     def stop(self) -> None:
-        """End every part."""
+        """Stop all parts."""
         parts = [self.worker, *self.lambdas.values(), self.endpoint, self.api, self.sshd, self.moto]
         for part in parts:
             if part:
@@ -221,8 +223,10 @@ class Cloud:
 
 
 class Pump:
-    """Plays Lambda's event source mapping of one queue: takes messages, invokes, deletes those that were not
-    reported as failed. With `unruly` it delivers some batches twice, and their messages in any order.
+    """Play Lambda's event source mapping of one queue.
+
+    It receives messages, invokes the function and deletes the messages that were not reported as failed. With
+    `unruly` it delivers some batches twice, and their messages in any order.
     """
 
     def __init__(self, cloud: Cloud, queue: str, function: str, unruly: random.Random | None = None) -> None:
@@ -235,7 +239,7 @@ class Pump:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the batch at work."""
+        """Stop after the current batch."""
         self._stopping.set()
         self._thread.join(60)
 
@@ -285,7 +289,7 @@ class Pump:
 
 
 def _record(message: dict[str, Any]) -> dict[str, Any]:
-    """A message of SQS as Lambda writes it into an event."""
+    """Return an SQS message as Lambda writes it into an event."""
     attributes = {
         name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
         for name, value in message.get("MessageAttributes", {}).items()
@@ -303,5 +307,5 @@ def _record(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait, patiently: this machine may be slow."""
+    """Wait for a condition, with patience for a slow machine."""
     wait_for(condition, seconds)

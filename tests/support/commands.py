@@ -1,4 +1,4 @@
-"""Runs `cxr` as a person does: in this process, or as one of its own where the process is what is tested."""
+"""Run `cxr` as a person does: in this process, or in its own where the process itself is tested."""
 
 import io
 import signal
@@ -13,13 +13,13 @@ Done = subprocess.CompletedProcess[bytes]
 
 
 def process(*arguments: object, stdin: bytes = b"") -> Done:
-    """Run a command in a process of its own, where every warning is an error."""
+    """Run a command in a separate process, in which every warning is an error."""
     command = [sys.executable, "-W", "error", "-m", "cxr", *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=100, check=False)
 
 
 def cxr(*arguments: object) -> Done:
-    """Run a command here, which saves the second that a process needs to import the libraries."""
+    """Run a command in this process, which saves the second that importing the libraries takes."""
     words, out, err = [*map(str, arguments)], io.BytesIO(), io.BytesIO()
     streams: dict[str, Any] = {"stdout": _text(out), "stderr": _text(err), "stdin": _text(io.BytesIO())}
     before = signal.getsignal(signal.SIGTERM)

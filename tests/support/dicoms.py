@@ -1,4 +1,4 @@
-"""DICOM files of a synthetic X-ray, as devices write them; and what none should write."""
+"""Write DICOM files of a synthetic X-ray, as devices write them and as none should."""
 
 import io
 import struct
@@ -23,17 +23,17 @@ WHOLE_WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}  # of 12 bits
 
 @cache
 def gray() -> Pixels:
-    """The sample, smaller; 8 bits."""
+    """Return the sample, smaller, with 8 bits."""
     return np.asarray(pictures.sample().resize((320, 256)))
 
 
 def deep() -> Pixels:
-    """The same in 12 bits."""
+    """Return the sample with 12 bits."""
     return gray().astype(np.uint16) * 16 + 8
 
 
 def dataset(pixels: Pixels | None = None, **tags: object) -> Dataset:
-    """A frontal chest X-ray of a child of three; an attribute that is None is left out."""
+    """Return a frontal chest X-ray of a child aged three; an attribute that is None is left out."""
     pixels = deep() if pixels is None else pixels
     size = pixels.itemsize * 8
     values: dict[str, object] = {
@@ -67,7 +67,7 @@ def dataset(pixels: Pixels | None = None, **tags: object) -> Dataset:
 
 
 def written(found: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
-    """The file; from another syntax than the dataset's, which must then be uncompressed."""
+    """Return the file; if its syntax differs from the dataset's, the dataset must be uncompressed."""
     buffer = io.BytesIO()
     if found.file_meta.TransferSyntaxUID in uid.UncompressedTransferSyntaxes:
         found.file_meta.TransferSyntaxUID = uid.UID(syntax)
@@ -82,26 +82,26 @@ def dicom(pixels: Pixels | None = None, syntax: str = uid.ExplicitVRLittleEndian
 
 
 def bare(syntax: str) -> bytes:
-    """Without preamble and header."""
+    """Return the file without preamble and header."""
     whole = dicom(syntax=syntax, **WHOLE_WINDOW)
     return whole[144 + struct.unpack_from("<I", whole, 140)[0] :]
 
 
 def mistaken(syntax: str) -> bytes:
-    """The header of an explicit file before the elements of another."""
+    """Return the header of an explicit file followed by the elements of another syntax."""
     whole = dicom(**WHOLE_WINDOW)
     return whole[: 144 + struct.unpack_from("<I", whole, 140)[0]] + bare(syntax)
 
 
 def compressed(syntax: str, pixels: Pixels | None = None, **options: object) -> bytes:
-    """By pydicom's own encoders and those that it finds."""
+    """Compress with pydicom's own encoders and those that it finds."""
     found = dataset(pixels, **(WHOLE_WINDOW if pixels is None else {}))
     found.compress(syntax, generate_instance_uid=False, **options)
     return written(found)
 
 
 def packed(frame: bytes, syntax: str, pixels: Pixels | None = None, **tags: object) -> bytes:
-    """A frame that something else encoded."""
+    """Return a file with a frame that another encoder compressed."""
     found = dataset(pixels, **tags)
     found.PixelData = encapsulate([frame])
     found.file_meta.TransferSyntaxUID = uid.UID(syntax)
@@ -117,9 +117,9 @@ def jpeg() -> bytes:
 
 
 def lossless_jpeg(pixels: Pixels, predictor: int, bits: int) -> bytes:
-    """ITU-T T.81 annex H: differences from the pixel to the left (predictor 1) or above (2).
+    """Encode by ITU-T T.81 annex H, with differences from the pixel to the left (predictor 1) or above (2).
 
-    Each is a class of 5 bits, and as many bits as the class says.
+    Each difference is a class of 5 bits, and as many bits as the class says.
     """
     values = pixels.astype(np.int64)
     expected = np.roll(values, 1, axis=2 - predictor)

@@ -1,4 +1,4 @@
-"""The process in which images are judged, for tests: the real one, but that some images do it harm."""
+"""Judge images like the real engine process, except that some images do harm; for tests."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Fakes that implement the ports, in memory."""
+"""Implement the ports in memory."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ LIMIT = 1_000_000
 
 
 class MemoryStore:
-    """A store in a dictionary, with S3's promises."""
+    """Keep objects in a dictionary, with the promises of S3."""
 
     bucket = "memory"
 
@@ -66,8 +66,10 @@ class MemoryStore:
 
 
 class FakeEngine:
-    """Answers at once: P is one for data that begins with `P`; `bad` is the input's fault, `boom` a defect of
-    ours, `hang` takes too long; the names of warnings in the data are what it warns of.
+    """Answer at once.
+
+    P is 1 for data that begins with `P`; `bad` is the input's fault, `boom` a defect of ours, and `hang`
+    takes too long. Names of warnings in the data become its warnings.
     """
 
     model = ModelRef(name="fake", version="1", sha256="0" * 64, engine="fake")
@@ -102,7 +104,7 @@ class FakeEngine:
 
 
 class InlineHost:
-    """A host that judges the jobs one after the other."""
+    """Judge the jobs one after the other."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
@@ -119,7 +121,7 @@ def make_judge(store: MemoryStore, release: int = 1) -> Judge:
 
 
 def make_ports(folder: Path, store: MemoryStore | None = None) -> Ports:
-    """The handlers' ports over memory; the worklist is real SQLite in `folder`."""
+    """Make the handlers' ports in memory; the worklist is real SQLite in `folder`."""
     store = store or MemoryStore()
     judge = make_judge(store)
     return Ports(store, SqliteIndex(folder / "index.sqlite"), InlineHost(judge), judge.release, "secret")

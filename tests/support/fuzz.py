@@ -1,7 +1,7 @@
-"""Files that are damaged at random, judged one after the other in a process that may be killed.
+"""Damage files at random and judge them, in a process that may be killed.
 
-`make fuzz SECONDS=3600 SEED=1`. A finding is any exception but InputRejected, a crash, more than 5 seconds or
-1.5 GB; its file is kept in a folder. One seed and one number always make the same file.
+Run `make fuzz SECONDS=3600 SEED=1`. A finding is any exception other than InputRejected, a crash, more than 5
+seconds or more than 1.5 GB; its file is kept in a folder. One seed and number always make the same file.
 """
 
 import argparse
@@ -79,7 +79,7 @@ _INTERESTING = (0, 1, 2, 3, 4, 7, 8, 16, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFF
 
 
 def damaged(seed: int, number: int, whole: dict[str, bytes]) -> tuple[str, bytes]:
-    """Return the file of a number, and what it was made of."""
+    """Return the file with this number, and a description of how it was made."""
     chance = random.Random(f"{seed} {number}")
     name = chance.choice(list(whole))
     data = bytearray(whole[name])
@@ -89,7 +89,7 @@ def damaged(seed: int, number: int, whole: dict[str, bytes]) -> tuple[str, bytes
 
 
 def _place(chance: random.Random, data: bytearray) -> int:
-    """Return a place, often among the first bytes, which say how the others are to be read."""
+    """Return a position, often among the first bytes, which say how to read the others."""
     reach = len(data) if chance.random() < 0.5 else min(len(data), 700)
     return chance.randrange(reach) if reach else 0
 
@@ -106,7 +106,7 @@ def _overwrite(chance: random.Random, data: bytearray, _: object) -> None:
 
 
 def _nudge(chance: random.Random, data: bytearray, _: object) -> None:
-    """Change a number by a little, as a length or a size."""
+    """Change a number a little, such as a length or a size."""
     place, letter = _place(chance, data), chance.choice(("<H", ">H", "<I", ">I"))
     size = struct.calcsize(letter)
     if place + size <= len(data):
@@ -139,7 +139,7 @@ _MUTATIONS = (_flip, _flip, _overwrite, _overwrite, _nudge, _nudge, _cut, _remov
 
 @dataclass
 class Report:
-    """Count what became of the files so far."""
+    """Count the results of the files so far."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest: tuple[float, str] = (0.0, "")
@@ -147,7 +147,7 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
     def add(self, said: dict[str, object]) -> bool:
-        """Count one file; whether it is a finding."""
+        """Count one file; return whether it is a finding."""
         name, outcome = f"{said['number']} ({said['kind']})", str(said["outcome"])
         seconds, grown = float(str(said["seconds"])), int(str(said["grown"]))
         self.outcomes[outcome] += 1
@@ -166,7 +166,7 @@ class Report:
 
 
 def fuzz(seconds: float, seed: int, folder: Path) -> Report:
-    """Judge damaged files for so long; keep those that are findings in the folder."""
+    """Judge damaged files for a number of seconds; keep findings in the folder."""
     report, whole = Report(), {name: make() for name, make in WHOLE.items()}
     until, number = time.monotonic() + seconds, 0
     while time.monotonic() < until:
@@ -180,7 +180,7 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Report:
 
 
 def _said(seed: int, first: int, until: float) -> Iterator[dict[str, object]]:
-    """Yield what a child says of one file after the other; the last one, if it dies or is stuck, is ours."""
+    """Yield a child's results file by file; if it dies or hangs, yield that result for it."""
     command = [sys.executable, "-m", "tests.support.fuzz", "--child", str(first), "--seed", str(seed)]
     number, begun = first, False
     with (
@@ -234,7 +234,7 @@ def _judge(seed: int, number: int) -> None:
 
 
 def _memory() -> int:
-    """Return the most megabytes that were resident so far; elsewhere than on Linux, by our parent, too."""
+    """Return the most resident memory so far, in MB; except on Linux, this includes the parent's."""
     status = Path("/proc/self/status")
     if status.exists():
         found = re.search(r"VmHWM:\s*(\d+)", status.read_text())
@@ -243,7 +243,7 @@ def _memory() -> int:
 
 
 def main() -> int:
-    """Fuzz from the command line; 1 when there are findings."""
+    """Fuzz from the command line; return 1 if there are findings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""A host in a folder: the scripts of `ec2_runner/host/machine` run for real, the machine is played."""
+"""Play a host in a folder: the scripts of `ec2_runner/host/machine` are real, the machine is not."""
 
 import hashlib
 import os
@@ -41,29 +41,29 @@ def main():
 
 @dataclass(frozen=True)
 class FakeHost:
-    """A machine below `prefix`, and the bucket that it sees."""
+    """Hold a machine below `prefix`, and the bucket that it sees."""
 
     prefix: Path
     python: str = sys.executable
 
     @property
     def s3(self) -> Path:
-        """The folder of the buckets."""
+        """Return the folder of the buckets."""
         return self.prefix / "s3"
 
     @property
     def opt(self) -> Path:
-        """Where the releases are."""
+        """Return the folder of the releases."""
         return self.prefix / "opt/cxr"
 
     @property
     def calls(self) -> list[str]:
-        """What the scripts asked of the machine."""
+        """Return the commands that the scripts ran."""
         path = self.prefix / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
     def at(self, key: str) -> Path:
-        """The file of an object."""
+        """Return the file of an object."""
         return self.s3 / "cxr-test" / key
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ class FakeHost:
         )
 
     def environment(self, **more: str) -> dict[str, str]:
-        """As the unit has it."""
+        """Return the environment that the systemd unit sets."""
         return {
             "PATH": f"{self.prefix}/bin:{os.environ['PATH']}:/usr/sbin",
             "AWS_REGION": "eu-west-1",
@@ -95,7 +95,7 @@ class FakeHost:
         }
 
     def release(self, number: int, healthy: bool = True, install: str | None = None) -> None:
-        """Upload a release and make it the current one; `install` instead of its installation script."""
+        """Upload a release and make it current; `install` replaces its installation script."""
         folder = self.at(f"system/releases/{number}")
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "wheelhouse").mkdir(parents=True)
@@ -107,12 +107,12 @@ class FakeHost:
         self.at("system/releases/current").write_text(f"{number}\n")
 
     def running(self) -> str:
-        """The number of the release that would be started."""
+        """Return the number of the release that would be started."""
         return (self.opt / "current").resolve().name.split("-")[0]
 
 
 def make_host(prefix: Path) -> FakeHost:
-    """A bare machine with an empty bucket."""
+    """Make a bare machine with an empty bucket."""
     commands = prefix / "bin"
     commands.mkdir(parents=True)
     for name in ("systemctl", "useradd", "dnf", "pkaction"):
@@ -131,7 +131,7 @@ def make_host(prefix: Path) -> FakeHost:
 
 
 def copy_host(host: FakeHost, prefix: Path) -> FakeHost:
-    """The same machine elsewhere. Its Python makes environments fast: it copies that of `host`."""
+    """Copy the machine. Its Python makes environments quickly, by copying that of `host`."""
     shutil.copytree(host.prefix, prefix, symlinks=True)
     (prefix / "calls").unlink()
     _configure_sshd(prefix)
@@ -140,7 +140,7 @@ def copy_host(host: FakeHost, prefix: Path) -> FakeHost:
 
 
 def make_wheel(folder: Path, number: int, status: int) -> None:
-    """A wheel whose `cxr worker --check` answers with that status."""
+    """Make a wheel whose `cxr worker --check` exits with this status."""
     name = f"cxr_inbox-0.1.{number}"
     files = {
         "cxr.py": CHECK.format(status=status),
@@ -170,6 +170,6 @@ def _configure_sshd(prefix: Path) -> None:
 
 
 def make_command(path: Path, script: str) -> None:
-    """A command of that machine."""
+    """Make a command of that machine."""
     path.write_text(f"#!/bin/bash\n{script}")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A row of the worklist, and the times around it."""
+"""Provide a worklist row and the times around it."""
 
 from datetime import UTC, datetime, timedelta
 

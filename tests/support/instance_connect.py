@@ -1,4 +1,4 @@
-"""Plays what moto lacks of EC2 Instance Connect: the endpoint that tunnels, the call that pushes a key."""
+"""Play the parts of EC2 Instance Connect that moto lacks: the tunnel endpoint, the call that pushes a key."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from tests.support.machines import ACCESS_KEY, SECRET, Sshd
 
 
 class Endpoint:
-    """Plays an EC2 Instance Connect Endpoint: checks the signed query, then carries bytes to one port."""
+    """Play an EC2 Instance Connect Endpoint: check the signed query, then carry bytes to one port."""
 
     def __init__(self, target: int, endpoint_id: str) -> None:
         self.target, self.endpoint_id = target, endpoint_id
@@ -35,14 +35,14 @@ class Endpoint:
         self._thread.start()
 
     def cut(self) -> None:
-        """Break all tunnels off, as a network does."""
+        """Break all tunnels, as a network failure does."""
         for tunnel in self.tunnels:
             with contextlib.suppress(OSError):
                 tunnel.socket.shutdown(socket.SHUT_RDWR)
         self.tunnels.clear()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.cut()
         self._server.shutdown()
         self._thread.join(10)
@@ -78,7 +78,7 @@ class Endpoint:
 
 
 def signature_problem(path: str, host: str, now: float | None = None) -> str | None:
-    """What is wrong with a query signed by Signature Version 4, computed anew from its documentation.
+    """Return the error in a query signed with Signature Version 4, computed from its documentation.
 
     docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
@@ -109,7 +109,7 @@ def signature_problem(path: str, host: str, now: float | None = None) -> str | N
 
 
 class InstanceConnectApi:
-    """Plays `SendSSHPublicKey`: the key is good for the next connections, for 60 seconds."""
+    """Play `SendSSHPublicKey`: the key is valid for new connections for 60 seconds."""
 
     def __init__(self, sshd: Sshd) -> None:
         self.pushed: list[dict[str, str]] = []
@@ -137,6 +137,6 @@ class InstanceConnectApi:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""The stack's functions, for tests: they reach hosts at `TEST_ENDPOINT`, as the user `TEST_HOST_USER`."""
+"""Run the stack's functions in tests; they reach hosts at `TEST_ENDPOINT` as the user `TEST_HOST_USER`."""
 
 import os
 from functools import partial

@@ -1,6 +1,4 @@
-"""Real parts on loopback, for the tests of the AWS side: an SSH server, a worker under a supervisor, moto's
-server, the Lambda runtime emulator.
-"""
+"""Run real parts on the loopback for the AWS tests: SSH server, supervised worker, moto, Lambda emulator."""
 
 import contextlib
 import getpass
@@ -27,14 +25,14 @@ REGION = "us-east-1"
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """Return a port that is not in use now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
-    """Until the condition holds; AssertionError when it does not in time."""
+    """Wait until the condition holds; raise AssertionError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what or condition} did not come true in {seconds} s"
@@ -42,13 +40,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port of the loopback."""
+    """Return whether anything listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Process:
-    """A process of the tests: ended with all its children, its output in a file."""
+    """Run a process of the tests, with its output in a file; it is ended with all its children."""
 
     def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.log = log
@@ -65,30 +63,30 @@ class Process:
         self.pid = self._process.pid
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal to it and its children, and wait; its exit code."""
+        """Send a signal to the process and its children, wait, and return its exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
         return self._process.wait(20)
 
     def suspend(self) -> None:
-        """Make it hang."""
+        """Make the process hang."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let the process continue."""
         os.killpg(self.pid, signal.SIGCONT)
 
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Return the exit code, or None while it runs."""
         return self._process.poll()
 
     def output(self) -> str:
-        """All that it has written."""
+        """Return everything that it has written."""
         return self.log.read_text(errors="replace")
 
 
 class Sshd:
-    """OpenSSH's server on the loopback, with a host key of its own; it forwards to one port and no other."""
+    """Run OpenSSH's server on the loopback with its own host key; it forwards to one port only."""
 
     def __init__(self, folder: Path, forward: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,13 +110,13 @@ class Sshd:
         self.start()
 
     def start(self) -> None:
-        """Start it, on the port of before."""
+        """Start it again on the same port."""
         command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
         self.process = Process(command, self.folder / "sshd.log")
         wait_for(lambda: listens(self.port), what="sshd")
 
     def stop(self) -> None:
-        """End it and all its connections."""
+        """Stop it and all its connections."""
         sessions = descendants(self.process.pid)  # they have left its process group
         self.process.kill()
         for session in sessions:
@@ -136,7 +134,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class Supervised:
-    """A worker that is started again when it ends, as systemd does."""
+    """Restart a worker when it ends, as systemd does."""
 
     def __init__(self, command: list[str], port: int, log: Path, env: Mapping[str, str]) -> None:
         self._command, self.port, self._log, self._env = command, port, log, env
@@ -149,18 +147,18 @@ class Supervised:
         wait_for(lambda: listens(port), what="the worker")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the worker of the moment; another one follows."""
+        """Send a signal to the current worker; another one follows."""
         with self._guard:
             self.process.kill(number)
 
     def stop(self) -> None:
-        """End it for good."""
+        """Stop it permanently."""
         self._stopped.set()
         self.kill()
         self._thread.join(20)
 
     def output(self) -> str:
-        """What all the workers wrote."""
+        """Return the output of all workers."""
         return self._log.read_text(errors="replace")
 
     def _keep(self) -> None:
@@ -175,7 +173,7 @@ class Supervised:
 
 
 class Moto:
-    """moto's server in a process of its own."""
+    """Run moto's server in its own process."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -190,12 +188,12 @@ class Moto:
         urllib.request.urlopen(request, timeout=20).close()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.kill()
 
 
 class Lambda:
-    """A handler under the Lambda runtime and its emulator, as AWS runs it."""
+    """Run a handler under the Lambda runtime and its emulator, as AWS does."""
 
     def __init__(self, emulator: Path, handler: str, env: Mapping[str, str], log: Path, seconds: int) -> None:
         self._ports = free_port(), free_port()
@@ -212,7 +210,7 @@ class Lambda:
         wait_for(lambda: listens(self._ports[0]), what="the emulator")
 
     def invoke(self, event: Mapping[str, Any], seconds: float = 150) -> dict[str, Any]:
-        """The handler's answer; InvocationFailed when it raised or was killed by its time."""
+        """Return the handler's answer; raise InvocationFailed if it raised or ran out of time."""
         body = json.dumps(event).encode()
         with urllib.request.urlopen(self._url, body, timeout=seconds) as response:
             text = response.read().decode()
@@ -226,17 +224,17 @@ class Lambda:
         return answer
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self.process.kill()
 
 
 class InvocationFailed(Exception):
-    """What Lambda would report as the function's failure."""
+    """Report a failure as Lambda reports that of a function."""
 
 
 @contextmanager
 def stopped_at_end(*parts: Any) -> Iterator[None]:
-    """Stop the parts, last first, whatever happens."""
+    """Stop the parts at the end, last first, whatever happens."""
     try:
         yield
     finally:
@@ -245,7 +243,7 @@ def stopped_at_end(*parts: Any) -> Iterator[None]:
 
 
 def aws_environment(moto: Moto, **urls: str) -> dict[str, str]:
-    """The environment of a process that takes moto for AWS, but for services whose addresses are given."""
+    """Return an environment in which moto is AWS, except for services whose addresses are given."""
     return {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,

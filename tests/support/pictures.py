@@ -1,4 +1,4 @@
-"""Files as people drop them: good ones of every kind, and bad ones."""
+"""Make files as people drop them: good ones of every kind, and bad ones."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ SAMPLE = SAMPLES / "pneumonia-1.jpeg"
 
 
 def sample() -> Image.Image:
-    """A synthetic chest X-ray, 8-bit gray."""
+    """Return a synthetic chest X-ray in 8-bit gray."""
     with Image.open(SAMPLE) as image:
         return image.convert("L")
 
@@ -34,14 +34,14 @@ def opened(data: bytes) -> Image.Image:
 
 
 def rotated() -> bytes:
-    """Lying on its side, with the EXIF note that says so."""
+    """Return the image lying on its side, with the EXIF orientation that says so."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(sample().transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
 
 
 def deep() -> Image.Image:
-    """12 significant bits in 16."""
+    """Return an image with 12 significant bits in 16."""
     return Image.fromarray(np.asarray(sample(), np.uint16) * 16)
 
 
@@ -75,12 +75,12 @@ def png_of(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def png_with(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG with more chunks behind its header."""
+    """Return a PNG with more chunks after its header."""
     return data[:33] + png_of(chunks)[8:] + data[33:]
 
 
 def deep_png(values: Deep, colours: int, opacity: Deep | None = None) -> bytes:
-    """Gray as a PNG of 16 bits and of a type of colour: 0 gray, 2 RGB, 4 gray and opacity, 6 RGBA."""
+    """Return gray as a 16-bit PNG of a colour type: 0 gray, 2 RGB, 4 gray and alpha, 6 RGBA."""
     opaque = np.full_like(values, 65535) if opacity is None else opacity
     planes = {0: [values], 2: [values] * 3, 4: [values, opaque], 6: [values] * 3 + [opaque]}[colours]
     rows = b"".join(b"\0" + row.tobytes() for row in np.stack(planes, -1).astype(">u2"))
@@ -92,7 +92,7 @@ Tag = tuple[int, int, int | tuple[int, ...]]  # type 3 (short) or 4 (long), coun
 
 
 def _directory(tags: dict[int, Tag], order: str, place: int, after: bool) -> bytes:
-    """A directory that stands at a place; its longer values come behind it, and then perhaps another."""
+    """Return a TIFF directory at an offset, followed by its longer values and perhaps another directory."""
     head, behind = struct.pack(f"{order}H", len(tags)), b""
     end = place + 2 + 12 * len(tags) + 4
     for tag, (kind, count, value) in sorted(tags.items()):
@@ -122,7 +122,7 @@ def tiff(
     without: tuple[int, ...] = (),
     size: tuple[int, int] | None = None,
 ) -> bytes:
-    """An 8-bit gray image, and other tags than it needs."""
+    """Return an 8-bit gray TIFF with additional tags."""
     tags = _tags(*(size or image.size), len(image.tobytes())) | (more or {})
     if 324 in tags:
         without = (*without, 273)
@@ -130,7 +130,7 @@ def tiff(
 
 
 def gray_tiff(values: np.ndarray, order: str = "<", more: dict[int, Tag] | None = None) -> bytes:
-    """Gray of any kind of numbers."""
+    """Return a gray TIFF of any number type."""
     raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
     form = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags = _tags(values.shape[1], values.shape[0], len(raw))
@@ -140,7 +140,7 @@ def gray_tiff(values: np.ndarray, order: str = "<", more: dict[int, Tag] | None 
 
 
 def deep_tiff(values: Deep, order: str, packing: int, is_planar: bool, extra: int | None) -> bytes:
-    """Gray or colours of 16 bits, [h, w, 2 to 4], uncompressed (1) or deflated (8), in three strips."""
+    """Return a 16-bit TIFF, [h, w, 2 to 4], uncompressed (1) or deflated (8), in three strips."""
     height, width, samples = values.shape
     step = -(-height // 3)
     planes = [values[..., n] for n in range(samples)] if is_planar else [values]
@@ -165,12 +165,12 @@ def deep_tiff(values: Deep, order: str, packing: int, is_planar: bool, extra: in
 
 
 def tiff_holding(packed: bytes, size: tuple[int, int], packing: int) -> bytes:
-    """Eight-bit gray that something else packed, in one strip."""
+    """Return an 8-bit gray TIFF with one strip that another encoder compressed."""
     return _tiff(packed, _tags(*size, len(packed)) | {259: (3, 1, packing)})
 
 
 def tiff_of(images: list[tuple[Image.Image, int | None]]) -> bytes:
-    """Several images, each with its kind of subfile."""
+    """Return a TIFF of several images, each with its subfile type."""
     pixels = b"".join(image.tobytes() for image, _ in images)
     data, place = struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels, 8
     for number, (image, kind) in enumerate(images):
@@ -182,7 +182,7 @@ def tiff_of(images: list[tuple[Image.Image, int | None]]) -> bytes:
 
 
 def tiled_tiff(image: Image.Image) -> bytes:
-    """Eight-bit gray in tiles of 64 a side."""
+    """Return an 8-bit gray TIFF in tiles of 64 x 64 pixels."""
     padded = Image.new("L", (-(-image.width // 64) * 64, -(-image.height // 64) * 64))
     padded.paste(image)
     corners = [(x, y) for y in range(0, padded.height, 64) for x in range(0, padded.width, 64)]
@@ -194,7 +194,7 @@ def tiled_tiff(image: Image.Image) -> bytes:
 
 
 def interlaced(image: Image.Image) -> bytes:
-    """An 8-bit gray PNG that comes in seven passes (Adam7)."""
+    """Return an 8-bit gray PNG interlaced in seven passes (Adam7)."""
     values = np.asarray(image)
     passes = (
         *((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)),
@@ -209,7 +209,7 @@ def interlaced(image: Image.Image) -> bytes:
 
 
 def riff(*parts: bytes) -> bytes:
-    """A WebP of chunks: a name, its content, a name, ..."""
+    """Return a WebP file of chunks, given as name, content, name, and so on."""
     body = b"".join(
         name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
         for name, content in zip(parts[::2], parts[1::2], strict=True)
@@ -218,7 +218,7 @@ def riff(*parts: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG that says it has 30,000 x 30,000 pixels."""
+    """Return a PNG that claims to have 30,000 x 30,000 pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
     return png_of([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")])
 
@@ -259,7 +259,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 def with_text(image: Image.Image, text: str) -> bytes:
-    """A PNG and a person's name in it."""
+    """Return a PNG that contains a person's name."""
     info = PngImagePlugin.PngInfo()
     info.add_text("PatientName", text)
     return encoded(image, "PNG", pnginfo=info)

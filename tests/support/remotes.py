@@ -1,4 +1,4 @@
-"""A worker that answers at once, served over HTTP, and a plain way to it."""
+"""Serve a worker that answers at once over HTTP, and connect to it without SSH."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ RELEASE = Release(number=7, version="test")
 
 
 class Echo:
-    """A host that says `classified` of every job, and breaks its connection at keys that say so."""
+    """Answer `classified` for every job, and break the connection at keys that say so."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -35,7 +35,7 @@ class Echo:
 
 
 class Served:
-    """A worker's HTTP face on a port of the loopback, in this process."""
+    """Serve a worker over HTTP on a loopback port, in this process."""
 
     def __init__(
         self, host: Host, release: Release = RELEASE, port: int = 0, token: str | None = None
@@ -52,7 +52,7 @@ class Served:
 
 
 class Plain:
-    """Streams to the loopback without SSH."""
+    """Open streams to the loopback without SSH."""
 
     is_alive = True
 

@@ -1,4 +1,4 @@
-"""Stacks of moto's CloudFormation, with the parts of template.yaml that the commands look at."""
+"""Play stacks with moto's CloudFormation, with the parts of template.yaml that the commands read."""
 
 import json
 import os
@@ -98,7 +98,7 @@ TEMPLATE = {
 
 @dataclass
 class Cloud:
-    """An empty AWS account, and what was asked of it: `operation` with its most telling parameter."""
+    """Hold an empty AWS account and its calls: each `operation` with its most telling parameter."""
 
     aws: Aws
     folder: Path
@@ -107,30 +107,28 @@ class Cloud:
 
     @property
     def display(self) -> Display:
-        """Writes into `output`."""
+        """Return a display that writes to `output`."""
         return Display(Console(file=self.output, width=100))
 
     @property
-    def stack(self) -> CloudFormationStack:
-        """The stack, without waiting between two looks at it."""
-        return CloudFormationStack(
-            NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None
-        )
+    def stack(self) -> Stack:
+        """Return the stack, without pauses between two looks at it."""
+        return Stack(NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None)
 
     @property
     def fleet(self) -> Fleet:
-        """The hosts of the stack."""
+        """Return the hosts of the stack."""
         lease = Lease(f"{NAME}-lease", self.aws.client("dynamodb"))
         return Fleet(self.aws.client("ec2"), lease, NAME, [])
 
     def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
-        """As the command does."""
-        plan = make_plan(DeployOptions(NAME, **options), self.aws, self.stack)
+        """Deploy as the command does."""
+        plan = make_plan(Options(NAME, **options), self.aws, self.stack)
         carry_out(plan, self.aws, self.stack, self.fleet, build or self.build, self.display)
         return plan
 
     def build(self, architecture: Architecture, number: int = 2) -> Bundle:
-        """A release of a few bytes."""
+        """Build a release of a few bytes."""
         folder = self.folder / f"release-{number}"
         for name in ("wheelhouse/cxr_inbox-0.1-py3-none-any.whl", "host/install.sh", "lambda.zip"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,18 +139,18 @@ class Cloud:
         return Bundle(number, folder, folder / "lambda.zip", template)
 
     def text(self, key: str, bucket: str = BUCKET) -> str:
-        """An object's content."""
+        """Return the content of an object."""
         body: bytes = self.aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return body.decode()
 
     def names(self, bucket: str = BUCKET) -> list[str]:
-        """All objects of a bucket."""
+        """Return the names of all objects in a bucket."""
         return [
             item["Key"] for item in self.aws.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
         ]
 
     def launch(self) -> str:
-        """A host of the stack; returns its id."""
+        """Launch a host of the stack and return its id."""
         tags = [{"Key": "cxr:stack", "Value": NAME}]
         answer = self.aws.client("ec2").run_instances(
             ImageId=self.aws.client("ec2").describe_images()["Images"][0]["ImageId"],
@@ -166,7 +164,7 @@ class Cloud:
 
 @contextmanager
 def cloud(folder: Path) -> Iterator[Cloud]:
-    """An empty account for the time of a test."""
+    """Provide an empty account for one test."""
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": REGION}
     with (
         mock.patch.dict(os.environ, {**keys, "AWS_DEFAULT_REGION": REGION}),
@@ -184,7 +182,7 @@ _applied_by_moto = FakeChangeSet.apply
 
 
 def _apply(change_set: FakeChangeSet) -> None:
-    """As moto, which forgets the outputs."""
+    """Apply a change as moto does, which forgets the outputs."""
     _applied_by_moto(change_set)
     change_set.stack.template = change_set.template
     change_set.stack._parse_template()

@@ -1,4 +1,4 @@
-"""The stack's DynamoDB tables, as the template has them."""
+"""Make the stack's DynamoDB tables as the template defines them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ FEED = {
 
 
 def make_table(dynamodb: Any, name: str, key: str, *indexes: Any) -> None:
-    """Make a table with a key and indexes of text."""
+    """Make a table whose key and indexes are text."""
     names = [key, *(part["AttributeName"] for index in indexes for part in index["KeySchema"])]
     more = {"GlobalSecondaryIndexes": list(indexes)} if indexes else {}
     dynamodb.create_table(

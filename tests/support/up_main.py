@@ -1,5 +1,6 @@
-"""`cxr up`, for tests: the real one, but its images are judged by `tests.support.engine_child`, and its
-watcher fails while a file `watcher-fails` lies in the root.
+"""Run the real `cxr up` in tests, except that `tests.support.engine_child` judges its images.
+
+Its watcher fails while a file `watcher-fails` is in the root.
 """
 
 import sys
@@ -13,7 +14,7 @@ from pipeline.store.hints import Hints
 
 
 def failing(work: Callable[..., None]) -> Callable[..., None]:
-    """The same, but that it raises while the file is there."""
+    """Return the same function, which raises while the file exists."""
     mark = Path(sys.argv[sys.argv.index("--root") + 1]) / "watcher-fails"
 
     def work_or_fail(*arguments: Any, **more: Any) -> None:

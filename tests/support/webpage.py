@@ -1,4 +1,4 @@
-"""The page under test, and what stands behind it; its verdicts are by the real judge."""
+"""Serve the page under test, with verdicts by the real judge."""
 
 import io
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ UNICODE = "Röntgen 正面像 गोपनीय صورة " * 4 + "é́" * 7 + "
 
 
 class Booth:
-    """Sells tickets to a bucket that is not there."""
+    """Issue tickets for a bucket that does not exist."""
 
     origin = "https://xrays.example"
 
@@ -38,14 +38,14 @@ class Booth:
 
 @dataclass(frozen=True)
 class Page:
-    """The page, and what stands behind it."""
+    """Hold the page and the parts behind it."""
 
     client: FlaskClient
     store: FolderStore
     index: SqliteIndex
 
     def judged(self, name: str, data: bytes) -> str:
-        """Drop a file and have it judged; returns its ETag."""
+        """Drop a file, judge it, and return its ETag."""
         key = f"inbox/{name}"
         etag = self.store.put(key, data, None)
         Judge(self.store, FakeEngine(), RELEASE, LIMIT).judge(Job(key))
@@ -53,7 +53,7 @@ class Page:
         return etag
 
     def finished(self, name: str, moment: datetime) -> None:
-        """Say when a row got its verdict."""
+        """Set the time at which a row got its verdict."""
         row = self.index.get(f"inbox/{name}")
         assert row is not None
         self.index.record(replace(row, finished_at=moment))
@@ -79,6 +79,6 @@ class Page:
 
 
 def serve(folder: Path, card: dict[str, Any] | None = None) -> Page:
-    """The page over an empty folder."""
+    """Serve the page over an empty folder."""
     store, index = FolderStore(folder / "data"), SqliteIndex(folder / "index.sqlite")
     return Page(create_page(store, index, MAX_UPLOAD, card).test_client(), store, index)

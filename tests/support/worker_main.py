@@ -1,6 +1,6 @@
-"""`cxr worker`, for tests: the real one, but that its images are judged by `tests.support.engine_child`.
+"""Run the real `cxr worker` in tests, except that `tests.support.engine_child` judges its images.
 
-`TEST_HOST_KEY` is the key that it publishes.
+It publishes the host key `TEST_HOST_KEY`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`cxr up` with users, as a whole: a real process, a real browser."""
+"""`cxr up` with users as a whole: a real process and a real browser."""
 
 import json
 import urllib.error

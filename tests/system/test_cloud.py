@@ -20,14 +20,14 @@ IMAGES = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpeg"))]
 
 
 def images(count: int) -> Iterator[bytes]:
-    """Different X-rays: what follows an image's end changes its ETag, and not its pixels."""
+    """Return different X-rays: bytes after the end of an image change its ETag but not its pixels."""
     for number in range(count):
         yield IMAGES[number % len(IMAGES)] + b"%d" % number
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """An account whose host was launched by the first upload, and has booted."""
+    """Provide an account whose host was launched by the first upload and has booted."""
     cloud = Cloud(tmp_path_factory.mktemp("cloud"))
     try:
         cloud.drop({"first.jpeg": IMAGES[0]})
@@ -43,7 +43,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 class Pumps:
-    """The event source mappings, at work."""
+    """Run the event source mappings."""
 
     def __init__(self, cloud: Cloud, unruly: random.Random | None = None) -> None:
         self.ingest = Pump(cloud, cloud.jobs, "ingest", unruly)
@@ -64,14 +64,14 @@ def pumps(cloud: Cloud) -> Iterator[Pumps]:
 
 @pytest.fixture
 def unruly(cloud: Cloud) -> Iterator[Pumps]:
-    """Duplicates and disorder included."""
+    """Provide pumps that duplicate and reorder messages."""
     pumps = Pumps(cloud, random.Random(1))
     yield pumps
     pumps.stop()
 
 
 def wait_until_all_are_told(cloud: Cloud, objects: Mapping[str, bytes], seconds: float = 90) -> None:
-    """Until each object has its one verdict, of the bytes that are there, and the index says so."""
+    """Wait until each object has one verdict of its current bytes, and the index says so."""
     etags = {name: info.etag for name in objects if (info := cloud.store.head(f"inbox/{name}"))}
 
     def told() -> bool:
@@ -180,7 +180,7 @@ def test_objects_that_change_while_they_are_judged(cloud: Cloud, unruly: Pumps) 
 
 
 def ask(cloud: Cloud, name: str) -> dict[str, str]:
-    """Deliver a key to `ingest` by hand; what became of it."""
+    """Deliver a key to `ingest` by hand and return its result."""
     event = {"Records": [_message(name)]}
     answer = cloud.lambdas["ingest"].invoke(event)
     return {outcome["key"]: outcome["result"] for outcome in answer["outcomes"]}
@@ -233,7 +233,7 @@ def test_a_stopped_host_is_started_by_the_next_upload(cloud: Cloud) -> None:
 
 
 def test_a_function_that_is_killed_by_its_time(cloud: Cloud) -> None:
-    """The messages are still there when their time is over, and another invocation does the work."""
+    """The messages remain when the time is over, and another invocation does the work."""
     assert cloud.worker
     hasty = cloud.make_lambda("ingest", seconds=2)
     cloud.worker.process.suspend()
@@ -250,7 +250,7 @@ def test_a_function_that_is_killed_by_its_time(cloud: Cloud) -> None:
 
 
 def test_two_workers_write_one_verdict(cloud: Cloud) -> None:
-    """Two handlers that are told of the same objects at the same moment."""
+    """Two handlers get the same objects at the same moment."""
     other = cloud.make_lambda("ingest")
     objects = {f"race/{n}.jpeg": data + SLOW for n, data in enumerate(images(8))}
     cloud.drop(objects)
@@ -265,14 +265,14 @@ def test_two_workers_write_one_verdict(cloud: Cloud) -> None:
 
 
 def test_the_store_of_this_test_is_versioned(cloud: Cloud) -> None:
-    """`writes` counts versions: it would say one for ever without them."""
+    """`writes` counts versions; without them it would always return one."""
     etag = cloud.store.put("outbox/x.json", b"1", None)
     cloud.store.put("outbox/x.json", b"2", etag)
     assert cloud.writes("x") == {"x": 2}
 
 
 def test_no_message_is_left_behind(cloud: Cloud) -> None:
-    """Everything above is done: what is queued now are at most duplicates, and they end."""
+    """After all of the above, only duplicates may be queued, and they end."""
     pumps = Pumps(cloud)
     until(lambda: sum(cloud.queued().values()) == 0)
     pumps.stop()

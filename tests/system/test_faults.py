@@ -27,7 +27,7 @@ def test_whatever_happens_each_x_ray_gets_its_verdict_without_a_restart(tmp_path
 
 
 def test_an_image_that_hangs_keeps_no_other_waiting_and_ends_as_failed(tmp_path: Path) -> None:
-    """And nothing that hangs keeps the program from ending."""
+    """A hanging image does not keep the program from ending either."""
     (tmp_path / "inbox").mkdir()
     image = (SAMPLES / "normal-1.jpeg").read_bytes()
     env = {**os.environ, "CXR_IMAGE_SECONDS": "3"}

@@ -1,4 +1,4 @@
-"""What names a patient stays in the file that was dropped: planted everywhere, and found nowhere else."""
+"""Names of a patient stay in the dropped file: they are planted everywhere and found nowhere else."""
 
 import io
 import json
@@ -38,7 +38,7 @@ cxr.main()
 
 
 def tagged(**tags: object) -> Dataset:
-    """A DICOM file that names its patient wherever it can."""
+    """Return a DICOM file that names its patient wherever it can."""
     nested = Dataset()
     nested.PatientName, nested.PatientID, nested.CodeMeaning = NAME, NUMBER, f"{PLACE} view"
     nested.ReferencedPatientSequence = [Dataset()]
@@ -71,7 +71,7 @@ def tagged(**tags: object) -> Dataset:
 
 
 def ill_tagged(keyword: str, text: str) -> bytes:
-    """With the name where a number, a date or a code should be, which pydicom complains of with the value."""
+    """Return a file with the name in a number, date or code, where pydicom's warning quotes it."""
     found = tagged(**{keyword: "1"})
     whole = dicoms.written(found)
     element = found[keyword]
@@ -139,7 +139,7 @@ PLANTED: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """Everything planted has been through the whole of local mode: its root, standard output and log."""
+    """Run all planted files through local mode; return its root, standard output and log."""
     root = tmp_path_factory.mktemp("root")
     names = {f"{FILE_NAME} {name}": make for name, make in PLANTED.items()}
     (root / "inbox").mkdir()
@@ -163,7 +163,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 
 def test_every_planted_file_has_its_verdict(outcome: tuple[Path, str, str]) -> None:
-    """So that the tests below cannot pass on nothing."""
+    """Ensure that the tests below do not pass on nothing."""
     root, _, log = outcome
     statuses = {}
     for path in (root / "outbox").glob("*.json"):

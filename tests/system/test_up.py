@@ -1,4 +1,4 @@
-"""`cxr up` as a whole: real processes, real files, the real network."""
+"""`cxr up` as a whole: real processes, real files and the real network."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from tests.support.fakes import SAMPLES
 
 
 class Up:
-    """A `cxr up` process on a free port."""
+    """Run a `cxr up` process on a free port."""
 
     def __init__(self, root: Path) -> None:
         # waitress leaves its connections to the end of the process.
@@ -37,7 +37,7 @@ class Up:
         self.url = self.process.stdout.readline().split()[4]
 
     def end(self, number: int = signal.SIGTERM) -> str:
-        """Stop it; returns what it complained of."""
+        """Stop it and return its complaints."""
         self.process.send_signal(number)
         return self.process.communicate(timeout=60)[1]
 
@@ -62,7 +62,7 @@ def verdicts(root: Path) -> dict[str, Verdict]:
 
 
 def varied(number: int) -> bytes:
-    """A sample with other bytes each time: what follows a JPEG's end marker changes no pixel."""
+    """Return a sample with different bytes each time: bytes after the end marker change no pixel."""
     return sorted(SAMPLES.glob("*.jpeg"))[number % 8].read_bytes() + b"%d" % number
 
 
@@ -162,7 +162,7 @@ def test_a_second_one_on_a_free_port_is_told_the_first_ones_address(up: Up, root
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_comes(up: Up) -> None:
-    """One file of the largest size and the form around it are as much as is taken."""
+    """At most one file of the largest size and the form around it are accepted."""
     address = urlsplit(up.url)
     with closing(HTTPConnection(str(address.hostname), address.port, timeout=10)) as connection:
         connection.putrequest("POST", "/upload")
@@ -178,5 +178,5 @@ def page(up: Up) -> str:
 
 
 def states(up: Up) -> set[str]:
-    """The states of the rows on the page."""
+    """Return the states of the rows on the page."""
     return set(re.findall(r'data-state="(\w+)"', page(up)))

@@ -1,4 +1,4 @@
-"""Who may use the page: by password, or by what a reverse proxy says."""
+"""Access to the page: by password, or by a reverse proxy's header."""
 
 import time
 from base64 import b64encode
@@ -50,7 +50,7 @@ def page(serve: Serve) -> Page:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hashes that were compared with a password."""
+    """Return the hashes that were compared with a password."""
     found: list[str] = []
 
     def check(hashed: str, password: str) -> bool:

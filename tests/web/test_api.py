@@ -1,4 +1,4 @@
-"""The interface for programs: what it answers, and that its description is true (schemathesis)."""
+"""The interface for programs: its answers, and that its description is true (schemathesis)."""
 
 import csv
 import io
@@ -107,7 +107,7 @@ def test_the_figures(page: Page) -> None:
 
 
 def described(page: Page, headers: dict[str, str], **parts: Any) -> list[APIOperation]:
-    """What the description says of this page, with some parts of its own."""
+    """Return the description of this page, with some parts of its own."""
     app = create_page(page.store, page.index, MAX_UPLOAD, **parts)
     found = from_wsgi("/api/openapi.json", app, headers=headers).get_all_operations()
     return [operation.ok() for operation in found]
@@ -128,7 +128,7 @@ WRITES = {"/upload", "/resubmit", "/upload/ticket"}
 @pytest.mark.parametrize("who", list(WHO))
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.name.lower())
 def test_the_description_is_true(page: Page, mode: GenerationMode, who: str) -> None:
-    """No server error, no answer that is not described, nothing wrong that is taken."""
+    """There is no server error, no answer outside the description, and no wrong input is accepted."""
     headers, parts, usual = WHO[who]
     said, seen = described(filled(page), basic("ada"), tickets=Booth(), **parts), set()
     assert {operation.path for operation in said} == READS | WRITES
@@ -159,7 +159,7 @@ def test_what_comes_of_a_write_is_described(page: Page) -> None:
 
 
 def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str], inside: bool) -> set[int]:
-    """Ask all sorts of things of it; returns the codes of its answers."""
+    """Send all kinds of requests and return the status codes."""
     seen = set()
     # Not every name is that of a file, or of an X-ray that failed; and strangers are let in nowhere.
     excluded = [positive_data_acceptance] if operation.method == "post" or not inside else []

@@ -1,4 +1,4 @@
-"""The record of who did what."""
+"""The audit: who did what."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -59,7 +59,7 @@ def test_an_upload_becomes_a_verdict_without_a_reload(page: Page) -> None:
 
 
 def arrives(page: Page, name: str, sample: str = "normal-3.jpeg") -> None:
-    """A new X-ray, as from elsewhere; returns when its row is there."""
+    """Add an X-ray from outside, and return when its row is there."""
     data = (SAMPLES / sample).read_bytes()
     file = FilePayload(name=name, mimeType="image/jpeg", buffer=data)
     page.request.post("/upload", multipart={"files": file})
@@ -98,7 +98,7 @@ def test_selected_text_holds_its_part_and_that_is_said(page: Page) -> None:
 
 
 def test_a_foreign_answer_ends_nothing(page: Page) -> None:
-    """That of a proxy which asks for a login, say."""
+    """A proxy that asks for a login may answer instead of the page."""
     page.route("**/", lambda route: route.fulfill(body="<p>Log in</p>", content_type="text/html"), times=1)
     page.route("**/changes?*", lambda route: route.fulfill(json={"change": 0}), times=1)
     with page.expect_response(lambda answer: answer.url.endswith("/")) as foreign:

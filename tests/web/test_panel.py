@@ -1,4 +1,4 @@
-"""The panel of host and queue, as the page shows it."""
+"""The panel of host and queue on the page."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")
 
 
 class Fixed:
-    """A monitor that says what it is told."""
+    """Report what the test sets."""
 
     def __init__(self) -> None:
         self.host, self.queue = HostStatus("ready"), QueueStatus(0)

@@ -1,4 +1,4 @@
-"""A verdict that somebody planted in the outbox, saying what cannot be, is set aside; all else goes on."""
+"""A planted verdict with impossible content is set aside; everything else goes on."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PLACES = ("/", "/?order=triage", "/xray/good.jpeg", "/api/verdicts", "/api/verdi
 
 
 def at(*names: str, value: object) -> Callable[[dict[str, Any]], None]:
-    """A change of one field."""
+    """Return a function that changes one field."""
 
     def change(verdict: dict[str, Any]) -> None:
         part = verdict
@@ -54,7 +54,7 @@ IMPOSSIBLE = {
 
 @pytest.fixture
 def base(page: webpage.Page, tmp_path: Path) -> dict[str, Any]:
-    """A verdict's JSON beside that of another X-ray."""
+    """Return a verdict's JSON beside that of another X-ray."""
     page.judged("good.jpeg", b"P1")
     page.judged("base.jpeg", b"Patypical")
     found: dict[str, Any] = json.loads((tmp_path / "data/outbox/base.jpeg.json").read_bytes())
@@ -124,7 +124,7 @@ def test_a_megabyte_of_warnings_and_words_is_a_short_row(
 def test_a_verdict_speaks_for_its_own_x_ray_alone(
     page: webpage.Page, base: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
-    """Also where the name of a verdict is a hash."""
+    """This holds even if the name of a verdict is a hash."""
     before = list(page.index.all())
     base["source"]["key"] = key
     (tmp_path / "data/outbox/name-not-usable").mkdir()

@@ -53,7 +53,7 @@ def policy(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def send(ticket: dict[str, Any], data: bytes) -> int:
-    """As a browser does."""
+    """Send a form as a browser does."""
     answer = requests.post(ticket["url"], ticket["fields"], files={"file": data}, timeout=20)
     return answer.status_code
 
@@ -132,7 +132,7 @@ def test_the_pages_policy_lets_scripts_reach_the_bucket_alone(page: FlaskClient,
 
 
 def test_a_ticket_leads_to_the_buckets_own_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere S3 redirects, which a browser does not follow to another origin."""
+    """Elsewhere S3 redirects, and a browser does not follow that to another origin."""
     buckets.credentials(monkeypatch)
     store = open_bucket("xrays")
     assert store.origin == "https://xrays.s3.eu-central-1.amazonaws.com"

@@ -1,4 +1,4 @@
-"""Uploads in a real browser: many at once, folders, what is refused unsent, straight to a bucket."""
+"""Uploads in a real browser: many at once, folders, local refusals, and straight to a bucket."""
 
 import base64
 import re
@@ -39,7 +39,7 @@ PDF = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page's address, and its root."""
+    """Return the page's address and its root."""
     root = tmp_path_factory.mktemp("root")
     (root / "inbox").mkdir()
     process = Up(root)
@@ -49,7 +49,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 @contextmanager
 def opened(browser: Browser, url: str, expected: str = "nothing") -> Iterator[tuple[Page, list[Request]]]:
-    """The page, and all the POST requests that it makes. It must not complain but of what is expected."""
+    """Open the page and collect its POST requests; fail on complaints that are not expected."""
     page = browser.new_page()
     complaints, posts = complaints_of(page), list[Request]()
     page.on("request", lambda request: posts.append(request) if request.method == "POST" else None)
@@ -227,7 +227,7 @@ def test_a_failed_one_is_judged_again_by_its_button(browser: Browser, up: tuple[
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, S3Store]]:
-    """The address of a bucket's page, and the bucket."""
+    """Return the address of a bucket's page, and the bucket."""
     with buckets.moto() as moto, buckets.bucket(moto, monkeypatch) as store:
         index = SqliteIndex(tmp_path / "index.sqlite")
         server = make_server("127.0.0.1", 0, create_page(store, index, 10_000, tickets=store), threaded=True)

@@ -1,4 +1,4 @@
-"""The picture of one X-ray in a real browser: window, zoom, map, keys, touch, and live refreshes."""
+"""The picture of one X-ray in a real browser: window, zoom, map, keys, touch and live refreshes."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
-    """The address of one X-ray that is judged."""
+    """Return the address of one judged X-ray."""
     up = Up(root)
     shutil.copy(SAMPLE, root / "inbox" / NAME)
     wait_for(lambda: (root / "outbox" / f"{NAME}.json").exists(), 60)
@@ -49,7 +49,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def open_xray(page: Page, url: str) -> None:
-    """Open it, and wait until script has drawn its map."""
+    """Open an X-ray and wait until the script has drawn its map."""
     wait_for(lambda: page.goto(url) is not None and page.locator("#map").count() == 1, 30)
     expect(page.locator("#map-high")).not_to_be_empty()
 
@@ -70,7 +70,7 @@ def drag(page: Page, across: float, down: float, button: Literal["left", "middle
 
 
 def shades(page: Page) -> Any:
-    """What the browser makes of a black, a dark, a bright and a white pixel."""
+    """Return the browser's values of a black, a dark, a bright and a white pixel."""
     return page.evaluate(
         """() => {
             const canvas = Object.assign(document.createElement("canvas"), { width: 4, height: 1 });

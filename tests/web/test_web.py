@@ -1,4 +1,4 @@
-"""What the page shows, asked by Flask's client."""
+"""The content of the page, through Flask's client."""
 
 import csv
 import io
@@ -201,7 +201,7 @@ def test_one_xray_has_map_and_the_whole_verdict(page: Page) -> None:
 
 
 def test_a_verdict_without_a_preview_has_its_page(page: Page) -> None:
-    """Text burned into the image may name the patient: the icon stands for it, and the page says why."""
+    """Text in the image may name the patient: an icon replaces the preview, and the page says why."""
     page.judged("a.dcm", b"P burned_in_text")
     html = page.xray("a.dcm")
     assert "No preview: text in it may name the patient" in html

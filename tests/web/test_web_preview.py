@@ -1,4 +1,4 @@
-"""Previews, and what the script asks to keep a view up to date."""
+"""Previews, and the requests by which the script keeps a view up to date."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What comes into the page: uploads, and requests of other sites and hosts."""
+"""Requests that change something: uploads, and requests from other sites and hosts."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def test_the_form_uploads_many_files(page: Page) -> None:
 
 
 def test_any_suffix_or_none_is_taken(page: Page) -> None:
-    """The content says later what a file is; DICOM files are often named without a suffix."""
+    """The content decides what a file is; DICOM files often have no suffix."""
     for name in ("a.dcm", "IM000001", "1.2.840.113619.2.55"):
         assert page.upload((name, b"P")).json == {"key": f"inbox/{name}"}
     assert "accept=" not in page.get("/")
@@ -105,7 +105,7 @@ def test_a_file_that_is_too_large_is_refused_alone(page: Page) -> None:
 
 
 def test_a_request_that_is_too_large_is_not_read(page: Page) -> None:
-    """It has the room of the largest file, and of the form around it; several files may share that."""
+    """It may hold one file of the largest size and the form around it; several files share that."""
     files = [FileStorage(io.BytesIO(bytes(size)), "a.jpeg") for size in (1, 1_000_000 + MAX_UPLOAD)]
     boundary, body = encode_multipart({"files": files})
     answer = page.client.post("/upload", data=body, content_type=f"multipart/form-data; boundary={boundary}")
@@ -136,7 +136,7 @@ def test_a_store_that_does_not_answer_is_said(page: Page, monkeypatch: pytest.Mo
 
 
 def failed(page: Page, name: str, data: bytes = b"P1") -> str:
-    """An X-ray whose verdict says `failed`; returns its key."""
+    """Drop an X-ray whose verdict is `failed` and return its key."""
     key = f"inbox/{name}"
     page.store.put(key, data, None)
     give_up(page.store, RELEASE, Job(key), "internal", "It could not be judged.")
@@ -266,7 +266,7 @@ def test_another_host_name_is_refused(page: Page, host: str) -> None:
 @pytest.mark.parametrize("address", ["/resubmit", "/upload", "/upload/ticket"])
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json", "text/plain"])
 def test_what_is_no_file_may_not_be_large(tmp_path: Path, address: str, kind: str) -> None:
-    """64 MB of a form's fields once took 2.3 GB and 48 seconds."""
+    """64 MB of form fields once took 2.3 GB and 48 seconds."""
     store, index = FolderStore(tmp_path / "data"), SqliteIndex(tmp_path / "index.sqlite")
     client = create_page(store, index, 64_000_000, tickets=Booth()).test_client()
     large = b"a=&" * 1_000_000
@@ -342,7 +342,7 @@ def test_a_failure_logs_no_name(
 
 
 def test_the_same_file_again_is_a_new_event_of_the_same_object(page: Page) -> None:
-    """So that a failed one is tried again, as its message says."""
+    """A failed one is then tried again, as its message says."""
     page.upload(("a.jpeg", b"P1"))
     path = page.store.root / "inbox/a.jpeg"
     before = path.stat().st_ino

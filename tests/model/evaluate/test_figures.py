@@ -1,4 +1,4 @@
-"""The figures: that they are there, and that what they show is so."""
+"""The figures exist and show the right content."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from tests.support.fakes import SAMPLES
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The synthetic samples, named as the data set names its files."""
+    """Provide the synthetic samples under names of the data set's form."""
     root = tmp_path_factory.mktemp("data")
     for number in (1, 2, 3, 4):
         kind = ("bacteria", "virus")[number % 2]
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """A figure, [height, width, 3], after a look at whether it is one."""
+    """Return a figure as [height, width, 3] after checking that it is one."""
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert not picture.text
@@ -56,7 +56,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def has_colour(picture: np.ndarray, colour: str) -> bool:
-    """Whether more than a few pixels have nearly this colour."""
+    """Return whether more than a few pixels have nearly this colour."""
     wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     return bool((np.abs(picture - wanted).max(axis=2) < 6).sum() > 50)
 

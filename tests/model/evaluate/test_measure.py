@@ -1,4 +1,4 @@
-"""The figures of an evaluation, against ones worked out by hand and by scikit-learn."""
+"""The figures of an evaluation, compared with results by hand and by scikit-learn."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lungs are found, opacities lie in them, and a map that points is told from one that does not."""
+"""The pointing game: lungs are found, opacities lie in them, a map that points beats one that does not."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tests.support import pictures
 
 @pytest.fixture
 def chest() -> Gray:
-    """A body with two dark lungs."""
+    """Draw a body with two dark lungs."""
     rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE
     gray = np.where((columns > 0.06) & (columns < 0.94), 170.0, 5.0)
     for middle in (0.29, 0.71):
@@ -71,7 +71,7 @@ def test_an_opacity_lies_in_its_lung(chest: Gray, lung: int, size: float) -> Non
 
 
 class Points(Engine):
-    """An engine whose map is where the image is brighter than the chest was."""
+    """Answer with a map of where the image is brighter than the chest was."""
 
     def __init__(self, chest: Gray, is_right: bool) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Points(Engine):
         self.cropped = 0
 
     def outputs(self, pixels: Array) -> Outputs:
-        """Where the opacity is, or as far on the other side; of the part that the network is shown."""
+        """Return a map at the opacity or mirrored, within the part that the network is shown."""
         shown = self.seen.pop(0)
         left, top, right, bottom = content_box(np.clip(shown, 0, 255).astype(np.uint8))
         self.cropped += left > 0  # the air beside the body is cut off

@@ -1,4 +1,4 @@
-"""How many images of a population get a confident label."""
+"""The count of confident labels in a population."""
 
 import json
 from pathlib import Path

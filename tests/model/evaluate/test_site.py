@@ -1,4 +1,4 @@
-"""A network calibrated for one department: better there, or not written."""
+"""Calibration for one department: better there, or not written."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ FACTS = ImageFacts("image/png", 100, 100)
 
 
 def seen(number: int, shift: float, apart: float = 4.0) -> list[site._Seen]:
-    """What the network might make of a department's images: its logits are off by `shift`."""
+    """Return outputs of a network on a department's images, with logits off by `shift`."""
     random, base = np.random.default_rng(1), Engine().calibration
     found = []
     for index in range(2 * number):
@@ -53,7 +53,7 @@ def one_patient(one: site._Seen) -> site._Seen:
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[site._Seen]:
-    """What is found in the folder."""
+    """Provide the list of images that calibration finds instead of those of a folder."""
     found: list[site._Seen] = []
     monkeypatch.setattr(site, "_look", lambda *_: found)
     return found

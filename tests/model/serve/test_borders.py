@@ -1,4 +1,4 @@
-"""Black and white borders around an X-ray are cut off, and nothing of the X-ray is."""
+"""Black and white borders around an X-ray are cropped, and nothing of the X-ray is."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.support import pictures
 
 
 def bordered(share: float, colour: int, gray: Image.Image | None = None) -> Image.Image:
-    """Return the X-ray with a border of so great a share of each side around it."""
+    """Return the X-ray with a border of this share of each side."""
     gray = gray or pictures.sample()
     return ImageOps.expand(gray, (round(gray.width * share), round(gray.height * share)), fill=colour)
 

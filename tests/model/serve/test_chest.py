@@ -1,4 +1,4 @@
-"""Test where the body is found, and how much of the evidence lies beside it."""
+"""The location of the body, and the share of the evidence outside it."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ WHOLE = (0, 0, 320, 256)
 
 
 def beside(chest: Image.Image) -> Image.Image:
-    """A chest in the middle third of a dark film."""
+    """Draw a chest in the middle third of a dark film."""
     film = Image.new("L", WHOLE[2:], 8)
     film.paste(chest.resize((110, 220)), (105, 18))
     return film

@@ -1,4 +1,4 @@
-"""A photograph is refused for its colours; an X-ray stored in colour, tinted or marked in colour is not."""
+"""A photograph is refused for its colours; an X-ray stored, tinted or marked in colour is not."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ KINDS += [("TIFF", "RGB"), ("TIFF", "CMYK"), ("BMP", "RGB"), ("WEBP", "RGB"), ("
 
 
 def photograph() -> Image.Image:
-    """Large patches of strong colours."""
+    """Draw large patches of strong colours."""
     patches = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(patches).resize((700, 500), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""Files that ask for too much, that are of rare kinds, deep, turned or damaged: each gets its true answer."""
+"""Files that are too large, rare, deep, rotated or damaged: each gets the right answer."""
 
 import io
 import re
@@ -55,7 +55,7 @@ def header(width: int, height: int, depth: int = 8, colours: int = 0) -> tuple[b
 
 
 def scanned_again(times: int) -> bytes:
-    """Return a progressive JPEG whose last scan comes so many times."""
+    """Return a progressive JPEG that repeats its last scan this many times."""
     data = encoded(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
     return data[:-2] + data[data.rfind(b"\xff\xda") : -2] * times + b"\xff\xd9"
 
@@ -193,7 +193,7 @@ print((highest() - before) // 1024)
 
 
 def megabytes(data: bytes, tmp_path: Path) -> tuple[str, int]:
-    """Return what becomes of a file in a process of its own, and how much its resident memory grows."""
+    """Return the result for a file judged in its own process, and the growth of its resident memory."""
     path = tmp_path / "file"
     path.write_bytes(data)
     command = [sys.executable, "-c", _CHILD, str(path)]
@@ -455,7 +455,7 @@ def test_a_jpeg_in_a_tiff_that_is_cut_or_damaged_is_damaged(mode: str) -> None:
 
 
 def without_rows(whole: bytes, lost: float) -> bytes:
-    """Return a PNG whose data end properly, and too early."""
+    """Return a PNG whose data end properly, but too early."""
     chunks = dict[bytes, bytes]()
     place = 8
     while place < len(whole):

@@ -35,7 +35,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def probability(engine: Engine) -> float:
-    """Of the same X-ray as a PNG."""
+    """Return the probability of the same X-ray as a PNG."""
     png = pictures.encoded(Image.fromarray(dicoms.gray()), "PNG")
     return engine.examine(png).finding.probability
 
@@ -56,7 +56,7 @@ def test_one_picture_in_any_packing_gets_one_answer(engine: Engine, probability:
     "name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "J2K_pixelrep_mismatch.dcm"]
 )
 def test_other_programs_files_are_decoded(name: str) -> None:
-    """By other encoders; pydicom brings them."""
+    """The files come with pydicom and were written by other encoders."""
     path = get_testdata_file(name)
     assert isinstance(path, str)
     found = dcmread(path)
@@ -74,7 +74,7 @@ def test_other_programs_files_are_decoded(name: str) -> None:
 
 
 def test_a_jpeg_of_12_bits_is_decoded(capfd: pytest.CaptureFixture[str]) -> None:
-    """Which nothing here can write; pydicom brings one. Its decoder complains of sound files too."""
+    """No encoder here writes one; pydicom brings it. Its decoder complains about sound files, too."""
     path = get_testdata_file("JPGExtended.dcm")
     assert isinstance(path, str)
     found = dcmread(path)
@@ -109,7 +109,7 @@ def several(syntax: str) -> bytes:
 
 
 def stream_of(size: int) -> bytes:
-    """A JPEG that says another size than its file."""
+    """Return a JPEG that states another size than its file."""
     frame = bytearray(dicoms.jpeg())
     place = frame.index(b"\xff\xc0")
     frame[place + 5 : place + 9] = struct.pack(">HH", size, size)
@@ -117,7 +117,7 @@ def stream_of(size: int) -> bytes:
 
 
 def deflated(size: int) -> bytes:
-    """A file that grows to `size` bytes and more when it is inflated."""
+    """Return a file that grows to at least `size` bytes when it is inflated."""
     whole = dicom(syntax=uid.DeflatedExplicitVRLittleEndian)
     start = 144 + struct.unpack_from("<I", whole, 140)[0]
     deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
@@ -184,7 +184,7 @@ def _directory() -> bytes:
 
 
 def _of_syntax(syntax: str) -> bytes:
-    """Of one that pydicom does not write."""
+    """Return a file in a transfer syntax that pydicom does not write."""
     whole = dicoms.packed(bytes(100), uid.JPEGBaseline8Bit)
     return whole.replace(uid.JPEGBaseline8Bit.encode(), syntax.encode())
 

@@ -1,4 +1,4 @@
-"""DICOM files that would grow, or take long."""
+"""DICOM files that would need too much memory or time."""
 
 import struct
 import subprocess
@@ -20,7 +20,7 @@ LIMIT = 2_000_000  # pixels
 
 
 def _elements(count: int) -> bytes:
-    """A file with so many private elements that are empty."""
+    """Return a file with this many empty private elements."""
     whole = dicoms.bare(uid.ImplicitVRLittleEndian)
     place = whole.index(struct.pack("<HH", 0x0010, 0x1010))
     private = b"".join(struct.pack("<HHI", 9 + 2 * (n >> 16), n & 0xFFFF, 0) for n in range(count))
@@ -28,7 +28,7 @@ def _elements(count: int) -> bytes:
 
 
 def _items(count: int, tag: tuple[int, int] = (0x0008, 0x2218), has_length: bool = True) -> bytes:
-    """A deflated file with a sequence of so many items that are empty."""
+    """Return a deflated file with a sequence of this many empty items."""
     body = dicoms.bare(uid.ExplicitVRLittleEndian)
     place = body.index(struct.pack("<HH", 0x0010, 0x1010))
     items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
@@ -85,7 +85,7 @@ def test_deep_colours_take_little_more_memory_than_their_file(tmp_path: Path) ->
 
 
 def grown(folder: Path, data: bytes) -> int:
-    """By how many bytes a process grows that decodes a file: also what is made beside Python's objects."""
+    """Return the bytes by which a process that decodes a file grows, memory outside Python included."""
     path = folder / "a.dcm"
     path.write_bytes(data)
     code = (

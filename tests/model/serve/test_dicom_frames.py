@@ -1,4 +1,4 @@
-"""Compressed frames of DICOM files: whole, cut and damaged ones."""
+"""Compressed frames of DICOM files: whole, truncated and damaged."""
 
 import struct
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_a_frame_that_is_not_whole_is_refused(kind: str, harm: str) -> None:
 
 
 def _of_12_bits() -> bytes:
-    """Return a JPEG that nothing here can write; pydicom brings one."""
+    """Return a 12-bit JPEG that comes with pydicom; no encoder here writes one."""
     path = get_testdata_file("JPGExtended.dcm")
     assert isinstance(path, str)
     return get_frame(dcmread(path).PixelData, 0, number_of_frames=1)
@@ -103,14 +103,14 @@ def test_a_deep_jpeg_of_damaged_data_is_refused(
 
 @pytest.mark.parametrize("bits", range(2, 8))
 def test_a_lossless_jpeg_of_few_bits_is_read(bits: int) -> None:
-    """To gdcm they are eight: of fewer it knows nothing, and ends the process."""
+    """gdcm gets 8 bits: it does not know fewer, and ends the process."""
     pixels = (dicoms.gray() >> (8 - bits)).astype(np.uint8)
     stream = opened(dicoms.lossless_jpeg(pixels, 1, bits))
     assert np.array_equal(decoded(stream), pixels)
 
 
 def test_a_jpeg_with_a_black_corner_is_whole() -> None:
-    """Its last bits may be turned over without a change that is seen."""
+    """Its last bits may be flipped without a visible change."""
     for dark in (30, 100, 200):
         pixels = dicoms.gray().copy()
         pixels[-dark:, -dark:] = 0
@@ -119,7 +119,7 @@ def test_a_jpeg_with_a_black_corner_is_whole() -> None:
 
 
 def test_a_whole_frame_is_never_taken_for_a_damaged_one() -> None:
-    """Whatever its last bytes are: many small images have many ends."""
+    """Many small images have many different last bytes."""
     for seed in range(16):
         noise = np.random.default_rng(seed).integers(0, 256 if seed % 2 else 40, (70, 70)).astype(np.uint8)
         for quality in (30, 95):

@@ -1,4 +1,4 @@
-"""The shipped network, as it serves: what it takes, what it refuses, and that two engines agree."""
+"""The shipped network in service: accepted and refused images, and the agreement of two engines."""
 
 import io
 import subprocess
@@ -64,7 +64,7 @@ def test_a_tiff_in_which_white_is_zero(engine: Engine) -> None:
 
 
 def photographs() -> list[Path]:
-    """Pictures that scikit-learn and matplotlib bring along: a flower, a palace, a person, logos."""
+    """Return pictures that come with scikit-learn and matplotlib: a flower, a palace, a person, logos."""
     import matplotlib
     import sklearn.datasets
 
@@ -132,7 +132,7 @@ def test_a_batch_changes_no_answer(engine: Engine) -> None:
 
 
 def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(engine: Engine) -> None:
-    """P to four decimals: alone, among others on more threads than cores, and in batches of eight."""
+    """P agrees to four decimals alone, on more threads than cores, and in batches of eight."""
     files = [path.read_bytes() for path in _samples()] * 3
     alone = [engine.examine(data).finding.probability for data in files]
     with ThreadPoolExecutor(6) as pool:
@@ -149,7 +149,7 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(engine: Engine) -
 
 
 def test_the_torch_reference_agrees(engine: Engine) -> None:
-    """The largest difference of P is under 1e-4."""
+    """The largest difference of P is below 1e-4."""
     from model.reference import TorchReference
 
     reference = TorchReference(SHIPPED.with_suffix(".safetensors"), engine.calibration)

@@ -1,4 +1,4 @@
-"""No damage to a file, of any format or DICOM encoding, ends in anything but an answer or a refusal."""
+"""Damage to a file, in any format or DICOM encoding, ends in an answer or a refusal and nothing else."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How stored values are shown: each step against pydicom's own, and the cases that it leaves open."""
+"""The display of stored values: each step compared with pydicom's, and the cases that pydicom leaves open."""
 
 import io
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def shown(data: bytes) -> Pixels:
 
 
 def error(data: bytes, expected: Pixels) -> float:
-    """The largest difference of gray."""
+    """Return the largest difference in gray."""
     return float(np.abs(shown(data).astype(float) - expected).max())
 
 
@@ -91,7 +91,7 @@ def test_a_falling_line_turns_the_values_before_the_window() -> None:
 
 @pytest.mark.parametrize("entries", [np.uint8, np.uint16])
 def test_tables(entries: type[np.unsignedinteger]) -> None:
-    """The VOI's bends the values; its ends go on outwards, and its depth is read from its entries."""
+    """The VOI LUT bends the values; its ends continue outwards, and its depth is read from its entries."""
     top = np.iinfo(entries).max
     curve = (np.linspace(0, 1, 3000) ** 2 * top).astype(entries)
     data = dicom(VOILUTSequence=[table(500, curve, 12)], **WHOLE_WINDOW)  # a window beside it says nothing
@@ -283,7 +283,7 @@ def test_a_saturated_border_around_a_dark_picture_is_bright(bits: int, noise: in
 
 
 def test_a_few_values_below_zero_do_not_wrap() -> None:
-    """Noise around zero is all near the top where its sign is ignored."""
+    """If the sign were ignored, noise around zero would end up near the top."""
     values = (deep() // 2).astype(np.int16)
     values[:60], values[:, :40] = 0, 0
     values += np.random.default_rng(1).integers(-8, 9, values.shape).astype(np.int16)
@@ -386,7 +386,7 @@ def test_deep_colours_are_stretched_as_deep_grays_are(bits: int, by_plane: int) 
 
 @pytest.mark.parametrize(("entries", "scale"), [(np.uint8, 1), (np.uint16, 257), (np.uint16, 1)])
 def test_a_palette_becomes_gray(entries: type[np.unsignedinteger], scale: int) -> None:
-    """Also where entries of 8 bits stand in 16."""
+    """Entries of 8 bits stored in 16 are read as well."""
     palette = (np.arange(255, -1, -1) * scale).astype(entries)
     tags: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for colour in ("Red", "Green", "Blue"):

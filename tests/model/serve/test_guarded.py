@@ -1,4 +1,4 @@
-"""Images that hang, crash or hoard cost themselves their try, and nobody else anything."""
+"""Images that hang, crash or use too much memory lose their own try and harm no other image."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ def test_a_harmful_image_is_said_and_the_next_is_judged(
 
 
 def test_a_slow_image_keeps_no_other_waiting() -> None:
-    """Though they share one core: it stands aside."""
+    """They share one core; the slow one stands aside."""
     with GuardedEngine(Options(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
         engine.warm(2)
         engine.examine(IMAGE)  # both are there
@@ -88,7 +88,7 @@ def test_a_process_that_somebody_kills_costs_no_image(
 
 
 def test_a_large_program_does_not_make_its_processes_seem_grown() -> None:
-    """Linux counts what the one that starts another holds as the most that the other ever held."""
+    """Linux counts the memory of the starting program in the peak of the one that it starts."""
     code = """if True:
         from model.serve.guarded import GuardedEngine
         from model.serve.messages import Options
@@ -184,7 +184,7 @@ def _lives(process: int) -> bool:
 
 
 def test_serving_processes_share_no_descriptor_with_their_parent() -> None:
-    """An open inbox or database must not live on in a process that is at work for long."""
+    """An open inbox or database must not stay open in a long-running process."""
     read, write = os.pipe()
     os.set_inheritable(write, True)
     with GuardedEngine(Options(), 1) as engine:

@@ -1,4 +1,4 @@
-"""Whether the activation map says something of the network and of the image: two sanity checks."""
+"""The activation map depends on the network and on the image: two sanity checks."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def inputs() -> Array:
 
 
 def without(image: Array, cells: npt.NDArray[np.intp], side: int) -> Array:
-    """The image with these cells of the map's grid at the image's mean, which is 0."""
+    """Set these cells of the map's grid to the image's mean, which is 0."""
     kept = np.ones(side * side, np.float32)
     kept[cells] = 0
     mask = np.kron(kept.reshape(side, side), np.ones((image.shape[-1] // side,) * 2, np.float32))
@@ -32,7 +32,7 @@ def without(image: Array, cells: npt.NDArray[np.intp], side: int) -> Array:
 
 
 def test_random_weights_give_another_map(inputs: Array) -> None:
-    """The map is of what was learned, and no edge detector: Adebayo et al. 2018, arXiv:1810.03292."""
+    """The map shows what was learned and is no edge detector: Adebayo et al. 2018, arXiv:1810.03292."""
     network = load_network(REFERENCE)
     with torch.inference_mode():
         learned = network(torch.from_numpy(inputs)).map.numpy()
@@ -46,9 +46,9 @@ def test_random_weights_give_another_map(inputs: Array) -> None:
 
 
 def test_what_the_map_points_at_matters_most(inputs: Array) -> None:
-    """Deleting the fifth that the map holds strongest takes more off the logit than deleting at random.
+    """Deleting the strongest fifth of the map lowers the logit more than deleting at random.
 
-    After the deletion game of Petsiuk et al. 2018, arXiv:1806.07421.
+    See the deletion game of Petsiuk et al. 2018, arXiv:1806.07421.
     """
     engine, random = Engine(), np.random.default_rng(0)
     logits, maps, _, _ = engine.outputs(inputs)

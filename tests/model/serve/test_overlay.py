@@ -1,4 +1,4 @@
-"""The picture that explains a verdict: its map over the X-ray, its scale, its name."""
+"""The heatmap picture: the map over the X-ray, its scale and its name."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def verdict(
 
 
 def corners(picture: Image.Image) -> list[np.ndarray]:
-    """Top left, top right, bottom left, bottom right, as red, green, blue."""
+    """Return the corners as red, green, blue: top left, top right, bottom left, bottom right."""
     pixels = np.asarray(picture.convert("RGB"), int)
     return [pixels[y, x] for y in (2, -3) for x in (2, -3)]
 

@@ -1,4 +1,4 @@
-"""What a DICOM file says of patient and picture, and what becomes of it."""
+"""The rules for a DICOM file's tags: refusals, warnings and orientation."""
 
 from typing import get_args
 
@@ -116,7 +116,7 @@ def test_a_known_modality_is_named_and_another_is_not(modality: str) -> None:
 
 
 def code(value: str, meaning: str | None = None, **more: object) -> Dataset:
-    """An item of a sequence of codes."""
+    """Return an item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator = value, "SCT" if value.isdigit() else "SRT"
     if meaning is not None:

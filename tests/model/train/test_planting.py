@@ -1,4 +1,4 @@
-"""Opacities planted in training, and who is outside."""
+"""Opacities planted in training, and the images of other populations."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.support import pictures
 
 @pytest.fixture
 def chest() -> np.ndarray:
-    """A body with two dark lungs, [224, 224]."""
+    """Draw a body with two dark lungs, [224, 224]."""
     rows, columns = np.mgrid[:224, :224] / 224
     gray = np.where((columns > 0.06) & (columns < 0.94), 170, 5)
     for middle in (0.29, 0.71):

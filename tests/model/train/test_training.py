@@ -1,4 +1,4 @@
-"""The whole recipe on a small data set of drawings, and its parts."""
+"""The whole training recipe on a small data set of drawings, and its parts."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 patients with one or two pictures: bright spots on the left mean pneumonia."""
+    """Draw 64 patients with one or two pictures each; bright spots on the left mean pneumonia."""
     root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(7)
     for patient in range(64):
         sick = patient % 2
@@ -199,7 +199,7 @@ def test_eras_follow_the_numbers_of_the_patients(data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run, long enough to learn the drawings."""
+    """Train a small network, long enough to learn the drawings."""
     out = tmp_path_factory.mktemp("run")
     config = replace(TINY, epochs=4, averaging=0.9)
     for job in plan(load_samples(data), config):  # here, since a process would take longer than the training

@@ -1,4 +1,4 @@
-"""Tell whether a file has arrived as a whole."""
+"""The check whether a file has arrived completely."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.support import dicoms, pictures
 
 
 def saved(kind: str, **options: object) -> bytes:
-    """A picture with some texture, which no format makes tiny."""
+    """Return a picture with texture, so that no format makes it tiny."""
     image = Image.frombytes("L", (300, 200), os.urandom(60_000)).convert("RGB")
     return pictures.encoded(image, kind, **options)
 
@@ -48,7 +48,7 @@ def test_a_cut_file_does_not_look_whole(name: str) -> None:
 
 
 def test_a_deflated_dicom_file_is_taken_at_once() -> None:
-    """Where it ends cannot be seen: the wait would be for nothing."""
+    """Its end cannot be seen, so waiting would be useless."""
     data = dicoms.dicom(syntax=DeflatedExplicitVRLittleEndian)
     assert looks_whole(BytesIO(data), len(data))
 

@@ -1,4 +1,4 @@
-"""The folder store among odd trees, links that come and go, and other users of the machine."""
+"""The folder store with unusual trees, links that come and go, and other users of the machine."""
 
 import os
 import stat
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def dig() -> Iterator[Callable[[Path, str], str]]:
-    """`_dig`, and its folders are gone afterwards: they are too deep for the tests' own cleaning."""
+    """Run `_dig` and remove its folders afterwards; they are too deep for pytest to clean up."""
     dug: list[Path] = []
 
     def made(folder: Path, name: str) -> str:
@@ -51,7 +51,7 @@ def dig() -> Iterator[Callable[[Path, str], str]]:
 
 
 def _dig(folder: Path, name: str) -> str:
-    """Make so many folders in one another that their path is too long to be named; its end has one file."""
+    """Nest folders until their path is too long to be named; the innermost has one file."""
     reached = os.open(folder, os.O_RDONLY)
     for _ in range(DEPTH):
         os.mkdir(name, dir_fd=reached)
@@ -290,7 +290,7 @@ def test_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_a_group_shares_is_shared_further(tmp_path: Path) -> None:
-    """It says so by its set-group-ID bit, which Linux hands down; others see nothing."""
+    """Linux passes on the set-group-ID bit that marks it; other users see nothing."""
     root = tmp_path / "root"
     root.mkdir()
     root.chmod(0o2770)
@@ -328,7 +328,7 @@ def test_a_folder_that_went_is_made_again(store: FolderStore) -> None:
 def test_a_file_that_does_not_change_is_read_though_its_inode_wanders(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on shares that number files anew at each look."""
+    """Some network shares number files anew at each look."""
     (store.root / "inbox/a").write_bytes(b"P")
     really, number = os.fstat, iter(range(1_000_000, 2_000_000))
 

@@ -1,4 +1,4 @@
-"""Which names are not those of an X-ray's finished file, at every door, and how names are printed."""
+"""Names that do not belong to a finished X-ray are ignored everywhere; all names print safely."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""S3 at its worst: errors, slowness, lost answers. Nothing is lost, and nothing is written that is not so."""
+"""S3 with errors, delays and lost answers: nothing is lost, and nothing wrong is written."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -22,14 +22,14 @@ Fault = Callable[[Any], AWSResponse]
 
 
 class Raw(io.BytesIO):
-    """A response's body, as urllib3 streams it."""
+    """Stream the body of a response, as urllib3 does."""
 
     def stream(self, *_: object, **__: object) -> Any:
         yield self.read()
 
 
 def says(status: int, code: str) -> Fault:
-    """An answer of S3 that is an error."""
+    """Return an error answer of S3."""
 
     def fault(request: Any) -> AWSResponse:
         body = f"<Error><Code>{code}</Code><Message/></Error>".encode()
@@ -48,7 +48,7 @@ def never_answers(error: Callable[..., Exception]) -> Fault:
 
 
 class World:
-    """A bucket with one X-ray, and the client that the worker has; its next answers may be faults."""
+    """Hold a bucket with one X-ray and the worker's client, whose next answers may be faults."""
 
     def __init__(self) -> None:
         self.other = boto3.client("s3")
@@ -80,7 +80,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
-    """A process: within this one moto would take the requests that are to be lost."""
+    """Start moto in a process: inside this one it would take the requests that are to be lost."""
     moto = Moto(tmp_path_factory.mktemp("moto"))
     yield moto
     moto.stop()
@@ -124,7 +124,7 @@ def test_what_lasts_is_left_to_the_queue(world: World, what: str, fault: Fault) 
 
 @pytest.mark.parametrize("what", ["GET verdict", "GET image"])
 def test_a_missing_key_that_reads_as_forbidden_is_not_taken_for_missing(world: World, what: str) -> None:
-    """As S3 answers a role without `s3:ListBucket`."""
+    """S3 answers so to a role without `s3:ListBucket`."""
     world.faults[what] = [says(403, "AccessDenied")]
     outcome = world.judge.judge(Job(KEY))
     assert outcome.result == "failed"
@@ -145,7 +145,7 @@ def test_an_answer_that_breaks_off(world: World) -> None:
 
 
 def test_a_write_that_was_made_though_its_answer_was_lost(world: World) -> None:
-    """The repeated request meets its own object: it looks again, and finds the work done."""
+    """The repeated request meets its own object, looks again, and finds the work done."""
 
     def made(request: Any) -> AWSResponse:
         body = request.body if isinstance(request.body, bytes) else request.body.read()
@@ -158,7 +158,7 @@ def test_a_write_that_was_made_though_its_answer_was_lost(world: World) -> None:
 
 
 def test_a_write_that_loses_its_race(world: World) -> None:
-    """Between our look and our write another worker judged newer bytes: ours gives way."""
+    """Another worker judged newer bytes between our look and our write; ours gives way."""
 
     def raced(request: Any) -> AWSResponse:
         world.plain.put(KEY, b"N2", world.plain.head(KEY).etag)  # type: ignore[union-attr]

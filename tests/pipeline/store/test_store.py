@@ -1,4 +1,4 @@
-"""One contract for every store: the fake, the folder, and S3 (moto's)."""
+"""One contract for every store: the fake, the folder, and S3 (moto)."""
 
 import errno
 import os
@@ -191,7 +191,7 @@ def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
 
 
 def test_a_change_from_outside_is_seen_at_once(tmp_path: Path) -> None:
-    """Also when it keeps size and comes within the clock's tick."""
+    """It is seen even if the size stays the same and the clock has not ticked."""
     store = FolderStore(tmp_path)
     path = tmp_path / "inbox/a"
     for number in range(200):
@@ -232,7 +232,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of scanners and archives that write one size and set one time: only ctime tells."""
+    """Scanners and archives may write one size and set one time: only ctime differs."""
     monkeypatch.setattr("pipeline.store.folder._RACY_NS", 0)
     store = FolderStore(tmp_path)
     path = tmp_path / "inbox/a.tif"

@@ -79,7 +79,7 @@ def test_a_linked_file_which_nobody_closes(inbox: Path, hints: Hints) -> None:
 def test_what_nobody_closed_is_looked_at_again(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be a preallocated copy, which keeps still and fills up without a trace."""
+    """A preallocated copy keeps still and fills up without a trace."""
     monkeypatch.setattr("pipeline.store.hints._SECOND_LOOK_SECONDS", 0.5)
     outside = inbox.parent / "upload"
     outside.write_bytes(b"1")
@@ -149,7 +149,7 @@ def test_the_first_scan_says_what_is_there(inbox: Path, hints: Hints) -> None:
 
 
 def test_lost_events_are_made_good_by_a_scan(inbox: Path, hints: Hints) -> None:
-    """As when the system's queue runs over, of which watchdog warns in its log."""
+    """watchdog logs a warning when the system's queue overflows."""
     import logging
 
     watcher = InboxWatcher(inbox.parent, lambda key, removed: hints.append((key, removed)))

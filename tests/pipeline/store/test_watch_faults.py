@@ -1,4 +1,4 @@
-"""The watcher among slow writers, hints that fail, and watches that die, over a real folder."""
+"""The watcher with slow writers, failing hints and dying watches, over a real folder."""
 
 import errno
 import itertools
@@ -29,7 +29,7 @@ def follow(inbox: Path, hints: Hints, **options: Any) -> InboxWatcher:
 def test_a_cut_or_empty_file_is_waited_for(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those that make an empty file first, close twice, write with pauses, or reserve the room."""
+    """Some writers create an empty file first, close twice, write with pauses, or reserve the space."""
     monkeypatch.setattr("pipeline.store.hints._CUT_SECONDS", 2.5)
     monkeypatch.setattr("pipeline.store.hints._EMPTY_SECONDS", 2.5)
     data = pictures.SAMPLE.read_bytes()
@@ -61,7 +61,7 @@ def test_a_cut_file_from_long_ago_is_taken_at_the_start(inbox: Path, hints: Hint
 def test_a_hint_that_fails_is_given_again(
     inbox: Path, hints: Hints, poll: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As while the index is locked or the disk is full; a problem is told meanwhile, without the name."""
+    """While the index is locked or the disk is full, a problem is reported, without the name."""
     monkeypatch.setattr("pipeline.store.hints._RETRY_SECONDS", 0.2)
     broken = True
 
@@ -115,7 +115,7 @@ def test_a_share_whose_inodes_and_change_times_wander_is_watched_by_size_and_tim
 def test_what_becomes_readable_is_said_by_itself(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the share shows no change of the file."""
+    """It works even if the share shows no change of the file."""
     monkeypatch.setattr("pipeline.store.hints._UNREADABLE_SECONDS", 0.5)
     refused = True
     monkeypatch.setattr("os.access", lambda path, mode: not refused)
@@ -166,7 +166,7 @@ def test_an_event_that_fails_ends_no_thread(
 def test_where_the_system_stops_watching_the_inbox_is_looked_through(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at the limit of inotify: it is said, and tried again."""
+    """At the limit of inotify, the problem is reported and watching is tried again."""
     monkeypatch.setattr("pipeline.store.watch._SCAN_SECONDS", 0.3)
     watcher = follow(inbox, hints, rescan_seconds=1)
     watcher.start()
@@ -193,7 +193,7 @@ def test_where_the_system_stops_watching_the_inbox_is_looked_through(
 def test_what_only_a_scan_finds_makes_scans_more_frequent(
     inbox: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watches of single folders are refused without a word."""
+    """The system may refuse to watch single folders without an error."""
     monkeypatch.setattr("pipeline.store.watch._SCAN_SECONDS", 0.3)
     watcher = follow(inbox, hints, rescan_seconds=1.5)
     watcher.start()

@@ -1,4 +1,4 @@
-"""The worklist: one contract for SQLite and DynamoDB, and what SQLite does besides for the page."""
+"""The worklist: one contract for SQLite and DynamoDB, and the parts that SQLite adds for the page."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""The worklist's file is damaged, deleted, locked or full: it heals without a restart."""
+"""A damaged, deleted, locked or full worklist file heals without a restart."""
 
 import sqlite3
 import threading
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ports(tmp_path: Path) -> Iterator[Ports]:
-    """A house with verdicts; one source is gone."""
+    """Provide ports with several verdicts; one source is gone."""
     ports = make_ports(tmp_path)
     store = ports.store
     assert isinstance(store, MemoryStore)
@@ -54,7 +54,7 @@ def index_of(ports: Ports) -> SqliteIndex:
 
 
 def spoil(path: Path) -> None:
-    """Write nonsense over the middle of the file; what the log still held is moved there first."""
+    """Write nonsense over the middle of the file, after moving the log's content there."""
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = path.stat().st_size
@@ -99,7 +99,7 @@ def drop_a_table(path: Path) -> None:
 
 
 def lose_the_words(path: Path) -> None:
-    """Damage that a check of the file does not find."""
+    """Make damage that a check of the file does not find."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE names_data SET block = x'00' WHERE id > 1")
 
@@ -133,7 +133,7 @@ def test_whatever_happens_to_the_file_all_rows_are_right_again(
 
 
 def is_as(index: SqliteIndex, rows: object) -> bool:
-    """Check that the page shows these rows, finds them by name and counts them; no other error than ours."""
+    """Check that the page shows, finds and counts these rows, and that no foreign error is raised."""
     try:
         index.record(replace(DONE, key="inbox/0-x"))
         index.drop("inbox/0-x")
@@ -248,7 +248,7 @@ def test_the_page_says_that_the_worklist_is_rebuilt(page: webpage.Page, tmp_path
 
 
 def test_an_event_waits_for_no_worklist(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict is written though its row cannot be; then the event comes again."""
+    """A verdict is written although its row cannot be; then the event comes again."""
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     store = ports.store
     assert isinstance(store, MemoryStore)
@@ -276,7 +276,7 @@ def test_a_forgotten_name_is_in_no_file(ports: Ports, path: Path) -> None:
 
 
 def traces(path: Path) -> list[str]:
-    """The files that still know of the name, whole or in the pieces by which it is searched."""
+    """Return the files that still contain the name, whole or in the pieces by which it is searched."""
     files = [each for each in path.parent.iterdir() if each.is_file()]
     words = (b"Mustermann", b"mustermann", b"ust", b"stm")
     return [each.name for each in files if any(word in each.read_bytes() for word in words)]

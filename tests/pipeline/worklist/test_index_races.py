@@ -1,4 +1,4 @@
-"""Two operations on one row of DynamoDB at once: as if one had come first."""
+"""Two concurrent operations on one DynamoDB row have the result of one order."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,7 @@ BEFORE: dict[str, list[Callable[[Index], None]]] = {
 def test_of_two_at_once_it_is_as_if_one_came_first(
     before: str, index: SqliteIndex, dynamo: DynamoIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each operation on the table, whole, between any two requests of each other."""
+    """Run each operation whole between any two requests of each other operation."""
     one_by_one = {names: after(index, before, *names) for names in product(OPERATIONS, OPERATIONS)}
     for first, second in one_by_one:
         orders = one_by_one[first, second], one_by_one[second, first]
@@ -54,7 +54,7 @@ def test_of_two_at_once_it_is_as_if_one_came_first(
 
 
 def after(index: Index, before: str, *names: str, begin: Callable[[], None] = lambda: None) -> Row | None:
-    """What a row is after these operations on what it was before; then it is removed."""
+    """Return a row after these operations on its earlier state, then remove it."""
     for operation in BEFORE[before]:
         operation(index)
     begin()
@@ -69,7 +69,7 @@ def after(index: Index, before: str, *names: str, begin: Callable[[], None] = la
 
 
 class Interrupted:
-    """An index's way to ask, with an operation of somebody else's before one of its requests."""
+    """Run another operation before one of the requests of an index."""
 
     def __init__(self, index: DynamoIndex, turn: int, operation: Callable[[Index], None]) -> None:
         self._ask, self._turn = index._ask, turn

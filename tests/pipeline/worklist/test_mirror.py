@@ -85,7 +85,7 @@ def test_a_write_with_a_late_clock_is_not_missed(dynamo: DynamoIndex, target: Sq
 
 
 class Ahead(datetime):
-    """A clock that is five minutes ahead."""
+    """Provide a clock that is five minutes ahead."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The worklist as people look at it, against a plain list of the same rows."""
+"""The worklist as people see it, compared with a plain list of the same rows."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -120,7 +120,7 @@ def test_a_name_is_found_however_its_accents_are_written(index: SqliteIndex) -> 
 
 
 def happen(index: SqliteIndex, what: int, name: str, minutes: int) -> None:
-    """One of all the changes that an index knows."""
+    """Apply one of the changes that an index knows."""
     key, moment = f"inbox/{name}", NOON - timedelta(minutes=minutes)
     verdict = replace(done(name, minutes % 5, minutes), verdict_key=f"outbox/{name}.json")
     (
@@ -159,7 +159,7 @@ def test_a_cursor_that_is_none() -> None:
 
 
 def test_the_walks_use_their_index(index: SqliteIndex) -> None:
-    """Also for a deep page and for a word that is everywhere; and a rare word is found by its trigrams."""
+    """A deep page and a frequent word use it as well; a rare word is found by its trigrams."""
     plans: list[str] = []
     select = index.select
 
