@@ -15,7 +15,7 @@ from web.audit import Audit, keep
 from web.pages import NameConverter, host_blueprint, pages_blueprint
 from web.upload import upload_blueprint
 
-_FORM_BYTES = 1_000_000  # of a request besides its file
+_FORM_BYTES = 1_000_000  # in a request besides its file
 
 
 class StatusPage(Flask):

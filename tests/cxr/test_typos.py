@@ -109,7 +109,7 @@ def test_every_variable_of_our_own_parts_is_a_setting() -> None:
     texts = [path.read_text() for path in files]
     used = {name for text in texts for name in re.findall(r"CXR_[A-Z_]*[A-Z]", text)}
     known = {f"CXR_{name.upper()}" for name in Settings.model_fields}
-    earlier = {"CXR_STORE", "CXR_INDEX"}  # which install.sh takes away
+    earlier = {"CXR_STORE", "CXR_INDEX"}  # install.sh removes them
     assert used - known == {"CXR_PREFIX", "CXR_PYTHON", "CXR_PAUSE", "CXR_ACCOUNT"} | earlier
 
 

@@ -64,7 +64,7 @@ def test_a_worker_of_this_process_and_its_queue(tmp_path: Path, monkeypatch: pyt
         wait_for(lambda: look().host.state == "busy")
         busy = look()
         assert busy.queue == QueueStatus(3, begun - timedelta(hours=1))
-        assert busy.host.active in (1, 2)  # of one batch, or of two
+        assert busy.host.active in (1, 2)  # in one batch or two
         assert busy.host.since is not None
         assert busy.host.since >= begun
         gate.open.set()
@@ -222,7 +222,7 @@ def test_the_queue_and_its_oldest(stack: Stack) -> None:
         "Value": 600.0,
     }
     stack.client("cloudwatch").put_metric_data(Namespace="CXRInbox", MetricData=[metric])
-    assert stack.look().queue == QueueStatus(0)  # what waited then is done
+    assert stack.look().queue == QueueStatus(0)  # the waiting work is done
     url = stack.client("sqs").get_queue_url(QueueName="cxr-inbox-jobs")["QueueUrl"]
     for delay in (0, 0, 600):
         stack.client("sqs").send_message(QueueUrl=url, MessageBody="x", DelaySeconds=delay)
@@ -230,7 +230,7 @@ def test_the_queue_and_its_oldest(stack: Stack) -> None:
     seen = stack.look().queue
     assert seen.depth == 3
     assert seen.oldest is not None
-    assert abs(seen.oldest - (now - timedelta(minutes=12))) <= timedelta(minutes=1)  # as fine as CloudWatch
+    assert abs(seen.oldest - (now - timedelta(minutes=12))) <= timedelta(minutes=1)  # CloudWatch's step
 
 
 def test_what_aws_refuses_is_unknown_and_says_why(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:

@@ -79,7 +79,7 @@ def test_of_a_batch_that_breaks_off_the_rest_is_tried_one_by_one(served: Served,
     first, *others = echo.batches
     assert len(first) == 11
     assert {len(batch) for batch in others} == {1}
-    assert 6 <= len(others) <= 10  # what was answered within the moment before the crash is asked again
+    assert 6 <= len(others) <= 10  # the last answers before the crash were lost: asked for again
 
 
 def test_a_single_job_that_breaks_off_is_not_tried_again_here(served: Served, echo: Echo) -> None:
@@ -266,7 +266,7 @@ def test_another_host_key_is_refused_before_anything_is_said(settings: Settings,
         assert refusal.value.is_fault
     log = sshd.process.output()
     assert "Connection from" in log
-    assert USER not in log.replace(str(sshd.folder), "")  # who asks was not said, nor any key shown
+    assert USER not in log.replace(str(sshd.folder), "")  # neither the user nor any key is logged
     assert "Accepted" not in log
 
 

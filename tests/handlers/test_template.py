@@ -141,7 +141,7 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_hosts_settings_are_settings() -> None:
     names = {name.lower() for name in re.findall(r"\bCXR_(\w+)=", user_data())}
     assert names <= set(Settings.model_fields)
-    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # what install.sh needs
+    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # install.sh needs these
 
 
 def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
@@ -204,7 +204,7 @@ def test_the_user_data_is_a_script(tmp_path: Path) -> None:
     script = tmp_path / "user-data"
     script.write_text(re.sub(r"\$\{[\w:.]+\}", "x", user_data()))
     assert script.read_text().startswith("#!/bin/bash\n")
-    assert script.stat().st_size + 4096 < 16_384  # what EC2 takes, with extra user data of the longest
+    assert script.stat().st_size + 4096 < 16_384  # the limit of EC2, with the longest extra user data
     subprocess.run(["bash", "-n", script], check=True)
 
 

@@ -101,7 +101,7 @@ def test_an_image_that_the_engine_does_not_finish_says_why_and_is_tried_again(st
     )
     before = store.objects[verdict_key(KEY)]
     assert make_judge(store).judge(Job(KEY)).result == "failed"
-    assert store.objects[verdict_key(KEY)] == before  # of the same bytes, and as good
+    assert store.objects[verdict_key(KEY)] == before  # same bytes, and as good
     assert give_up(store, Release(), Job(KEY), "internal", "Drop it again.").result == "given_up"
     assert verdict_of(store).reason == said.reason
     store.put(KEY, b"P1", etag)

@@ -23,7 +23,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class _Module:
     functions: dict[str, _Function] = field(default_factory=dict)
     classes: dict[str, dict[str, _Function]] = field(default_factory=dict)
-    imported: dict[str, tuple[str, str]] = field(default_factory=dict)  # what a name stands for: module, name
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)  # meaning of a name: module, name
 
 
 @dataclass(frozen=True)

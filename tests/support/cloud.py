@@ -61,7 +61,7 @@ class Cloud:
         self.api = InstanceConnectApi(self.sshd)
         self.endpoint = Endpoint(self.sshd.port, ENDPOINT_ID)
         self.worker: Supervised | None = None
-        self.first: list[dict[str, Any]] = []  # what became of the upload that launched the host
+        self.first: list[dict[str, Any]] = []  # results of the upload that launched the host
         self.lambdas = {name: self.make_lambda(name) for name in HANDLERS}
 
     def client(self, service: str) -> Any:
@@ -280,7 +280,7 @@ class Pump:
         self.answers.append(answer)
         kept = {item["itemIdentifier"] for item in answer.get("batchItemFailures", [])}
         done = [message["ReceiptHandle"] for message in messages if message["MessageId"] not in kept]
-        for first in range(0, len(done), 10):  # as many as SQS takes at once
+        for first in range(0, len(done), 10):  # SQS takes ten at once
             entries = [
                 {"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(done[first : first + 10])
             ]

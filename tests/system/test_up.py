@@ -70,7 +70,9 @@ def test_everything_that_is_dropped_gets_its_one_verdict(up: Up, root: Path) -> 
     good = pictures.GOOD | {"scan.dcm": dicoms.dicom, "IM000001": dicoms.dicom}
     for name, make in good.items():
         (root / "inbox" / name).write_bytes(make())
-    bad = {name: made for name, made in pictures.BAD.items() if made[0] != "empty"}  # which is waited for
+    bad = {
+        name: made for name, made in pictures.BAD.items() if made[0] != "empty"
+    }  # the watcher waits for it
     for name, (_, make) in bad.items():
         (root / "inbox" / name).write_bytes(make())
     (root / "inbox" / ("n" * 252)).write_bytes(varied(0))

@@ -23,7 +23,7 @@ from web.login import Login
 from web.users import user_line
 
 PASSWORD = "correct horse battery"
-QUICK = "scrypt:1024:1:1"  # as the real hashes, at a small part of their cost
+QUICK = "scrypt:1024:1:1"  # like the real hashes, but much cheaper
 USERS = {name: generate_password_hash(PASSWORD, QUICK) for name in ("ada", "grace")}
 LINE = user_line("ada", PASSWORD)
 Serve = Callable[[Access], Page]
@@ -240,7 +240,7 @@ def test_guesses_through_a_proxy_are_counted_by_visitor(serve: Serve) -> None:
         assert code(page, headers, far) == 401
     assert code(page, {"X-Forwarded-For": "198.51.100.1", **basic("ada")}, far) == 429
     assert code(page, {"X-Forwarded-For": "198.51.100.2", **basic("ada")}, far) == 200
-    for number in range(10):  # who is no proxy cannot say who he is
+    for number in range(10):  # an address that is not a proxy cannot name the user
         headers = {"X-Forwarded-For": f"203.0.113.{number}", **basic(f"guess again {number}")}
         assert code(page, headers, "192.0.2.1") == 401
     assert code(page, basic("ada"), "192.0.2.1") == 429

@@ -271,7 +271,7 @@ def test_where_the_bucket_cannot_be_reached_the_page_takes_the_files(
 ) -> None:
     url, store = bucket
     with opened(browser, url, "ERR_FAILED") as (page, posts):
-        page.route(f"{store.origin}/**", lambda route: route.abort())  # as where it does not know the page
+        page.route(f"{store.origin}/**", lambda route: route.abort())  # like a bucket without this origin
         choose(page, {"name": "a.bin", "mimeType": "image/png", "buffer": b"\0a"})
         expect(page.locator("#uploads .count")).to_have_text("1 of 1 uploaded")
         choose(page, {"name": "b.bin", "mimeType": "image/png", "buffer": b"\0b"})

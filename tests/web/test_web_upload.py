@@ -155,7 +155,7 @@ def test_a_failed_one_is_judged_again(page: Page) -> None:
     assert (answer.status_code, answer.json) == (202, {"key": key})
     assert inode(page, key) != before  # the same bytes anew: an event follows
     assert page.inbox() == {"Röntgen & co.jpeg": b"P1"}
-    Judge(page.store, FakeEngine(), RELEASE, LIMIT).judge(Job(key))  # what the event comes to
+    Judge(page.store, FakeEngine(), RELEASE, LIMIT).judge(Job(key))  # the effect of the event
     record_verdict(verdict_key(key), page.store, page.index)
     row = page.index.get(key)
     assert row is not None

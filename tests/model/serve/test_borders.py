@@ -53,7 +53,7 @@ def test_nothing_but_black_is_cut_off_the_samples() -> None:
         with Image.open(path) as image:
             gray = np.array(image.convert("L"))
         left, top, right, bottom = content_box(gray)
-        gray[top + 8 : bottom - 8, left + 8 : right - 8] = 0  # of a blurred edge, eight lines
+        gray[top + 8 : bottom - 8, left + 8 : right - 8] = 0  # eight lines of a blurred edge
         for outside in (gray[:top], gray[bottom + 8 :], gray[:, : max(left - 8, 0)], gray[:, right + 8 :]):
             assert outside.size == 0 or outside.max() < 30
 

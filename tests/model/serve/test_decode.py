@@ -302,7 +302,7 @@ def test_negative_bytes_are_darker_than_positive_ones() -> None:
     ("dtype", "order"),
     [
         *((dtype, order) for dtype in (np.uint8, np.uint16, np.float32) for order in "<>"),
-        (np.uint32, "<"),  # of the other order, Pillow reads none
+        (np.uint32, "<"),  # Pillow does not read the other byte order
     ],
 )
 def test_white_is_zero_in_every_depth(dtype: type, order: str) -> None:

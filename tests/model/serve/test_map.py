@@ -14,7 +14,7 @@ from model.serve.preprocess import Array, network_input
 from model.train.export import load_network
 
 SAMPLES = sorted((Path(__file__).parents[3] / "events/samples").glob("*.jpeg"))
-DELETED = 0.2  # of the map's cells
+DELETED = 0.2  # share of the map's cells
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_what_is_no_finished_file_is_ignored(inbox: Path, hints: Hints) -> None:
 
 @pytest.mark.parametrize("watcher", ["watching"], indirect=True)
 def test_a_slow_writer_is_waited_for(inbox: Path, hints: Hints, watcher: InboxWatcher) -> None:
-    watcher._hints.settle_seconds = 60  # so that only the close can tell
+    watcher._hints.settle_seconds = 60  # only the close event can tell
     path = inbox / "slow.jpeg"
     with path.open("wb") as file:
         for _ in range(12):

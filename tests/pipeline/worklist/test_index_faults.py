@@ -264,7 +264,7 @@ def test_a_forgotten_name_is_in_no_file(ports: Ports, path: Path) -> None:
     assert isinstance(ports.store, MemoryStore)
     ports.store.objects[key] = b"P1"
     index.wait([key], NOW)
-    for number in range(200):  # so that pages are split, and rows move
+    for number in range(200):  # to split pages and move rows
         index.record(replace(DONE, key=f"inbox/Erika Lindt {number}", verdict_key=None))
         index.record(replace(DONE, key=key, verdict_key="outbox/Erika Mustermann 1987.jpeg.json"))
     assert traces(path)
@@ -290,7 +290,7 @@ def test_another_thread_may_find_the_file_unsound_at_any_moment(
 
     def connect_while_another_fails(self: Database) -> sqlite3.Connection:
         found = connect(self)
-        self._sound = None  # as `_told` does in the thread that failed
+        self._sound = None  # `_told` does this in the thread that failed
         return found
 
     monkeypatch.setattr(Database, "_connect", connect_while_another_fails)

@@ -62,7 +62,7 @@ def test_after_a_long_absence_it_reads_everything(dynamo: DynamoIndex, target: S
     dynamo.record(replace(DONE, key="inbox/b", verdict_key="outbox/b.json"))
     Mirror(dynamo, target).step()
     dynamo.remove(VERDICT)
-    dynamo._client.delete_item(TableName="s-index", Key={"key": {"S": KEY}})  # as its time to live ended
+    dynamo._client.delete_item(TableName="s-index", Key={"key": {"S": KEY}})  # its time to live ended
     later = datetime.now(UTC) + TOMBSTONE_LIFE
     Mirror(dynamo, target, lambda: later).step()
     assert [row.key for row in target.all()] == ["inbox/b"]
