@@ -38,12 +38,15 @@ def deploy_command(
     email: Annotated[str | None, typer.Option(help="Mail address that gets the alarms.")] = None,
     idle_minutes: Annotated[
         int | None,
-        typer.Option(min=1, help="Minutes without a job after which a host powers off (default: 20)."),
+        typer.Option(
+            min=1, help="Minutes without a job before a host powers off (default: 20, or unchanged)."
+        ),
     ] = None,
     retention_days: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Days after which X-rays and verdicts are deleted; 0 keeps them (default: 0)."
+            min=0,
+            help="Days until X-rays and verdicts are deleted; 0 keeps them (default: 0, or unchanged).",
         ),
     ] = None,
     parameter: Annotated[

@@ -9,7 +9,10 @@ from cxr.options import begin
 from pipeline.errors import UsageError
 
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="ONNX file written by `cxr export` (default: the shipped network).")
+    Path | None,
+    typer.Option(
+        help="ONNX file written by `cxr train`, `export` or `calibrate` (default: the shipped network)."
+    ),
 ]
 
 

@@ -76,7 +76,7 @@ def reconcile_command(
     bucket: BucketOption = None,
     stack: StackOption = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Also judge X-rays again whose verdict is `failed`.")
+        bool, typer.Option("--failed", help="Also judge X-rays whose verdict is `failed`.")
     ] = False,
 ) -> None:
     """Judge every X-ray that has no verdict: in this process, or through the queue of the bucket's stack."""

@@ -69,7 +69,7 @@ def test_wrong_weights_are_said_as_without_ray(scans: Path, tmp_path: Path) -> N
     weights = tmp_path / "wrong.onnx"
     weights.write_bytes(b"no network")
     settings = load_settings().model_copy(update={"weights": weights})
-    with pytest.raises(UsageError, match="cxr export"):
+    with pytest.raises(UsageError, match="no network of this release"):
         next(backfill_ray.backfill_with_ray(str(scans), str(tmp_path / "outbox"), settings, 1, None))
 
 

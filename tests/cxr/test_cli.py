@@ -193,7 +193,7 @@ def test_every_verdict_fits_its_schema(root: Path) -> None:
         (["up", "--host", "0.0.0.0"], "set CXR_USERS=FILE"),
         (["up", "--bucket", "b", "--host", "::"], "set CXR_USERS=FILE"),
         (["replay", "FILE", "--root", "ROOT"], "is not a JSON event"),
-        (["classify", "--weights", "FILE", "FILE"], "cxr export"),
+        (["classify", "--weights", "FILE", "FILE"], "no network of this release"),
         (["train", "ROOT"], "NORMAL"),
         (["evaluate", "ROOT"], "NORMAL"),
         (["evaluate", "ROOT", "--out", "FILE"], "name another --out"),
