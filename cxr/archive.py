@@ -5,7 +5,6 @@ from pathlib import Path
 
 from handlers import wiring
 from pipeline.backfill import Backfill
-from pipeline.classify import BUCKETS
 from pipeline.errors import UsageError
 from pipeline.names import INBOX, OUTBOX
 from pipeline.ports import ArchiveSource, Store
@@ -13,6 +12,8 @@ from pipeline.settings import Settings
 from pipeline.store.archive import ArchiveStore, Location
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
+
+_BUCKETS = "s3://"
 
 
 def open_archive(source: str, outbox: str) -> ArchiveStore:
@@ -41,7 +42,7 @@ def is_empty(source: str) -> bool:
 
 def is_bucket(address: str) -> bool:
     """Return whether an address is in S3."""
-    return address.startswith(BUCKETS)
+    return address.startswith(_BUCKETS)
 
 
 def absolute(address: str) -> str:
@@ -55,7 +56,7 @@ def _parts(address: str) -> tuple[str, str]:
         raise UsageError("an address is empty: name a folder or s3://bucket/folder")
     if not is_bucket(address):
         return "", f"{absolute(address)}/".replace("//", "/")
-    bucket, _, prefix = address.removeprefix(BUCKETS).partition("/")
+    bucket, _, prefix = address.removeprefix(_BUCKETS).partition("/")
     if not bucket:
         raise UsageError(f"{address} names no bucket: write it as s3://bucket/folder")
     return bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
@@ -65,7 +66,7 @@ def _source(bucket: str, folder: str) -> Location[ArchiveSource]:
     if bucket:
         store = wiring.open_bucket(bucket)
         if next(iter(store.list(folder)), None) is None:
-            raise UsageError(f"{BUCKETS}{bucket}/{folder}: there are no objects under this address")
+            raise UsageError(f"{_BUCKETS}{bucket}/{folder}: there are no objects under this address")
         return Location(store, folder)
     path = Path(folder)
     if not os.path.isdir(path):  # noqa: PTH112  False, too, if it may not be read
