@@ -21,7 +21,7 @@ from pipeline.records import Operations, QueueStatus
 from pipeline.running.background import Background
 from pipeline.running.service import Service
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, like SQS's visibility timeout
 # Seconds before a delivery that store, index or host prevented is tried again: at first, and at most.
@@ -146,7 +146,7 @@ class LocalQueue:
             if self._ports.index.get(row) is None:
                 self._ports.index.wait([row], datetime.now(UTC))
         except StoreError as error:
-            _log.warning("new files do not appear in the worklist yet: %s", error)
+            log.warning("new files do not appear in the worklist yet: %s", error)
             self._untold_until = time.monotonic() + _LONGEST_PAUSE
 
     def _queue(self, key: str, hint: _Hint, delay: float = 0) -> None:
@@ -161,7 +161,7 @@ class LocalQueue:
             try:
                 again, pause = self._deliver(key, hint)
             except Exception as error:  # noqa: BLE001  the hint must not be lost
-                _log.error("an event could not be delivered; it will be tried again: %s", place_of(error))
+                log.error("an event could not be delivered; it will be tried again: %s", place_of(error))
                 again, pause = _after_error(hint)
             with self._changed:
                 del self._at_work[key]

@@ -124,7 +124,7 @@ def test_no_module_is_longer_than_one_can_overlook() -> None:
 
 
 def test_imports_have_no_circle() -> None:
-    """Those within functions count, too; those for types alone do not."""
+    """Imports within functions count as well; imports for types alone do not."""
     graph = {name: ours_imported_by(path) for path in modules() if (name := dotted(path))}
     TopologicalSorter(graph).prepare()  # CycleError names one
 
