@@ -111,9 +111,11 @@ class Cloud:
         return Display(Console(file=self.output, width=100))
 
     @property
-    def stack(self) -> Stack:
+    def stack(self) -> CloudFormationStack:
         """Return the stack, without pauses between two looks at it."""
-        return Stack(NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None)
+        return CloudFormationStack(
+            NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None
+        )
 
     @property
     def fleet(self) -> Fleet:
@@ -123,7 +125,7 @@ class Cloud:
 
     def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
         """Deploy as the command does."""
-        plan = make_plan(Options(NAME, **options), self.aws, self.stack)
+        plan = make_plan(DeployOptions(NAME, **options), self.aws, self.stack)
         carry_out(plan, self.aws, self.stack, self.fleet, build or self.build, self.display)
         return plan
 
