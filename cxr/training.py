@@ -21,11 +21,11 @@ def explore(
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate.pictures.explore import explore as draw
-    from model.evaluate.pictures.report import PRIVATE
+    from model.evaluate.pictures.explore import explore_folder
+    from model.evaluate.pictures.report import PRIVACY_NOTICE
 
-    draw(data, out, Console())
-    typer.echo(f"written: {out}. {PRIVATE}", err=True)
+    explore_folder(data, out, Console())
+    typer.echo(f"written: {out}. {PRIVACY_NOTICE}", err=True)
 
 
 def train(
@@ -89,17 +89,16 @@ def evaluate(
         if out or everything:
             raise UsageError("--out and --all are for labelled images, not for --populations")
         _check_folder(populations)
-        from model.evaluate.populations import judge_populations
-        from model.evaluate.populations import table as counted
+        from model.evaluate.populations import judge_populations, populations_table
 
         seen = judge_populations(populations, settings)
-        typer.echo(seen.model_dump_json(indent=1) if as_json else counted(seen))
+        typer.echo(seen.model_dump_json(indent=1) if as_json else populations_table(seen))
         return
     assert data
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate.folder import judge_folder, table
+    from model.evaluate.folder import judge_folder, metrics_table
 
     if out:
         from model.evaluate.pictures.figures import folder
@@ -107,7 +106,7 @@ def evaluate(
         folder(out)
     evaluation = judge_folder(data, settings, everything)
     metrics = evaluation.metrics()
-    typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
+    typer.echo(metrics.model_dump_json(indent=1) if as_json else metrics_table(metrics))
     if out:
         from model.evaluate.pictures.report import write_report
 

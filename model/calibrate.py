@@ -6,7 +6,7 @@ import numpy.typing as npt
 from model.serve.engine import Limits
 from pipeline.verdict import Thresholds
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
 SENSITIVITY = 0.99  # of what is not called normal
 SPECIFICITY = 0.98  # of what is not called pneumonia
@@ -17,7 +17,7 @@ _RIDGE = 1e-3  # on the slope: it stays finite where the classes are parted with
 _NARROWEST = (0.35, 0.65)  # P in here is never a confident label, however well the validation fold separates
 
 
-def fit_platt(logits: Floats, truth: npt.NDArray[np.int_]) -> tuple[float, float]:
+def fit_platt(logits: _Floats, truth: npt.NDArray[np.int_]) -> tuple[float, float]:
     """Slope and offset of P = sigmoid(slope * logit + offset), by maximum likelihood (Platt 1999)."""
     middle, spread = float(logits.mean()), float(logits.std()) or 1.0
     inputs = np.column_stack([(logits - middle) / spread, np.ones(len(logits))])
@@ -34,13 +34,13 @@ def fit_platt(logits: Floats, truth: npt.NDArray[np.int_]) -> tuple[float, float
     return float(found[0] / spread), float(found[1] - found[0] * middle / spread)
 
 
-def choose_limits(distance: Floats) -> Limits:
+def choose_limits(distance: _Floats) -> Limits:
     """The limits of the distance to the training images."""
     atypical = float(np.quantile(distance, TYPICAL))
     return Limits(atypical_above=round(atypical, 1), refused_above=round(REFUSED * atypical, 1))
 
 
-def choose_thresholds(probability: Floats, truth: npt.NDArray[np.int_]) -> Thresholds:
+def choose_thresholds(probability: _Floats, truth: npt.NDArray[np.int_]) -> Thresholds:
     """The widest confident ranges that keep SENSITIVITY below and SPECIFICITY above on these images."""
     normal_below = float(np.quantile(probability[truth == 1], 1 - SENSITIVITY))
     pneumonia_above = float(np.quantile(probability[truth == 0], SPECIFICITY))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 Floats = npt.NDArray[np.float64]
-Weights = npt.NDArray[np.float32]
+ImageWeights = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 _RESAMPLES = 1000
@@ -45,9 +45,9 @@ class Bootstrap:
             len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES
         )
         everyone = np.ones((1, len(patients)), np.float32)
-        self._weights: Weights = np.vstack([everyone, drawn[:, owner]]).astype(np.float32)
+        self._weights: ImageWeights = np.vstack([everyone, drawn[:, owner]]).astype(np.float32)
 
-    def band(self, function: Callable[[Weights], npt.ArrayLike], among: Mask) -> Floats:
+    def band(self, function: Callable[[ImageWeights], npt.ArrayLike], among: Mask) -> Floats:
         """Value, low and high, [3, ...], of any function of the weights of the images in `among`.
 
         A draw for which it is not defined (NaN) does not count.
@@ -55,7 +55,7 @@ class Bootstrap:
         rows = np.array([function(weights) for weights in self._weights[:, among]], np.float64)
         return np.stack([rows[0], *_interval(rows[1:])])
 
-    def figure(self, function: Callable[[Weights], float], among: Mask) -> Metric | None:
+    def figure(self, function: Callable[[ImageWeights], float], among: Mask) -> Metric | None:
         """The same of a single number; None where it is not defined."""
         value, low, high = self.band(function, among)
         return None if np.isnan(value) else Metric.rounded(float(value), float(low), float(high))

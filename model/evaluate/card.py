@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from model import CARD, SHIPPED
 from model.evaluate.metrics import Metrics
-from model.evaluate.populations import Population
+from model.evaluate.populations import PopulationCounts
 from model.serve.engine import Calibration
 
 REFERENCE = SHIPPED.with_suffix(".safetensors")
@@ -33,7 +33,9 @@ class Card(BaseModel):
     calibration: Calibration
     originals: Metrics = Field(description="the fixed fold's images at their original size")
     copies: Metrics = Field(description="all images of the fixed fold's patients, as squashed copies")
-    populations: list[Population] = Field(description="what it says of others, whom it should not judge")
+    populations: list[PopulationCounts] = Field(
+        description="what it says of others, whom it should not judge"
+    )
 
 
 def shipped_card() -> Card:
@@ -46,7 +48,7 @@ def make_card(
     calibration: Calibration,
     originals: Metrics,
     copies: Metrics,
-    populations: list[Population],
+    populations: list[PopulationCounts],
 ) -> Card:
     """The shipped network's card, from what was measured."""
     return Card(

@@ -19,8 +19,8 @@ from pipeline.errors import InputRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.verdict import Finding, ModelRef
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def judge_folder(data: Path, settings: Settings, everything: bool = False) -> Ev
 
 
 def side_by_side(
-    judge: Callable[[Item], Result], items: Sequence[Item], threads: int, title: str = "judging"
-) -> list[Result]:
+    judge: Callable[[_Item], _Result], items: Sequence[_Item], threads: int, title: str = "judging"
+) -> list[_Result]:
     """Return what `judge` makes of each item, with a progress bar on stderr where that is a terminal."""
     console = Console(stderr=True)
     with ThreadPoolExecutor(threads) as pool:
@@ -79,7 +79,7 @@ def _finding(engine: Engine, sample: Sample) -> Finding | None:
         return None
 
 
-def table(metrics: Metrics) -> str:
+def metrics_table(metrics: Metrics) -> str:
     """The metrics for a person's eyes."""
     return "\n".join(
         [*_head(metrics), *_thresholds(metrics), *_predictive_values(metrics), *_groups(metrics)]

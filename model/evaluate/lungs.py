@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model.evaluate.bootstrap import Mask
 from model.serve.chest import otsu
 
 Gray = npt.NDArray[np.float32]  # [h, w], 0 to 255
-Mask = npt.NDArray[np.bool_]
 
 SIDE = 256  # pixels a side, at which lungs are looked for
 _CENTRES = (0.5, 0.28), (0.5, 0.72)  # of the lungs in a chest X-ray, as shares of its height and width

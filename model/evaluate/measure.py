@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data import Origin, Sample
-from model.evaluate.bootstrap import Bootstrap, Floats, Mask, Metric, Weights
+from model.evaluate.bootstrap import Bootstrap, Floats, ImageWeights, Mask, Metric
 from model.evaluate.metrics import (
-    BINS,
     CALLED,
+    ECE_BINS,
     PREVALENCES,
     AtThreshold,
     Group,
@@ -128,7 +128,7 @@ def measure(
     )
 
 
-def auc(truth: Ints, score: Floats, weights: Weights) -> float:
+def auc(truth: Ints, score: Floats, weights: ImageWeights) -> float:
     """Area under the ROC curve; NaN where the weights leave one class.
 
     The share of pairs that stand in the right order, ties half (Mann and Whitney 1947): in a bootstrap many
@@ -139,7 +139,7 @@ def auc(truth: Ints, score: Floats, weights: Weights) -> float:
     return float(sick @ (well.cumsum() - well / 2)) / pairs if pairs else math.nan
 
 
-def precision(truth: Ints, score: Floats, weights: Weights) -> float:
+def precision(truth: Ints, score: Floats, weights: ImageWeights) -> float:
     """Average precision; NaN where the weights leave one class."""
     sick, well = _counts(truth, score, weights)
     if not sick.any() or not well.any():
@@ -148,25 +148,25 @@ def precision(truth: Ints, score: Floats, weights: Weights) -> float:
     return float(sick[::-1] @ (found / np.maximum(called, 1e-9)) / sick.sum())
 
 
-def _counts(truth: Ints, score: Floats, weights: Weights) -> tuple[Floats, Floats]:
+def _counts(truth: Ints, score: Floats, weights: ImageWeights) -> tuple[Floats, Floats]:
     """The weights of the sick and of the well at each score that occurs, from the lowest up."""
     place = np.unique(score, return_inverse=True)[1]
     sick, well = (np.bincount(place, weights * (truth == label)) for label in (1, 0))
     return np.asarray(sick, np.float64), np.asarray(well, np.float64)
 
 
-def calibration_error(truth: Ints, probability: Floats, weights: Weights | None = None) -> float:
+def calibration_error(truth: Ints, probability: Floats, weights: ImageWeights | None = None) -> float:
     """Expected calibration error: |mean P - share of pneumonia| in
     equal-width bins of P, weighted by their size.
     """
     weights = np.ones(len(truth), np.float32) if weights is None else weights
-    gaps = np.bincount(bins_of(probability), weights * (probability - truth), BINS)
+    gaps = np.bincount(bins_of(probability), weights * (probability - truth), ECE_BINS)
     return float(np.abs(gaps).sum() / weights.sum()) if weights.any() else math.nan
 
 
 def bins_of(probability: Floats) -> npt.NDArray[np.intp]:
-    """The bin of each P, 0 to BINS - 1."""
-    return np.minimum((probability * BINS).astype(np.intp), BINS - 1)
+    """The bin of each P, 0 to ECE_BINS - 1."""
+    return np.minimum((probability * ECE_BINS).astype(np.intp), ECE_BINS - 1)
 
 
 def _known(metric: Metric | None) -> Metric:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from model.evaluate.bootstrap import Metric
 from pipeline.verdict import ModelRef
 
-BINS = 15  # of the expected calibration error: Guo et al. 2017, arXiv:1706.04599
+ECE_BINS = 15  # of the expected calibration error: Guo et al. 2017, arXiv:1706.04599
 PREVALENCES = (0.05, 0.20, 0.74)  # of pneumonia: where it is rare, where it is common, in the training data
 CALLED = ("normal", "uncertain", "pneumonia", "refused")  # what can be said of an image
 
@@ -75,7 +75,9 @@ class Metrics(BaseModel):
     auc: Metric = Field(description="area under the ROC curve of P, of judged images")
     average_precision: Metric = Field(description="of judged images; it depends on their share of pneumonia")
     brier: Metric = Field(description="mean squared error of P, of judged images")
-    ece: Metric = Field(description=f"expected calibration error in {BINS} equal bins of P, of judged images")
+    ece: Metric = Field(
+        description=f"expected calibration error in {ECE_BINS} equal bins of P, of judged images"
+    )
     at_decision: AtThreshold = Field(description="at the middle of the two thresholds, of judged images")
     at_half: AtThreshold = Field(description="at P = 0.5, of judged images")
     not_called_normal: Lower = Field(description="of judged images")

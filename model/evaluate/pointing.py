@@ -18,7 +18,8 @@ from rich.console import Console
 from scipy import ndimage
 
 from model.data import load_samples
-from model.evaluate.lungs import SIDE, Field, Gray, Mask, find_field
+from model.evaluate.bootstrap import Mask
+from model.evaluate.lungs import SIDE, Field, Gray, find_field
 from model.serve.engine import Engine, prepare
 from model.serve.files.decode import decode
 from pipeline.errors import UsageError
@@ -43,7 +44,9 @@ class Pointing:
     outside_body: float
 
 
-def plant(gray: Gray, field: Field, lung: int, size: float, chance: np.random.Generator) -> tuple[Gray, Mask]:
+def plant_cloud(
+    gray: Gray, field: Field, lung: int, size: float, chance: np.random.Generator
+) -> tuple[Gray, Mask]:
     """Return the image with a cloudy opacity of uneven outline in a lung, and where it is.
 
     It is as bright as lies between the lung and the heart, and what is under it shines through.
@@ -72,7 +75,7 @@ def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
     for size in SIZES:
         chance = np.random.default_rng(_SEED)
         seen = [
-            _seen(engine, *plant(gray, field, lung, size, chance), field)
+            _seen(engine, *plant_cloud(gray, field, lung, size, chance), field)
             for gray, field in fields
             for lung in (0, 1)
         ]
@@ -116,7 +119,7 @@ def _texture(chance: np.random.Generator) -> Gray:
     return np.asarray(noise / noise.std(), np.float32)
 
 
-def main(data: Path, weights: Path | None = None) -> None:
+def _main(data: Path, weights: Path | None = None) -> None:
     """Print a line for each size."""
     normal = [sample for sample in load_samples(data) if sample.fold == "report" and sample.label == 0]
     for seen in play([sample.path.read_bytes() for sample in normal], Engine(weights)):
@@ -127,4 +130,4 @@ def main(data: Path, weights: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    _main(*map(Path, sys.argv[1:]))

@@ -23,7 +23,7 @@ from pipeline.store.walk import keys
 from pipeline.verdict import ModelRef
 
 
-class Population(BaseModel):
+class PopulationCounts(BaseModel):
     """Count the answers about one population; the shares are of all its images."""
 
     name: str
@@ -39,7 +39,7 @@ class Population(BaseModel):
 class Populations(BaseModel):
     """Hold the counts of several populations, judged by one network."""
 
-    populations: list[Population]
+    populations: list[PopulationCounts]
     model: ModelRef
 
 
@@ -68,7 +68,7 @@ def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
     return found
 
 
-def table(seen: Populations) -> str:
+def populations_table(seen: Populations) -> str:
     """Build a table with a line for each population."""
     lines = [f"{'':24} {'images':>6}  {'refused':24} {'uncertain':24} confident"]
     for one in seen.populations:
@@ -116,7 +116,7 @@ def _said(engine: GuardedEngine, max_bytes: int, path: Path) -> str:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _population(name: str, patients: list[str], said: list[str]) -> Population:
+def _population(name: str, patients: list[str], said: list[str]) -> PopulationCounts:
     words, draws = np.array(said), Bootstrap(patients)
 
     def share(*wanted: str) -> Metric:
@@ -124,7 +124,7 @@ def _population(name: str, patients: list[str], said: list[str]) -> Population:
         assert found is not None
         return found
 
-    return Population(
+    return PopulationCounts(
         name=name,
         images=len(said),
         patients=len(set(patients)),

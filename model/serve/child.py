@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model.serve.engine import Engine
-from model.serve.messages import Answer, Greeting, Options, Refusal, receive, send
+from model.serve.messages import ChildOptions, Greeting, ImageAnswer, Refusal, receive, send
 from pipeline.errors import InputRejected, UsageError, place_of
 
 try:
@@ -25,7 +25,7 @@ _GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what
 _STATE = Path("/proc/self/statm")  # man proc_pid_statm: the second number is of resident pages
 
 
-def main() -> None:
+def judge_images() -> None:
     """Judge images until the input ends."""
     images, answers = _streams()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -33,7 +33,7 @@ def main() -> None:
     told = receive(images)
     if told is None:
         return
-    options = Options.model_validate_json(told)
+    options = ChildOptions.model_validate_json(told)
     try:
         engine = Engine.of(options)
     except UsageError as error:
@@ -50,17 +50,17 @@ def main() -> None:
             return
 
 
-def _judged(engine: Engine, data: bytes) -> tuple[Answer, bytes | None]:
+def _judged(engine: Engine, data: bytes) -> tuple[ImageAnswer, bytes | None]:
     try:
         seen = engine.examine(data)
     except InputRejected as error:
         refusal = Refusal(code=error.code, message=str(error), facts=error.facts)
-        return Answer(refusal=refusal, is_spent=_has_grown()), None
+        return ImageAnswer(refusal=refusal, is_spent=_has_grown()), None
     except MemoryError:
-        return Answer(out_of_memory=True, is_spent=True), None
+        return ImageAnswer(out_of_memory=True, is_spent=True), None
     except Exception as error:  # noqa: BLE001  one image must not end the process
-        return Answer(defect=place_of(error)), None
-    answer = Answer(
+        return ImageAnswer(defect=place_of(error)), None
+    answer = ImageAnswer(
         facts=seen.facts,
         finding=seen.finding,
         warnings=seen.warnings,
@@ -108,4 +108,4 @@ def _has_grown() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    judge_images()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from model.serve import process
-from model.serve.messages import HEAD, Answer, Greeting, Options, send, widen
+from model.serve.messages import HEAD, ChildOptions, Greeting, ImageAnswer, send, widen
 from model.serve.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from pipeline.records import Examination
@@ -40,7 +40,7 @@ class GuardedEngine:
     beside them. Safe to call from many threads; `close` it, or leave its `with` block.
     """
 
-    def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
+    def __init__(self, options: ChildOptions, limit: int, command: Sequence[str] = ()) -> None:
         """Start the first process, without waiting for it. `command` starts another one than ours."""
         self._options, self._turns = options, Turns(limit)
         self._command = [*(command or CHILD)]
@@ -57,8 +57,8 @@ class GuardedEngine:
     @classmethod
     def of(cls, settings: "Settings") -> "GuardedEngine":
         """Start the engine that the settings ask for."""
-        options = {name: getattr(settings, name) for name in Options.model_fields}
-        return cls(Options(**options), settings.threads)
+        options = {name: getattr(settings, name) for name in ChildOptions.model_fields}
+        return cls(ChildOptions(**options), settings.threads)
 
     @property
     def model(self) -> ModelRef:
@@ -112,7 +112,7 @@ class GuardedEngine:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, turn: Turn) -> tuple[Answer, bytes | None]:
+    def _ask(self, data: bytes, turn: Turn) -> tuple[ImageAnswer, bytes | None]:
         """Ask one process; and once more a new one, if somebody else has killed the first."""
         for is_last in (False, True):
             child = self._take(turn)
@@ -205,7 +205,7 @@ class _Gone(Exception):
 class _Child:
     """One process with a network of its own; used by one thread at a time."""
 
-    def __init__(self, command: list[str], options: Options) -> None:
+    def __init__(self, command: list[str], options: ChildOptions) -> None:
         """Start it; HostError when the system cannot."""
         try:
             self._process = process.take(command)
@@ -272,14 +272,14 @@ class _Child:
             raise UsageError(greeting.problem)
         self._model = greeting.model
 
-    def ask(self, data: bytes) -> tuple[Answer, bytes | None]:
+    def ask(self, data: bytes) -> tuple[ImageAnswer, bytes | None]:
         """Have it judge an image; _Gone when it ends instead."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(data).to_bytes(HEAD, "big"))
             self._process.stdin.write(data)
             self._process.stdin.flush()
-            answer = Answer.model_validate_json(self._read_block())
+            answer = ImageAnswer.model_validate_json(self._read_block())
             return answer, self._read(answer.preview) if answer.preview is not None else None
         except (OSError, ValueError) as error:  # a broken pipe, or one that was closed meanwhile
             self.kill()

@@ -28,7 +28,7 @@ class Refusal(BaseModel):
     facts: ImageFacts | None = None
 
 
-class Answer(BaseModel):
+class ImageAnswer(BaseModel):
     """The answer about one image; the preview's bytes follow. Exactly one of the first four is set."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class Greeting(BaseModel):
     problem: str = ""
 
 
-class Options(BaseModel):
+class ChildOptions(BaseModel):
     """The first message to a process."""
 
     weights: Path | None = None

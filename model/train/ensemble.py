@@ -28,9 +28,9 @@ from model.serve.preprocess import as_copy, network_input
 from model.train.heads import changed
 from model.train.member import (
     AVERAGED,
-    Job,
     Tick,
     TrainConfig,
+    TrainingJob,
     is_trained,
     served_input,
     train_member,
@@ -46,7 +46,9 @@ _BATCH = 64
 _MAX_PIXELS = 50_000_000
 
 
-def train(data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None) -> Path:
+def train_network(
+    data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None
+) -> Path:
     """Train on `data` (see `model.data`), in the folder `out`; returns the path of `network.safetensors`.
 
     `outside` holds images of other populations, see `model.evaluate.populations`; without any, none is
@@ -73,19 +75,19 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console, outside:
     return _save_network(assemble(member.learned, out, config, strangers), out, config)
 
 
-def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
+def plan(samples: list[Sample], config: TrainConfig) -> list[TrainingJob]:
     """The members, and a witness of each era: what it says of films of other years calibrates the members.
 
     None sees the fold that reports.
     """
     folds = {fold: [sample for sample in samples if sample.fold == fold] for fold in ("train", "validation")}
     members = [
-        Job(_name(index), folds["train"], folds["validation"], config.seed + index)
+        TrainingJob(_name(index), folds["train"], folds["validation"], config.seed + index)
         for index in range(config.network.members)
     ]
     known = [sample for sample in samples if sample.fold != "report"]
     witnesses = [
-        Job(
+        TrainingJob(
             f"witness-{era + 1}",
             [sample for sample in known if sample.era != era],
             [sample for sample in known if sample.era == era],
@@ -97,7 +99,7 @@ def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
     return members + witnesses
 
 
-def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> None:
+def _do(jobs: list[TrainingJob], out: Path, config: TrainConfig, console: Console) -> None:
     """Do each job in a process of its own, as many at a time as there are cores: each has torch in memory."""
     jobs = [job for job in jobs if not _is_done(job, out / job.name, config)]
     context = multiprocessing.get_context("spawn")
@@ -113,11 +115,11 @@ def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> No
         raise CxrError("a training ended early; the same command goes on from where it stopped")
 
 
-def _is_done(job: Job, out: Path, config: TrainConfig) -> bool:
+def _is_done(job: TrainingJob, out: Path, config: TrainConfig) -> bool:
     return is_trained(out, config) and (not job.is_witness or (out / SAID).is_file())
 
 
-def _work(job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]") -> None:
+def _work(job: TrainingJob, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]") -> None:
     torch.set_num_threads(1)
     try:
         for tick in train_member(job, out, config):
@@ -132,7 +134,7 @@ def _work(job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrErro
 
 def _show(
     ticks: "Queue[Tick | CxrError]",
-    jobs: list[Job],
+    jobs: list[TrainingJob],
     processes: list[BaseProcess],
     stopped: list[int],
     config: TrainConfig,

@@ -19,9 +19,10 @@ from scipy.ndimage import white_tophat
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
-from model.calibrate import Floats, choose_thresholds, fit_platt
+from model.calibrate import choose_thresholds, fit_platt
 from model.data import Sample, load_pixels, load_samples
-from model.evaluate.measure import measure
+from model.evaluate.bootstrap import Floats, Mask
+from model.evaluate.measure import Ints, measure
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Calibration, Limits, Outputs, interpret
 from model.train.witness import Testimony, heard
@@ -35,18 +36,16 @@ _STANDS_OUT = 60  # grey levels, by which a stroke is brighter than what is arou
 _TIME, _VOLTAGE = (slice(None, 12), slice(-36, None)), (slice(-14, None), slice(-28, None))  # top, bottom
 _WRITTEN = (15, 10)  # pixels of strokes in either, at least
 
-Ints = npt.NDArray[np.int_]
-Mask = npt.NDArray[np.bool_]
-Probability = Callable[[Floats], Floats]
+_Curve = Callable[[Floats], Floats]
 
 
-def platt(logits: Floats, truth: Ints) -> Probability:
+def platt(logits: Floats, truth: Ints) -> _Curve:
     """Fit a slope and an offset."""
     slope, offset = fit_platt(logits, truth)
     return lambda these: _sigmoid(slope * these + offset)
 
 
-def temperature(logits: Floats, truth: Ints) -> Probability:
+def temperature(logits: Floats, truth: Ints) -> _Curve:
     """Fit a slope alone, by maximum likelihood."""
 
     def cost(log_slope: float) -> float:
@@ -57,13 +56,13 @@ def temperature(logits: Floats, truth: Ints) -> Probability:
     return lambda these: _sigmoid(slope * these)
 
 
-def isotonic(logits: Floats, truth: Ints) -> Probability:
+def isotonic(logits: Floats, truth: Ints) -> _Curve:
     """Fit any rising curve of steps."""
     curve = IsotonicRegression(out_of_bounds="clip", y_min=1e-3, y_max=1 - 1e-3).fit(logits, truth)
     return lambda these: np.asarray(curve.predict(these))
 
 
-WAYS: dict[str, tuple[Callable[[Floats, Ints], Probability], bool]] = {  # and whether it sees stressed ones
+WAYS: dict[str, tuple[Callable[[Floats, Ints], _Curve], bool]] = {  # and whether it sees stressed ones
     "Platt, clean and stressed": (platt, True),
     "Platt, clean": (platt, False),
     "temperature, clean and stressed": (temperature, True),
@@ -186,7 +185,7 @@ def _row(name: str, of: Metrics) -> str:
     return f"| {name} | {of.images} | {limits} | {' | '.join(map(str, figures))} | {of.right_when_certain} |"
 
 
-def main(run: Path, data: Path | None) -> None:
+def _main(run: Path, data: Path | None) -> None:
     """Print the tables."""
     said = heard(sorted(path for path in run.glob("witness-*") if path.is_dir()))
     names = ("accuracy", "sensitivity", "specificity", "calibration error", "uncertain")
@@ -210,4 +209,4 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, help="the folder of a finished `cxr train`")
     parser.add_argument("data", type=Path, nargs="?", help="its data: kinds of film instead of eras")
     arguments = parser.parse_args()
-    main(arguments.run, arguments.data)
+    _main(arguments.run, arguments.data)

@@ -32,7 +32,7 @@ def load_network(path: Path) -> Network:
     return network.eval()
 
 
-def export(network: Network, calibration: Calibration, path: Path) -> None:
+def export_onnx(network: Network, calibration: Calibration, path: Path) -> None:
     """Write the network as ONNX with a free batch axis; outputs
     `logits` [N, 2], `map` [N, h, w], `distance` [N], `outside` [N].
     """

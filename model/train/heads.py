@@ -19,7 +19,7 @@ from model.calibrate import fit_platt
 from model.serve.preprocess import squash
 
 
-class Typicality(nn.Module):
+class TypicalityHead(nn.Module):
     """Squared distance of features to the nearer class."""
 
     means: Tensor  # [2, C]
@@ -44,7 +44,7 @@ class Typicality(nn.Module):
         return whitened.square().sum(2).amin(1)
 
 
-class Outside(nn.Module):
+class OutsideHead(nn.Module):
     """A linear discriminant on averaged features (Fisher 1936, doi 10.1111/j.1469-1809.1936.tb02137.x)."""
 
     weight: Tensor  # [C]

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.data import Sample, load_pixels
 from model.train.augment import Augment, normalised
 from model.train.network import Member, NetworkConfig
-from model.train.planting import find_lungs, plant
+from model.train.planting import find_lungs, plant_lobes
 from model.train.vision import v2
 from pipeline.errors import UsageError
 
@@ -54,7 +54,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One training: of a member, or of a witness, which has seen all eras but one and judges that one."""
 
     name: str  # also that of its folder
@@ -76,10 +76,10 @@ class Tick:
     epoch: dict[str, float] | None = None
 
 
-class Run:
+class TrainingRun:
     """A job in its folder; made again on the same folder, it goes on where it stopped."""
 
-    def __init__(self, job: Job, out: Path, config: TrainConfig) -> None:
+    def __init__(self, job: TrainingJob, out: Path, config: TrainConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.config, self.out, self.job = config, out, job
         samples = job.learned
@@ -231,7 +231,7 @@ class Drawer:
     def _draw(self, index: int, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         image, where = self._pixels[index], torch.zeros(self._pixels.shape[-2:], dtype=torch.bool)
         if index in self._lungs and chance.random() < self._config.planted:
-            image, where = plant(image, self._lungs[index], chance)
+            image, where = plant_lobes(image, self._lungs[index], chance)
         return self._augment(image, where)
 
 
@@ -249,12 +249,12 @@ def _other_settings(out: Path) -> UsageError:
     return UsageError(f"{out} holds a run with other settings; name another --out")
 
 
-def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
+def train_member(job: TrainingJob, out: Path, config: TrainConfig) -> Iterator[Tick]:
     """Do a job in the folder `out`, telling how far it is.
 
     Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
     """
-    run = Run(job, out, config)
+    run = TrainingRun(job, out, config)
     run.resume()
     drawer = Drawer(job.learned, config, job.seed)
     held_out = validation_tensor(job.held_out, config.network.size)
@@ -265,7 +265,7 @@ def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
     run.finish()
 
 
-def _epoch(run: Run, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
+def _epoch(run: TrainingRun, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
     """From where the run stands to the end of the epoch, or of the run."""
     epoch, first = divmod(run.step, run.steps_per_epoch)
     last = min(run.steps_per_epoch, run.last_step - epoch * run.steps_per_epoch)
@@ -282,7 +282,7 @@ def _epoch(run: Run, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
     )
 
 
-def _finish_epoch(run: Run, validation: tuple[Tensor, Tensor]) -> Tick:
+def _finish_epoch(run: TrainingRun, validation: tuple[Tensor, Tensor]) -> Tick:
     images, labels = validation
     logits = _predict_member(run.average.module, images)
     entry = run.history[-1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.train.backbone import EARLY_CHANNELS, LAST_CHANNELS, MIDDLE_CHANNELS, Backbone
-from model.train.heads import Outside, Typicality
+from model.train.heads import OutsideHead, TypicalityHead
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class NetworkConfig:
         return self.members * (2 * EARLY_CHANNELS + 2 * MIDDLE_CHANNELS + LAST_CHANNELS + self.width)
 
 
-class Seen(NamedTuple):
+class MemberOutput(NamedTuple):
     """What a member makes of N images."""
 
     evidence: Tensor  # [N, 2, size / 16, size / 16]: for pneumonia; for viral against bacterial
@@ -62,14 +62,14 @@ class Member(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.head = nn.Conv2d(config.width, 2, 1)
 
-    def see(self, x: Tensor) -> Seen:
+    def see(self, x: Tensor) -> MemberOutput:
         """[N, 1, size, size], as `model.serve.preprocess.network_input` gives it."""
         early, middle, last = self.backbone(x)
         above = functional.interpolate(self.above(last), size=middle.shape[-2:], mode="nearest")
         both = functional.relu6(above + self.here(middle))
         pooled = [early.mean((2, 3)), _spread(early), middle.mean((2, 3)), _spread(middle)]
         pooled += [last.mean((2, 3)), both.mean((2, 3))]
-        return Seen(self.head(self.dropout(both)), torch.cat(pooled, 1))
+        return MemberOutput(self.head(self.dropout(both)), torch.cat(pooled, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 1, size, size] -> evidence [N, 2, size / 16, size / 16]."""
@@ -92,8 +92,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
-        self.typicality = Typicality(config.pooled)
-        self.outside = Outside(config.pooled)
+        self.typicality = TypicalityHead(config.pooled)
+        self.outside = OutsideHead(config.pooled)
 
     def forward(self, x: Tensor) -> Output:
         """[N, 1, size, size], as `model.serve.preprocess.network_input` gives it."""

@@ -31,7 +31,7 @@ def find_lungs(images: Sequence[npt.NDArray[np.uint8]]) -> list[Lungs | None]:
     return [_lungs(image) for image in images]
 
 
-def plant(image: Tensor, places: Lungs, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+def plant_lobes(image: Tensor, places: Lungs, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A copy of an image, [1, s, s] 8-bit, with an opacity in its lungs; and where it is, [s, s]."""
     gray, side = image[0].float(), image.shape[-1]
     row, column = places[chance.integers(len(places))]

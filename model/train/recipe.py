@@ -11,8 +11,8 @@ from rich.console import Console
 from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt
 from model.data import Sample, load_pixels, load_samples
 from model.serve.engine import Calibration
-from model.train.ensemble import plan, predict, train, views
-from model.train.export import export, load_network
+from model.train.ensemble import plan, predict, train_network, views
+from model.train.export import export_onnx, load_network
 from model.train.member import TrainConfig
 from model.train.network import Network
 from model.train.witness import Testimony, heard
@@ -32,7 +32,7 @@ def run(
     config = TrainConfig()
     config = replace(config, epochs=epochs or config.epochs, seed=config.seed if seed is None else seed)
     console = Console()
-    train(data, out, config, console, outside)
+    train_network(data, out, config, console, outside)
     path = calibrate_and_export(out, data)
     console.print(f"written: {path}; measure it with: cxr evaluate {data} --weights {path}")
 
@@ -51,7 +51,7 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
     thresholds = {name: round(value, 4) for name, value in calibration.thresholds}
     calibration = calibration.model_copy(update={"thresholds": Thresholds(**thresholds)})
     path = run / f"{NAME}-{MODEL_VERSION}.onnx"
-    export(network, calibration, path)
+    export_onnx(network, calibration, path)
     (run / "calibration.json").write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
     return path
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.data import load_pixels
-from model.train.member import AVERAGED, Job, TrainConfig, served_input
+from model.train.member import AVERAGED, TrainConfig, TrainingJob, served_input
 from model.train.network import Member
 from model.train.settle import settle_statistics
 from model.train.stress import STRESSES
@@ -36,7 +36,7 @@ class Testimony:
 
 
 @torch.inference_mode()
-def testify(job: Job, out: Path, config: TrainConfig) -> None:
+def testify(job: TrainingJob, out: Path, config: TrainConfig) -> None:
     """Have a finished witness judge its era, and write down what it says."""
     member = Member(config.network)
     member.load_state_dict(load_file(out / AVERAGED))

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from model.evaluate.bootstrap import Bootstrap, Floats, Metric, Weights
+from model.evaluate.bootstrap import Bootstrap, Floats, ImageWeights, Metric
 from model.evaluate.measure import Cases, bins_of
-from model.evaluate.metrics import BINS, CALLED, Metrics
+from model.evaluate.metrics import CALLED, ECE_BINS, Metrics
 from model.evaluate.pictures.figures import COLOURS, FAINT, NAMES, TEXT, Axes, MaxNLocator, canvas, headline
 
 _GRID = np.linspace(0, 1, 501)  # where curves of different draws are compared
@@ -60,28 +60,28 @@ def _matrix(
 
 def curves(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) -> None:
     """ROC and precision-recall, with the bands that hold 95 % of the draws."""
-    roc, precision = bands(cases, draws)
+    roc, precision = curve_bands(cases, draws)
     with canvas(path, (11, 5.6), columns=2) as (figure, axes):
         headline(figure, "How well P ranks the images", "Bands: 95 % of the bootstrap draws of patients")
         _roc(axes[0], roc, metrics)
         _precision(axes[1], precision, metrics)
 
 
-def bands(cases: Cases, draws: Bootstrap) -> tuple[Floats, Floats]:
+def curve_bands(cases: Cases, draws: Bootstrap) -> tuple[Floats, Floats]:
     """Sensitivity over 1 - specificity, and precision over recall, with intervals: [3, 501] each."""
     judged = cases.judged
     truth, probability = cases.truth[judged], cases.probability[judged]
 
-    def roc(weights: Weights) -> Floats:
+    def roc(weights: ImageWeights) -> Floats:
         false, true, _ = roc_curve(truth, probability, sample_weight=weights, drop_intermediate=False)
         return np.asarray(np.interp(_GRID, false, true))
 
-    def precision(weights: Weights) -> Floats:
+    def precision(weights: ImageWeights) -> Floats:
         precise, recall, _ = precision_recall_curve(truth, probability, sample_weight=weights)
         step = np.searchsorted(recall[::-1], _GRID)  # no straight lines: Davis and Goadrich 2006
         return np.asarray(precise[::-1][step])
 
-    def defined(curve: Callable[[Weights], Floats]) -> Callable[[Weights], Floats]:
+    def defined(curve: Callable[[ImageWeights], Floats]) -> Callable[[ImageWeights], Floats]:
         return lambda w: curve(w) if len(set(truth[w > 0])) == 2 else np.full_like(_GRID, np.nan)
 
     return draws.band(defined(roc), judged), draws.band(defined(precision), judged)
@@ -156,7 +156,7 @@ def reliability(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) ->
 def _bins(cases: Cases, draws: Bootstrap) -> Iterator[tuple[float, Metric, int]]:
     """Mean P, share of pneumonia and number of images of each bin that has any."""
     place = np.where(cases.judged, bins_of(np.nan_to_num(cases.probability)), -1)
-    for index in range(BINS):
+    for index in range(ECE_BINS):
         among = place == index
         share = draws.share(cases.truth == 1, among)
         if share:
@@ -164,10 +164,12 @@ def _bins(cases: Cases, draws: Bootstrap) -> Iterator[tuple[float, Metric, int]]
 
 
 def _counts(axes: Axes, cases: Cases) -> None:
-    edges, bottom = np.linspace(0, 1, BINS + 1), np.zeros(BINS)
+    edges, bottom = np.linspace(0, 1, ECE_BINS + 1), np.zeros(ECE_BINS)
     for label, name in enumerate(NAMES):
         counts = np.histogram(cases.probability[cases.judged & (cases.truth == label)], edges)[0]
-        axes.bar(edges[:-1], counts, 1 / BINS, bottom, align="edge", color=COLOURS[name], edgecolor="white")
+        axes.bar(
+            edges[:-1], counts, 1 / ECE_BINS, bottom, align="edge", color=COLOURS[name], edgecolor="white"
+        )
         bottom += counts
     axes.set(xlim=(-0.02, 1.02), ylabel="images", xlabel="P(pneumonia)")
     axes.grid(visible=False, axis="x")

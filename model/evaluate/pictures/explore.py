@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from model.data import Fold, Origin, Sample, load_origins, load_samples
+from model.evaluate.bootstrap import Floats
+from model.evaluate.measure import Ints
 from model.evaluate.pictures.figures import COLOURS, NAMES, TEXT, Axes, canvas, folder, headline, show
 from model.evaluate.pictures.gallery import framed, thumbnail
 
 FOLDS: dict[Fold, str] = {"train": "training", "validation": "validation", "report": "fixed fold"}
-Ints = npt.NDArray[np.int_]
-Floats = npt.NDArray[np.float64]
 _EACH = 7  # sample images of a class
 
 
@@ -39,7 +38,7 @@ def kind_of(sample: Sample) -> str:
     return {1: "viral", 0: "bacterial", -1: NAMES[sample.label]}[sample.viral]
 
 
-def explore(data: Path, out: Path, console: Console) -> list[Path]:
+def explore_folder(data: Path, out: Path, console: Console) -> list[Path]:
     """Write the figures of the data under `data` into `out` and print a summary; returns what was written.
 
     UsageError when `data` holds no such images.
@@ -48,7 +47,7 @@ def explore(data: Path, out: Path, console: Console) -> list[Path]:
     with console.status("reading the images"):
         samples = load_samples(data)
         found = DataSet(samples, load_origins(data, samples))
-    console.print(summary(found))
+    console.print(fold_table(found))
     figures = {"classes.png": balance, "samples.png": examples, "sizes.png": sizes}
     paths = [out / name for name in figures]
     drawn = zip(paths, figures.values(), strict=True)
@@ -58,7 +57,7 @@ def explore(data: Path, out: Path, console: Console) -> list[Path]:
     return paths
 
 
-def summary(found: DataSet) -> Table:
+def fold_table(found: DataSet) -> Table:
     """Patients and images of each fold."""
     kinds = found.kinds
     table = Table(title=f"{len(found.samples):,} images, each counted once", title_justify="left")

@@ -16,7 +16,7 @@ from model.evaluate.pictures import charts, gallery
 from model.serve.engine import Engine
 from pipeline.errors import UsageError
 
-PRIVATE = "These files show patients' images: do not share them, and never commit them."
+PRIVACY_NOTICE = "These files show patients' images: do not share them, and never commit them."
 
 
 def write_report(
@@ -32,7 +32,7 @@ def write_report(
     beside = network_beside(weights or SHIPPED)
     if beside:
         _write_network(beside, Engine(weights).calibration.size, out, console)
-    console.print(f"written: {out}. {PRIVATE}", soft_wrap=True, highlight=False)
+    console.print(f"written: {out}. {PRIVACY_NOTICE}", soft_wrap=True, highlight=False)
 
 
 def _figures(evaluation: Evaluation, metrics: Metrics, out: Path) -> list[Callable[[], None]]:

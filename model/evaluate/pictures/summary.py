@@ -75,15 +75,15 @@ def write_summary(weights: Path, size: int, path: Path) -> str:
     return f"{parameters / 1e6:.2f} million parameters, {products / 1e6:,.0f} million multiply-adds an image"
 
 
-Row = tuple[str, str, str, str, str]
+_Row = tuple[str, str, str, str, str]
 
 
-def _row(layer: Layer) -> Row:
+def _row(layer: Layer) -> _Row:
     shape = " x ".join(str(side) for side in layer.output)
     return layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _table(rows: Sequence[_Row]) -> list[str]:
     """Words to the left, numbers to the right; a rule under the head and above the sum."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     sides = ("<", "<", "<", ">", ">")

@@ -13,7 +13,7 @@ from typing import Literal
 
 from model.serve.dicom.dictionary import TAGS
 
-Order = Literal["<", ">"]  # of the bytes of a number: little or big endian
+ByteOrder = Literal["<", ">"]  # of the bytes of a number: little or big endian
 
 _PIXEL_DATA = TAGS["PixelData"]
 _PREAMBLE = 132  # bytes, with DICM at their end
@@ -55,7 +55,7 @@ class Value:
 class Elements:
     """The values asked for of a file, or of an item in it."""
 
-    order: Order = "<"
+    order: ByteOrder = "<"
     values: dict[int, Value] = field(default_factory=dict)
     sequences: dict[int, list["Elements"]] = field(default_factory=dict)
 
@@ -143,7 +143,7 @@ def read_elements(view: memoryview, big_endian: bool) -> Elements:
 
     CutShortError and OvergrownError tell what is wrong, and struct.error that the file ends.
     """
-    order: Order = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
+    order: ByteOrder = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
     found = Elements(order)
     implicit = bytes(view[4:6]) not in _LONG | _SHORT
     _Reader(view, order).elements(0, len(view), implicit, found)
@@ -153,7 +153,7 @@ def read_elements(view: memoryview, big_endian: bool) -> Elements:
 class _Reader:
     """Steps from element to element."""
 
-    def __init__(self, view: memoryview, order: Order) -> None:
+    def __init__(self, view: memoryview, order: ByteOrder) -> None:
         self._view, self._order = view, order
         self._head = struct.Struct(f"{order}HHI").unpack_from
         self._long = struct.Struct(f"{order}I").unpack_from

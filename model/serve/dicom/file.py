@@ -19,7 +19,7 @@ from model.serve.dicom.elements import (
 )
 from model.serve.dicom.grayscale import SHAPES, Grayscale, LookUp, Rescale, Shape, Window
 from model.serve.dicom.radiograph import Tags
-from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored
+from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored_values
 from model.serve.files.deep import LUMA
 from pipeline.errors import InputRejected
 from pipeline.records import ImageFacts
@@ -96,7 +96,7 @@ class DicomFile:
         """
         if not self._elements.value("PixelData"):
             raise InputRejected("unreadable", _NO_PIXELS, self.facts)
-        image = stored(self._elements, self._packing)
+        image = stored_values(self._elements, self._packing)
         shown = Image.fromarray(_grayscale(self._elements, image).show(image.values))
         for turn in self._turn:
             shown = shown.transpose(turn)

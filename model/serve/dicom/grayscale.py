@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.integer[Any]]
-Grays = npt.NDArray[np.uint8]
+_Values = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.integer[Any]]
+_Grays = npt.NDArray[np.uint8]
 
 Shape = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -26,7 +26,7 @@ class Rescale:
     slope: float
     intercept: float
 
-    def __call__(self, values: Array) -> Array:
+    def __call__(self, values: _Values) -> _Values:
         """The modality's values."""
         return values * self.slope + self.intercept
 
@@ -36,16 +36,16 @@ class LookUp:
     """A table whose entry 0 is for the value `first` and all below; the last is for all above."""
 
     first: int
-    entries: Array
+    entries: _Values
     white: float  # the entry that is shown white
 
-    def __call__(self, values: Array) -> Array:
+    def __call__(self, values: _Values) -> _Values:
         """The entries of values."""
         places = np.clip(np.nan_to_num(np.rint(values)) - self.first, 0, len(self.entries) - 1)
-        found: Array = self.entries[places.astype(np.intp)]
+        found: _Values = self.entries[places.astype(np.intp)]
         return found
 
-    def brightness(self, values: Array) -> Array:
+    def brightness(self, values: _Values) -> _Values:
         """0 for black, 1 for white."""
         return self(values) / max(self.white, 1)
 
@@ -64,7 +64,7 @@ class Window:
         least = 1.0 if self.shape == "LINEAR" else 1e-9
         return bool(np.isfinite(self.center)) and least <= self.width < np.inf
 
-    def brightness(self, values: Array) -> Array:
+    def brightness(self, values: _Values) -> _Values:
         """0 for black, 1 for white; beyond the window less and more."""
         if self.shape == "SIGMOID":
             return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
@@ -83,7 +83,7 @@ class Grayscale:
     inverted: bool = False  # low values are bright, as in MONOCHROME1
     padding: tuple[int, int] | None = None  # the stored values, from and to, that are no part of the picture
 
-    def show(self, pixels: Integers) -> Grays:
+    def show(self, pixels: _Integers) -> _Grays:
         """The gray of every pixel, [h, w] -> [h, w]; padding around the picture is cut off, within is black.
 
         The gray of each value from the lowest to the highest is worked out once, and the pixels look it up.
@@ -106,11 +106,11 @@ class Grayscale:
             shown[start : start + _BAND] = grays[band.astype(np.intp) - lowest]
         return shown
 
-    def _is_padding(self, values: Integers) -> npt.NDArray[np.bool_]:
+    def _is_padding(self, values: _Integers) -> npt.NDArray[np.bool_]:
         low, high = sorted(self.padding or (1, 0), reverse=not self.padding)
         return (values >= low) & (values <= high)
 
-    def _unpadded(self, pixels: Integers) -> Integers:
+    def _unpadded(self, pixels: _Integers) -> _Integers:
         """The box of what is no padding; all, where there is nothing else."""
         rows, columns = np.zeros(pixels.shape[0], bool), np.zeros(pixels.shape[1], bool)
         for start in range(0, len(pixels), _BAND):
@@ -122,7 +122,7 @@ class Grayscale:
         (top, *_, bottom), (left, *_, right) = np.flatnonzero(rows)[[0, -1]], np.flatnonzero(columns)[[0, -1]]
         return pixels[top : bottom + 1, left : right + 1]
 
-    def _grays(self, stored: Integers, counts: Integers) -> Grays:
+    def _grays(self, stored: _Integers, counts: _Integers) -> _Grays:
         """The gray of each value; `counts` says how often it occurs."""
         values = stored.astype(np.float64)
         if self.modality:
@@ -138,21 +138,21 @@ class Grayscale:
             return self._gray(values / 255)  # ready to be seen, as in a JPEG
         return self._gray(_stretched(values, counts))
 
-    def _gray(self, brightness: Array) -> Grays:
+    def _gray(self, brightness: _Values) -> _Grays:
         bright = np.nan_to_num(np.clip(brightness, 0, 1))
         return np.rint(255 * (1 - bright if self.inverted else bright)).astype(np.uint8)
 
 
-def bands(pixels: Integers) -> Iterator[Integers]:
+def bands(pixels: _Integers) -> Iterator[_Integers]:
     """Some rows at once: an image of 49 million pixels must not become several of them."""
     return (pixels[start : start + _BAND] for start in range(0, len(pixels), _BAND))
 
 
-def _stretched(values: Array, counts: Integers) -> Array:
+def _stretched(values: _Values, counts: _Integers) -> _Values:
     """Brightness of values that occur so often: a letter burned in or a dead pixel sets no limit."""
     if not counts.any() or not np.isfinite(values).all():
         return np.zeros_like(values)
     limits = (_DARKEST, _BRIGHTEST)
     low, high = np.quantile(values, limits, weights=counts, method="inverted_cdf")
-    result: Array = (values - low) / max(high - low, 1e-6)
+    result: _Values = (values - low) / max(high - low, 1e-6)
     return result

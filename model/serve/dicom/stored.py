@@ -1,19 +1,17 @@
 """The stored values of a DICOM image, whatever packs them. The data are believed before the tags."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from model.serve.dicom.elements import Elements, Value, fragments
 from model.serve.dicom.grayscale import bands
-from model.serve.files.codecs import decoded, unpacked_runs
-from model.serve.files.codestreams import Family, Stream, is_stream, opened
+from model.serve.files.codecs import Pixels, decoded, unpacked_runs
+from model.serve.files.codestreams import Codestream, Family, is_stream, open_stream
 from model.serve.files.deep import brightness
 from pipeline.errors import InputRejected
 
-Pixels = npt.NDArray[np.integer[Any]]
 Packing = Family | Literal["none", "runs"]
 
 AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
@@ -37,7 +35,7 @@ def size_of(elements: Elements) -> tuple[int, int]:
     value = elements.value("PixelData")
     if not value:
         raise ValueError("the size is missing")
-    stream = opened(_frame(value))
+    stream = open_stream(_frame(value))
     return stream.columns, stream.rows
 
 
@@ -50,7 +48,7 @@ def check_depth(elements: Elements) -> None:
         raise _strange_depth()
 
 
-def stored(elements: Elements, packing: Packing | None) -> Stored:
+def stored_values(elements: Elements, packing: Packing | None) -> Stored:
     """Unpack the one image of a file. `packing` is None where the file does not say it.
 
     Raises anything at all when the file is damaged, and InputRejected for what cannot be read.
@@ -60,7 +58,7 @@ def stored(elements: Elements, packing: Packing | None) -> Stored:
         raise ValueError("the pixels are missing")
     frame = b"" if packing == "none" and value.has_length else _frame(value)
     if packing not in ("none", "runs", None) or is_stream(frame):
-        return _of_stream(elements, opened(frame), packing)
+        return _of_stream(elements, open_stream(frame), packing)
     return _of_values(elements, value, frame, packing == "runs")
 
 
@@ -73,7 +71,7 @@ def _frame(value: Value) -> bytes:
     return b"".join(pieces[1:] if has_table else pieces)
 
 
-def _of_stream(elements: Elements, stream: Stream, packing: Packing | None) -> Stored:
+def _of_stream(elements: Elements, stream: Codestream, packing: Packing | None) -> Stored:
     if packing not in ("none", None, stream.family):
         raise ValueError("the image is compressed in another way than the file says")
     if size_of(elements) != (stream.columns, stream.rows):

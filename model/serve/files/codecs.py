@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.serve.files.codestreams import Stream, check_length, first_scan
+from model.serve.files.codestreams import Codestream, check_length, first_scan
 from model.serve.files.complaints import complaints_are_damage
 from model.serve.files.jpeg import decode_gray
 
@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.integer[Any]]
 _RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"  # a segment that says: not YCbCr
 
 
-def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
+def decoded(stream: Codestream, is_rgb: bool = False) -> Pixels:
     """The values of a stream, [h, w]; or of its colours, [h, w, 3]. Raises anything when it is damaged.
 
     `is_rgb`: so the file says, which counts where a JPEG says nothing. Of a usual JPEG the colours come as
@@ -60,7 +60,7 @@ def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixe
     return values.view(f"<u{depth}").reshape(shape)
 
 
-def _jpeg_ls(stream: Stream) -> Pixels:
+def _jpeg_ls(stream: Codestream) -> Pixels:
     import jpeg_ls
 
     data, found = jpeg_ls.decode_buffer(stream.data)
@@ -72,7 +72,7 @@ def _jpeg_ls(stream: Stream) -> Pixels:
     return np.moveaxis(values.reshape(3, stream.rows, stream.columns), 0, 2)
 
 
-def _jpeg2000(stream: Stream) -> Pixels:
+def _jpeg2000(stream: Codestream) -> Pixels:
     from openjpeg.utils import decode
 
     values: Pixels = decode(stream.data, 0)
@@ -81,7 +81,7 @@ def _jpeg2000(stream: Stream) -> Pixels:
     return values
 
 
-def _by_gdcm(stream: Stream) -> Pixels:
+def _by_gdcm(stream: Codestream) -> Pixels:
     """A lossless JPEG, or one of more than 8 bits."""
     import gdcm
 

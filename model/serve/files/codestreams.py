@@ -24,7 +24,7 @@ _MOST_SCANS = 100  # a progressive JPEG has some ten; each costs as much as the 
 
 
 @dataclass(frozen=True)
-class Stream:
+class Codestream:
     """A compressed image and what it says of itself."""
 
     data: bytes
@@ -43,7 +43,7 @@ class Stream:
         return self.marker == _LOSSLESS
 
 
-def opened(data: bytes) -> Stream:
+def open_stream(data: bytes) -> Codestream:
     """The stream of a frame. ValueError or struct.error when it is none, or not whole."""
     if data.startswith(_JP2):
         data = data[max(data.find(_JPEG2000), 0) :]
@@ -65,14 +65,14 @@ def _whole(data: bytes) -> bytes:
     return bytes(data[: end + 2])
 
 
-def _jpeg2000(data: bytes) -> Stream:
+def _jpeg2000(data: bytes) -> Codestream:
     right, bottom, left, top = struct.unpack_from(">4I", data, 8)
     components, depth = struct.unpack_from(">HB", data, 40)
     bits, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
-    return Stream(data, "JPEG 2000", right - left, bottom - top, components, bits, is_signed)
+    return Codestream(data, "JPEG 2000", right - left, bottom - top, components, bits, is_signed)
 
 
-def _jpeg(data: bytes) -> Stream:
+def _jpeg(data: bytes) -> Codestream:
     if data.count(b"\xff\xda") > _MOST_SCANS:
         raise ValueError("more scans than an image needs")
     place, says_colours = len(_JPEG), False
@@ -85,7 +85,7 @@ def _jpeg(data: bytes) -> Stream:
             if bits > 16 or components not in (1, 3) or length != 8 + 3 * components:
                 break
             family: Family = "JPEG-LS" if marker == _LS else "JPEG"
-            return Stream(data, family, columns, rows, components, bits, False, marker, says_colours)
+            return Codestream(data, family, columns, rows, components, bits, False, marker, says_colours)
         says_colours |= marker in (0xE0, 0xEE) and data[place + 4 : place + 8] in (b"JFIF", b"Adob")
         place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
     raise ValueError("no stream that can be read")
@@ -106,7 +106,7 @@ class Scan:
     has_restarts: bool = False
 
 
-def first_scan(stream: Stream) -> Scan:
+def first_scan(stream: Codestream) -> Scan:
     """Find it. ValueError when what should lie before it does not: gdcm would end the process then."""
     tables: dict[int, dict[int, int]] = {}
     place, has_restarts = len(_JPEG), False
@@ -128,12 +128,12 @@ def first_scan(stream: Stream) -> Scan:
     return Scan(_scanned(stream.data)[place + 2 + length :], segment, tables, has_restarts)
 
 
-def _numbers(byte: int, stream: Stream) -> tuple[int, ...]:
+def _numbers(byte: int, stream: Codestream) -> tuple[int, ...]:
     """The tables that a component uses: of a lossless JPEG one, else one for means and one for the rest."""
     return (byte >> 4,) if stream.is_lossless_jpeg else (byte >> 4, 0x10 | byte & 15)
 
 
-def check_length(stream: Stream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
+def check_length(stream: Codestream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
     """Raise ValueError when a lossless JPEG is shorter or longer than its image, which a decoder hides.
 
     Its length follows from the pixels: each is a code for the size of its difference from its neighbours,

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile
 
-Pixels = npt.NDArray[np.generic]
-Gray = npt.NDArray[np.uint16]
+_Pixels = npt.NDArray[np.generic]
+_Gray = npt.NDArray[np.uint16]
 
 _AT_ONCE = 1 << 19  # pixels that are worked on at a time
 _DEEP = ("RGB;16", "RGBX;16", "RGBA;16", "RGBa;16", "LA;16")  # Pillow's names, without their byte order
@@ -21,7 +21,7 @@ LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths: ITU-R BT.601
 
 
 def stretched(
-    pixels: Pixels, is_inverted: bool = False, visible: npt.NDArray[np.uint8] | None = None
+    pixels: _Pixels, is_inverted: bool = False, visible: npt.NDArray[np.uint8] | None = None
 ) -> Image.Image:
     """Return gray, [h, w], or 16-bit colours, [h, w, 3], as 8-bit gray; what is no number is black.
 
@@ -46,7 +46,7 @@ def stretched(
     return Image.fromarray(shown)
 
 
-def stretched_planes(planes: list[Pixels]) -> Image.Image:
+def stretched_planes(planes: list[_Pixels]) -> Image.Image:
     """Return red, green and blue of 16 bits, [h, w] each, as 8-bit gray."""
     return stretched(
         brightness(planes[0].shape, lambda rows: np.stack([plane[rows] for plane in planes], -1))
@@ -69,15 +69,15 @@ def stretched_colour(opened: Callable[[], ImageFile.ImageFile], is_inverted: boo
 
 def _both_bytes(
     opened: Callable[[], ImageFile.ImageFile], name: str
-) -> tuple[Gray, npt.NDArray[np.uint8] | None]:
+) -> tuple[_Gray, npt.NDArray[np.uint8] | None]:
     """Return the gray of 16 bits, and the opacity where there is one."""
     swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[name[-1]]
     plain = name.replace("a", "A")  # multiplied by its opacity: that is what black behind it makes of it
     high, low = _loaded(opened(), plain), _loaded(opened(), plain[:-1] + swapped)
 
-    def wide(rows: slice) -> Gray:
+    def wide(rows: slice) -> _Gray:
         box = (0, rows.start, high.width, rows.stop)
-        values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
+        values: _Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
         return values
 
     opacity = None
@@ -97,7 +97,7 @@ def stretched_pairs(
     return _faded(stretched(gray, is_inverted, opacity), opacity)
 
 
-def _opacity(values: Gray) -> npt.NDArray[np.uint8]:
+def _opacity(values: _Gray) -> npt.NDArray[np.uint8]:
     """Return opacity in 8 bits; the most that occurs is opaque, since 10 bits may stand for all 16."""
     most = max(int(values.max()), 1)
     shares, found = (np.arange(most + 1) * 255 // most).astype(np.uint8), np.empty(values.shape, np.uint8)
@@ -124,7 +124,7 @@ def _loaded(image: ImageFile.ImageFile, raw_mode: str) -> Image.Image:
     return image
 
 
-def brightness(shape: tuple[int, ...], colours: Callable[[slice], Pixels]) -> Gray:
+def brightness(shape: tuple[int, ...], colours: Callable[[slice], _Pixels]) -> _Gray:
     """Return the gray of red, green and blue, whose rows are asked for some at a time."""
     gray = np.empty(shape, np.uint16)
     for rows in _bands(shape):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.evaluate.populations import Populations, judge_populations, table
+from model.evaluate.populations import Populations, judge_populations, populations_table
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.support import pictures
@@ -51,7 +51,7 @@ def test_a_manifest_names_the_sources(tmp_path: Path) -> None:
         ("south", 1, 1),
     ]
     assert seen.populations[0].refused.value == pytest.approx(1 / 3, abs=1e-3)
-    assert "north" in table(seen)
+    assert "north" in populations_table(seen)
     assert json.loads(seen.model_dump_json())["model"]["name"] == "cxr"
 
 

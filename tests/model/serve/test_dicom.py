@@ -18,7 +18,7 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 
 from model.serve.engine import Engine
-from model.serve.files.codestreams import opened
+from model.serve.files.codestreams import open_stream
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from pipeline.records import ImageFacts
@@ -267,12 +267,12 @@ def test_a_stream_of_another_size_comes_to_no_decoder(monkeypatch: pytest.Monkey
 
 def test_the_size_is_the_streams_own() -> None:
     for data in (dicoms.jpeg(), dicoms.jpeg().replace(b"\xff\xc0", b"\xff\xff\xc0")):  # the second: filled up
-        stream = opened(data)
+        stream = open_stream(data)
         assert (stream.columns, stream.rows, stream.components, stream.bits) == (320, 256, 1, 8)
     for broken in (b"", b"\xff\xd8", b"\xff\xd8\0\0\0\0", b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xde\0\2"):
         for ended in (broken, broken + b"\xff\xd9"):
             with pytest.raises((ValueError, struct.error)):
-                opened(ended)
+                open_stream(ended)
 
 
 # Whatever a file holds
