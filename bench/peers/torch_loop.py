@@ -1,7 +1,7 @@
-"""A warm loop in torch, one image after the other on all cores: `torch_loop OUT FILE...`.
+"""Judge in a warm loop in torch, one image after the other on all cores: `torch_loop OUT FILE...`.
 
-With one file it is the original project's way: a new process for each image. Prints the answers, one a line,
-and the seconds that the loop took without its first image, which warms.
+With one file it is the original project's way: a new process for each image. Prints one answer per line, then
+the seconds that the loop took without its first image, which is the warm-up.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Count what a network says of whole populations, also of those that it should not judge.
+"""Count the answers about whole populations, including those that the network should not judge.
 
-Each is a folder of images without labels: the children of another hospital, adults, laterals, hands,
-photographs. What counts is how many get a confident label.
+Each population is a folder of images without labels: children of another hospital, adults, lateral views,
+hands, photographs. The main figure is how many get a confident label.
 """
 
 import csv
@@ -44,10 +44,10 @@ class Populations(BaseModel):
 
 
 def judge_populations(folder: Path, settings: Settings) -> Populations:
-    """Judge all images of a folder: each folder in it is a population.
+    """Judge all images of a folder, in which each folder is a population.
 
-    Or each `source` of its `manifest.csv`, whose columns `file` and `patient_key` name images and patients.
-    UsageError when there is none.
+    If the folder has a `manifest.csv`, each `source` in it is a population instead; its columns `file` and
+    `patient_key` name images and patients. Raises UsageError when there is no population.
     """
     found = find_populations(folder)
     with GuardedEngine.of(settings) as engine:
@@ -61,7 +61,7 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
 
 
 def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    """The images of each population, see `judge_populations`, and whose each is."""
+    """Return the images of each population (see `judge_populations`), each with its patient."""
     found = _by_source(folder) or _by_folder(folder)
     if not found:
         raise UsageError(f"{folder} holds no folder of images; put each population into a folder of its own")
@@ -87,10 +87,10 @@ def _by_source(folder: Path) -> dict[str, list[tuple[Path, str]]]:
                 if source and name:
                     image = (folder / name).resolve()
                     if not image.is_relative_to(folder.resolve()) or not image.is_file():
-                        raise UsageError(f"{path} names {name}, and there is no such file in {folder}")
+                        raise UsageError(f"{path} names {name}, but {folder} has no such file")
                     found[source].append((image, row.get("patient_key") or name))
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: it has to be a table with the column `file`") from error
+        raise UsageError(f"{path} cannot be read: it must be a CSV table with the column `file`") from error
     return found
 
 

@@ -1,7 +1,7 @@
-"""The process in which images are judged: reads them from its standard input, answers on its standard output.
+"""Judge images in a process of its own: read them from standard input, answer on standard output.
 
 `model.serve.guarded` starts it, and kills it when an image takes too long. It limits its own memory, where
-the system can, and ends when nobody is there any more to answer to.
+the system can, and ends when its parent is gone.
 """
 
 import os
@@ -20,16 +20,16 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_GRACE_SECONDS = 5.0  # beyond the deadline, for whoever started this to have ended it
-_GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what they took
-_STATE = Path("/proc/self/statm")  # man proc_pid_statm: the second number is of resident pages
+_GRACE_SECONDS = 5.0  # after the deadline, for the parent to end this process first
+_GROWN = 600_000_000  # bytes of resident memory; decoders seldom free what they allocated
+_STATE = Path("/proc/self/statm")  # see man proc_pid_statm: the second number counts resident pages
 
 
 def judge_images() -> None:
     """Judge images until the input ends."""
     images, answers = _streams()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # whoever started this finishes what is at work, or kills it
+        signal.signal(number, signal.SIG_IGN)  # the parent lets it finish, or kills it
     told = receive(images)
     if told is None:
         return
@@ -72,7 +72,7 @@ def _judged(engine: Engine, data: bytes) -> tuple[ImageAnswer, bytes | None]:
 
 
 def _streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes; what libraries print goes nowhere, and not between the answers."""
+    """Return the two pipes; what libraries print is discarded, so that it cannot mix with the answers."""
     images, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -81,7 +81,7 @@ def _streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _limit_memory(most: int) -> None:
-    """Have memory beyond `most` bytes refused: what is written to privately, which is what counts (Linux)."""
+    """Refuse memory beyond `most` bytes of private data (Linux)."""
     if resource is not None and sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -89,15 +89,15 @@ def _limit_memory(most: int) -> None:
 
 
 def _set_alarm(seconds: float) -> None:
-    """End this process after so long, also where a decoder never comes back to Python; 0: do not."""
+    """End this process after so many seconds, even if a decoder never returns to Python; 0 cancels."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _has_grown() -> bool:
-    """Return whether it holds much memory now; elsewhere than on Linux, whether it ever did.
+    """Return whether the process holds much memory now; outside Linux, whether it ever did.
 
-    On Linux the most that it ever held counts the memory of the program that started it.
+    On Linux the highest value also counts the memory of the parent program.
     """
     with suppress(OSError):
         return int(_STATE.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _GROWN

@@ -169,7 +169,7 @@ def test_the_summary_leaves_no_parameter_out(tmp_path: Path) -> None:
     words = write_summary(shipped, 64, tmp_path / "summary.txt")
     lines = (tmp_path / "summary.txt").read_text().splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[-1].startswith("all ")
+    assert lines[-1].startswith("total ")
     assert "million parameters" in words
 
 

@@ -194,12 +194,12 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "HEVC": ("unsupported_format", "a video", lambda: dicoms.packed(b"\0" * 100, uid.HEVCMP51)),
     "JPIP": (
         "unsupported_format",
-        "where its image lies",
+        "an image stored elsewhere",
         lambda: _of_syntax("1.2.840.10008.1.2.4.94"),
     ),
     "one that nobody knows": (
         "unsupported_format",
-        "cannot be read",
+        "uses a compression that is not supported",
         lambda: _of_syntax("1.2.840.10008.1.2.4.9X"),
     ),
     "of one manufacturer": (
@@ -227,8 +227,8 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         "a presentation state",
         lambda: _without_image(uid.GrayscaleSoftcopyPresentationStateStorage, "PR"),
     ),
-    "DICOMDIR": ("unsupported_format", "a table of contents", _directory),
-    "no image at all": ("unsupported_format", "holds no image", lambda: _without_image("1.2.3", "DX")),
+    "DICOMDIR": ("unsupported_format", "a directory (DICOMDIR)", _directory),
+    "no image at all": ("unsupported_format", "contains no image", lambda: _without_image("1.2.3", "DX")),
     "several frames": ("not_a_single_image", "several images", lambda: several(uid.ExplicitVRLittleEndian)),
     "MR": ("not_a_chest_xray", "(modality MR)", lambda: dicom(Modality="MR")),
     "no pixels": ("unreadable", "has no pixels", lambda: dicom(PixelData=None)),

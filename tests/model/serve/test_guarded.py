@@ -37,7 +37,7 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
     assert (seen.facts, seen.finding, seen.preview) == (expected.facts, expected.finding, expected.preview)
     assert (seen.warnings, engine.model) == (expected.warnings, Engine().model)
     small = pictures.encoded(pictures.sample().resize((40, 400)), "JPEG")
-    with pytest.raises(InputRejected, match="at least 64 a side") as refused:
+    with pytest.raises(InputRejected, match="at least 64 per side") as refused:
         engine.examine(small)
     with pytest.raises(InputRejected) as expected_refusal:
         Engine().examine(small)
@@ -49,10 +49,10 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
     ("ending", "code", "message"),
     [
         (CRASHES, "crashed", "The image decoder crashed on this file."),
-        (CLOSES, "took_too_long", "It was not judged within 2 seconds."),
-        (HANGS, "took_too_long", "It was not judged within 2 seconds."),
-        (HUNGRY, "out_of_memory", "It needs more than 1.5 GB of memory to be judged."),
-        (DEFECT, "internal", "It could not be judged (RuntimeError at engine_child.py"),
+        (CLOSES, "took_too_long", "The X-ray was not judged within 2 seconds."),
+        (HANGS, "took_too_long", "The X-ray was not judged within 2 seconds."),
+        (HUNGRY, "out_of_memory", "Judging the X-ray needs more than 1.5 GB of memory."),
+        (DEFECT, "internal", "The X-ray could not be judged (RuntimeError at engine_child.py"),
     ],
 )
 def test_a_harmful_image_is_said_and_the_next_is_judged(
@@ -138,8 +138,8 @@ def test_closing_breaks_off_what_is_at_work() -> None:
     time.sleep(0.3)
     engine.close()
     thread.join(5)
-    assert errors == ["the program is ending"]
-    with pytest.raises(HostError, match="ending"):
+    assert errors == ["the program is shutting down"]
+    with pytest.raises(HostError, match="shutting down"):
         engine.examine(IMAGE)
 
 

@@ -239,7 +239,7 @@ def test_an_era_is_measured_by_a_calibration_of_the_others(run: Path, way: str) 
 
 
 def test_a_witness_that_has_not_ended_is_not_heard(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="witness-4 has not ended"):
+    with pytest.raises(UsageError, match="witness-4 is not finished"):
         witness.heard([tmp_path / "witness-4"])
 
 
@@ -256,7 +256,7 @@ def test_kinds_of_film_are_told_by_their_pixels() -> None:
     assert np.flatnonzero(kinds["flattest tenth"]).tolist() == [0, 1, 2, 3]
     assert np.flatnonzero(kinds["brightest tenth"]).tolist() == [4, 5, 6, 7]
     for kind in ("flattest", "brightest"):
-        assert np.bincount(np.flatnonzero(kinds[f"{kind} tenth of either class"]) % 2).tolist() == [2, 2]
+        assert np.bincount(np.flatnonzero(kinds[f"{kind} tenth of each class"]) % 2).tolist() == [2, 2]
     assert np.flatnonzero(kinds["time and voltage burned in"]).tolist() == [9, 11, 12]
 
 
@@ -286,7 +286,7 @@ def test_kinds_of_film_are_measured_beside_all_others(
     }
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     next(tmp_path.rglob("person1_*")).unlink()
-    with pytest.raises(UsageError, match="these witnesses"):
+    with pytest.raises(UsageError, match="witnesses judged"):
         eras.pixels_of(said, tmp_path)
 
 
