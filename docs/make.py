@@ -44,11 +44,7 @@ def schema() -> str:
 def readme() -> str:
     """Return the README with its tables up to date."""
     text = README.read_text(encoding="utf-8")
-    for name, table in (
-        ("example", example()),
-        ("samples", samples_table()),
-        ("settings", settings_table()),
-    ):
+    for name, table in (("example", example()), ("samples", samples_table()), ("settings", settings_table())):
         text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{table}\2", text, flags=re.DOTALL)
     return text
 

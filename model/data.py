@@ -48,7 +48,7 @@ class Origin:
 
     width: int | None  # pixels; None when a manifest gives other sizes but not this one
     height: int | None
-    colour: bool  # True when the file is stored in colour, which X-rays do not need
+    colour: bool  # whether the file is stored in colour, which an X-ray does not need
 
 
 def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> list[Sample]:

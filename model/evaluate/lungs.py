@@ -13,10 +13,7 @@ Gray = npt.NDArray[np.float32]  # [h, w], 0 to 255
 
 SIDE = 256  # pixels a side of the image that is searched
 _CENTRES = (0.5, 0.28), (0.5, 0.72)  # of the lungs in a chest X-ray, as shares of its height and width
-_NEAR, _ASTRAY = (
-    0.15,
-    0.14,
-)  # from an expected centre: where most of a lung lies; how far off it may be
+_NEAR, _ASTRAY = 0.15, 0.14  # from an expected centre: where most of a lung lies; how far off it may be
 
 
 @dataclass(frozen=True)

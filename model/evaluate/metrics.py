@@ -8,11 +8,7 @@ from model.evaluate.bootstrap import Metric
 from pipeline.verdict import ModelRef
 
 ECE_BINS = 15  # of the expected calibration error: Guo et al. 2017, arXiv:1706.04599
-PREVALENCES = (
-    0.05,
-    0.20,
-    0.74,
-)  # of pneumonia: rare, common, and as in the training data
+PREVALENCES = (0.05, 0.20, 0.74)  # of pneumonia: rare, common, and as in the training data
 CALLED = ("normal", "uncertain", "pneumonia", "refused")  # the possible answers about an image
 
 

@@ -13,7 +13,7 @@ WORKING_SIZE = 224  # pixels a side: the size at which training images are kept,
 _QUALITY = 75  # of JPEG, as in the archive's copies that the network was trained on
 _REACH = 1 / 8  # of a side: radius of a pixel's surroundings
 _FAINT = 0.03  # of the grey range: contrast weaker than this is not amplified
-_STRONGEST = 4.0  # deviations; metal and letters exceed it and say nothing
+_STRONGEST = 4.0  # deviations; metal and letters exceed it, but are not findings
 
 
 def squash(gray: Image.Image, size: int) -> Image.Image:

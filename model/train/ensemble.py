@@ -41,7 +41,7 @@ from model.train.witness import SAID, testify
 from pipeline.errors import CxrError, UsageError
 
 _WITNESSES = 100  # offset of their seeds from those of the members
-_POLL = 1.0  # seconds between two looks at the processes
+_POLL = 1.0  # seconds between two checks of the processes
 _BATCH = 64
 _MAX_PIXELS = 50_000_000
 

@@ -190,10 +190,7 @@ def _main(run: Path, data: Path | None) -> None:
     """Print the tables."""
     said = heard(sorted(path for path in run.glob("witness-*") if path.is_dir()))
     names = ("accuracy", "sensitivity", "specificity", "calibration error", "uncertain")
-    lines = [
-        f"| | images | thresholds | AUC | {' | '.join(names)} | right when certain |",
-        "|---" * 10 + "|",
-    ]
+    lines = [f"| | images | thresholds | AUC | {' | '.join(names)} | right when certain |", "|---" * 10 + "|"]
     if data:
         measured = by_film(said, next(iter(WAYS)), pixels_of(said, data))
         lines += [_row(f"{name} ({metrics.normal} normal)", metrics) for name, metrics in measured.items()]

@@ -31,10 +31,7 @@ from model.train.planting import find_lungs, plant_lobes
 from model.train.vision import v2
 from pipeline.errors import UsageError
 
-_COVERED, _TOUCHED = (
-    0.4,
-    0.02,
-)  # covered share of a map cell: more is inside, less is outside the opacity
+_COVERED, _TOUCHED = 0.4, 0.02  # covered share of a map cell: more is inside, less is outside the opacity
 _RARE = 4  # extra weight of cells in an opacity, since they are few
 AVERAGED = "averaged.safetensors"  # in a member's folder once its training is complete
 

@@ -25,7 +25,7 @@ class NetworkConfig:
     size: int = 160  # pixels a side of the square gray input
     members: int = 1
     width: int = 256  # channels of the features that the map is computed from
-    dropout: float = 0.3  # of whole channels of these, in training
+    dropout: float = 0.3  # probability of dropping a whole channel of these in training
     style_mixing: float = 0.5  # share of training batches whose images swap their style
     dropped: float = 0.1  # share of images that skip the last block in training; less for earlier blocks
 

@@ -137,9 +137,7 @@ def reliability(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) ->
     """Draw the share of pneumonia among images with similar P, and the number of those images."""
     with canvas(path, (6.6, 7.2), rows=2, ratios=(3.4, 1)) as (figure, (upper, lower)):
         headline(
-            figure,
-            "Calibration of P",
-            f"Calibration error (ECE) {metrics.ece}; Brier score {metrics.brier}",
+            figure, "Calibration of P", f"Calibration error (ECE) {metrics.ece}; Brier score {metrics.brier}"
         )
         upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=_DOTTED)
         upper.text(0.76, 0.7, "perfect calibration", color=FAINT, size=9)

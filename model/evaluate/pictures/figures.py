@@ -41,10 +41,7 @@ COLOURS = {
 }
 NAMES = ("normal", "pneumonia")  # of the labels 0 and 1
 _DPI = 150
-_UNSAID = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-}  # so that equal figures are equal files
+_UNSAID = {".png": {"Software": None}, ".svg": {"Date": None}}  # so that equal figures are equal files
 _STYLE = {
     "figure.facecolor": "white",
     "svg.hashsalt": "cxr",

@@ -18,10 +18,7 @@ ByteOrder = Literal["<", ">"]  # little or big endian
 _PIXEL_DATA = TAGS["PixelData"]
 _PREAMBLE = 132  # bytes, with DICM at their end
 _UNDEFINED = 0xFFFFFFFF
-_ITEM, _SEQUENCE_ENDS = (
-    (0xFFFE, 0xE000),
-    ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0)),
-)  # and as some write
+_ITEM, _SEQUENCE_ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0))  # last: seen in files
 _MOST_STEPS = 1_000_000  # elements and items of one file; X-rays have a few hundred
 _MOST_ITEMS, _MOST_DEPTH = 64, 32  # items of a requested sequence; nested sequences
 
@@ -207,13 +204,7 @@ class _Reader:
         return start + int(length)
 
     def _sequence(
-        self,
-        place: int,
-        end: int,
-        is_open: bool,
-        implicit: bool,
-        items: list[Elements] | None,
-        depth: int,
+        self, place: int, end: int, is_open: bool, implicit: bool, items: list[Elements] | None, depth: int
     ) -> int:
         """Step over the items of a sequence; with `is_open`, only a delimiter marks its end."""
         if depth > _MOST_DEPTH:

@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.serve.dicom.elements import (
-    CutShortError,
-    Elements,
-    OvergrownError,
-    read_elements,
-    read_header,
-)
+from model.serve.dicom.elements import CutShortError, Elements, OvergrownError, read_elements, read_header
 from model.serve.dicom.grayscale import SHAPES, Grayscale, LookUp, Rescale, Shape, Window
 from model.serve.dicom.radiograph import Tags
 from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored_values

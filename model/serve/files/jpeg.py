@@ -28,10 +28,7 @@ class Jpeg:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not data, fill bytes or a restart
-_MARKER_LS, _JPEG_LS = (
-    re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]"),
-    0xF7,
-)  # JPEG-LS: data go on below 0x80
+_MARKER_LS, _JPEG_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]"), 0xF7  # JPEG-LS: data go on below 0x80
 _SOI, _EOI, _SOS, _APP1, _ALONE = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 _NOTES = set(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # all but JFIF and Adobe, which define the colours
 _PROGRESSIVE, _DCT = 0xC2, (0xC0, 0xC1, 0xC2)
