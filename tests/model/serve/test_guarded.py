@@ -67,7 +67,7 @@ def test_a_harmful_image_is_said_and_the_next_is_judged(
 
 def test_a_slow_image_keeps_no_other_waiting() -> None:
     """Though they share one core: it stands aside."""
-    with GuardedEngine(Options(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
+    with GuardedEngine(ChildOptions(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
         engine.warm(2)
         engine.examine(IMAGE)  # both are there
         slow = pool.submit(engine.examine, IMAGE + HANGS)
