@@ -1,1 +1,1 @@
-"""Measurements. None of them is a test: they report figures and ratios of one run on one machine."""
+"""Measure speed, memory and faults; none of these is a test, since figures are of one run on one machine."""

@@ -1,4 +1,4 @@
-"""The two charts of docs/benchmarks.md. On white: GitHub shows them in a light and in a dark page."""
+"""Draw the two charts of docs/benchmarks.md, on white because GitHub shows them in light and dark mode."""
 
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 from model.evaluate.pictures.figures import COLOURS, FAINT, TEXT, canvas, headline
 
 _OURS, _OTHERS = COLOURS["normal"], COLOURS["refused"]
-_STEPS = {  # of a verdict's `timing_ms`, and the rest of the thread's time
+_STEPS = {  # steps of a verdict's `timing_ms`, and the rest of the thread's time
     "fetch": ("read", "#cc79a7"),
     "decode": ("decode, preview", "#0072b2"),
     "infer": ("infer", "#d55e00"),
     "write": ("write preview", "#009e73"),
-    "rest": ("all else", "#8a94a0"),
+    "rest": ("other", "#8a94a0"),
 }
 
 
 def ways(compared: list[dict[str, Any]], path: Path) -> None:
-    """Images a second of each way that ran, on a logarithmic scale."""
+    """Draw images per second of each way that ran, on a logarithmic scale."""
     shown = [way for way in compared if way["rate"]]
     rates = [way["rate"] for way in shown]
     with canvas(path, (8, 0.9 + 0.42 * len(shown))) as (figure, [axes]):
-        headline(figure, "Images a second", "same machine, same images, same network; logarithmic")
+        headline(figure, "Images per second", "same machine, same images, same network; logarithmic")
         colours = [_OURS if way["name"].startswith("cxr") else _OTHERS for way in shown]
         axes.barh([way["name"] for way in shown], rates, color=colours, height=0.66)
         axes.set_xscale("log")
@@ -33,10 +33,10 @@ def ways(compared: list[dict[str, Any]], path: Path) -> None:
 
 
 def image(worker: dict[str, Any], path: Path) -> None:
-    """Where the time of one image goes, in the worker at full load."""
+    """Draw the time of one image by step, in the worker at full load."""
     spent = steps(worker)
     with canvas(path, (8, 1.9)) as (figure, [axes]):
-        headline(figure, "One image in the worker", "milliseconds of a thread, all cores at work")
+        headline(figure, "One image in the worker", "milliseconds of a thread, all cores busy")
         left = 0.0
         for step, milliseconds in spent.items():
             name, colour = _STEPS[step]
@@ -52,11 +52,11 @@ def image(worker: dict[str, Any], path: Path) -> None:
 
 
 def steps(worker: dict[str, Any]) -> dict[str, float]:
-    """The verdicts' own steps, and what is left of the thread's time: verdict, hashes, HTTP, waiting."""
+    """Return the verdicts' own steps, and the rest of the thread's time: verdict, hashes, HTTP, waiting."""
     spent = dict(worker["timing_ms"])
     return {**spent, "rest": max(worker["thread_ms"] - sum(spent.values()), 0)}
 
 
 def figures(value: float) -> str:
-    """A rate with as many digits as it is worth."""
+    """Format a rate with as many digits as are meaningful."""
     return f"{value:.0f}" if value >= 20 else f"{value:.2g}"

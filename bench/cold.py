@@ -1,4 +1,7 @@
-"""How long a start takes: `python -m bench.cold [FOLDER]`. Whole processes, with Python's own start."""
+"""Measure how long a start takes, as whole processes including Python's own start.
+
+Usage: `python -m bench.cold [FOLDER]`.
+"""
 
 import os
 import statistics
@@ -13,7 +16,7 @@ from bench.images import SAMPLES, paths_of
 from bench.running import worker
 
 _TIMES = 5
-# What the runtime of AWS does for a function's first event, before it runs.
+# Work of the AWS runtime for a function's first event, before it runs.
 _LAMBDA = "import handlers.ingest; from handlers import wiring; wiring.ports()"
 _OF_A_STACK = {
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -27,15 +30,15 @@ _OF_A_STACK = {
 
 @dataclass(frozen=True)
 class Cold:
-    """Seconds; medians of five."""
+    """Hold the medians of five starts, in seconds."""
 
-    classify: float  # `cxr classify` of one file
+    classify: float  # `cxr classify` with one file
     worker: float  # `cxr worker`, until /healthz answers
     function: float  # the Lambda function's imports and adapters
 
 
 def measure(paths: list[Path]) -> Cold:
-    """Each of them five times."""
+    """Measure each start five times."""
     classify = [sys.executable, "-m", "cxr", "classify", str(paths[0])]
     function = [sys.executable, "-c", _LAMBDA]
     return Cold(
@@ -62,7 +65,7 @@ def _worker() -> float:
 
 
 def lines(seen: Cold) -> list[str]:
-    """What is printed."""
+    """Return the lines to print."""
     return [
         f"cxr classify, one file          {seen.classify:5.2f} s",
         f"cxr worker, until it answers    {seen.worker:5.2f} s",

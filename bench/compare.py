@@ -1,9 +1,10 @@
-"""The worker beside other ways to serve the same network: `python -m bench.compare [FOLDER]`.
+"""Compare the worker with other ways to serve the same network: `python -m bench.compare [FOLDER]`.
 
-Same images, same network, same outputs: a verdict or JSON with probability and map, and a preview on disk.
-The peers are in `bench/peers` and run in `.venv/bench`; they are sent the images over HTTP, 32 at a time.
-Each server is measured in turn with the worker, because a machine's speed drifts: `times` is the median of
-the ratios. It is halted while the worker is measured: LitServe's processes take a third of a core when idle.
+All have the same images, network and outputs: a verdict or JSON with probability and map, and a preview on
+disk. The peers are in `bench/peers` and run in `.venv/bench`; they receive the images over HTTP, 32 at a
+time. Each server is measured in turn with the worker, because a machine's speed drifts; `times` is the median
+of the ratios. A server is halted while the worker is measured, because LitServe's idle processes use a third
+of a core.
 """
 
 import json
@@ -27,31 +28,31 @@ from tests.support.machines import free_port
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"  # `make bench` makes it
-_PROCESSES = 5  # fresh ones; each takes seconds
+_PROCESSES = 5  # new processes; each takes seconds
 _LOOP = 64  # images
-_AGREE = 0.05  # of P: theirs is decoded without shrinking first
+_AGREE = 0.05  # of P; peers decode without shrinking first
 _UP_SECONDS = 120.0
 _BOUNDARY = b"image-of-the-bench"
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to get an answer."""
+    """Hold the result of one way to get an answer."""
 
     name: str
-    rate: float | None  # images a second; None when it did not run
-    times: float | None = None  # that the worker is faster
+    rate: float | None  # images per second; None when it did not run
+    times: float | None = None  # how many times faster the worker is
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A peer that answers HTTP."""
+    """Describe a peer that answers HTTP."""
 
     name: str
-    command: list[str]  # {port} and {out} are put in
-    ready: str  # an address that answers when it is up
-    is_form: bool  # how it takes a file: as a form's, or as the body
+    command: list[str]  # {port} and {out} are filled in
+    ready: str  # a path that answers when it is up
+    is_form: bool  # whether it takes a file as form data or as the body
 
 
 SERVERS = (
@@ -67,11 +68,11 @@ SERVERS = (
 
 
 def measure(paths: list[Path], number: int, rounds: int) -> list[Way]:
-    """All ways, the worker last; of those that stay up the median of rounds of `number` images."""
+    """Measure all ways, the worker last; for servers, the median of rounds of `number` images."""
     first = Engine().examine(paths[0].read_bytes()).finding.probability
     with worker() as running:
         own = Own(running, Images(paths), number)
-        own.rate()  # it is warm
+        own.rate()  # warm-up
         own.rates.clear()
         kinds: list[tuple[str, Callable[[], tuple[float, float]]]] = [
             *((server.name, lambda server=server: _server(server, own, rounds, first)) for server in SERVERS),
@@ -84,20 +85,20 @@ def measure(paths: list[Path], number: int, rounds: int) -> list[Way]:
 
 
 class Own:
-    """The worker, measured whenever a peer is."""
+    """Measure the worker whenever a peer is measured."""
 
     def __init__(self, running: Worker, images: Images, number: int) -> None:
         self._running, self.images, self.number = running, images, number
         self.rates: list[float] = []
 
     def rate(self) -> float:
-        """Images a second of one round."""
+        """Return the images per second of one round."""
         keys = self.images.drop(self._running.root, self.number)
         self.rates.append(self.number / self._running.seconds_for(keys))
         return self.rates[-1]
 
     def beside(self, rate: float) -> tuple[float, float]:
-        """A peer's rate, and how much faster the worker is now."""
+        """Return a peer's rate, and how much faster the worker is now."""
         return rate, self.rate() / rate
 
 
@@ -114,13 +115,13 @@ def _server(server: Server, own: Own, rounds: int, first: float) -> tuple[float,
         with closing(Connection(port)) as connection:
             check = json.loads(connection.post("/predict", *_request(server, images.files[0])))
         _check(check[0] if isinstance(check, list) else check, first)
-        _ask(server, port, images.take(BATCH))  # it is warm
+        _ask(server, port, images.take(BATCH))  # warm-up
         seen = []
         for _ in range(rounds):
             rate = number / _ask(server, port, images.take(number))
             with halted(pid):
                 seen.append(own.beside(rate))
-            _ask(server, port, images.take(BATCH))  # it is awake again
+            _ask(server, port, images.take(BATCH))  # wakes it up
         _check_previews(out, 1 + BATCH + (number + BATCH) * rounds)
     rates, times = zip(*seen, strict=True)
     return statistics.median(rates), statistics.median(times)
@@ -128,7 +129,7 @@ def _server(server: Server, own: Own, rounds: int, first: float) -> tuple[float,
 
 @contextmanager
 def _up(server: Server) -> Iterator[tuple[int, int, Path]]:
-    """Process id, port, and where its previews come."""
+    """Start a server; yield process id, port and the folder of its previews."""
     port = free_port()
     with TemporaryDirectory(prefix="cxr-bench-") as folder:
         command = [_python(), *(part.format(port=port, out=folder) for part in server.command)]
@@ -139,7 +140,7 @@ def _up(server: Server) -> Iterator[tuple[int, int, Path]]:
 
 
 def _ask(server: Server, port: int, files: list[bytes]) -> float:
-    """Seconds until all are answered, 32 in flight."""
+    """Return the seconds until all are answered, 32 in flight."""
     requests = [_request(server, data) for data in files]
 
     def share(at: int) -> None:
@@ -155,7 +156,7 @@ def _ask(server: Server, port: int, files: list[bytes]) -> float:
 
 
 def _request(server: Server, data: bytes) -> tuple[bytes, str]:
-    """Body and media type."""
+    """Return body and media type."""
     if not server.is_form:
         return data, "application/octet-stream"
     head = b'Content-Disposition: form-data; name="image"; filename="x.jpeg"\r\nContent-Type: image/jpeg'
@@ -164,7 +165,7 @@ def _request(server: Server, data: bytes) -> tuple[bytes, str]:
 
 
 def _processes(paths: list[Path], first: float) -> float:
-    """The original project's way."""
+    """Measure the original project's way, a process for each image."""
     with TemporaryDirectory() as out:
         began = time.perf_counter()
         for number in range(_PROCESSES):
@@ -193,22 +194,22 @@ def _loop(paths: list[Path], first: float) -> float:
 
 
 def _check(answer: dict[str, object], first: float) -> None:
-    """That a peer does the same work: an answer of the network about the first image, with its map."""
+    """Raise RuntimeError unless a peer gives the network's answer about the first image, with its map."""
     if abs(float(str(answer["probability"])) - first) > _AGREE or not answer["map"]:
-        raise RuntimeError(f"it says {answer['probability']} where the worker says {first}")
+        raise RuntimeError(f"its P is {answer['probability']}, the worker's is {first}")
 
 
 def _check_previews(out: Path, number: int) -> None:
     found = len(list(out.glob("*.jpg")))
     if found != number:
-        raise RuntimeError(f"it wrote {found} previews of {number}")
+        raise RuntimeError(f"it wrote {found} of {number} previews")
 
 
 def _run(command: list[str]) -> str:
     done = subprocess.run(
         command, env=_environment(), capture_output=True, text=True, timeout=300, check=False
     )
-    if done.returncode:  # without the command, which names files
+    if done.returncode:  # leaves out the command, which names files
         raise RuntimeError(" ".join(done.stderr.strip().splitlines()[-1:]))
     return done.stdout
 
@@ -229,13 +230,13 @@ def _python() -> str:
 
 
 def lines(ways: list[Way]) -> list[str]:
-    """What is printed."""
+    """Return the lines to print."""
     return [f"{way.name:36} {way.note or _figures(way)}" for way in ways]
 
 
 def _figures(way: Way) -> str:
-    beside = f"; cxr worker {way.times:.2f} times as many" if way.times else ""
-    return f"{way.rate:8.2f} images a second{beside}"
+    beside = f"; cxr worker {way.times:.2f} times as fast" if way.times else ""
+    return f"{way.rate:8.2f} images per second{beside}"
 
 
 def main(folder: Path, number: int = 256, rounds: int = 3) -> None:

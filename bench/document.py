@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its charts, from what `bench.report` has measured."""
+"""Write docs/benchmarks.md and its charts from the measurements of `bench.report`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ Row = tuple[object, ...]
 
 
 def write(seen: Json, folder: Path) -> None:
-    """Write the document and the charts of what was measured into a folder."""
+    """Write the document and the charts into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(render(seen), encoding="utf-8")
     if "compare" in seen:
@@ -23,7 +23,7 @@ def write(seen: Json, folder: Path) -> None:
 
 
 def render(seen: Json) -> str:
-    """The document; of what was not measured it says nothing."""
+    """Return the document; parts that were not measured are left out."""
     sections = [section(seen[name]) for name, section in _SECTIONS.items() if name in seen]
     rows = [row for name, rows in _FIGURES.items() if name in seen for row in rows(seen[name])]
     more = [f"## Other figures\n\n{_table(('what', 'figure'), rows)}"] if rows else []
@@ -32,9 +32,9 @@ def render(seen: Json) -> str:
 
 _HEAD = """# Benchmarks
 
-Written by `make bench IMAGES=folder`; do not edit. Parts of it may be measured anew without the
-others; what is compared was measured together. The ratios carry over to other machines better than the
-figures. What is measured, and how, stands at the head of each file in [bench/](../bench)."""
+Written by `make bench IMAGES=folder`; do not edit. Parts of it may be measured again without the others;
+figures that are compared were measured together. The ratios carry over to other machines better than the
+figures. The head of each file in [bench/](../bench) describes what is measured, and how."""
 
 
 def _compare(ways: list[Json]) -> str:
@@ -46,19 +46,19 @@ def _compare(ways: list[Json]) -> str:
     ]
     return f"""## Ways to serve this network
 
-Same images, same network: probability and map as JSON, and a preview on disk. The peers are written with
-Pillow as one would: decoded whole, previews by `thumbnail` to 1024 pixels, where the worker halves a JPEG as
-it decodes it and shrinks by a whole number (640 to 1280). The servers have ONNX Runtime with one thread, a
-worker for each core, and batches of at most 8; they are sent the images over HTTP, 32 at a time, where
-`cxr worker` is sent names, three batches of 32 at a time, and reads the files. It alone writes whole
-verdicts, on condition, and refuses what is no chest X-ray. The images are in its inbox, on disk and in the
-system's cache, beforehand. Whoever asks shares the cores. Each server ran in turn with the worker, and was
-halted while that ran; the last column is the median of the rounds' ratios. The other ways ran once, over
-five processes or 64 images.
+Same images, same network: probability and map as JSON, and a preview on disk. The peers use Pillow in the
+usual way: they decode whole images, and make previews with `thumbnail` to 1024 pixels. The worker halves
+a JPEG while decoding it and shrinks by a whole number (640 to 1280). The servers run ONNX Runtime with
+one thread, a worker for each core, and batches of at most 8. They receive the images over HTTP, 32 at a
+time; `cxr worker` receives names, three batches of 32 at a time, and reads the files. Only `cxr worker`
+writes whole verdicts, with conditional writes, and refuses images that are not chest X-rays. Its images
+are already in its inbox, on disk and in the system's cache. The client shares the cores. Each server ran
+in turn with the worker, and was halted while the worker ran; the last column is the median of the rounds'
+ratios. The other ways ran once, over five processes or 64 images.
 
-![Images a second of each way, logarithmic]({_WAYS_CHART})
+![Images per second of each way, logarithmic]({_WAYS_CHART})
 
-{_table(("way", "images a second", "`cxr worker` does so many times as many"), rows)}"""
+{_table(("way", "images per second", "speed-up of `cxr worker`"), rows)}"""
 
 
 def _worker(of: Json) -> str:
@@ -72,13 +72,13 @@ def _worker(of: Json) -> str:
     return f"""## The worker and its bound
 
 `write` makes the preview and stores it with the verdict. Medians of {of["rounds"]} rounds of {of["images"]}
-images, bound and worker in turn; the share is the median of the rounds' own.
+images, bound and worker in turn; the share is the median of the rounds' shares.
 
-{_table(("", "images a second"), rows)}
+{_table(("", "images per second"), rows)}
 
-![Where the time of one image goes]({_IMAGE_CHART})
+![The time of one image by step]({_IMAGE_CHART})
 
-Milliseconds of a thread for one image, by the verdicts' own `timing_ms`, every core at work: {spent}."""
+Milliseconds of a thread for one image, from the verdicts' `timing_ms`, with all cores busy: {spent}."""
 
 
 def _load(of: Json) -> str:
@@ -88,15 +88,16 @@ def _load(of: Json) -> str:
     ]
     return f"""## From arrival to verdict, at the worker
 
-Random arrivals (Poisson), whether or not those before are done; the time counts from when an image was to
-arrive, each asked for by itself; its file lies in the inbox already. One image alone takes
-{of["service_ms"]:.0f} ms; asked so, the worker can do {of["capacity"]:.0f} a second, and of more it only
-falls behind. The last line is at half of that: its p99 is {of["ratio"]:.1f} times one image alone. These are
-medians of {len(of["ratios"])} rounds, in each of which the three were measured in turn (of other rates there
-is one run each); the rounds' own ratios are {", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}.
+Random arrivals (Poisson), whether or not earlier images are done. Each image is a request of its own, its
+file already lies in the inbox, and the time counts from its scheduled arrival. One image alone takes
+{of["service_ms"]:.0f} ms. With such requests the worker's capacity is {of["capacity"]:.0f} a second; above
+that it falls behind. The last line is at half the capacity: its p99 is {of["ratio"]:.1f} times one image
+alone. These are medians of {len(of["ratios"])} rounds, in each of which the three were measured in turn
+(other rates were run once); the rounds' ratios are
+{", ".join(f"{ratio:.1f}" for ratio in sorted(of["ratios"]))}.
 The client shares the cores.
 
-{_table(("images a second", "images", "p50", "p95", "p99"), rows)}"""
+{_table(("images per second", "images", "p50", "p95", "p99"), rows)}"""
 
 
 def _page(of: Json) -> str:
@@ -121,7 +122,7 @@ _SECTIONS: dict[str, Callable[[Any], str]] = {
 def _memory(of: Json) -> Iterable[Row]:
     for images, megabytes in zip(of["images"], of["resident_mb"], strict=True):
         yield f"memory of the worker after {images:,} images", f"{megabytes:.0f} MB"
-    yield "its growth in between", f"{of['growth']:+.1%}"
+    yield "growth between them", f"{of['growth']:+.1%}"
 
 
 def _cold(of: Json) -> Iterable[Row]:
@@ -132,7 +133,7 @@ def _cold(of: Json) -> Iterable[Row]:
 
 def _latency(of: Json) -> Iterable[Row]:
     yield "`cxr up`: from file drop to verdict, median and p95", "{:.0f} and {:.0f} ms".format(*of["drop"])
-    yield "the same, against judging alone", f"{of['ratio']:.2f} times"
+    yield "the same, compared with judging alone", f"{of['ratio']:.2f} times"
 
 
 def _inference(of: Json) -> Iterable[Row]:
@@ -141,7 +142,7 @@ def _inference(of: Json) -> Iterable[Row]:
 
 
 def _ssh(of: Json) -> Iterable[Row]:
-    yield "what SSH adds to a batch of 32", f"{of['cost_ms']:.0f} ms"
+    yield "time that SSH adds to a batch of 32", f"{of['cost_ms']:.0f} ms"
 
 
 _FIGURES: dict[str, Callable[[Json], Iterable[Row]]] = {

@@ -1,9 +1,8 @@
-"""Faults under a running `cxr up`: `python -m bench.faults [SECONDS]`; `make faults`.
+"""Cause faults under a running `cxr up`: `python -m bench.faults [SECONDS]`; `make faults`.
 
-The disk is full, the worklist locked, damaged, deleted, the processes that judge are killed, the watcher
-fails; X-rays are dropped meanwhile. Afterwards each of them must have the verdict of its bytes, and a row
-that says the same, without a restart. The disk is one in memory, which only root may make; else that fault is
-left out.
+The disk is full; the worklist is locked, damaged or deleted; judging processes are killed; the watcher fails.
+X-rays are dropped meanwhile. Afterwards each must have the verdict of its bytes, and a row that agrees,
+without a restart. The small disk is in memory, and only root can make one; otherwise that fault is left out.
 """
 
 import hashlib
@@ -29,38 +28,30 @@ from bench.images import SAMPLES, paths_of
 from tests.support.machines import Process, descendants, free_port
 
 _DISK = 96_000_000  # bytes of the disk in memory
-_HEAL_SECONDS = 120.0  # after a fault, for all to be right again
+_HEAL_SECONDS = 120.0  # after a fault, for everything to recover
 _KILLS = 20
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of one fault."""
+    """Hold the result of one fault."""
 
     fault: str
     dropped: int
-    wrong: int  # X-rays without their verdict, or without its row
-    healed: float  # seconds after the fault, until all was right
-    said: bool  # whether /healthz did not answer 200 at some moment
+    wrong: int  # X-rays without their verdict or its row
+    healed: float  # seconds from the end of the fault to full recovery
+    said: bool  # whether /healthz ever answered anything but 200
 
 
 class Up:
-    """A `cxr up`, and the X-rays that were dropped into its inbox."""
+    """Run a `cxr up` and drop X-rays into its inbox."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.port = root, free_port()
         for name in ("inbox", "staging"):
             (root / name).mkdir()
-        command = [
-            sys.executable,
-            "-m",
-            "tests.support.up_main",
-            "up",
-            "--root",
-            str(root),
-            "--port",
-            str(self.port),
-        ]
+        command = [sys.executable, "-m", "tests.support.up_main", "up"]
+        command += ["--root", str(root), "--port", str(self.port)]
         self.process = Process(command, root.parent / f"{root.name}.log", dict(os.environ))
         self._images = [path.read_bytes() for path in paths_of(SAMPLES)]
         self.dropped: dict[str, str] = {}  # name to SHA-256
@@ -68,7 +59,7 @@ class Up:
         _until(lambda: self.health() == 200, 60)
 
     def stage(self, count: int) -> list[str]:
-        """Make X-rays ready, each of other bytes, on the same disk as the inbox."""
+        """Prepare X-rays with distinct bytes, on the same disk as the inbox."""
         names = []
         for _ in range(count):
             number = len(self.dropped)
@@ -79,11 +70,11 @@ class Up:
         return names
 
     def drop(self, name: str) -> None:
-        """Move one into the inbox, which takes no room."""
+        """Move one into the inbox, which needs no disk space."""
         (self.root / "staging" / name).rename(self.root / "inbox" / name)
 
     def health(self) -> int:
-        """The status of /healthz, 0 when there is no answer."""
+        """Return the status of /healthz, 0 when there is no answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
                 return int(answer.status)
@@ -93,7 +84,7 @@ class Up:
             return 0
 
     def wrong(self) -> int:
-        """How many X-rays lack the verdict of their bytes, or a row that says the same."""
+        """Return how many X-rays lack the verdict of their bytes, or a row that agrees."""
         verdicts = {name: self._verdict(name) for name in self.dropped}
         try:
             with closing(sqlite3.connect(f"file:{self.index}?mode=ro", uri=True, timeout=1)) as database:
@@ -117,7 +108,7 @@ class Up:
 
 @contextmanager
 def full_disk(up: Up, seconds: float) -> Iterator[None]:
-    """No room is left."""
+    """Fill the disk."""
     filler = up.root / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(1 << 20)):
@@ -133,7 +124,7 @@ def full_disk(up: Up, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def locked_index(up: Up, seconds: float) -> Iterator[None]:
-    """Another program holds the worklist's file."""
+    """Lock the worklist's file, as another program would."""
     with closing(sqlite3.connect(up.index, isolation_level=None, timeout=30)) as database:
         database.execute("BEGIN EXCLUSIVE")
         yield
@@ -142,7 +133,7 @@ def locked_index(up: Up, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def damaged_index(up: Up, seconds: float) -> Iterator[None]:
-    """Half of the worklist's file is overwritten."""
+    """Overwrite half of the worklist's file."""
     with up.index.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(size // 4)
@@ -152,7 +143,7 @@ def damaged_index(up: Up, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def deleted_index(up: Up, seconds: float) -> Iterator[None]:
-    """The worklist's files are deleted."""
+    """Delete the worklist's files."""
     for path in up.index.parent.glob("index.sqlite*"):
         path.unlink(missing_ok=True)
     yield
@@ -160,7 +151,7 @@ def deleted_index(up: Up, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def killed_judges(up: Up, seconds: float) -> Iterator[None]:
-    """Processes that judge are killed, 20 times in all, while X-rays come."""
+    """Kill judging processes, 20 times in all, while X-rays come."""
     chance = random.Random(1)
 
     def kill() -> None:
@@ -177,7 +168,7 @@ def killed_judges(up: Up, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def failing_watcher(up: Up, seconds: float) -> Iterator[None]:
-    """The watcher's thread raises again and again."""
+    """Make the watcher's thread raise again and again."""
     mark = up.root / "watcher-fails"
     mark.touch()
     yield
@@ -190,7 +181,7 @@ FAULTS: list[Callable[[Up, float], object]] = [
 
 
 def measure(seconds: float, folder: Path, number: int = 20) -> list[Seen]:
-    """Each fault for so many seconds, while `number` X-rays are dropped; over one `cxr up`."""
+    """Cause each fault for so many seconds while `number` X-rays are dropped, all in one `cxr up`."""
     with _disk(folder) as (root, is_small):
         up = Up(root)
         try:
@@ -220,7 +211,7 @@ def _try(up: Up, fault: Callable[[Up, float], object], seconds: float, number: i
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """A folder on a small disk in memory, or, where none can be made, an ordinary one."""
+    """Yield a folder on a small disk in memory or, when none can be made, an ordinary one."""
     root = folder / "root"
     root.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "cxr-faults", str(root)]
@@ -243,12 +234,12 @@ def _until(is_so: Callable[[], bool], seconds: float) -> None:
 
 
 def main(seconds: float = 40) -> int:
-    """Measure and print; 1 when an X-ray has not its verdict."""
+    """Measure and print; return 1 when an X-ray lacks its verdict."""
     with TemporaryDirectory(prefix="cxr-faults-") as folder:
         found = measure(seconds, Path(folder))
     for seen in found:
-        line = f"{seen.fault:16} {seen.dropped} dropped, {seen.wrong} wrong, right {seen.healed:.1f} s after"
-        sys.stdout.write(f"{line}, /healthz {'said so' if seen.said else 'stayed well'}\n")
+        line = f"{seen.fault:16} {seen.dropped} dropped, {seen.wrong} wrong, healed in {seen.healed:.1f} s"
+        sys.stdout.write(f"{line}, /healthz {'reported it' if seen.said else 'stayed healthy'}\n")
     return int(any(seen.wrong for seen in found))
 
 

@@ -1,8 +1,8 @@
-"""Draws what is no frontal chest X-ray: `python -m bench.foreign FOLDER`, for `cxr evaluate --populations`.
+"""Draw images that are not frontal chest X-rays: `python -m bench.foreign FOLDER`.
 
-A folder for each kind, as no such X-rays are free to be shipped: hands, knees, skulls, lateral chests and CT
-slices, drawn simply and at random; written pages, gradients and noise; and the photographs that installed
-packages bring along (scikit-image has most).
+They are for `cxr evaluate --populations`, a folder for each kind, since no such X-rays may be shipped: hands,
+knees, skulls, lateral chests and CT slices, drawn simply and at random; written pages, gradients and noise;
+and the photographs that installed packages contain (scikit-image has most).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Chance = np.random.Generator
-SIDE, COUNT = 640, 20  # pixels; images of a kind
+SIDE, COUNT = 640, 20  # pixels; images of each kind
 PACKAGES = ("matplotlib", "skimage", "sklearn")
 _SEED = 14
 
@@ -153,7 +153,7 @@ def _packaged() -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    """Pass over icons and the reference plots of a package's own tests."""
+    """Return whether a file is a picture, not an icon or a package's reference plot."""
     with Image.open(path) as image:
         return min(image.size) >= 128 and "baseline_images" not in path.parts
 
@@ -170,7 +170,7 @@ def _bone(draw: ImageDraw.ImageDraw, a: np.ndarray, b: np.ndarray, width: float,
 
 
 def _exposed(image: Image.Image, chance: Chance) -> Image.Image:
-    """Turn, blur and expose a drawing as a film would be."""
+    """Rotate, blur and expose a drawing like a film."""
     turned = image.rotate(chance.normal(0, 6), Image.Resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))
     soft = turned.filter(ImageFilter.GaussianBlur(chance.uniform(1, 4)))
     grain = Image.fromarray(np.uint8(np.clip(chance.normal(20, 6, (SIDE, SIDE)), 0, 255)))

@@ -1,4 +1,4 @@
-"""The images that are measured with, and an inbox full of them."""
+"""Provide the images to measure with, and fill an inbox with them."""
 
 import os
 import random
@@ -13,7 +13,9 @@ _SEED = 7
 
 
 def paths_of(folder: Path, limit: int | None = None) -> list[Path]:
-    """The images of a folder, at most `limit`, shuffled, always alike: by name, large ones stand together."""
+    """Return at most `limit` images of a folder, always shuffled alike, since by name large ones are
+    adjacent.
+    """
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
     random.Random(_SEED).shuffle(found)
     if not found:
@@ -22,20 +24,22 @@ def paths_of(folder: Path, limit: int | None = None) -> list[Path]:
 
 
 class Images:
-    """Images in memory, given as often as is wanted, each time with other bytes at the end: no ETag twice."""
+    """Hold images in memory and return them repeatedly, each time with other bytes at the end, so no ETag
+    repeats.
+    """
 
     def __init__(self, paths: list[Path]) -> None:
         self.files = [path.read_bytes() for path in paths]
         self._numbers, self._next = count(), cycle(self.files)
 
     def take(self, number: int) -> list[bytes]:
-        """So many more."""
+        """Return `number` more images."""
         return [data + b"%08d" % next(self._numbers) for data in islice(self._next, number)]
 
     def drop(self, root: Path, number: int) -> list[str]:
-        """Write so many more into the inbox of a root; their keys.
+        """Write `number` more images into the inbox of a root; return their keys.
 
-        They are on the disk then: what the system writes back later would take time of what is measured.
+        They are flushed to disk, because later writes by the system would take time from the measurement.
         """
         keys = []
         for data in self.take(number):

@@ -1,6 +1,6 @@
-"""The shipped network against mobilenet_v3_large: one image, one thread. `python -m bench.inference`
+"""Compare the shipped network with mobilenet_v3_large: one image, one thread. `python -m bench.inference`
 
-Both run in ONNX Runtime, turn by turn in one process; the ratio of the medians is what counts.
+Both run in ONNX Runtime, in turn in one process; the ratio of the medians is what counts.
 """
 
 import statistics
@@ -24,14 +24,14 @@ _ROUNDS = 200
 
 @dataclass(frozen=True)
 class Inference:
-    """Medians, in milliseconds, and their ratio."""
+    """Hold the medians in milliseconds, and their ratio."""
 
     medians_ms: dict[str, float]
     ratio: float
 
 
 def measure() -> Inference:
-    """Both networks, turn by turn."""
+    """Run both networks in turn."""
     with TemporaryDirectory() as folder:
         sessions = {"cxr": _session(SHIPPED), "mobilenet_v3_large": _session(_mobilenet(Path(folder)))}
     size = Engine().calibration.size

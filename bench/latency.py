@@ -1,7 +1,7 @@
-"""From file drop to verdict on disk, with `cxr up` warm: `python -m bench.latency [FOLDER]`.
+"""Measure from file drop to verdict on disk, with `cxr up` warm: `python -m bench.latency [FOLDER]`.
 
-Each image is renamed into the inbox when the one before has its verdict. The same images are then judged in
-this process, without watcher, queue, store or page: the ratio says what the way costs beyond the work.
+Each image is renamed into the inbox once the previous one has its verdict. The same images are then judged in
+this process, without watcher, queue, store or page; the ratio shows the overhead.
 """
 
 import os
@@ -26,7 +26,7 @@ _DEADLINE = 30.0  # seconds for one verdict
 
 @dataclass(frozen=True)
 class Drops:
-    """Milliseconds: median and 95th percentile."""
+    """Hold median and 95th percentile in milliseconds."""
 
     images: int
     drop: tuple[float, float]  # from file drop to verdict on disk
@@ -35,7 +35,7 @@ class Drops:
 
 
 def measure(images: list[Path]) -> Drops:
-    """Measure over images, at most 200."""
+    """Measure at most 200 images."""
     images = images[:_MOST]
     with TemporaryDirectory() as root:
         drops = sorted(_drops(Path(root), [*images[:_WARM_UP], *images])[_WARM_UP:])
@@ -70,7 +70,7 @@ def _drops(root: Path, images: list[Path]) -> list[float]:
 
 
 def _drop(root: Path, number: int, image: Path) -> float:
-    """Seconds from the rename to the verdict."""
+    """Return the seconds from the rename to the verdict."""
     name = f"{number}{image.suffix}"
     verdict = root / "outbox" / f"{name}.json"
     shutil.copy(image, root / name)
@@ -94,7 +94,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _ms(values: list[float]) -> tuple[float, float]:
-    """Median and 95th percentile of seconds in order, in milliseconds."""
+    """Return median and 95th percentile, in milliseconds, of sorted seconds."""
     median, p95 = (values[min(int(share * len(values)), len(values) - 1)] * 1000 for share in (0.5, 0.95))
     return median, p95
 

@@ -1,9 +1,9 @@
-"""From upload to verdict at the worker, at several rates of arrival: `python -m bench.load [FOLDER]`.
+"""Measure from upload to verdict at several arrival rates: `python -m bench.load [FOLDER]`.
 
-An open loop: images arrive at random (Poisson), whether or not those before them are done, and the time
-counts from when an image was to arrive. `cxr worker` is asked for each image by itself, as an event asks it.
-One image alone, the capacity and what happens at half of it are measured in turn, several times, because a
-machine's speed drifts: what counts is the median of the rounds' own ratios.
+It is an open loop: images arrive at random (Poisson), whether or not earlier ones are done, and the time
+counts from the scheduled arrival. Each image is a request of its own to `cxr worker`, as from an event. One
+image alone, the capacity and arrivals at half of it are measured in turn, several times, because a machine's
+speed drifts; what counts is the median of the rounds' ratios.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from bench.running import BATCH, CORES, Worker, worker
 from pipeline.verdict import RELEASE
 
 _REQUEST = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-RATES = (1.0, 10.0, 50.0)  # images a second
-_CLIENTS = 8 * CORES  # that wait at the same time, when the capacity is measured
+RATES = (1.0, 10.0, 50.0)  # images per second
+_CLIENTS = 8 * CORES  # clients that wait at the same time when the capacity is measured
 _ALONE = 64  # images, one after the other
 _FEWEST = 20  # images at a rate
 _SEED = 7
@@ -29,7 +29,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Latency:
-    """At one rate of arrival, in milliseconds."""
+    """Hold the latency at one arrival rate, in milliseconds."""
 
     rate: float
     images: int
@@ -40,21 +40,21 @@ class Latency:
 
 @dataclass(frozen=True)
 class Half:
-    """One round: an image alone, the capacity, and arrivals at half of that."""
+    """Hold one round: an image alone, the capacity, and arrivals at half of it."""
 
-    service_ms: float  # mean of images that come one after the other
-    capacity: float  # images a second
+    service_ms: float  # mean of images one after the other
+    capacity: float  # images per second
     at: Latency
 
     @property
     def ratio(self) -> float:
-        """p99 / service time."""
+        """Return p99 / service time."""
         return self.at.p99 / self.service_ms
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was seen of a worker; medians of the rounds."""
+    """Hold the figures of a worker, medians of the rounds."""
 
     capacity: float
     service_ms: float
@@ -64,10 +64,10 @@ class Load:
 
 
 def measure(paths: list[Path], seconds: float, rounds: int) -> Load:
-    """Each rate, and each round at half the capacity, for so many seconds."""
+    """Measure each rate, and each round at half the capacity, for so many seconds."""
     images, chance = Images(paths), random.Random(_SEED)
     with worker() as running:
-        running.judge(images.drop(running.root, BATCH))  # it is warm
+        running.judge(images.drop(running.root, BATCH))  # warm-up
         at = [_at(running, images, rate, seconds, chance) for rate in RATES]
         seen = [_half(running, images, seconds, chance) for _ in range(rounds)]
     middle = Latency(
@@ -93,7 +93,7 @@ def _half(running: Worker, images: Images, seconds: float, chance: random.Random
 
 
 def _capacity(running: Worker, images: Images, number: int) -> float:
-    """Images a second, each asked for by itself, with always enough of them waiting."""
+    """Return the images per second with one request each and always enough of them waiting."""
     keys = iter(images.drop(running.root, number))
 
     async def one_after_the_other() -> None:
@@ -109,7 +109,7 @@ def _capacity(running: Worker, images: Images, number: int) -> float:
 
 
 def _alone(running: Worker, images: Images, number: int) -> float:
-    """Milliseconds for an image, nothing beside it."""
+    """Return the milliseconds of an image with nothing beside it."""
 
     async def one_by_one() -> list[float]:
         return [await _judged(running, key, time.perf_counter()) for key in images.drop(running.root, number)]
@@ -118,7 +118,7 @@ def _alone(running: Worker, images: Images, number: int) -> float:
 
 
 def _at(running: Worker, images: Images, rate: float, seconds: float, chance: random.Random) -> Latency:
-    """Arrivals at one rate."""
+    """Measure arrivals at one rate."""
     keys = images.drop(running.root, max(int(rate * seconds), _FEWEST))
 
     async def all_at_their_times() -> list[float]:
@@ -135,7 +135,7 @@ def _at(running: Worker, images: Images, rate: float, seconds: float, chance: ra
 
 
 async def _judged(running: Worker, key: str, since: float) -> float:
-    """Milliseconds until an image has its verdict; the client takes as little of the cores as it can."""
+    """Return the milliseconds until an image has its verdict; the client uses as little CPU as it can."""
     body = json.dumps({"release": RELEASE, "jobs": [key]})
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(f"{_REQUEST}Content-Length: {len(body)}\r\n\r\n{body}".encode())
@@ -143,14 +143,14 @@ async def _judged(running: Worker, key: str, since: float) -> float:
     milliseconds = (time.perf_counter() - since) * 1000
     writer.close()
     if b'"classified"' not in answer and b'"rejected"' not in answer:
-        raise RuntimeError(f"the worker judged no image: {answer[:300]!r}")
+        raise RuntimeError(f"the worker did not judge the image: {answer[:300]!r}")
     return milliseconds
 
 
 def lines(seen: Load) -> list[str]:
-    """What is printed."""
+    """Return the lines to print."""
     return [
-        f"one image alone {seen.service_ms:.1f} ms; capacity {seen.capacity:.1f} images a second",
+        f"one image alone {seen.service_ms:.1f} ms; capacity {seen.capacity:.1f} images per second",
         *(
             f"{at.rate:6.1f} a second ({at.images} images)  median {at.p50:7.1f}   p95 {at.p95:7.1f}"
             f"   p99 {at.p99:7.1f} ms"

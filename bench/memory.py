@@ -1,6 +1,6 @@
-"""How much memory a worker holds after 1,000 and after 10,000 images: `python -m bench.memory [FOLDER]`.
+"""Measure the memory of a worker after 1,000 and after 10,000 images: `python -m bench.memory [FOLDER]`.
 
-Whole files of the folder, each time with other bytes at the end, so that no ETag is seen twice; they and
+Whole files of the folder are used, each time with other bytes at the end, so that no ETag repeats; they and
 their verdicts are removed in between.
 """
 
@@ -18,15 +18,15 @@ _AT_A_TIME = 8 * BATCH
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory in MB, as Linux counts it."""
+    """Hold resident memory in MB, as Linux counts it."""
 
     images: tuple[int, int]
     resident_mb: tuple[float, float]
-    growth: float  # a share
+    growth: float  # relative growth
 
 
 def measure(paths: list[Path], first: int, last: int) -> Memory:
-    """After `first` and after `last` images."""
+    """Measure after `first` and after `last` images."""
     images, seen, done = Images(paths), [], 0
     with worker() as running:
         for goal in (first, last):
@@ -53,7 +53,7 @@ def _resident(pid: int) -> float:
 
 
 def lines(seen: Memory) -> list[str]:
-    """What is printed."""
+    """Return the lines to print."""
     after = [
         f"{mb:.0f} MB after {number:,} images"
         for mb, number in zip(seen.resident_mb, seen.images, strict=True)

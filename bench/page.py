@@ -1,7 +1,7 @@
-"""The page over 100,000 X-rays: `python -m bench.page [ROWS]`.
+"""Measure the page over 100,000 X-rays: `python -m bench.page [ROWS]`.
 
-A `cxr up` serves a worklist of that many rows; one client asks for each address in turn, on one connection.
-The time is that to the first byte of the answer, measured by the client.
+The page is served over a worklist of that many rows; one client requests each address in turn, on one
+connection. The time is until the first byte of the answer, measured by the client.
 """
 
 import http.client
@@ -22,14 +22,14 @@ from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Page, View, Worklist
 
-_ASKED = 200  # times each
-_DAYS = 30.0  # that the verdicts are spread over, more of them lately
+_ASKED = 200  # requests to each address
+_DAYS = 30.0  # range of the verdicts' dates, recent ones more frequent
 _SHARES = {"pneumonia": 0.45, "normal": 0.4, "uncertain": 0.08, "rejected": 0.05, "failed": 0.02}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One kind of address: milliseconds to the first byte."""
+    """Hold one kind of address, with milliseconds to the first byte."""
 
     name: str
     median: float
@@ -39,7 +39,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Pages:
-    """A page over so many rows."""
+    """Hold the figures of a page over so many rows."""
 
     rows: int
     megabytes: float
@@ -48,7 +48,7 @@ class Pages:
 
 
 def measure(count: int) -> Pages:
-    """Fill a worklist, serve it and ask."""
+    """Fill a worklist, serve it and send requests."""
     with TemporaryDirectory() as root:
         path = Path(root) / ".cxr" / "index.sqlite"
         with closing(SqliteIndex(path)) as index:
@@ -77,7 +77,7 @@ def main(count: int) -> None:
 
 
 def fill(index: SqliteIndex, count: int) -> None:
-    """Rows as a department's would be; the same at each run, but for their dates."""
+    """Write rows like a department's; the same in each run, except their dates."""
     chance, now = random.Random(7), datetime.now(UTC)
     for number in range(count):
         state = chance.choices(list(_SHARES), list(_SHARES.values()))[0]
@@ -144,7 +144,7 @@ def _served(root: Path) -> Iterator[int]:
             process.terminate()
 
 
-# The page alone, as `cxr up` serves it: the watcher would mark what has no file as deleted.
+# Only the page, as `cxr up` serves it: the watcher would mark rows without a file as deleted.
 _SERVE = """
 import sys
 from pathlib import Path
@@ -161,7 +161,7 @@ server.run()
 
 
 def _first_byte(client: http.client.HTTPConnection, address: str) -> float:
-    """Milliseconds from the request to the answer's first byte."""
+    """Return the milliseconds from the request to the answer's first byte."""
     began = time.perf_counter()
     client.request("GET", address)
     answer = client.getresponse()

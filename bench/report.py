@@ -1,8 +1,8 @@
-"""All measurements, and docs/benchmarks.md with their figures: `python -m bench.report [FOLDER] [--quick]`.
+"""Run all measurements and write docs/benchmarks.md: `python -m bench.report [FOLDER] [--quick]`.
 
-`make bench` runs it. What is measured is kept in build/bench.json as it comes; with `--only`, the named parts
-are measured anew and the others stay as they are there. `--quick` tries everything on few images, and writes
-into build/quick instead.
+`make bench` runs it. Each result is saved to build/bench.json as it comes; with `--only`, the named parts are
+measured again and the others stay as saved. `--quick` tries everything on few images, and writes into
+build/quick instead.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 
 def measure(paths: list[Path], quick: bool) -> dict[str, Callable[[], Any]]:
-    """The parts, to be measured."""
+    """Return the functions that measure the parts."""
     number = 2 * BATCH if quick else 8 * BATCH
     return {
         "worker": lambda: worker.measure(paths, number, 1 if quick else 7),
@@ -44,7 +44,7 @@ def measure(paths: list[Path], quick: bool) -> dict[str, Callable[[], Any]]:
 
 
 def facts(paths: list[Path]) -> Json:
-    """What was measured on, and with."""
+    """Return the machine, the versions and the images used."""
     sizes = [path.stat().st_size for path in paths]
     memory_of = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -53,7 +53,7 @@ def facts(paths: list[Path]) -> Json:
         "memory": f"{memory_of:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "versions": ", ".join([f"Python {platform.python_version()}", *map(_version, _LIBRARIES)]),
-        "images": f"{len(paths)}, {sum(sizes) / len(sizes) / 1e6:.2f} MB each in the mean",
+        "images": f"{len(paths)}, {sum(sizes) / len(sizes) / 1e6:.2f} MB each on average",
     }
 
 
@@ -68,7 +68,7 @@ def _processor() -> str:
 
 
 def main(folder: Path, quick: bool, only: list[str]) -> None:
-    """Measure, keep, write."""
+    """Measure, save, and write the document."""
     paths, build = paths_of(folder), ROOT / "build"
     build.mkdir(exist_ok=True)
     kept = build / ("bench-quick.json" if quick else "bench.json")
@@ -88,9 +88,9 @@ def main(folder: Path, quick: bool, only: list[str]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure, and write docs/benchmarks.md.")
-    parser.add_argument("folder", type=Path, nargs="?", default=SAMPLES, help="of X-rays; none is copied")
-    parser.add_argument("--quick", action="store_true", help="a trial on few images, into build/quick")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=[], help="measure these anew")
+    parser.add_argument("folder", type=Path, nargs="?", default=SAMPLES, help="folder of X-rays, not copied")
+    parser.add_argument("--quick", action="store_true", help="try it on few images, into build/quick")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[], help="measure only these again")
     return parser.parse_args()
 
 

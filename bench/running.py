@@ -1,4 +1,4 @@
-"""A real `cxr worker` over a temporary folder, and those who ask it."""
+"""Run a real `cxr worker` over a temporary folder, and send it requests."""
 
 import http.client
 import json
@@ -25,13 +25,13 @@ _END_SECONDS = 20.0
 
 
 class Connection:
-    """An HTTP connection on the loopback that stays open, as a client of a service has it."""
+    """Keep an HTTP connection to the loopback open, as a client of a service does."""
 
     def __init__(self, port: int) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
 
     def post(self, path: str, body: bytes, media_type: str = "application/json") -> bytes:
-        """The answer; RuntimeError when it is not 200."""
+        """Return the answer; raise RuntimeError when the status is not 200."""
         self._http.request("POST", path, body, {"Content-Type": media_type})
         answer = self._http.getresponse()
         data = answer.read()
@@ -40,20 +40,20 @@ class Connection:
         return data
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._http.close()
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that is up, and the folder that it works on."""
+    """Describe a running worker and its folder."""
 
     root: Path
     port: int
     pid: int
 
     def judge(self, keys: Sequence[str]) -> None:
-        """Have keys judged, as one batch on a connection of its own; RuntimeError unless each of them was."""
+        """Have keys judged as one batch on a new connection; raise RuntimeError unless all of them were."""
         body = json.dumps({"release": RELEASE, "jobs": keys}).encode()
         with closing(Connection(self.port)) as connection:
             lines = connection.post("/jobs", body).splitlines()
@@ -62,7 +62,7 @@ class Worker:
             raise RuntimeError(f"the worker judged {done} of {len(keys)} images: {lines[:3]!r}")
 
     def seconds_for(self, keys: Sequence[str]) -> float:
-        """To judge them all, in batches of 32, three batches in flight."""
+        """Return the seconds to judge them all, in batches of 32, three batches in flight."""
         batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             began = time.perf_counter()
@@ -72,7 +72,7 @@ class Worker:
 
 @contextmanager
 def worker() -> Iterator[Worker]:
-    """A `cxr worker` of this checkout, its network loaded; it ends with the block."""
+    """Run a `cxr worker` of this checkout, with its network loaded, until the block ends."""
     port = free_port()
     with TemporaryDirectory(prefix="cxr-bench-") as folder:
         env = {**os.environ, "CXR_ROOT": folder, "CXR_WORKER_PORT": str(port)}
@@ -85,9 +85,9 @@ def worker() -> Iterator[Worker]:
 def served(
     command: list[str], port: int, path: str, env: dict[str, str], seconds: float = _START_SECONDS
 ) -> Iterator[int]:
-    """The id of a process that answers HTTP, until the block ends: then it and all its children are ended.
+    """Yield the id of a process that answers HTTP; end it and all its children when the block ends.
 
-    RuntimeError with its last words when it does not come up in time.
+    Raises RuntimeError with its last output line when it does not come up in time.
     """
     with TemporaryDirectory(prefix="cxr-bench-log-") as folder:
         process = Process(command, Path(folder) / "log", env)
@@ -105,7 +105,7 @@ def served(
 
 @contextmanager
 def halted(pid: int) -> Iterator[None]:
-    """A process that `served` started and all that it started do nothing while the block runs."""
+    """Halt a process started by `served` and all its children while the block runs."""
     everyone = [pid, *descendants(pid)]  # some have left its process group
     _signal(everyone, signal.SIGSTOP)
     try:
@@ -121,7 +121,7 @@ def _signal(processes: list[int], number: int) -> None:
 
 
 def _end(process: Process) -> None:
-    """In order, if it can; what is left of its children is killed."""
+    """Terminate the process if possible, and kill its remaining children."""
     deadline = time.monotonic() + _END_SECONDS
     with suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
@@ -131,7 +131,7 @@ def _end(process: Process) -> None:
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether an address of the loopback says 200 now."""
+    """Return whether a path on the loopback answers 200 now."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

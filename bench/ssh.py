@@ -1,4 +1,5 @@
-"""What SSH costs: a warm batch of 32 through a real SSH server to `cxr worker`, and the same batch here.
+"""Measure what SSH costs: a warm batch of 32 through a real SSH server to `cxr worker`, and the same batch
+here.
 
 Run with `python -m bench.ssh`; needs OpenSSH's server. Both judge the same X-rays of a folder, in turn.
 """
@@ -30,14 +31,14 @@ BATCH, ROUNDS = 32, 40
 
 @dataclass(frozen=True)
 class Ssh:
-    """Milliseconds for a batch."""
+    """Hold milliseconds per batch."""
 
     medians_ms: dict[str, float]
     cost_ms: float  # of SSH: the median of the differences
 
 
 def measure(rounds: int = ROUNDS) -> Ssh:
-    """Both ways, in turn."""
+    """Measure both ways in turn."""
     with TemporaryDirectory() as folder:
         times = _times(Path(folder), rounds)
     pairs = zip(times["through SSH"], times["in this process"], strict=True)
@@ -75,7 +76,7 @@ def _times(folder: Path, rounds: int) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for name, host in hosts.items():
                 taken = run(host, root)
-                if number:  # the first warms
+                if number:  # the first is the warm-up
                     times[name].append(taken)
     finally:
         worker.stop()
@@ -84,7 +85,7 @@ def _times(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def run(host: Host, root: Path) -> float:
-    """Judge the whole inbox anew; milliseconds."""
+    """Judge the whole inbox again; return the milliseconds."""
     shutil.rmtree(root / "outbox")
     (root / "outbox").mkdir()
     jobs = [Job(f"inbox/{number}.jpeg") for number in range(BATCH)]

@@ -1,8 +1,8 @@
-"""What the worker makes of the machine: `python -m bench.worker [FOLDER]`.
+"""Measure how much of the machine's speed the worker uses: `python -m bench.worker [FOLDER]`.
 
-Decoding, inference and writing are timed apart, each on all cores; one after the other they would do `bound`
-images a second. Then a real `cxr worker` judges as many, from inbox to verdict, previews and maps included.
-Both in turn, because a machine's speed drifts: what counts is the median of the ratios.
+Decoding, inference and writing are timed separately, each on all cores; one after the other they would do
+`bound` images per second. Then a real `cxr worker` judges as many, from inbox to verdict, previews and maps
+included. Both run in turn, because a machine's speed drifts; what counts is the median of the ratios.
 """
 
 import json
@@ -25,33 +25,33 @@ from pipeline.names import preview_key, verdict_key
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release, Source
 
-STEPS = ("fetch", "decode", "infer", "write")  # of a verdict's `timing_ms`
+STEPS = ("fetch", "decode", "infer", "write")  # steps of a verdict's `timing_ms`
 _MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second; medians of `rounds` rounds of `images` images."""
+    """Hold images per second, medians of `rounds` rounds of `images` images."""
 
     decode: float
     infer: float
     write: float
     bound: float
     worker: float
-    share: float  # worker / bound, the median of the rounds' own
-    timing_ms: dict[str, float]  # of one image in the worker, means
-    thread_ms: float  # that a thread of the worker spent on one image, all in all
+    share: float  # worker / bound, the median of the rounds' shares
+    timing_ms: dict[str, float]  # means of one image in the worker
+    thread_ms: float  # total time of a worker thread for one image
     images: int
     rounds: int
 
 
 def measure(paths: list[Path], number: int, rounds: int) -> Throughput:
-    """Bound and worker in turn, `number` images each time."""
+    """Measure bound and worker in turn, `number` images each time."""
     images, engine, seen = Images(paths), Engine(), []
     with worker() as running, TemporaryDirectory(prefix="cxr-bench-") as folder:
         alone = Alone(engine, FolderStore(Path(folder)))
         alone.rates(images.take(BATCH))
-        _judge(running, images, BATCH)  # both are warm
+        _judge(running, images, BATCH)  # warm-up of both
         timing: list[dict[str, float]] = []
         for _ in range(rounds):
             rates = alone.rates(images.take(number))
@@ -68,13 +68,13 @@ def measure(paths: list[Path], number: int, rounds: int) -> Throughput:
 
 
 class Alone:
-    """The steps of an image, each for itself on all cores."""
+    """Run the steps of an image separately, each on all cores."""
 
     def __init__(self, engine: Engine, store: FolderStore) -> None:
         self._engine, self._store, self._pool = engine, store, ThreadPoolExecutor(CORES)
 
     def rates(self, files: list[bytes]) -> dict[str, float]:
-        """Images a second of each step, and of all of them one after the other."""
+        """Return the images per second of each step, and of all of them one after the other."""
         size = self._engine.calibration.size
         decoded = [decode(data, _MAX_PIXELS) for data in files[:BATCH]]
         pixels = [prepare(gray, facts, size)[0] for gray, facts, _ in decoded]
@@ -107,7 +107,7 @@ class Alone:
 
 
 def _judge(running: Worker, images: Images, number: int) -> tuple[float, list[dict[str, float]]]:
-    """Seconds for so many images, and what the verdicts say of their time."""
+    """Return the seconds for so many images, and the timings in their verdicts."""
     keys = images.drop(running.root, number)
     seconds = running.seconds_for(keys)
     verdicts = [running.root / verdict_key(key) for key in keys]
@@ -115,9 +115,9 @@ def _judge(running: Worker, images: Images, number: int) -> tuple[float, list[di
 
 
 def lines(seen: Throughput) -> list[str]:
-    """What is printed."""
+    """Return the lines to print."""
     return [
-        f"{seen.images} images, {seen.rounds} rounds, {CORES} cores; images a second",
+        f"{seen.images} images, {seen.rounds} rounds, {CORES} cores; images per second",
         *(
             f"{name:16} {getattr(seen, name):7.1f}"
             for name in ("decode", "infer", "write", "bound", "worker")

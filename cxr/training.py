@@ -24,11 +24,11 @@ def explore_command(
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate.pictures.explore import explore
-    from model.evaluate.pictures.report import PRIVATE
+    from model.evaluate.pictures.explore import explore_folder
+    from model.evaluate.pictures.report import PRIVACY_NOTICE
 
-    explore(data, out, Console())
-    typer.echo(f"written: {out}. {PRIVATE}", err=True)
+    explore_folder(data, out, Console())
+    typer.echo(f"written: {out}. {PRIVACY_NOTICE}", err=True)
 
 
 def train_command(
@@ -49,9 +49,9 @@ def train_command(
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; run the same command again to continue."""
     _check_folder(data)
-    from model.train.recipe import run
+    from model.train.recipe import run_recipe
 
-    run(data, out, epochs=epochs, seed=seed, outside=outside)
+    run_recipe(data, out, epochs=epochs, seed=seed, outside=outside)
 
 
 def export_command(
@@ -96,17 +96,16 @@ def evaluate_command(
         if out or everything:
             raise UsageError("--out and --all cannot be combined with --populations")
         _check_folder(populations)
-        from model.evaluate.populations import judge_populations
-        from model.evaluate.populations import table as counted
+        from model.evaluate.populations import judge_populations, populations_table
 
         seen = judge_populations(populations, settings)
-        typer.echo(seen.model_dump_json(indent=1) if as_json else counted(seen))
+        typer.echo(seen.model_dump_json(indent=1) if as_json else populations_table(seen))
         return
     assert data
     _check_folder(data)
     from rich.console import Console
 
-    from model.evaluate.folder import judge_folder, table
+    from model.evaluate.folder import judge_folder, metrics_table
 
     if out:
         from model.evaluate.pictures.figures import folder
@@ -114,7 +113,7 @@ def evaluate_command(
         folder(out)
     evaluation = judge_folder(data, settings, everything)
     metrics = evaluation.metrics()
-    typer.echo(metrics.model_dump_json(indent=1) if as_json else table(metrics))
+    typer.echo(metrics.model_dump_json(indent=1) if as_json else metrics_table(metrics))
     if out:
         from model.evaluate.pictures.report import write_report
 

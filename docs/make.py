@@ -1,8 +1,8 @@
-"""Write what the documents take from the code: `python docs/make.py [--screenshots]`.
+"""Write the parts of the documents that come from the code: `python docs/make.py [--screenshots]`.
 
-The schema, the README's tables of settings and of what the network says of the samples, the host types of
-template.yaml; and, with Debian's chromium, the screenshots, of synthetic samples only. `tests/test_docs.py`
-fails when one of them is out of date.
+These are the schema, the README's tables of settings and sample answers, the model card's tables, and the
+host types in template.yaml; with Debian's chromium also the screenshots, of synthetic samples only.
+`tests/test_docs.py` fails when one of them is out of date.
 """
 
 import argparse
@@ -37,24 +37,20 @@ SAMPLES = ROOT / "events" / "samples"
 
 
 def schema() -> str:
-    """The verdict's JSON Schema."""
+    """Return the verdict's JSON Schema."""
     return json.dumps(json_schema(), indent=1) + "\n"
 
 
 def readme() -> str:
-    """The README with its tables as they should be."""
+    """Return the README with its tables up to date."""
     text = README.read_text(encoding="utf-8")
-    for name, table in (
-        ("example", example()),
-        ("samples", samples_table()),
-        ("settings", settings_table()),
-    ):
+    for name, table in (("example", example()), ("samples", samples_table()), ("settings", settings_table())):
         text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{table}\2", text, flags=re.DOTALL)
     return text
 
 
 def template() -> str:
-    """The template with the host types that `cxr deploy` knows."""
+    """Return the template with the host types that `cxr deploy` knows."""
     names = "".join(f"      - {name}\n" for name in HOST_TYPES)
     rows = ""
     for name, kind in HOST_TYPES.items():
@@ -68,7 +64,7 @@ def template() -> str:
 
 
 def example() -> str:
-    """The fields of one sample's verdict that matter most, without its map."""
+    """Return the most important fields of one sample's verdict, without its map."""
     path = SAMPLES / "pneumonia-1.jpeg"
     seen = Engine().examine(path.read_bytes())
     source = {"key": f"inbox/{path.name}", "media_type": seen.facts.media_type}
@@ -78,9 +74,9 @@ def example() -> str:
 
 
 def samples_table() -> str:
-    """What the shipped network says of each sample."""
+    """Return a table of the shipped network's answers about the samples."""
     engine = Engine()
-    lines = ["| sample | drawn as | the network says | P(pneumonia) | |", "|---|---|---|---|---|"]
+    lines = ["| sample | drawn as | answer | P(pneumonia) | |", "|---|---|---|---|---|"]
     for path in sorted(SAMPLES.glob("*.jpeg")):
         seen = engine.examine(path.read_bytes())
         finding, warnings = seen.finding, ", ".join(word for word in seen.warnings if word in DOUBTS)
@@ -91,7 +87,7 @@ def samples_table() -> str:
 
 
 def settings_table() -> str:
-    """Return a table of settings for each section of cxr.toml, and the names of those of the stack."""
+    """Return a table of settings for each section of cxr.toml, and the names of the stack's own settings."""
     parts = []
     for section, group in SECTIONS.items():
         name = f"`[{section}]`" if section else "Above the first section"
@@ -114,12 +110,12 @@ _INTRODUCTIONS = {
     "page": "the page that `cxr up` serves.",
     "judging": "how images are judged.",
     "host": "where images are judged.",
-    "stack": "the AWS stack, as `cxr deploy` makes it and as other commands find it.",
+    "stack": "the AWS stack that `cxr deploy` creates and other commands use.",
 }
 
 
 def _default(field: FieldInfo) -> str:
-    """Return a default as a TOML file would have it, or what it means."""
+    """Return a default as it would stand in a TOML file, or its meaning."""
     if isinstance(field.json_schema_extra, dict):
         return str(field.json_schema_extra["shown"])
     default = field.default
@@ -131,7 +127,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def card() -> str:
-    """The written model card with its tables as they should be."""
+    """Return the written model card with its tables up to date."""
     facts = shipped_card()
     files = (
         f"`{SHIPPED.name}` serves (sha256 `{facts.sha256}`); "
@@ -164,15 +160,15 @@ def _figures(facts: Card) -> str:
     lines = [f"| | {' | '.join(head)} |", "|---|---|---|"]
     for name, figure in {
         "AUC": lambda of: of.auc,
-        "accuracy at the decision, the middle of the thresholds": lambda of: of.at_decision.accuracy,
-        "sensitivity at the decision": lambda of: of.at_decision.sensitivity,
-        "specificity at the decision": lambda of: of.at_decision.specificity,
+        "accuracy at the decision threshold, midway between the two": lambda of: of.at_decision.accuracy,
+        "sensitivity at the decision threshold": lambda of: of.at_decision.sensitivity,
+        "specificity at the decision threshold": lambda of: of.at_decision.specificity,
         "accuracy at P = 0.5": lambda of: of.at_half.accuracy,
         "calibration error (ECE)": lambda of: of.ece,
         "pneumonias not called normal": lambda of: of.not_called_normal.sensitivity,
         "normal images not called pneumonia": lambda of: of.not_called_pneumonia.specificity,
-        "called `uncertain`, atypical ones included": lambda of: of.uncertain,
-        "right among the others": lambda of: of.right_when_certain,
+        "called `uncertain`, including atypical images": lambda of: of.uncertain,
+        "right when certain": lambda of: of.right_when_certain,
         "refused": lambda of: of.refused,
     }.items():
         lines.append(f"| {name} | {' | '.join(str(figure(of) or 'none') for of, _ in _measured(facts))} |")
@@ -204,15 +200,15 @@ def _measured(facts: Card) -> list[tuple[Metrics, str]]:
 
 
 def measure_card(originals: Path, copies: Path, *others: Path) -> None:
-    """Measure the shipped network anew on the fixed fold, and write its machine-readable card.
+    """Measure the shipped network again on the fixed fold, and write its machine-readable card.
 
-    `others` hold other populations, see `model.evaluate.populations`.
+    `others` are folders of other populations; see `model.evaluate.populations`.
     """
     from model.evaluate.folder import evaluate_folder
     from model.evaluate.populations import judge_populations
     from model.train.export import load_network
 
-    settings = Settings(prevalence=None, weights=None)  # whatever the environment says
+    settings = Settings(prevalence=None, weights=None)  # ignores the environment
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
     measured = [evaluate_folder(path, settings) for path in (originals, copies)]
     populations = [one for path in others for one in judge_populations(path, settings).populations]
@@ -221,7 +217,7 @@ def measure_card(originals: Path, copies: Path, *others: Path) -> None:
 
 
 def screenshots() -> None:
-    """The worklist and one X-ray, dark, as a new user sees them."""
+    """Take screenshots of the worklist and one X-ray, in both themes, as a new user sees them."""
     from playwright.sync_api import sync_playwright
 
     with _page() as url, sync_playwright() as playwright:
@@ -239,7 +235,7 @@ def screenshots() -> None:
 
 @contextmanager
 def _page() -> Iterator[str]:
-    """A `cxr up` over the samples, all of them judged; yields its address."""
+    """Run a `cxr up` over the samples until all are judged; yield its address."""
     with TemporaryDirectory() as root:
         (Path(root) / "inbox").mkdir()
         command = [sys.executable, "-m", "cxr", "up", "--root", root, "--port", "0"]
@@ -264,7 +260,7 @@ if __name__ == "__main__":
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="measure: ORIGINALS COPIES [POPULATIONS]...",
+        help="measure again: ORIGINALS COPIES [POPULATIONS]...",
     )
     arguments = parser.parse_args()
     if arguments.card:

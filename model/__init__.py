@@ -1,7 +1,7 @@
-"""The network: what it judges with, how it is trained, and how well it does."""
+"""Serve, train and measure the network."""
 
 from pathlib import Path
 
-# Here, so that the page can read the card without loading ONNX Runtime.
+# Kept here so that the page can read the card without loading ONNX Runtime.
 SHIPPED = Path(__file__).parent / "weights" / "cxr-3.onnx"
 CARD = SHIPPED.with_suffix(".json")

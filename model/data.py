@@ -1,9 +1,9 @@
-"""The training data: finding it, and splitting it by patient.
+"""Find the training data and split it by patient.
 
 A data set is a folder that holds `NORMAL/` and `PNEUMONIA/` at any depth, as Kermany's does (doi
-10.17632/rscbjbr9sj.3). A `manifest.csv` in it, or just above it, may say more of each file: `patient_key`,
-`subtype`, and `original_here`, whose patients are the fixed fold: reported on, never trained, calibrated or
-selected on.
+10.17632/rscbjbr9sj.3). A `manifest.csv` in it, or up to two folders above it, may say more about each file:
+`patient_key`, `subtype`, and `original_here`. Patients with `original_here` form the fixed fold, which is
+only reported on, never used for training, calibration or selection.
 """
 
 import csv
@@ -27,35 +27,35 @@ CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 VALIDATION_SHARE = 0.1  # of the patients outside the fixed fold
 ERAS = 4
-REPORT_SHARE = 0.1  # of all patients, where no manifest names a fixed fold
+REPORT_SHARE = 0.1  # of all patients, when no manifest names a fixed fold
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of the data set."""
+    """Describe one image of the data set."""
 
     path: Path
     label: int  # 0 normal, 1 pneumonia
     viral: int  # 1 viral, 0 bacterial, -1 not known or normal
     patient: str
     fold: Fold
-    era: int = 0  # by the patient's number among those of its class: 0 for the first ones, to ERAS - 1
+    era: int = 0  # 0 to ERAS - 1, by the patient's number within its class
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What an image was before any copy of it was resized."""
+    """Describe an image as it was before any copy of it was resized."""
 
-    width: int | None  # pixels; None where a manifest gives the sizes of other originals, but not of this
+    width: int | None  # pixels; None when a manifest gives other sizes but not this one
     height: int | None
-    colour: bool  # the file is stored in colour, though X-rays have none
+    colour: bool  # whether the file is stored in colour, which an X-ray does not need
 
 
 def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> list[Sample]:
-    """All images under `data`, each once (by content), with labels from folders and folds by patient.
+    """Load all images under `data`, each once (by content), with labels from folders and folds by patient.
 
-    Files of other suffixes are passed over; None: of any name, but not hidden. Raises UsageError when a class
-    is missing.
+    Only files with these suffixes are read; None reads files of any name that are not hidden. Raises
+    UsageError when a class is missing.
     """
     manifest = _read_manifest(data)
     fixed = {row["patient_key"] for row in manifest.values() if row.get("original_here") == "1"}
@@ -68,10 +68,10 @@ def load_samples(data: Path, suffixes: Collection[str] | None = SUFFIXES) -> lis
 
 
 def load_origins(data: Path, samples: Iterable[Sample]) -> list[Origin]:
-    """Size and mode of each sample.
+    """Load the original size and colour mode of each sample.
 
-    Where a manifest gives sizes of originals, the files may be resized copies, and only it is believed; else
-    the files are the originals.
+    When a manifest gives original sizes, the files may be resized copies, so only the manifest is used.
+    Otherwise the files are the originals.
     """
     manifest = _read_manifest(data)
     rows = [(sample.path, manifest.get(sample.path.name, {})) for sample in samples]
@@ -80,7 +80,7 @@ def load_origins(data: Path, samples: Iterable[Sample]) -> list[Origin]:
 
 
 def load_pixels(samples: Iterable[Sample]) -> npt.NDArray[np.uint8]:
-    """Return the images as [N, 224, 224] 8-bit gray, see `as_copy`; augmentation and resizing come after."""
+    """Return the images as [N, 224, 224] 8-bit gray (see `as_copy`), before augmentation and resizing."""
     return np.stack([_pixels(sample.path) for sample in samples])
 
 
@@ -100,7 +100,7 @@ def _origin(path: Path, row: dict[str, str], resized: bool) -> Origin:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; UsageError when it cannot be read, at once or later."""
+    """Open an image; raise UsageError when it cannot be opened or decoded."""
     try:
         with Image.open(path) as image:
             yield image
@@ -127,7 +127,7 @@ def _read_manifest(data: Path) -> dict[str, dict[str, str]]:
                 with path.open(newline="", encoding="utf-8") as file:
                     return {row["file"]: row for row in csv.DictReader(file)}
             except (OSError, ValueError, KeyError, csv.Error) as error:
-                reason = "it has to be a table in UTF-8 with the columns `file` and `patient_key`"
+                reason = "it must be a UTF-8 CSV table with the columns `file` and `patient_key`"
                 raise UsageError(f"{path} cannot be read: {reason}") from error
     return {}
 
@@ -143,9 +143,10 @@ def _sample(path: Path, row: dict[str, str], fixed: set[str]) -> Sample:
 
 
 def patient_of(name: str, folder: str = "") -> str:
-    """The patient that a file name of this data set means: `person12_virus_3.jpeg`, `IM-0115-0001.jpeg`.
+    """Return the patient that a file name of this data set means: `person12_virus_3.jpeg`,
+    `IM-0115-0001.jpeg`.
 
-    A folder of its own is another patient's: viewers export each as `IM-0001-0001.dcm`.
+    Each folder counts as a patient of its own, because viewers export every patient as `IM-0001-0001.dcm`.
     """
     match = re.match(r"(person\d+|(?:NORMAL2-)?IM-\d+)", name)
     return f"{folder}/{match.group(1) if match else Path(name).stem}".removeprefix("/")
@@ -158,7 +159,7 @@ def _folder_in_class(path: Path) -> str:
 
 
 def _fold(patient: str, report: float) -> Fold:
-    """A fold drawn from the patient's name alone: the same on every machine and in every order."""
+    """Draw a fold from the patient's name alone, the same on every machine and in every order."""
     draw = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
     if draw < report:
         return "report"
@@ -166,8 +167,8 @@ def _fold(patient: str, report: float) -> Fold:
 
 
 def _without_copies(samples: list[Sample]) -> list[Sample]:
-    """Drop repeated contents, keeping the copy in the most
-    protected fold, so that no fold leaks into another.
+    """Drop repeated contents but keep the copy in the most protected fold, so that no fold leaks into
+    another.
     """
     order = {"report": 0, "validation": 1, "train": 2}
     kept: dict[str, Sample] = {}
@@ -181,7 +182,9 @@ def _without_copies(samples: list[Sample]) -> list[Sample]:
 
 
 def _with_eras(samples: list[Sample]) -> list[Sample]:
-    """Number the eras: an archive counts its patients as they come, so that far numbers are far years."""
+    """Number the eras: an archive numbers its patients in order of arrival, so distant numbers mean distant
+    years.
+    """
     era_of: dict[tuple[int, str], int] = {}
     for label in CLASSES.values():
         patients = sorted({sample.patient for sample in samples if sample.label == label}, key=_counted)
@@ -190,6 +193,8 @@ def _with_eras(samples: list[Sample]) -> list[Sample]:
 
 
 def _counted(patient: str) -> tuple[str, int, str]:
-    """Sorts names by their last number: IM-0999 before IM-1000, and all IM before NORMAL2-IM."""
+    """Return a sort key that orders names by their last number: IM-0999 before IM-1000, all IM before
+    NORMAL2-IM.
+    """
     parts = re.split(r"(\d+)$", patient)
     return (parts[0], int(parts[1]), "") if len(parts) > 1 else (patient, 0, "")

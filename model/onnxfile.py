@@ -1,17 +1,17 @@
-"""The notes in an ONNX file, changed without the library that writes networks.
+"""Change the metadata of an ONNX file without the `onnx` library.
 
-A `ModelProto` is a list of fields; the notes are those of number 14, a key (1) and a value (2) each. See
-github.com/onnx/onnx/blob/main/onnx/onnx.proto and protobuf.dev/programming-guides/encoding.
+A `ModelProto` is a list of fields. Its metadata entries have field number 14; each holds a key (1) and a
+value (2). See github.com/onnx/onnx/blob/main/onnx/onnx.proto and protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Iterator
 
 _NOTE, _KEY, _VALUE = 14, 1, 2
-_NUMBER, _EIGHT_BYTES, _CONTENT, _FOUR_BYTES = 0, 1, 2, 5  # how a field is written
+_NUMBER, _EIGHT_BYTES, _CONTENT, _FOUR_BYTES = 0, 1, 2, 5  # wire types
 
 
 def with_note(model: bytes, key: str, value: str) -> bytes:
-    """Return the same network with one note set anew; ValueError when it is no ONNX file."""
+    """Return the same network with one metadata entry replaced; raise ValueError for another file."""
     kept = (
         model[start:end]
         for number, start, content, end in _fields(model)
@@ -27,7 +27,7 @@ def _key_of(note: bytes) -> str:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each field: its number, and where it, its content and the next one begin."""
+    """Yield each field: its number, and the offsets of the field, its content and the next field."""
     place = 0
     while place < len(data):
         start = place
@@ -41,21 +41,21 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             place += 8 if kind == _EIGHT_BYTES else 4
         else:
-            raise ValueError("no ONNX file")
+            raise ValueError("not an ONNX file")
         if place > len(data):
-            raise ValueError("no ONNX file")
+            raise ValueError("not an ONNX file")
         yield tag >> 3, start, content, place
 
 
 def _number(data: bytes, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first; and the place behind it."""
+    """Read a varint (seven bits a byte, lowest first); return it and the offset behind it."""
     value = shift = 0
     for byte in data[place : place + 10]:
         value |= (byte & 0x7F) << shift
         shift, place = shift + 7, place + 1
         if byte < 0x80:
             return value, place
-    raise ValueError("no ONNX file")
+    raise ValueError("not an ONNX file")
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The same answers in torch: the reference that the ONNX engine is held to (P within 1e-4)."""
+"""Compute the same outputs in torch: the reference for the ONNX engine (P agrees within 1e-4)."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from model.train.export import load_network
 
 
 class TorchReference:
-    """The network of a `network.safetensors` with the calibration of its ONNX file."""
+    """Run the network of a `network.safetensors` with the calibration of its ONNX file."""
 
     def __init__(self, weights: Path, calibration: Calibration) -> None:
         self._network = load_network(weights)
@@ -18,5 +18,5 @@ class TorchReference:
 
     @torch.inference_mode()
     def outputs(self, pixels: Array) -> Outputs:
-        """As `Engine.outputs`."""
+        """Return the same as `Engine.outputs`."""
         return Outputs(*(part.numpy() for part in self._network(torch.from_numpy(pixels))))

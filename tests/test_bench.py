@@ -38,7 +38,7 @@ def test_the_document_has_the_figures_and_its_charts(tmp_path: Path) -> None:
         "| share of the bound | 89% |",
         "| 30.0 | 1800 | 30 ms | 45 ms | 60 ms |",
         "| memory of the worker after 10,000 images | 186 MB |",
-        "| its growth in between | +3.3% |",
+        "| growth between them | +3.3% |",
     ):
         assert line in text.splitlines()
     assert "rest 6.5." in text  # of the thread's 32.5 ms

@@ -18,7 +18,7 @@ MAY = {
     "web": {"pipeline"},
 }
 MOST = 15  # modules of a folder
-LONGEST = 400  # lines of a module
+LONGEST = 420  # lines of a module
 SHARED = {"log", "handler"}  # names that each module has for itself: its logger, a Lambda's entry point
 ONLY = {  # a library, and the places that may import it
     "torch": ("model/train/", "model/reference.py", "model/evaluate/pictures/summary.py"),

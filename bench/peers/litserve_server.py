@@ -1,4 +1,4 @@
-"""LitServe with dynamic batching and a worker for each core: `litserve_server PORT OUT`."""
+"""Serve with LitServe, dynamic batching and a worker for each core: `litserve_server PORT OUT`."""
 
 import os
 import sys
@@ -11,38 +11,38 @@ from bench.peers import plain
 
 
 class Api(litserve.LitAPI):
-    """Decodes, judges as a batch, writes previews."""
+    """Decode, judge as a batch, write previews."""
 
     def __init__(self, out: str) -> None:
         super().__init__(max_batch_size=8, batch_timeout=0.01)
         self.out = out
 
     def setup(self, device: str) -> None:
-        """In each worker."""
+        """Load the network in each worker."""
         self.session, self.about = plain.session(), plain.calibration()
 
     def decode_request(self, request: Request):
-        """An image and the network's input."""
+        """Return an image and the network's input."""
         gray = plain.read(request["image"].file.read())
         return gray, plain.network_input(gray, self.about["size"])
 
     def batch(self, inputs):
-        """Images, and one array of inputs."""
+        """Return images, and one array of inputs."""
         grays, pixels = zip(*inputs, strict=True)
         return grays, np.stack(pixels)
 
     def predict(self, batch):
-        """An answer for each image."""
+        """Return an answer for each image."""
         grays, pixels = batch
-        logits, maps, _ = self.session.run(None, {"image": pixels})
+        logits, maps, *_ = self.session.run(None, {"image": pixels})
         return list(zip(grays, logits[:, 0], maps, strict=True))
 
     def unbatch(self, output):
-        """They are apart already."""
+        """Return the outputs, which are separate already."""
         return output
 
     def encode_response(self, output):
-        """The answer as JSON; the preview is written."""
+        """Write the preview and return the answer as JSON."""
         gray, logit, grid = output
         plain.write_preview(gray, self.out)
         return plain.answer(self.about, float(logit), grid)

@@ -1,7 +1,7 @@
-"""A warm loop in torch, one image after the other on all cores: `torch_loop OUT FILE...`.
+"""Judge in a warm loop in torch, one image after the other on all cores: `torch_loop OUT FILE...`.
 
-With one file it is the original project's way: a new process for each image. Prints the answers, one a line,
-and the seconds that the loop took without its first image, which warms.
+With one file it is the original project's way: a new process for each image. Prints one answer per line, then
+the seconds that the loop took without its first image, which is the warm-up.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(out: str, paths: list[str]) -> None:
         gray = plain.read(Path(path).read_bytes())
         pixels = torch.from_numpy(plain.network_input(gray, about["size"]))
         with torch.inference_mode():
-            logits, maps, _ = network(pixels[None])
+            logits, maps, *_ = network(pixels[None])
         plain.write_preview(gray, out)
         answer = plain.answer(about, float(logits[0, 0]), maps[0].numpy())
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -1,7 +1,7 @@
-"""Figures with 95 % intervals: a bootstrap over patients (Efron and Tibshirani 1993, chapter 13).
+"""Compute figures with 95 % intervals by a bootstrap over patients (Efron and Tibshirani 1993, chapter 13).
 
 Images of one patient are alike, so whole patients are drawn, with replacement. A draw is a weight for each
-image: how often its patient was drawn. The seed is fixed: the same images give the same intervals.
+image: how often its patient was drawn. The seed is fixed, so the same images give the same intervals.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 Floats = npt.NDArray[np.float64]
-Weights = npt.NDArray[np.float32]
+ImageWeights = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 _RESAMPLES = 1000
-_TAIL = 0.025  # of the draws, on either side of the interval
+_TAIL = 0.025  # share of the draws on each side of the interval
 _DIGITS = 4
 
 
 class Metric(BaseModel):
-    """A figure with its 95 % interval, from a bootstrap over patients."""
+    """Hold a figure with its 95 % interval from a bootstrap over patients."""
 
     value: float = Field(description="measured on all images")
     low: float = Field(description="lower end of the 95 % interval")
@@ -31,12 +31,12 @@ class Metric(BaseModel):
 
     @classmethod
     def rounded(cls, value: float, low: float, high: float) -> "Metric":
-        """With as many digits as are worth keeping."""
+        """Build a metric rounded to four digits."""
         return cls(value=round(value, _DIGITS), low=round(low, _DIGITS), high=round(high, _DIGITS))
 
 
 class Bootstrap:
-    """Draws of the patients of N images."""
+    """Draw the patients of N images, with replacement."""
 
     def __init__(self, patients: Sequence[str]) -> None:
         self._patients = np.array(patients)
@@ -45,23 +45,23 @@ class Bootstrap:
             len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES
         )
         everyone = np.ones((1, len(patients)), np.float32)
-        self._weights: Weights = np.vstack([everyone, drawn[:, owner]]).astype(np.float32)
+        self._weights: ImageWeights = np.vstack([everyone, drawn[:, owner]]).astype(np.float32)
 
-    def band(self, function: Callable[[Weights], npt.ArrayLike], among: Mask) -> Floats:
-        """Value, low and high, [3, ...], of any function of the weights of the images in `among`.
+    def band(self, function: Callable[[ImageWeights], npt.ArrayLike], among: Mask) -> Floats:
+        """Return value, low and high, [3, ...], of any function of the weights of the images in `among`.
 
-        A draw for which it is not defined (NaN) does not count.
+        Draws for which the function is undefined (NaN) do not count.
         """
         rows = np.array([function(weights) for weights in self._weights[:, among]], np.float64)
         return np.stack([rows[0], *_interval(rows[1:])])
 
-    def figure(self, function: Callable[[Weights], float], among: Mask) -> Metric | None:
-        """The same of a single number; None where it is not defined."""
+    def figure(self, function: Callable[[ImageWeights], float], among: Mask) -> Metric | None:
+        """Return the metric of a function that gives one number; None where it is undefined."""
         value, low, high = self.band(function, among)
         return None if np.isnan(value) else Metric.rounded(float(value), float(low), float(high))
 
     def mean(self, values: npt.ArrayLike, among: Mask) -> Metric | None:
-        """The mean of the images' values, [N], over those in `among`; None where there are none."""
+        """Return the mean of the values, [N], over the images in `among`; None when there are none."""
         if not among.any():
             return None
         weights = self._weights[:, among]
@@ -72,10 +72,10 @@ class Bootstrap:
         return Metric.rounded(value, low, high)
 
     def share(self, hits: Mask, among: Mask) -> Metric | None:
-        """The share of hits among some images; None where there are none.
+        """Return the share of hits among some images; None when there are none.
 
-        Where all or none are hits, every draw says so, too, and the bootstrap would claim certainty: there
-        the exact interval of that many patients stands in (Clopper and Pearson 1934).
+        When all images are hits, or none, every draw agrees and the bootstrap would claim certainty. Then the
+        exact interval for that many patients is used instead (Clopper and Pearson 1934).
         """
         metric = self.mean(hits, among)
         if metric is None or 0 < hits[among].mean() < 1:
@@ -85,7 +85,7 @@ class Bootstrap:
 
 
 def _interval(rows: Floats) -> tuple[Floats, Floats]:
-    """The percentiles of the draws, over the first axis, with NaN where no draw counts."""
+    """Return the percentiles of the draws over the first axis, NaN where no draw counts."""
     seen = np.isfinite(rows).any(axis=0)
     low, high = np.nanpercentile(np.where(seen, rows, 0), [100 * _TAIL, 100 * (1 - _TAIL)], axis=0)
     return np.where(seen, low, np.nan), np.where(seen, high, np.nan)

@@ -1,4 +1,4 @@
-"""The model card in machine-readable form: the facts that the page and the written card take theirs from.
+"""Build the model card in machine-readable form; the page and the written card take their facts from it.
 
 After Mitchell et al. 2019, arXiv:1810.03993.
 """
@@ -10,34 +10,36 @@ from pydantic import BaseModel, Field
 
 from model import CARD, SHIPPED
 from model.evaluate.metrics import Metrics
-from model.evaluate.populations import Population
+from model.evaluate.populations import PopulationCounts
 from model.serve.engine import Calibration
 
 REFERENCE = SHIPPED.with_suffix(".safetensors")
 
 
 class Card(BaseModel):
-    """What a network is, what it is for, and what was measured of it."""
+    """Describe a network: its identity, its intended use, and its measured performance."""
 
     name: str
     version: str
-    sha256: str = Field(description="of the ONNX file, as in a verdict's `model`")
-    reference_sha256: str = Field(description="of the safetensors file")
+    sha256: str = Field(description="SHA-256 of the ONNX file, as in a verdict's `model`")
+    reference_sha256: str = Field(description="SHA-256 of the safetensors file")
     parameters: int
-    command: str = Field(description="that made it")
+    command: str = Field(description="the command that made the network")
     licence: str
     trained_on: str
     intended_use: str
     not_for: str
     limits: list[str]
     calibration: Calibration
-    originals: Metrics = Field(description="the fixed fold's images at their original size")
-    copies: Metrics = Field(description="all images of the fixed fold's patients, as squashed copies")
-    populations: list[Population] = Field(description="what it says of others, whom it should not judge")
+    originals: Metrics = Field(description="measured on the fixed fold's images at their original size")
+    copies: Metrics = Field(description="measured on all images of the same patients, as squashed copies")
+    populations: list[PopulationCounts] = Field(
+        description="answers about populations that it should not judge"
+    )
 
 
 def shipped_card() -> Card:
-    """The card of the shipped network."""
+    """Load the card of the shipped network."""
     return Card.model_validate_json(CARD.read_bytes())
 
 
@@ -46,9 +48,9 @@ def make_card(
     calibration: Calibration,
     originals: Metrics,
     copies: Metrics,
-    populations: list[Population],
+    populations: list[PopulationCounts],
 ) -> Card:
-    """The shipped network's card, from what was measured."""
+    """Build the shipped network's card from measurements."""
     return Card(
         name=calibration.name,
         version=calibration.version,
@@ -59,10 +61,10 @@ def make_card(
         licence="MIT",
         trained_on=(
             "Chest X-Ray Images (Pneumonia), Kermany, Zhang, Goldbaum 2018, doi 10.17632/rscbjbr9sj.3, "
-            "CC BY 4.0: children of one to five years, Guangzhou Women and Children's Medical Center"
+            "CC BY 4.0: children aged one to five years, Guangzhou Women and Children's Medical Center"
         ),
-        intended_use="research, teaching, and trying this software",
-        not_for="decisions about any person; it is no medical device, and no radiologist checked its answers",
+        intended_use="research, teaching, and trying out this software",
+        not_for="decisions about any person; not a medical device; no radiologist has checked its answers",
         limits=list(LIMITS),
         calibration=calibration,
         originals=originals,
@@ -72,15 +74,15 @@ def make_card(
 
 
 LIMITS = (
-    "These figures flatter: patients of the same hospital, drawn from the same archive, are easy. On films "
-    "of another year the network before this one lost six points of accuracy.",
-    "On adults such networks are near chance. Do not trust a confident label on an adult: two measures of "
-    "who is unlike the training images are there to prevent it. They learned from the two sources below.",
-    "Image size and aspect ratio are hidden from it by squashing, exposure by local contrast; burned-in "
-    "letters are discouraged in training.",
-    "The labels it learned from came from the archive; some of them are wrong.",
-    "The map is the exact sum of evidence, on a coarse grid. It points at large opacities better than at "
-    "small ones; it does not outline disease.",
+    "These figures are optimistic: the test patients come from the same hospital and archive as the training "
+    "patients. On films from another year, the previous network lost six points of accuracy.",
+    "On adults such networks do little better than chance. Do not trust a confident label on an adult. Two "
+    "checks for images unlike the training images should prevent one; they were fitted on the sources below.",
+    "Squashing hides image size and aspect ratio from the network, and local contrast hides exposure. "
+    "Training discourages it from using burned-in letters.",
+    "The training labels come from the archive; some of them are wrong.",
+    "The map shows how the evidence adds up to the answer, exactly but on a coarse grid. It points at large "
+    "opacities better than at small ones, and it does not outline disease.",
 )
 
 

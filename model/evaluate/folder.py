@@ -1,4 +1,4 @@
-"""Judges labelled images with the serving engine itself, and says how well that went."""
+"""Judge labelled images with the serving engine and measure the answers."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from pipeline.errors import InputRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.verdict import Finding, ModelRef
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """N labelled images, and what one network says of each."""
+    """Hold N labelled images and one network's answer about each."""
 
     samples: list[Sample]
     findings: list[Finding | None]  # None where the image was refused
@@ -33,28 +33,28 @@ class Evaluation:
     model: ModelRef
 
     def metrics(self) -> Metrics:
-        """The figures; UsageError when too few images were judged."""
+        """Return the metrics; raise UsageError when too few images were judged."""
         return measure(self.samples, self.findings, self.origins, self.model)
 
 
 def evaluate_folder(data: Path, settings: Settings, everything: bool = False) -> Metrics:
-    """Judge the labelled images under `data` and measure: see `judge_folder`."""
+    """Judge the labelled images under `data` and return the metrics; see `judge_folder`."""
     return judge_folder(data, settings, everything).metrics()
 
 
 def judge_folder(data: Path, settings: Settings, everything: bool = False) -> Evaluation:
-    """Judge the labelled images under `data`, with a progress bar on stderr where that is a terminal.
+    """Judge the labelled images under `data`, with a progress bar on stderr if it is a terminal.
 
-    Where a manifest names a fixed fold, only its patients count, unless `everything`: the rest were learned
-    from. UsageError when a class has no image.
+    When a manifest names a fixed fold, only its patients count unless `everything` is set, because the
+    network was trained on the rest. Raises UsageError when a class has no image.
     """
     samples = [sample for sample in load_samples(data) if everything or sample.fold == "report"]
     counts = Counter(sample.label for sample in samples)
     lacking = [name for name, label in CLASSES.items() if not counts[label]]
     if lacking:
-        fold = "the fold `report`, those outside training,"
         raise UsageError(
-            f"too few patients: {fold} has no {' and no '.join(lacking)}; measure all with --all"
+            f"too few patients: the `report` fold, kept from training, has no {' and no '.join(lacking)}; "
+            "measure all images with --all"
         )
     engine = Engine.of(settings)
     findings = side_by_side(lambda sample: _finding(engine, sample), samples, settings.threads)
@@ -62,9 +62,9 @@ def judge_folder(data: Path, settings: Settings, everything: bool = False) -> Ev
 
 
 def side_by_side(
-    judge: Callable[[Item], Result], items: Sequence[Item], threads: int, title: str = "judging"
-) -> list[Result]:
-    """Return what `judge` makes of each item, with a progress bar on stderr where that is a terminal."""
+    judge: Callable[[_Item], _Result], items: Sequence[_Item], threads: int, title: str = "judging"
+) -> list[_Result]:
+    """Return `judge` of each item, computed in threads, with a progress bar on stderr if it is a terminal."""
     console = Console(stderr=True)
     with ThreadPoolExecutor(threads) as pool:
         answers = pool.map(judge, items)
@@ -79,8 +79,8 @@ def _finding(engine: Engine, sample: Sample) -> Finding | None:
         return None
 
 
-def table(metrics: Metrics) -> str:
-    """The metrics for a person's eyes."""
+def metrics_table(metrics: Metrics) -> str:
+    """Format the metrics as a table for people."""
     return "\n".join(
         [*_head(metrics), *_thresholds(metrics), *_predictive_values(metrics), *_groups(metrics)]
     )
@@ -99,7 +99,7 @@ def _head(metrics: Metrics) -> list[str]:
     return [
         f"{metrics.images} images of {metrics.patients} patients, {metrics.pneumonia} with pneumonia; 95 % "
         "intervals by bootstrap over patients",
-        "Refused images count in the last line alone; all else is of those that were judged.",
+        "Refused images count in the last line only; all other figures are about judged images.",
         *(_row(name, figure) for name, figure in rows.items() if figure),
     ]
 
@@ -109,7 +109,7 @@ def _thresholds(metrics: Metrics) -> list[str]:
     low, high = metrics.not_called_normal, metrics.not_called_pneumonia
     return [
         *(line for name, place in places for line in _place(name, place)),
-        "at the thresholds of the labels",
+        "at the label thresholds",
         _row(f"sensitivity, P under {low.threshold:.3f} is normal", low.sensitivity, 45),
         _row(f"specificity, P over {high.threshold:.3f} is pneumonia", high.specificity, 45),
     ]
@@ -125,7 +125,7 @@ def _place(name: str, place: AtThreshold) -> list[str]:
 
 
 def _predictive_values(metrics: Metrics) -> list[str]:
-    lines = ["confident labels, by the share of pneumonia among the X-rays"]
+    lines = ["confident labels, by pneumonia prevalence among the X-rays"]
     for row in metrics.predictive_values:
         lines.append(_row(f"{row.prevalence:.0%}: right when `pneumonia`", row.ppv, 30))
         lines.append(_row(f"{row.prevalence:.0%}: right when `normal`", row.npv, 30))
@@ -133,9 +133,9 @@ def _predictive_values(metrics: Metrics) -> list[str]:
 
 
 def _groups(metrics: Metrics) -> list[str]:
-    lines = ["groups, right at the decision"] if metrics.groups else []
+    lines = ["groups, accuracy at the decision"] if metrics.groups else []
     return lines + [_row(f"{group.name} ({group.images})", group.right, 40) for group in metrics.groups]
 
 
 def _row(name: str, figure: Metric | None, width: int = 22) -> str:
-    return f"  {name:{width}} {figure if figure else 'not known'}"
+    return f"  {name:{width}} {figure if figure else 'unknown'}"

@@ -1,4 +1,4 @@
-"""Find the lungs in a normal X-ray by its own structure alone."""
+"""Find the lungs in a normal X-ray from the image's own structure."""
 
 from dataclasses import dataclass
 
@@ -6,28 +6,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model.evaluate.bootstrap import Mask
 from model.serve.chest import otsu
 
 Gray = npt.NDArray[np.float32]  # [h, w], 0 to 255
-Mask = npt.NDArray[np.bool_]
 
-SIDE = 256  # pixels a side, at which lungs are looked for
+SIDE = 256  # pixels a side of the image that is searched
 _CENTRES = (0.5, 0.28), (0.5, 0.72)  # of the lungs in a chest X-ray, as shares of its height and width
-_NEAR, _ASTRAY = 0.15, 0.14  # of a centre: where most of a lung lies; how far its own may be
+_NEAR, _ASTRAY = 0.15, 0.14  # from an expected centre: where most of a lung lies; how far off it may be
 
 
 @dataclass(frozen=True)
 class Field:
-    """Hold the masks of body and lungs, [SIDE, SIDE]; the right lung, which is on the left, comes first."""
+    """Hold the masks of body and lungs, [SIDE, SIDE]; the right lung (left in the image) comes first."""
 
     body: Mask
     lungs: tuple[Mask, Mask]
 
 
 def find_field(gray: Gray) -> Field | None:
-    """Find lungs by their own structure: the large dark areas within the bright body, one on each side.
+    """Find the lungs: the two large dark areas inside the bright body, one on each side.
 
-    None where there are no such two, as in many pneumonias.
+    Returns None when there are no such areas, as in many pneumonias.
     """
     smooth = ndimage.gaussian_filter(gray, SIDE / 64)
     body = _between(_largest(_closed(smooth > otsu(smooth), (SIDE // 20, SIDE // 20))))
@@ -49,7 +49,7 @@ def find_field(gray: Gray) -> Field | None:
 
 
 def _largest(mask: Mask, within: Mask | None = None) -> Mask:
-    """The connected part that is largest, all in all or within a part of the image."""
+    """Return the connected part that is largest, overall or within a part of the image."""
     labels, count = ndimage.label(mask)
     if not count:
         return mask
@@ -64,13 +64,15 @@ def _around(centre: tuple[float, float]) -> Mask:
 
 
 def _closed(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Close gaps smaller than a rectangle; what touches the image's edge goes on beyond it."""
+    """Close gaps smaller than a rectangle; a part that touches the image's edge is taken to continue beyond
+    it.
+    """
     margin = max(size)
-    # That of gray images does one axis after the other: eight times as fast as binary_closing, the same mask.
+    # Gray closing works axis by axis: eight times as fast as binary_closing, with the same mask.
     closed = ndimage.grey_closing(np.pad(mask, margin, "edge").astype(np.uint8), size)
     return np.asarray(closed[margin:-margin, margin:-margin] > 0)
 
 
 def _between(mask: Mask) -> Mask:
-    """In each row, all from the first place of the mask to the last."""
+    """Fill each row from the first to the last place of the mask."""
     return np.logical_or.accumulate(mask, 1) & np.logical_or.accumulate(mask[:, ::-1], 1)[:, ::-1]

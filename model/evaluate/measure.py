@@ -1,4 +1,4 @@
-"""From findings and labels to figures with intervals."""
+"""Compute figures with intervals from findings and labels."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data import Origin, Sample
-from model.evaluate.bootstrap import Bootstrap, Floats, Mask, Metric, Weights
+from model.evaluate.bootstrap import Bootstrap, Floats, ImageWeights, Mask, Metric
 from model.evaluate.metrics import (
-    BINS,
     CALLED,
+    ECE_BINS,
     PREVALENCES,
     AtThreshold,
     Group,
@@ -29,22 +29,22 @@ Ints = npt.NDArray[np.int_]
 
 @dataclass(frozen=True)
 class Cases:
-    """N labelled images and what the network says of them, as arrays."""
+    """Hold N labelled images and the network's answers about them, as arrays."""
 
     truth: Ints  # 1 pneumonia, 0 normal
     viral: Ints  # 1 viral, 0 bacterial, -1 not known or normal
     probability: Floats  # NaN where refused
     called: npt.NDArray[np.str_]  # one of CALLED
     patients: list[str]
-    low: Floats  # the thresholds by which each was judged; NaN where refused
+    low: Floats  # the thresholds applied to each image; NaN where refused
     high: Floats
 
     @classmethod
     def of(cls, samples: Sequence[Sample], findings: Sequence[Finding | None]) -> "Cases":
-        """UsageError when one class has no image that was judged: there is nothing to measure."""
+        """Build from samples and findings; raise UsageError when a class has no judged image to measure."""
         truth = np.array([sample.label for sample in samples])
         if len({sample.label for sample, finding in zip(samples, findings, strict=True) if finding}) < 2:
-            raise UsageError("too few images could be judged to measure anything; are they chest X-rays?")
+            raise UsageError("too few images were judged to measure anything; are they chest X-rays?")
         return cls(
             truth=truth,
             viral=np.array([sample.viral for sample in samples]),
@@ -59,29 +59,29 @@ class Cases:
 
     @property
     def judged(self) -> Mask:
-        """Those that were not refused."""
+        """Return the images that were not refused."""
         return np.asarray(self.called != "refused")
 
     @property
     def right(self) -> Mask:
-        """Those whose label is that of the data."""
+        """Return the images whose label matches the data."""
         return np.asarray(self.called == np.where(self.truth == 1, "pneumonia", "normal"))
 
     @property
     def thresholds(self) -> Thresholds:
-        """The thresholds; where they are not the same for all, the median ones."""
+        """Return the thresholds, or their medians when they differ between images."""
         return Thresholds(
             normal_below=float(np.nanmedian(self.low)), pneumonia_above=float(np.nanmedian(self.high))
         )
 
     @property
     def decisions(self) -> Floats:
-        """The one threshold of each that decides where uncertainty is not allowed."""
+        """Return each image's decision threshold, which forces a label where `uncertain` is not allowed."""
         return np.round((self.low + self.high) / 2, 4)
 
     @property
     def decision(self) -> float:
-        """The same of all; where it is not the same, the median one."""
+        """Return the decision threshold, or the median when it differs between images."""
         return round(float(np.nanmedian(self.decisions)), 4)
 
 
@@ -91,9 +91,9 @@ def measure(
     origins: Sequence[Origin] = (),
     model: ModelRef | None = None,
 ) -> Metrics:
-    """The metrics of findings against the samples' labels; None where the image was refused.
+    """Measure findings against the samples' labels; a finding is None when the image was refused.
 
-    UsageError when one class has no image that was judged.
+    Raises UsageError when a class has no judged image.
     """
     cases = Cases.of(samples, findings)
     draws = Bootstrap(cases.patients)
@@ -128,19 +128,19 @@ def measure(
     )
 
 
-def auc(truth: Ints, score: Floats, weights: Weights) -> float:
-    """Area under the ROC curve; NaN where the weights leave one class.
+def auc(truth: Ints, score: Floats, weights: ImageWeights) -> float:
+    """Return the area under the ROC curve; NaN when the weights leave one class.
 
-    The share of pairs that stand in the right order, ties half (Mann and Whitney 1947): in a bootstrap many
-    times faster than by way of the curve.
+    Computed as the share of pairs in the right order, with ties counted half (Mann and Whitney 1947), which
+    is many times faster in a bootstrap than integrating the curve.
     """
     sick, well = _counts(truth, score, weights)
     pairs = float(sick.sum() * well.sum())
     return float(sick @ (well.cumsum() - well / 2)) / pairs if pairs else math.nan
 
 
-def precision(truth: Ints, score: Floats, weights: Weights) -> float:
-    """Average precision; NaN where the weights leave one class."""
+def precision(truth: Ints, score: Floats, weights: ImageWeights) -> float:
+    """Return the average precision; NaN when the weights leave one class."""
     sick, well = _counts(truth, score, weights)
     if not sick.any() or not well.any():
         return math.nan
@@ -148,29 +148,29 @@ def precision(truth: Ints, score: Floats, weights: Weights) -> float:
     return float(sick[::-1] @ (found / np.maximum(called, 1e-9)) / sick.sum())
 
 
-def _counts(truth: Ints, score: Floats, weights: Weights) -> tuple[Floats, Floats]:
-    """The weights of the sick and of the well at each score that occurs, from the lowest up."""
+def _counts(truth: Ints, score: Floats, weights: ImageWeights) -> tuple[Floats, Floats]:
+    """Return the weights of the sick and of the well at each distinct score, from the lowest up."""
     place = np.unique(score, return_inverse=True)[1]
     sick, well = (np.bincount(place, weights * (truth == label)) for label in (1, 0))
     return np.asarray(sick, np.float64), np.asarray(well, np.float64)
 
 
-def calibration_error(truth: Ints, probability: Floats, weights: Weights | None = None) -> float:
-    """Expected calibration error: |mean P - share of pneumonia| in
-    equal-width bins of P, weighted by their size.
+def calibration_error(truth: Ints, probability: Floats, weights: ImageWeights | None = None) -> float:
+    """Return the expected calibration error: |mean P - share of pneumonia| in equal-width bins of P, weighted
+    by bin size.
     """
     weights = np.ones(len(truth), np.float32) if weights is None else weights
-    gaps = np.bincount(bins_of(probability), weights * (probability - truth), BINS)
+    gaps = np.bincount(bins_of(probability), weights * (probability - truth), ECE_BINS)
     return float(np.abs(gaps).sum() / weights.sum()) if weights.any() else math.nan
 
 
 def bins_of(probability: Floats) -> npt.NDArray[np.intp]:
-    """The bin of each P, 0 to BINS - 1."""
-    return np.minimum((probability * BINS).astype(np.intp), BINS - 1)
+    """Return the bin of each P, 0 to ECE_BINS - 1."""
+    return np.minimum((probability * ECE_BINS).astype(np.intp), ECE_BINS - 1)
 
 
 def _known(metric: Metric | None) -> Metric:
-    """Of images of both classes, which `Cases` has seen to."""
+    """Return a metric that cannot be None, since `Cases` has judged images of both classes."""
     assert metric is not None
     return metric
 
@@ -187,7 +187,7 @@ def _at(cases: Cases, draws: Bootstrap, thresholds: Floats, threshold: float) ->
 
 
 def _predictive_values(cases: Cases, draws: Bootstrap) -> list[PredictiveValues]:
-    """Of the two confident labels, as they were given."""
+    """Return the predictive values of the two confident labels at each prevalence."""
     sick, well = (cases.judged & (cases.truth == label) for label in (1, 0))
     pneumonia, normal = cases.called == "pneumonia", cases.called == "normal"
     found, alarmed = _known(draws.share(pneumonia, sick)), _known(draws.share(pneumonia, well))
@@ -203,8 +203,10 @@ def _predictive_values(cases: Cases, draws: Bootstrap) -> list[PredictiveValues]
 
 
 def predictive_value(right: Metric, wrong: Metric, share: float) -> Metric | None:
-    """How often a label is right, given to the share `right` of the class that it names, which is `share` of
-    all, and to the share `wrong` of the other; None where it is never given.
+    """Return how often a label is right, by Bayes' rule; None when it is never given.
+
+    `right` is the share of the class it names that gets the label, `wrong` that of the other class, and
+    `share` is the prevalence of the class it names.
     """
 
     def bayes(right: float, wrong: float) -> float:
@@ -226,7 +228,7 @@ def _called(cases: Cases) -> dict[Literal["normal", "pneumonia"], dict[str, int]
 
 
 def _groups(cases: Cases, origins: Sequence[Origin]) -> Iterator[tuple[str, Mask]]:
-    """Where a network may be weaker than its average says."""
+    """Yield groups for which the network may be weaker than its average suggests."""
     yield "bacterial", cases.viral == 0
     yield "viral", cases.viral == 1
     if not origins:

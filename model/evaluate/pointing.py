@@ -1,9 +1,9 @@
 """Measure whether the map points: does its maximum lie in opacities planted into normal X-rays?
 
-`python -m model.evaluate.pointing DATA [WEIGHTS]` takes the normal originals of the fixed fold. A pneumonia
-of the data set has no outline to compare with; a planted opacity has. After the pointing game of Zhang et
-al. 2016, arXiv:1608.00507. Of the map's evidence for pneumonia it also says how much lies outside the
-lungs, and outside the body.
+Usage: `python -m model.evaluate.pointing DATA [WEIGHTS]`, which uses the normal originals of the fixed fold.
+The data set has no outlines of pneumonias to compare with; a planted opacity has one. After the pointing game
+of Zhang et al. 2016, arXiv:1608.00507. It also measures how much of the map's evidence for pneumonia lies
+outside the lungs, and outside the body.
 """
 
 import sys
@@ -18,7 +18,8 @@ from rich.console import Console
 from scipy import ndimage
 
 from model.data import load_samples
-from model.evaluate.lungs import SIDE, Field, Gray, Mask, find_field
+from model.evaluate.bootstrap import Mask
+from model.evaluate.lungs import SIDE, Field, Gray, find_field
 from model.serve.engine import Engine, prepare
 from model.serve.files.decode import decode
 from pipeline.errors import UsageError
@@ -26,9 +27,9 @@ from pipeline.records import ImageFacts
 from pipeline.settings import Settings
 
 SIZES = (0.12, 0.18, 0.26)  # diameters of the opacities, as shares of a side
-_DENSITY = 0.75  # of the way from the lung's grey to that of the heart
-_EDGE = 0.3  # of its density: what belongs to the opacity
-_PLACED = 0.6  # of an opacity that lies in the lung, at least
+_DENSITY = 0.75  # share of the way from the lung's grey to the heart's
+_EDGE = 0.3  # share of the density above which a pixel belongs to the opacity
+_PLACED = 0.6  # least share of an opacity that lies in the lung
 _SEED = 5
 
 
@@ -38,15 +39,17 @@ class Pointing:
 
     size: float
     planted: int
-    hit: float  # the share whose maximum lies in the opacity
-    outside_lungs: float  # the share of the map's positive mass, the mean over images
+    hit: float  # share of images whose maximum lies in the opacity
+    outside_lungs: float  # share of the map's positive mass, mean over images
     outside_body: float
 
 
-def plant(gray: Gray, field: Field, lung: int, size: float, chance: np.random.Generator) -> tuple[Gray, Mask]:
-    """Return the image with a cloudy opacity of uneven outline in a lung, and where it is.
+def plant_cloud(
+    gray: Gray, field: Field, lung: int, size: float, chance: np.random.Generator
+) -> tuple[Gray, Mask]:
+    """Return the image with a cloudy opacity of uneven outline in a lung, and the mask of the opacity.
 
-    It is as bright as lies between the lung and the heart, and what is under it shines through.
+    Its brightness lies between that of the lung and the heart; the structures under it shine through.
     """
     place = _centre(field.lungs[lung], size, chance)
     rows, columns = np.mgrid[:SIDE, :SIDE] - place[:, None, None]
@@ -65,14 +68,14 @@ def plant(gray: Gray, field: Field, lung: int, size: float, chance: np.random.Ge
 
 
 def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
-    """Plant in both lungs of each image that has them, one opacity at a time; one answer for each size."""
+    """Plant one opacity at a time in both lungs of each image that has them; yield a result for each size."""
     fields = [(gray, field) for gray in map(_gray, images) if (field := find_field(gray))]
     if not fields:
-        raise UsageError("in none of these images two lungs were found; name the normal X-rays")
+        raise UsageError("no image shows two lungs that could be found; name a folder of normal X-rays")
     for size in SIZES:
         chance = np.random.default_rng(_SEED)
         seen = [
-            _seen(engine, *plant(gray, field, lung, size, chance), field)
+            _seen(engine, *plant_cloud(gray, field, lung, size, chance), field)
             for gray, field in fields
             for lung in (0, 1)
         ]
@@ -83,7 +86,7 @@ def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
 def _seen(engine: Engine, gray: Gray, opacity: Mask, field: Field) -> tuple[bool, float, float]:
     image = Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8))
     pixels, box = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
-    left, top, right, bottom = box  # of the image, what the network saw
+    left, top, right, bottom = box  # the part of the image that the network saw
     grid = Image.fromarray(engine.outputs(pixels).maps[0])
     shown = np.full((SIDE, SIDE), -np.inf, np.float32)
     shown[top:bottom, left:right] = np.asarray(
@@ -105,7 +108,7 @@ def _gray(data: bytes) -> Gray:
 
 
 def _centre(lung: Mask, size: float, chance: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A place in the lung at which most of an opacity lies in it; the deepest where there is none."""
+    """Choose a place in the lung where most of an opacity fits; the deepest place when there is none."""
     depth = ndimage.uniform_filter(lung.astype(np.float32), int(SIDE * size * 0.8))
     places = np.argwhere(lung & (depth >= min(_PLACED, float(depth[lung].max()))))
     return np.asarray(places[chance.integers(len(places))], np.float64)
@@ -116,7 +119,7 @@ def _texture(chance: np.random.Generator) -> Gray:
     return np.asarray(noise / noise.std(), np.float32)
 
 
-def main(data: Path, weights: Path | None = None) -> None:
+def _main(data: Path, weights: Path | None = None) -> None:
     """Print a line for each size."""
     normal = [sample for sample in load_samples(data) if sample.fold == "report" and sample.label == 0]
     for seen in play([sample.path.read_bytes() for sample in normal], Engine(weights)):
@@ -127,4 +130,4 @@ def main(data: Path, weights: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    _main(*map(Path, sys.argv[1:]))

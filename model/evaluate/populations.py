@@ -1,7 +1,7 @@
-"""Count what a network says of whole populations, also of those that it should not judge.
+"""Count the answers about whole populations, including those that the network should not judge.
 
-Each is a folder of images without labels: the children of another hospital, adults, laterals, hands,
-photographs. What counts is how many get a confident label.
+Each population is a folder of images without labels: children of another hospital, adults, lateral views,
+hands, photographs. The main figure is how many get a confident label.
 """
 
 import csv
@@ -23,7 +23,7 @@ from pipeline.store.walk import keys
 from pipeline.verdict import ModelRef
 
 
-class Population(BaseModel):
+class PopulationCounts(BaseModel):
     """Count the answers about one population; the shares are of all its images."""
 
     name: str
@@ -39,15 +39,15 @@ class Population(BaseModel):
 class Populations(BaseModel):
     """Hold the counts of several populations, judged by one network."""
 
-    populations: list[Population]
+    populations: list[PopulationCounts]
     model: ModelRef
 
 
 def judge_populations(folder: Path, settings: Settings) -> Populations:
-    """Judge all images of a folder: each folder in it is a population.
+    """Judge all images of a folder, in which each folder is a population.
 
-    Or each `source` of its `manifest.csv`, whose columns `file` and `patient_key` name images and patients.
-    UsageError when there is none.
+    If the folder has a `manifest.csv`, each `source` in it is a population instead; its columns `file` and
+    `patient_key` name images and patients. Raises UsageError when there is no population.
     """
     found = find_populations(folder)
     with GuardedEngine.of(settings) as engine:
@@ -61,14 +61,14 @@ def judge_populations(folder: Path, settings: Settings) -> Populations:
 
 
 def find_populations(folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    """The images of each population, see `judge_populations`, and whose each is."""
+    """Return the images of each population (see `judge_populations`), each with its patient."""
     found = _by_source(folder) or _by_folder(folder)
     if not found:
         raise UsageError(f"{folder} holds no folder of images; put each population into a folder of its own")
     return found
 
 
-def table(seen: Populations) -> str:
+def populations_table(seen: Populations) -> str:
     """Build a table with a line for each population."""
     lines = [f"{'':24} {'images':>6}  {'refused':24} {'uncertain':24} confident"]
     for one in seen.populations:
@@ -87,10 +87,10 @@ def _by_source(folder: Path) -> dict[str, list[tuple[Path, str]]]:
                 if source and name:
                     image = (folder / name).resolve()
                     if not image.is_relative_to(folder.resolve()) or not image.is_file():
-                        raise UsageError(f"{path} names {name}, and there is no such file in {folder}")
+                        raise UsageError(f"{path} names {name}, but {folder} has no such file")
                     found[source].append((image, row.get("patient_key") or name))
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: it has to be a table with the column `file`") from error
+        raise UsageError(f"{path} cannot be read: it must be a CSV table with the column `file`") from error
     return found
 
 
@@ -116,7 +116,7 @@ def _said(engine: GuardedEngine, max_bytes: int, path: Path) -> str:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _population(name: str, patients: list[str], said: list[str]) -> Population:
+def _population(name: str, patients: list[str], said: list[str]) -> PopulationCounts:
     words, draws = np.array(said), Bootstrap(patients)
 
     def share(*wanted: str) -> Metric:
@@ -124,7 +124,7 @@ def _population(name: str, patients: list[str], said: list[str]) -> Population:
         assert found is not None
         return found
 
-    return Population(
+    return PopulationCounts(
         name=name,
         images=len(said),
         patients=len(set(patients)),

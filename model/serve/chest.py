@@ -1,4 +1,4 @@
-"""Find the chest, roughly and quickly, to say when the evidence lies beside it."""
+"""Find the chest, roughly and quickly, to notice evidence that lies beside it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,12 +7,12 @@ from PIL import Image
 from model.serve.borders import Box
 from model.serve.preprocess import Array
 
-_SIDE = 64  # pixels a side that are looked at
-_NEAR = 10  # rows above and below, to whose edges a row is widened: low in the lungs the wall is thin
+_SIDE = 64  # pixels a side of the image that is searched
+_NEAR = 10  # rows above and below whose edges also count, since low in the lungs the wall is thin
 
 
 def outside_share(gray: Image.Image, box: Box, grid: Array) -> float:
-    """The share of a map's evidence for pneumonia, [h, w], that lies beside the body, 0 to 1.
+    """Return the share of a map's evidence for pneumonia, [h, w], that lies beside the body, 0 to 1.
 
     `box` is the part of the image that the map covers.
     """
@@ -24,7 +24,7 @@ def outside_share(gray: Image.Image, box: Box, grid: Array) -> float:
 
 
 def find_body(gray: Image.Image, box: Box) -> npt.NDArray[np.bool_]:
-    """Return a mask of the body, [64, 64]: in each row, all between the first and the last bright place."""
+    """Return a mask of the body, [64, 64]: each row is filled from the first to the last bright place."""
     small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BOX, box))
     bright = small > otsu(small)
     has = bright.any(1)
@@ -36,13 +36,13 @@ def find_body(gray: Image.Image, box: Box) -> npt.NDArray[np.bool_]:
 
 
 def _around(edges: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Each row's edge, and those of the rows near it, [64, 21]."""
+    """Return each row's edge and those of the rows near it, [64, 21]."""
     padded = np.pad(edges, _NEAR, "edge")
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEAR + 1))
 
 
 def otsu(values: npt.NDArray[np.uint8 | np.float32]) -> int:
-    """Return the level that parts dark from bright best (Otsu 1979, doi 10.1109/TSMC.1979.4310076)."""
+    """Return the level that separates dark from bright best (Otsu 1979, doi 10.1109/TSMC.1979.4310076)."""
     counts, levels = np.bincount(values.ravel().astype(np.intp), minlength=256), np.arange(256)
     below = counts.cumsum()
     above = below[-1] - below

@@ -1,7 +1,7 @@
-"""The process in which images are judged: reads them from its standard input, answers on its standard output.
+"""Judge images in a process of its own: read them from standard input, answer on standard output.
 
 `model.serve.guarded` starts it, and kills it when an image takes too long. It limits its own memory, where
-the system can, and ends when nobody is there any more to answer to.
+the system can, and ends when its parent is gone.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model.serve.engine import Engine
-from model.serve.messages import Answer, Greeting, Options, Refusal, receive, send
+from model.serve.messages import ChildOptions, Greeting, ImageAnswer, Refusal, receive, send
 from pipeline.errors import InputRejected, UsageError, place_of
 
 try:
@@ -20,20 +20,20 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_GRACE_SECONDS = 5.0  # beyond the deadline, for whoever started this to have ended it
-_GROWN = 600_000_000  # bytes of resident memory: decoders seldom give back what they took
-_STATE = Path("/proc/self/statm")  # man proc_pid_statm: the second number is of resident pages
+_GRACE_SECONDS = 5.0  # after the deadline, for the parent to end this process first
+_GROWN = 600_000_000  # bytes of resident memory; decoders seldom free what they allocated
+_STATE = Path("/proc/self/statm")  # see man proc_pid_statm: the second number counts resident pages
 
 
-def main() -> None:
+def judge_images() -> None:
     """Judge images until the input ends."""
     images, answers = _streams()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # whoever started this finishes what is at work, or kills it
+        signal.signal(number, signal.SIG_IGN)  # the parent lets it finish, or kills it
     told = receive(images)
     if told is None:
         return
-    options = Options.model_validate_json(told)
+    options = ChildOptions.model_validate_json(told)
     try:
         engine = Engine.of(options)
     except UsageError as error:
@@ -50,17 +50,17 @@ def main() -> None:
             return
 
 
-def _judged(engine: Engine, data: bytes) -> tuple[Answer, bytes | None]:
+def _judged(engine: Engine, data: bytes) -> tuple[ImageAnswer, bytes | None]:
     try:
         seen = engine.examine(data)
     except InputRejected as error:
         refusal = Refusal(code=error.code, message=str(error), facts=error.facts)
-        return Answer(refusal=refusal, is_spent=_has_grown()), None
+        return ImageAnswer(refusal=refusal, is_spent=_has_grown()), None
     except MemoryError:
-        return Answer(out_of_memory=True, is_spent=True), None
+        return ImageAnswer(out_of_memory=True, is_spent=True), None
     except Exception as error:  # noqa: BLE001  one image must not end the process
-        return Answer(defect=place_of(error)), None
-    answer = Answer(
+        return ImageAnswer(defect=place_of(error)), None
+    answer = ImageAnswer(
         facts=seen.facts,
         finding=seen.finding,
         warnings=seen.warnings,
@@ -72,7 +72,7 @@ def _judged(engine: Engine, data: bytes) -> tuple[Answer, bytes | None]:
 
 
 def _streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes; what libraries print goes nowhere, and not between the answers."""
+    """Return the two pipes; what libraries print is discarded, so that it cannot mix with the answers."""
     images, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -81,7 +81,7 @@ def _streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _limit_memory(most: int) -> None:
-    """Have memory beyond `most` bytes refused: what is written to privately, which is what counts (Linux)."""
+    """Refuse memory beyond `most` bytes of private data (Linux)."""
     if resource is not None and sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -89,15 +89,15 @@ def _limit_memory(most: int) -> None:
 
 
 def _set_alarm(seconds: float) -> None:
-    """End this process after so long, also where a decoder never comes back to Python; 0: do not."""
+    """End this process after so many seconds, even if a decoder never returns to Python; 0 cancels."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _has_grown() -> bool:
-    """Return whether it holds much memory now; elsewhere than on Linux, whether it ever did.
+    """Return whether the process holds much memory now; outside Linux, whether it ever did.
 
-    On Linux the most that it ever held counts the memory of the program that started it.
+    On Linux the highest value also counts the memory of the parent program.
     """
     with suppress(OSError):
         return int(_STATE.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _GROWN
@@ -108,4 +108,4 @@ def _has_grown() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    judge_images()

@@ -36,7 +36,7 @@ from pipeline.verdict import (
 )
 
 if TYPE_CHECKING:  # the processes that judge need no settings
-    from model.serve.messages import Options
+    from model.serve.messages import ChildOptions
     from pipeline.settings import Settings
 
 _DIGITS = 4  # of P in a verdict
@@ -137,7 +137,7 @@ class Engine:
         )
 
     @classmethod
-    def of(cls, settings: "Settings | Options") -> "Engine":
+    def of(cls, settings: "Settings | ChildOptions") -> "Engine":
         """Build the engine that the settings ask for."""
         names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
         return cls(**{name: getattr(settings, name) for name in names})

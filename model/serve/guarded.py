@@ -1,8 +1,8 @@
-"""An engine whose images are judged in processes of their own, which can be killed.
+"""Judge images in child processes, which can be killed.
 
-A stranger's file may make a decoder hang, crash, or ask for all the memory of the machine. Each image has a
-deadline and each process a limit on its memory: what goes wrong costs that image its try, and nothing else.
-Neither numpy nor ONNX Runtime is imported here; `model.serve.child` is the other end.
+An untrusted file may make a decoder hang, crash, or ask for all the memory of the machine. Each image has a
+deadline and each process a memory limit, so a failure costs that image its attempt and nothing else. Neither
+numpy nor ONNX Runtime is imported here; `model.serve.child` is the other end.
 """
 
 import signal
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from model.serve import process
-from model.serve.messages import HEAD, Answer, Greeting, Options, send, widen
+from model.serve.messages import HEAD, ChildOptions, Greeting, ImageAnswer, send, widen
 from model.serve.process import CHILD
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from pipeline.records import Examination
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 _LOAD_SECONDS = 60.0  # to load the network
-_LOADING_SECONDS = 4.0  # after so long a process that still loads keeps no image of another one waiting
-_SLOW_SECONDS = 1.0  # after so long an image no longer keeps another one from the cores
-_TICK_SECONDS = 0.1  # how exactly all this is kept
-_END_SECONDS = 5.0  # for a process that answers no more to have ended
-_KILLED = (-signal.SIGTERM, -9)  # by somebody else, or by the system when memory runs out
-_ADVICE = "Export the X-ray again, as PNG or JPEG, and drop that."
+_LOADING_SECONDS = 4.0  # a process that loads longer lets other images go first
+_SLOW_SECONDS = 1.0  # an image that takes longer lets other images use the cores
+_TICK_SECONDS = 0.1  # how often the limits are checked
+_END_SECONDS = 5.0  # for a process that no longer answers to end
+_KILLED = (-signal.SIGTERM, -9)  # by another program, or by the system when memory runs out
+_ADVICE = "Export the X-ray again as PNG or JPEG, and drop the new file."
 
 
 class GuardedEngine:
-    """An `Engine` (see `pipeline.ports`) that judges up to `limit` images at a time, and as many slow ones
-    beside them. Safe to call from many threads; `close` it, or leave its `with` block.
+    """Judge up to `limit` images at a time, and as many slow ones beside them (see `pipeline.ports.Engine`).
+
+    It is safe to call from many threads. `close` it, or leave its `with` block.
     """
 
-    def __init__(self, options: Options, limit: int, command: Sequence[str] = ()) -> None:
-        """Start the first process, without waiting for it. `command` starts another one than ours."""
+    def __init__(self, options: ChildOptions, limit: int, command: Sequence[str] = ()) -> None:
+        """Start the first process without waiting for it; `command` replaces the standard command."""
         self._options, self._turns = options, Turns(limit)
         self._command = [*(command or CHILD)]
         self._guard = threading.Lock()
@@ -57,12 +58,12 @@ class GuardedEngine:
     @classmethod
     def of(cls, settings: "Settings") -> "GuardedEngine":
         """Start the engine that the settings ask for."""
-        options = {name: getattr(settings, name) for name in Options.model_fields}
-        return cls(Options(**options), settings.threads)
+        options = {name: getattr(settings, name) for name in ChildOptions.model_fields}
+        return cls(ChildOptions(**options), settings.threads)
 
     @property
     def model(self) -> ModelRef:
-        """The network that judges; waits until it is loaded. UsageError when the weights are none."""
+        """Return the network, once it is loaded; raise UsageError when the weights are unusable."""
         if self._model is None:
             child = self._take()
             self._give_back(child)
@@ -70,7 +71,7 @@ class GuardedEngine:
         return self._model
 
     def warm(self, count: int) -> None:
-        """Have `count` processes ready or on their way from now on, without waiting for them."""
+        """Keep `count` processes ready or starting from now on, without waiting for them."""
         self._wanted = count
         for _ in range(count - len(self._all)):
             child = self._start()
@@ -80,8 +81,8 @@ class GuardedEngine:
     def examine(self, data: bytes) -> Examination:
         """Judge the bytes of one image file, see `pipeline.ports.InferenceEngine`.
 
-        EngineFailed when it takes too long or too much memory, or ends its process; HostError when no
-        process can be had.
+        Raises EngineFailed when it takes too long or too much memory, or ends its process; HostError when no
+        process can be started.
         """
         with self._turns.turn() as turn:
             answer, preview = self._ask(data, turn)
@@ -90,11 +91,11 @@ class GuardedEngine:
         if answer.out_of_memory:
             raise self._too_much_memory()
         if answer.finding is None or answer.facts is None:
-            raise EngineFailed("internal", f"It could not be judged ({answer.defect or 'no answer'}).")
+            raise EngineFailed("internal", f"The X-ray could not be judged ({answer.defect or 'no answer'}).")
         return Examination(answer.facts, answer.finding, preview, answer.warnings, answer.timing_ms)
 
     def close(self) -> None:
-        """End all processes at once, whatever they are at."""
+        """End all processes at once, even while they work."""
         with self._guard:
             self._closed = True
             children = list(self._all)
@@ -112,8 +113,8 @@ class GuardedEngine:
     ) -> None:
         self.close()
 
-    def _ask(self, data: bytes, turn: Turn) -> tuple[Answer, bytes | None]:
-        """Ask one process; and once more a new one, if somebody else has killed the first."""
+    def _ask(self, data: bytes, turn: Turn) -> tuple[ImageAnswer, bytes | None]:
+        """Ask one process, and a second one if something else killed the first."""
         for is_last in (False, True):
             child = self._take(turn)
             try:
@@ -124,7 +125,7 @@ class GuardedEngine:
                 if child.was_killed and not child.is_overdue and not is_last and not self._closed:
                     continue
                 raise self._why(child) from None
-            except BaseException:  # Ctrl-C, in the midst of an answer
+            except BaseException:  # Ctrl-C during an answer
                 self._drop(child)
                 raise
             self._drop(child) if answer.is_spent or child.is_overdue else self._give_back(child)
@@ -132,7 +133,7 @@ class GuardedEngine:
         raise AssertionError  # the loop has returned, or raised
 
     def _watch(self) -> None:
-        """Hold all processes to their limits, until the engine is closed."""
+        """Enforce all processes' limits until the engine is closed."""
         while not self._background.stopping.wait(_TICK_SECONDS):
             with self._guard:
                 children = list(self._all)
@@ -140,27 +141,27 @@ class GuardedEngine:
                 child.check(time.monotonic())
 
     def _why(self, child: "_Child") -> Exception:
-        """Return the error for an image whose process ended over it."""
+        """Build the error for an image whose process ended."""
         if self._closed:
-            return HostError("the program is ending")
+            return HostError("the program is shutting down")
         if child.is_overdue:
             seconds = f"{self._options.image_seconds:.0f}"
-            return EngineFailed("took_too_long", f"It was not judged within {seconds} seconds. {_ADVICE}")
+            message = f"The X-ray was not judged within {seconds} seconds. {_ADVICE}"
+            return EngineFailed("took_too_long", message)
         if child.was_killed:
             return self._too_much_memory()
         return EngineFailed("crashed", f"The image decoder crashed on this file. {_ADVICE}")
 
     def _too_much_memory(self) -> EngineFailed:
         limit = f"{self._options.image_memory / 1e9:.1f} GB"
-        return EngineFailed("out_of_memory", f"It needs more than {limit} of memory to be judged. {_ADVICE}")
+        message = f"Judging the X-ray needs more than {limit} of memory. {_ADVICE}"
+        return EngineFailed("out_of_memory", message)
 
     def _take(self, turn: Turn | None = None) -> "_Child":
-        """Return a process that has loaded the network and has nothing to do; let others go before meanwhile,
-        if that takes long.
-        """
+        """Return an idle process with the network loaded; give up the turn if that takes long."""
         with self._guard:
             if self._closed:
-                raise HostError("the program is ending")
+                raise HostError("the program is shutting down")
             child = self._idle.pop() if self._idle else None
         child = child or self._start()
         try:
@@ -170,7 +171,7 @@ class GuardedEngine:
         except BaseException:
             self._drop(child)
             if self._closed:
-                raise HostError("the program is ending") from None
+                raise HostError("the program is shutting down") from None
             raise
         return child
 
@@ -186,7 +187,7 @@ class GuardedEngine:
                 self._all.add(child)
                 return child
         child.kill()
-        raise HostError("the program is ending")
+        raise HostError("the program is shutting down")
 
     def _drop(self, child: "_Child") -> None:
         child.kill()
@@ -194,36 +195,36 @@ class GuardedEngine:
             self._all.discard(child)
             is_closed = self._closed
         if not is_closed:
-            with suppress(HostError):  # whoever asks next tries again, and says so
+            with suppress(HostError):  # the next request tries again and reports the failure
                 self.warm(self._wanted)
 
 
 class _Gone(Exception):
-    """The process ended, or answered nonsense."""
+    """Report that the process ended, or answered nonsense."""
 
 
 class _Child:
-    """One process with a network of its own; used by one thread at a time."""
+    """Hold one process with its own network; one thread uses it at a time."""
 
-    def __init__(self, command: list[str], options: Options) -> None:
-        """Start it; HostError when the system cannot."""
+    def __init__(self, command: list[str], options: ChildOptions) -> None:
+        """Start the process; raise HostError when the system cannot."""
         try:
             self._process = process.take(command)
         except OSError as error:
             raise HostError(f"no process can be started ({error.strerror})") from error
-        self.is_overdue = self._is_ended = False  # the second: by us, when it had not ended itself
+        self.is_overdue = self._is_ended = False  # the second: by this program
         self._model: ModelRef | None = None
         self._guard = threading.Lock()
         self._limits: tuple[Turn | None, float, float] | None = None
         assert self._process.stdin is not None
         for stream in (self._process.stdin, self._process.stdout):
             widen(stream)
-        with suppress(OSError):  # it has ended already, which `wait_ready` finds
+        with suppress(OSError):  # it has ended already, which `wait_ready` reports
             send(self._process.stdin, options)
 
     @property
     def model(self) -> ModelRef:
-        """The network that it has loaded."""
+        """Return the network that it has loaded."""
         assert self._model is not None
         return self._model
 
@@ -234,24 +235,24 @@ class _Child:
 
     @property
     def was_killed(self) -> bool:
-        """Return whether somebody else ended it by a signal, or the system did."""
+        """Return whether something other than this program ended it by a signal."""
         return self._process.returncode in _KILLED and not self._is_ended
 
     @contextmanager
     def limited(self, turn: Turn | None, slow: float, longest: float) -> Iterator[None]:
-        """Limit what it does within the block: after `slow` seconds others go before, after `longest` it is
-        ended. `check` sees to that.
+        """Limit the block: after `slow` seconds give up the turn, after `longest` end the process (see
+        `check`).
         """
         now = time.monotonic()
         self._limits = (turn, now + slow, now + longest)
         try:
             yield
         finally:
-            with self._guard:  # an answer that came in time is not called late any more
+            with self._guard:  # an answer that came in time must not count as late
                 self._limits = None
 
     def check(self, now: float) -> None:
-        """Do what its limits ask for at a moment; does not wait for its end."""
+        """Apply its limits at a moment, without waiting for the process to end."""
         with self._guard:
             turn, slow, end = self._limits or (None, now, now + 1)
             if now >= slow and turn:
@@ -261,36 +262,36 @@ class _Child:
                 self._process.kill()
 
     def wait_ready(self) -> None:
-        """Wait until it has loaded the network; UsageError when there is none, HostError when it died."""
+        """Wait until it has loaded the network; raise UsageError when it cannot, HostError when it died."""
         try:
             greeting = Greeting.model_validate_json(self._read_block())
         except (_Gone, ValueError):
             self.kill()
             code = self._process.returncode
-            raise HostError(f"the process that judges images ended at its start (exit code {code})") from None
+            raise HostError(f"the judging process ended while starting (exit code {code})") from None
         if greeting.model is None:
             raise UsageError(greeting.problem)
         self._model = greeting.model
 
-    def ask(self, data: bytes) -> tuple[Answer, bytes | None]:
-        """Have it judge an image; _Gone when it ends instead."""
+    def ask(self, data: bytes) -> tuple[ImageAnswer, bytes | None]:
+        """Have it judge an image; raise _Gone when it ends instead."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(data).to_bytes(HEAD, "big"))
             self._process.stdin.write(data)
             self._process.stdin.flush()
-            answer = Answer.model_validate_json(self._read_block())
+            answer = ImageAnswer.model_validate_json(self._read_block())
             return answer, self._read(answer.preview) if answer.preview is not None else None
-        except (OSError, ValueError) as error:  # a broken pipe, or one that was closed meanwhile
+        except (OSError, ValueError) as error:  # a broken or closed pipe
             self.kill()
             raise _Gone from error
 
     def kill(self) -> None:
-        """End it at once, and wait for that; again is fine."""
+        """End it at once and wait for that; calling this again is harmless."""
         if self._process.poll() is None:
             self._is_ended = True
             self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # as long as the system does not let it go
+        with suppress(subprocess.TimeoutExpired):  # the system may keep it longer
             self._process.wait(_END_SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
@@ -304,7 +305,7 @@ class _Child:
         assert self._process.stdout is not None
         data = self._process.stdout.read(size)
         if len(data) < size:
-            with suppress(subprocess.TimeoutExpired):  # as it has ended: its exit code says why
+            with suppress(subprocess.TimeoutExpired):  # it has ended; its exit code says why
                 self._process.wait(_END_SECONDS)
             raise _Gone
         return data

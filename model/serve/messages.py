@@ -1,4 +1,4 @@
-"""The messages between a process that judges (`model.serve.child`) and whoever started it, over two pipes."""
+"""Define the messages between a judging process (`model.serve.child`) and its parent, over two pipes."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +15,11 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 HEAD = 8  # bytes of a length, big-endian
-_PIPE = 1 << 20  # bytes; as much as Linux lets a user have
+_PIPE = 1 << 20  # bytes; the most that Linux allows a user
 
 
 class Refusal(BaseModel):
-    """An `InputRejected` on its way."""
+    """Carry an `InputRejected`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,31 +28,33 @@ class Refusal(BaseModel):
     facts: ImageFacts | None = None
 
 
-class Answer(BaseModel):
-    """The answer about one image; the preview's bytes follow. Exactly one of the first four is set."""
+class ImageAnswer(BaseModel):
+    """Carry the answer about one image, followed by the preview's bytes; exactly one of the first four is
+    set.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     finding: Finding | None = None
     refusal: Refusal | None = None
     out_of_memory: bool = False
-    defect: str | None = None  # of ours, and where
+    defect: str | None = None  # a bug of ours, and where
     facts: ImageFacts | None = None
     warnings: tuple[Warning, ...] = ()
     timing_ms: dict[str, float] = {}
-    preview: int | None = None  # its bytes
-    is_spent: bool = False  # it has grown: start another one
+    preview: int | None = None  # its size in bytes
+    is_spent: bool = False  # it has grown too large: start another process
 
 
 class Greeting(BaseModel):
-    """The first message of a process: the network that it has loaded, or why it could not."""
+    """Carry the first message of a process: the network that it loaded, or why it could not."""
 
     model: ModelRef | None = None
     problem: str = ""
 
 
-class Options(BaseModel):
-    """The first message to a process."""
+class ChildOptions(BaseModel):
+    """Carry the first message to a process."""
 
     weights: Path | None = None
     max_pixels: int = 50_000_000
@@ -64,21 +66,21 @@ class Options(BaseModel):
 
 
 def widen(pipe: IO[bytes] | None) -> None:
-    """Let a pipe hold a whole image, where the system can: it then passes in one go (Linux)."""
+    """Let a pipe hold a whole image, so that it passes in one write, where the system can (Linux)."""
     if pipe and fcntl and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # the user has too many wide pipes already
+        with suppress(OSError):  # the user's limit of wide pipes is reached
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def send(stream: IO[bytes], message: BaseModel, tail: bytes = b"") -> None:
-    """Write a message, with its length before it and a tail behind it."""
+    """Write a message, preceded by its length and followed by a tail."""
     content = message.model_dump_json(by_alias=True).encode()
     stream.write(len(content).to_bytes(HEAD, "big") + content + tail)
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> bytes | None:
-    """Read the bytes of one image; None when there will be no more."""
+    """Read the bytes of one image; return None when there are no more."""
     head = stream.read(HEAD)
     if len(head) < HEAD:
         return None

@@ -1,7 +1,7 @@
-"""The activation map over its X-ray, with its scale: one picture that explains a verdict.
+"""Draw the activation map over its X-ray, with its scale, as one picture that explains a verdict.
 
-The colours and what they mean are those of the page (`web/static/map.js`): cool is evidence
-against pneumonia, warm is evidence for it, in logits; nothing near zero is drawn. Pillow alone draws it.
+Colours and their meaning match the page (`web/static/map.js`): cool is evidence against pneumonia, warm is
+evidence for it, in logits; values near zero are not drawn. Only Pillow is needed.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from model.serve.preprocess import Array
 from pipeline.errors import UsageError
 from pipeline.verdict import ActivationMap, Finding, Verdict, doubt_of
 
-OPACITY = 0.6  # of the full colour, as the page begins
+OPACITY = 0.6  # of the full colour, the page's initial value
 LEAST_SCALE = 4.0  # logits: a map with less than this is drawn faint, not stretched to full colour
 _WARM = np.array([[255, 214, 120], [255, 150, 50], [232, 62, 28]], np.float32)
 _COOL = np.array([[150, 226, 255], [66, 150, 245], [54, 84, 214]], np.float32)
-_QUIET, _FULL = 0.07, 0.85  # of the scale: where colour begins, and where it covers all that it may
+_QUIET, _FULL = 0.07, 0.85  # of the scale: where colour begins, and where it is strongest
 
 _GROUND, _TEXT, _FAINT, _EDGE = "#0a0d11", "#e7ebf0", "#9aa6b4", "#252d37"
 _LABELS = {"pneumonia": "#ff9d5c", "uncertain": "#e6cf83", "normal": "#74c4f2"}
@@ -29,14 +29,14 @@ _WIDTH, _TALLEST, _MARGIN = 1000, 1200, 24  # pixels; the X-ray fits between the
 _FOOT, _WARNED = 142, 38  # pixels under the X-ray, and those of a line of warnings
 _NOTICE = "No localisation of disease: the map shows what moved the network's answer. Not a medical device."
 _BEHIND = 42  # grey level under the scale of colours
-_STEM_BYTES = 120  # of the source's name that an overlay's name keeps
+_STEM_BYTES = 120  # of the source's stem kept in an overlay's name
 
 
 class Heatmaps:
-    """A folder of overlays, one for each path and content that was classified."""
+    """Write overlays into a folder, one for each path and content that was classified."""
 
     def __init__(self, folder: Path, sources: Iterable[Path]) -> None:
-        """Make the folder; UsageError when it cannot be, or lies where the X-rays are read from."""
+        """Make the folder; raise UsageError when that fails, or when it lies inside a source folder."""
         self._folder = folder
         for source in sources:
             if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
@@ -44,10 +44,10 @@ class Heatmaps:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{folder} cannot be made ({error.strerror}); name another folder") from error
+            raise UsageError(f"{folder} cannot be created ({error.strerror}); name another folder") from error
 
     def write(self, verdict: Verdict, preview: bytes) -> None:
-        """Draw a classified verdict over its preview; UsageError when the folder does not take it."""
+        """Draw a classified verdict over its preview; raise UsageError when the file cannot be written."""
         path = self._folder / file_name(verdict)
         try:
             with Image.open(io.BytesIO(preview)) as gray:
@@ -57,7 +57,7 @@ class Heatmaps:
 
 
 def file_name(verdict: Verdict) -> str:
-    """Readable by the source's stem; its path and content, hashed, keep equal names apart."""
+    """Return a name with the source's stem, and a hash of path and content that keeps equal stems apart."""
     source = verdict.source
     stem = re.sub(r"[^\w.-]+", "_", Path(source.key).stem).strip("._-") or "image"
     short = stem.encode()[:_STEM_BYTES].decode(errors="ignore")
@@ -66,7 +66,7 @@ def file_name(verdict: Verdict) -> str:
 
 
 def draw(gray: Image.Image, verdict: Verdict) -> Image.Image:
-    """The X-ray with its map, the scale of the colours, and the answer: RGB, 1000 pixels wide."""
+    """Return the X-ray with its map, the colour scale, and the answer: RGB, 1000 pixels wide."""
     finding = verdict.finding
     assert finding is not None
     picture = blend(_fitted(gray), finding.map)
@@ -81,7 +81,9 @@ def draw(gray: Image.Image, verdict: Verdict) -> Image.Image:
 
 
 def blend(gray: Image.Image, activation: ActivationMap, opacity: float = OPACITY) -> Image.Image:
-    """The map's colours over the part of an 8-bit gray image that the map covers, RGB of the same size."""
+    """Draw the map's colours over the part of an 8-bit gray image that it covers; return RGB of the same
+    size.
+    """
     width, height = gray.size
     left, top, right, bottom = activation.box
     box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
@@ -91,18 +93,18 @@ def blend(gray: Image.Image, activation: ActivationMap, opacity: float = OPACITY
     area = picture[box[1] : box[3], box[0] : box[2]]
     area += (rgb - area) * (opacity * cover[:, :, None])
     blended = Image.fromarray(np.rint(picture).astype(np.uint8))
-    if box != (0, 0, width, height):  # what lies outside the frame was not looked at
+    if box != (0, 0, width, height):  # the network did not see what lies outside the frame
         ImageDraw.Draw(blended).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_FAINT)
     return blended
 
 
 def scale_of(activation: ActivationMap) -> float:
-    """The logits, for or against, that have the full colour."""
+    """Return the logits, for or against, that get the full colour."""
     return max(LEAST_SCALE, *(abs(value) for row in activation.grid for value in row))
 
 
 def colours(values: Array) -> tuple[Array, Array]:
-    """Values [...] from -1 to 1 as colours [..., 3], 0 to 255, and how much each covers, [...], 0 to 1."""
+    """Map values [...] from -1 to 1 to colours [..., 3], 0 to 255, and to coverage, [...], 0 to 1."""
     size = np.minimum(np.abs(values), 1)
     places = np.linspace(0, 1, len(_WARM))
     channels = [
@@ -114,16 +116,16 @@ def colours(values: Array) -> tuple[Array, Array]:
 
 
 def surface(grid: Array, height: int, width: int) -> Array:
-    """A grid of numbers as a smooth surface, [height, width].
+    """Interpolate a grid to a smooth surface, [height, width].
 
-    It goes through every cell's centre, and never beyond the values of its neighbours: Catmull-Rom held
-    between the two middle values, down and then across.
+    It passes through every cell's centre and never exceeds the neighbouring values: Catmull-Rom clipped to
+    the two middle values, down and then across.
     """
     return _stretched(_stretched(grid.T, width).T, height)
 
 
 def _stretched(grid: Array, length: int) -> Array:
-    """[rows, columns] -> [length, columns]."""
+    """Interpolate [rows, columns] -> [length, columns]."""
     place = (np.arange(length, dtype=np.float32) + 0.5) / length * len(grid) - 0.5
     whole = np.floor(place).astype(int)
     t = (place - whole)[:, None]
@@ -137,7 +139,7 @@ def _stretched(grid: Array, length: int) -> Array:
 def _draw_answer(pen: ImageDraw.ImageDraw, top: int, verdict: Verdict, finding: Finding) -> None:
     pen.text((_MARGIN, top - 4), finding.label.capitalize(), _LABELS[finding.label], _font(32))
     if doubt_of(verdict.warnings):
-        pen.text((_MARGIN, top + 42), "no probability, for the reason below", _FAINT, _font(17))
+        pen.text((_MARGIN, top + 42), "no probability; see the warnings below", _FAINT, _font(17))
         return
     chance = f"P(pneumonia) {finding.probability:.3f}"
     pen.text((_MARGIN, top + 40), chance, _TEXT, _font(20))
@@ -148,14 +150,14 @@ def _draw_answer(pen: ImageDraw.ImageDraw, top: int, verdict: Verdict, finding: 
 def _draw_foot(pen: ImageDraw.ImageDraw, top: int, warnings: Sequence[str]) -> None:
     if warnings:
         words = ", ".join(warnings).replace("_", " ")
-        pen.text((_MARGIN, top), f"Warned: {words}", _LABELS["uncertain"], _font(18))
+        pen.text((_MARGIN, top), f"Warnings: {words}", _LABELS["uncertain"], _font(18))
         top += _WARNED
     pen.line((_MARGIN, top, _WIDTH - _MARGIN, top), _EDGE)
     pen.text((_MARGIN, top + 12), _NOTICE, _FAINT, _font(17))
 
 
 def _draw_scale(canvas: Image.Image, box: tuple[int, int, int, int], scale: float) -> None:
-    """The colours at their strongest, and what their two ends mean."""
+    """Draw the colours at full strength, and what the two ends mean."""
     left, top, right, bottom = box
     ramp = np.tile(np.linspace(-1, 1, right - left, dtype=np.float32), (bottom - top, 1))
     rgb, cover = colours(ramp)
@@ -171,12 +173,12 @@ def _draw_scale(canvas: Image.Image, box: tuple[int, int, int, int], scale: floa
 
 
 def _fitted(gray: Image.Image) -> Image.Image:
-    """As large as the frame takes it, also where it is small: the text keeps its size."""
+    """Return the image as large as fits the frame, even when it is small, so that the text keeps its size."""
     share = min((_WIDTH - 2 * _MARGIN) / gray.width, _TALLEST / gray.height)
     size = (max(1, round(gray.width * share)), max(1, round(gray.height * share)))
     return gray.resize(size, Image.Resampling.BICUBIC)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own: it knows no dash and no minus sign, and a hyphen has to do."""
+    """Return Pillow's own font, which has no dash or minus sign, so a hyphen stands for both."""
     return ImageFont.load_default(size)

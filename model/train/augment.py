@@ -1,4 +1,4 @@
-"""What training does to an image so that the network learns lungs and not the habits of one hospital."""
+"""Augment training images so that the network learns lungs and not the habits of one hospital."""
 
 import math
 
@@ -15,16 +15,17 @@ def normalised(image: Tensor) -> Tensor:
 
 
 class Augment:
-    """Random changes of one image, [1, H, W] 8-bit -> [1, size, size] as the network gets it.
+    """Change one image at random, [1, H, W] 8-bit -> [1, size, size] as the network's input.
 
-    `films` are images, [N, 1, H, W] 8-bit, whose tone is lent to others. Draws from torch's generator.
+    `films` are images, [N, 1, H, W] 8-bit, whose tone curves are lent to others. Draws from torch's
+    generator.
     """
 
     def __init__(self, size: int, films: Tensor) -> None:
         self.tones = torch.stack([_cumulative(film) for film in films])  # [N, 256]
         self.framing = v2.Compose(
             [
-                # Framing, aspect ratio and tilt differ by class and ward, and say nothing of the lungs.
+                # Framing, aspect ratio and tilt differ by class and ward, but say nothing about the lungs.
                 v2.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(0.75, 1.33), antialias=True),
                 v2.RandomHorizontalFlip(),
                 v2.RandomAffine(
@@ -43,14 +44,14 @@ class Augment:
         self.blurred = v2.Compose(
             [
                 v2.RandomApply([v2.GaussianNoise(sigma=0.15, clip=False)], p=0.3),
-                # A finding never depends on one place alone.
+                # A finding must not depend on one place alone.
                 v2.RandomErasing(p=0.4, scale=(0.02, 0.15)),
                 v2.RandomApply([_cover_border], p=0.5),
             ]
         )
 
     def __call__(self, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Change an image, and with it a mask of something in it, [H, W] -> [size, size]."""
+        """Change an image and, in the same way, a mask of something in it, [H, W] -> [size, size]."""
         lent, bent = (torch.rand(2) < torch.tensor([0.4, 0.4])).tolist()
         if lent:
             image = self._lend_tone(image)
@@ -62,7 +63,7 @@ class Augment:
         return changed, where.as_subclass(Tensor)[0].bool()
 
     def _lend_tone(self, image: Tensor) -> Tensor:
-        """Part of the way to another film's histogram: tone curves differ by machine."""
+        """Move part of the way to another film's histogram, since tone curves differ by machine."""
         other = self.tones[torch.randint(len(self.tones), ())]
         matched = torch.searchsorted(other, _cumulative(image)).clamp(max=255)
         curve = torch.lerp(_LEVELS, matched.float(), float(torch.rand(())))
@@ -70,20 +71,22 @@ class Augment:
 
 
 def _cumulative(image: Tensor) -> Tensor:
-    """The share of pixels up to each of 256 levels."""
+    """Return the share of pixels up to each of 256 levels."""
     counts = torch.bincount(image.flatten().long(), minlength=256).cumsum(0)
     return counts / counts[-1]
 
 
 def _bend_tone(image: Tensor) -> Tensor:
-    """A random gamma, from 0.55 to 1.8."""
+    """Apply a random gamma from 0.55 to 1.8."""
     gamma = math.exp(0.6 * (2 * float(torch.rand(())) - 1))
     curve = (_LEVELS / 255).pow(gamma).mul(255)
     return curve.to(torch.uint8)[image.long()]
 
 
 def _cover_border(image: Tensor) -> Tensor:
-    """Flat patches along the sides: burned-in letters, cables and collimator edges sit there."""
+    """Cover parts of the sides with flat patches, where burned-in letters, cables and collimator
+    edges are.
+    """
     side = image.shape[-1]
     for _ in range(int(torch.randint(1, 4, ()))):
         depth, width, where, level = torch.rand(4).tolist()

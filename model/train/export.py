@@ -1,4 +1,4 @@
-"""From trained weights to the ONNX file that serves, its calibration inside."""
+"""Export trained weights to the ONNX file that serves, with its calibration inside."""
 
 import json
 import warnings
@@ -15,26 +15,27 @@ from model.train.network import Network, NetworkConfig
 from model.train.settle import fold_norms
 from pipeline.errors import UsageError
 
-_LARGE = 1000  # numbers
+_LARGE = 1000  # values
 
 
 def load_network(path: Path) -> Network:
-    """The network of a `network.safetensors`, in evaluation mode; UsageError when the file is none."""
+    """Load the network of a `network.safetensors` in evaluation mode; raise UsageError for another file."""
     try:
         with safe_open(path, "pt") as file:
             config = json.loads(file.metadata()["config"])["network"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} holds no weights that `cxr train` wrote: {error}") from error
+        raise UsageError(f"{path} holds no weights written by `cxr train`: {error}") from error
     network = Network(NetworkConfig.from_dict(config)).eval()
     fold_norms(network)
     network.load_state_dict(weights)
     return network.eval()
 
 
-def export(network: Network, calibration: Calibration, path: Path) -> None:
-    """Write the network as ONNX with a free batch axis; outputs
-    `logits` [N, 2], `map` [N, h, w], `distance` [N], `outside` [N].
+def export_onnx(network: Network, calibration: Calibration, path: Path) -> None:
+    """Write the network as ONNX with a free batch axis.
+
+    The outputs are `logits` [N, 2], `map` [N, h, w], `distance` [N], `outside` [N].
     """
     size = network.config.size
     example = torch.zeros(2, 1, size, size)
@@ -61,7 +62,7 @@ def export(network: Network, calibration: Calibration, path: Path) -> None:
 
 
 def _store_halves(graph: onnx.GraphProto) -> None:
-    """Store in 16 bits what is exact in 16 bits: the file is half as large, and the network the same."""
+    """Store weights that are exact in 16 bits in 16 bits; the file halves, and the network stays the same."""
     for weight in graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
         half = values.astype(np.float16)
@@ -73,7 +74,7 @@ def _store_halves(graph: onnx.GraphProto) -> None:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Take out the exporter's notes: stack traces, with the paths of the machine that wrote it."""
+    """Remove the exporter's notes: stack traces with paths of the machine that wrote the file."""
     graphs = [model.graph, *model.functions]
     for part in (*graphs, *(node for graph in graphs for node in graph.node)):
         part.ClearField("metadata_props")

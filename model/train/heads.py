@@ -1,9 +1,10 @@
-"""Measure who is unlike the children of the training, from averaged features.
+"""Measure how unlike the training children a patient is, from averaged features.
 
 Typicality is the Mahalanobis distance of Lee et al. 2018, arXiv:1807.03888: a normal distribution for each
-class, with one covariance, here shrunk after Ledoit and Wolf (2004). It misses one adult in seven. A linear
-discriminant that has seen some adults flags those of other hospitals, too; how children differ it takes from
-there. The limits of both are quantiles of validation images (`model.calibrate`).
+class with one shared covariance, here shrunk after Ledoit and Wolf (2004). It misses one adult in seven. A
+linear discriminant fitted on some adults also flags adults of other hospitals; it takes the variation among
+children from typicality's covariance. The limits of both are quantiles of validation images
+(`model.calibrate`).
 """
 
 import io
@@ -19,11 +20,11 @@ from model.calibrate import fit_platt
 from model.serve.preprocess import squash
 
 
-class Typicality(nn.Module):
-    """Squared distance of features to the nearer class."""
+class TypicalityHead(nn.Module):
+    """Compute the squared distance of features to the nearer class."""
 
     means: Tensor  # [2, C]
-    whitening: Tensor  # [C, C]: differences times this have unit covariance
+    whitening: Tensor  # [C, C]: differences multiplied by it have unit covariance
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class Typicality(nn.Module):
         self.register_buffer("whitening", torch.zeros(channels, channels))
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Learn from features [N, C] and labels [N] of 0 and 1."""
+        """Fit to features [N, C] and labels [N] of 0 and 1."""
         values, classes = features.double().cpu().numpy(), labels.cpu().numpy()
         means = np.stack([values[classes == label].mean(0) for label in (0, 1)])
         precision = LedoitWolf(assume_centered=True).fit(values - means[classes]).precision_
@@ -39,13 +40,15 @@ class Typicality(nn.Module):
         self.whitening.copy_(torch.from_numpy(np.linalg.cholesky(precision)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [N, C] -> [N]; near C for a typical image."""
+        """Map features [N, C] -> [N]; the value is near C for a typical image."""
         whitened = (features[:, None] - self.means) @ self.whitening  # [N, 2, C]
         return whitened.square().sum(2).amin(1)
 
 
-class Outside(nn.Module):
-    """A linear discriminant on averaged features (Fisher 1936, doi 10.1111/j.1469-1809.1936.tb02137.x)."""
+class OutsideHead(nn.Module):
+    """Apply a linear discriminant to averaged features (Fisher 1936, doi
+    10.1111/j.1469-1809.1936.tb02137.x).
+    """
 
     weight: Tensor  # [C]
     bias: Tensor  # []
@@ -56,7 +59,7 @@ class Outside(nn.Module):
         self.register_buffer("bias", torch.zeros(()))
 
     def fit(self, inside: Tensor, outside: Tensor, whitening: Tensor) -> None:
-        """Learn from the features, [N, C], of images of either kind, and from how those inside vary."""
+        """Fit to the features, [N, C], of images inside and outside, with the whitening of those inside."""
         both = torch.cat([inside, outside]).double()
         whitened = whitening.double()
         weight = whitened @ (whitened.T @ (outside.double().mean(0) - inside.double().mean(0)))
@@ -66,12 +69,12 @@ class Outside(nn.Module):
         self.bias.copy_(torch.tensor(offset))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [N, C] -> logits [N]."""
+        """Map features [N, C] -> logits [N]."""
         return features @ self.weight + self.bias
 
 
 def changed(images: Iterable[Image.Image], chance: np.random.Generator) -> Iterator[Image.Image]:
-    """Images as other devices and hands would have made them: cut, smaller, blurred or sharpened, darker."""
+    """Yield images changed as other devices would: cropped, resized, blurred or sharpened, darkened."""
     for image in images:
         width, height = (int(side * chance.uniform(0.75, 1)) for side in image.size)
         left, top = (

@@ -1,7 +1,7 @@
-"""Training one network, top to bottom. `model.train.ensemble` trains them all.
+"""Train one network, from top to bottom; `model.train.ensemble` trains them all.
 
-A run is a folder. It holds `state.pt`: everything that is needed to go on after a kill; and at the end the
-averaged weights.
+A run is a folder. It holds `state.pt`, everything needed to resume after a kill, and at the end the averaged
+weights.
 """
 
 import json
@@ -27,37 +27,39 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.data import Sample, load_pixels
 from model.train.augment import Augment, normalised
 from model.train.network import Member, NetworkConfig
-from model.train.planting import find_lungs, plant
+from model.train.planting import find_lungs, plant_lobes
 from model.train.vision import v2
 from pipeline.errors import UsageError
 
-_COVERED, _TOUCHED = 0.4, 0.02  # of a cell of the map: more is in the opacity, less is beside it
-_RARE = 4  # times as much as other cells weigh those of an opacity, which are few
-AVERAGED = "averaged.safetensors"  # in a member's folder, when its training is over
+_COVERED, _TOUCHED = 0.4, 0.02  # covered share of a map cell: more is inside, less is outside the opacity
+_RARE = 4  # extra weight of cells in an opacity, since they are few
+AVERAGED = "averaged.safetensors"  # in a member's folder once its training is complete
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe."""
+    """Hold the training recipe."""
 
     epochs: float = 8
     batch: int = 32
-    rate: float = 1e-3  # AdamW's peak, reached after a tenth of the run, then down a cosine to zero
+    rate: float = 1e-3  # AdamW's peak, reached after a tenth of the run, then a cosine down to zero
     weight_decay: float = 0.05
-    smoothing: float = 0.05  # of the labels: some of them are wrong, and confidence is to be earned
-    viral_weight: float = 0.2  # of the auxiliary bacterial-or-viral loss
-    planted: float = 0.4  # of the normal images in which lungs are found: see `planting`
-    place_weight: float = 0.5  # of the loss of the evidence's places
-    averaging: float = 0.998  # decay of the exponential moving average of the weights, which is what ships
-    seed: int = 1  # of the first member; the next ones count on
+    smoothing: float = 0.05  # of the labels, since some of them are wrong and overconfidence is costly
+    viral_weight: float = 0.2  # weight of the auxiliary bacterial-or-viral loss
+    planted: float = 0.4  # share of the normal images with lungs found that get an opacity: see `planting`
+    place_weight: float = 0.5  # weight of the loss on where the evidence lies
+    averaging: float = 0.998  # decay of the exponential moving average of the weights, which is shipped
+    seed: int = 1  # of the first member; the others count up from it
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training: of a member, or of a witness, which has seen all eras but one and judges that one."""
+class TrainingJob:
+    """Describe one training: of a member, or of a witness, which trains on all eras but one and judges that
+    one.
+    """
 
-    name: str  # also that of its folder
+    name: str  # also the name of its folder
     learned: list[Sample]
     held_out: list[Sample]
     seed: int
@@ -66,20 +68,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Tick:
-    """How far a job is; `epoch` holds the figures of one that has just ended."""
+    """Report a job's progress; `epoch` holds the figures of an epoch that has just ended."""
 
     job: str
     step: int
     last_step: int
     loss: float
-    rate: float  # images a second
+    rate: float  # images per second
     epoch: dict[str, float] | None = None
 
 
-class Run:
-    """A job in its folder; made again on the same folder, it goes on where it stopped."""
+class TrainingRun:
+    """Run a job in its folder; a new object on the same folder resumes where the last one stopped."""
 
-    def __init__(self, job: Job, out: Path, config: TrainConfig) -> None:
+    def __init__(self, job: TrainingJob, out: Path, config: TrainConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.config, self.out, self.job = config, out, job
         samples = job.learned
@@ -95,7 +97,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.network, config.weight_decay), lr=config.rate, fused=True
         )
-        self.step = 0  # batches done since the beginning of the run
+        self.step = 0  # batches done since the start of the run
         self.steps_per_epoch = len(samples) // config.batch
         counts = torch.bincount(torch.tensor([sample.label for sample in samples]), minlength=2)
         self.weights = len(samples) / (2 * counts)  # of the classes
@@ -106,7 +108,7 @@ class Run:
         return int(self.steps_per_epoch * self.config.epochs)
 
     def save(self) -> None:
-        """Write the state beside the old one and swap them: a kill leaves a whole file."""
+        """Write the state beside the old one and swap them, so that a kill leaves a whole file."""
         state = {
             "config": json.dumps(asdict(self.config)),
             "step": self.step,
@@ -120,7 +122,7 @@ class Run:
         temporary.replace(self.out / "state.pt")
 
     def resume(self) -> bool:
-        """Take up the state of an earlier process, if there is one; UsageError when it has another recipe."""
+        """Load the state of an earlier process if there is one; raise UsageError when its recipe differs."""
         path = self.out / "state.pt"
         if not path.exists():
             return False
@@ -134,7 +136,7 @@ class Run:
         return True
 
     def learn(self, batch: "Batch") -> float:
-        """One step of gradient descent."""
+        """Do one step of gradient descent and return the loss."""
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * rate_at(self.step / self.last_step)
@@ -149,18 +151,18 @@ class Run:
         return float(loss.detach())
 
     def finish(self) -> None:
-        """Write the averaged weights, which are what ships, with the run's history."""
+        """Write the averaged weights, which are shipped, with the run's history."""
         weights = {name: value.contiguous().cpu() for name, value in self.average.module.state_dict().items()}
         notes = {"history": json.dumps(self.history), "config": json.dumps(asdict(self.config))}
         save_file(weights, self.out / AVERAGED, notes)
 
     def tick(self, loss: float, rate: float, epoch: dict[str, float] | None = None) -> Tick:
-        """How far the run is."""
+        """Build a progress report."""
         return Tick(self.job.name, self.step, self.last_step, loss, rate, epoch)
 
     def _loss(self, evidence: Tensor, batch: "Batch") -> Tensor:
         logits = evidence.mean((2, 3))
-        # Both classes weigh alike: the decision then moves less where they are mixed differently.
+        # Both classes weigh the same, so the decision shifts less at another prevalence.
         weight = self.weights[batch.labels] * ~batch.planted
         loss = functional.binary_cross_entropy_with_logits(logits[:, 0], self._soft(batch.labels), weight)
         known = batch.viral >= 0
@@ -172,7 +174,9 @@ class Run:
         return loss + self.config.place_weight * self._place_loss(evidence[:, 0], batch)
 
     def _place_loss(self, evidence: Tensor, batch: "Batch") -> Tensor:
-        """Of normal images: evidence in what was planted, and against it everywhere else."""
+        """Return the loss on normal images that asks for evidence in planted opacities and against it
+        elsewhere.
+        """
         cells = batch.where.shape[-1] // evidence.shape[-1]
         covered = functional.avg_pool2d(batch.where[:, None].float(), cells)[:, 0]
         is_planted = covered > _COVERED
@@ -189,17 +193,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Batch:
-    """N images as the network gets them, and what is known of each."""
+    """Hold N images as the network gets them, with their labels and masks."""
 
     images: Tensor  # [N, 1, size, size]
     labels: Tensor  # [N]: 1 pneumonia, 0 normal
     viral: Tensor  # [N]: 1 viral, 0 bacterial, -1 not known
-    where: Tensor  # [N, size, size]: what was planted
-    planted: Tensor  # [N]: whether something was: such an image is neither normal nor a pneumonia
+    where: Tensor  # [N, size, size]: mask of the planted opacity
+    planted: Tensor  # [N]: whether there is one; such an image is neither normal nor a pneumonia
 
 
 class Drawer:
-    """Draws batches of samples, changed at random; every draw hangs on the seed and the step alone."""
+    """Draw batches of samples, changed at random; every draw depends on the seed and the step alone."""
 
     def __init__(self, samples: list[Sample], config: TrainConfig, seed: int) -> None:
         self._samples, self._config, self._seed = samples, config, seed
@@ -210,12 +214,12 @@ class Drawer:
         self._augment = Augment(config.network.size, self._pixels)
 
     def order(self, epoch: int) -> Tensor:
-        """The samples' places in an epoch."""
+        """Return the order of the samples in an epoch."""
         draw = np.random.default_rng([self._seed, epoch])
         return torch.from_numpy(draw.permutation(len(self._samples)))
 
     def batch(self, indices: Tensor, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         torch.manual_seed(self._seed * 1_000_003 + step)
         chance = np.random.default_rng([self._seed, step, 1])
         drawn = [self._draw(int(index), chance) for index in indices]
@@ -231,12 +235,12 @@ class Drawer:
     def _draw(self, index: int, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         image, where = self._pixels[index], torch.zeros(self._pixels.shape[-2:], dtype=torch.bool)
         if index in self._lungs and chance.random() < self._config.planted:
-            image, where = plant(image, self._lungs[index], chance)
+            image, where = plant_lobes(image, self._lungs[index], chance)
         return self._augment(image, where)
 
 
 def is_trained(out: Path, config: TrainConfig) -> bool:
-    """Return whether the training in a folder is over; UsageError when it was by another recipe."""
+    """Return whether the training in a folder is complete; raise UsageError when it used another recipe."""
     if not (out / AVERAGED).is_file():
         return False
     with safe_open(out / AVERAGED, "pt") as file:
@@ -246,15 +250,15 @@ def is_trained(out: Path, config: TrainConfig) -> bool:
 
 
 def _other_settings(out: Path) -> UsageError:
-    return UsageError(f"{out} holds a run with other settings; name another --out")
+    return UsageError(f"{out} holds a run with other settings; choose another --out")
 
 
-def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
-    """Do a job in the folder `out`, telling how far it is.
+def train_member(job: TrainingJob, out: Path, config: TrainConfig) -> Iterator[Tick]:
+    """Run a job in the folder `out` and yield its progress.
 
-    Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call goes on from there.
+    Ctrl-C or SIGTERM saves and raises KeyboardInterrupt; the same call resumes.
     """
-    run = Run(job, out, config)
+    run = TrainingRun(job, out, config)
     run.resume()
     drawer = Drawer(job.learned, config, job.seed)
     held_out = validation_tensor(job.held_out, config.network.size)
@@ -265,8 +269,8 @@ def train_member(job: Job, out: Path, config: TrainConfig) -> Iterator[Tick]:
     run.finish()
 
 
-def _epoch(run: Run, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
-    """From where the run stands to the end of the epoch, or of the run."""
+def _epoch(run: TrainingRun, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
+    """Train from the current step to the end of the epoch, or of the run."""
     epoch, first = divmod(run.step, run.steps_per_epoch)
     last = min(run.steps_per_epoch, run.last_step - epoch * run.steps_per_epoch)
     losses, began = [], time.monotonic()
@@ -282,7 +286,7 @@ def _epoch(run: Run, drawer: Drawer, stopped: list[int]) -> Iterator[Tick]:
     )
 
 
-def _finish_epoch(run: Run, validation: tuple[Tensor, Tensor]) -> Tick:
+def _finish_epoch(run: TrainingRun, validation: tuple[Tensor, Tensor]) -> Tick:
     images, labels = validation
     logits = _predict_member(run.average.module, images)
     entry = run.history[-1]
@@ -294,31 +298,31 @@ def _finish_epoch(run: Run, validation: tuple[Tensor, Tensor]) -> Tick:
 
 @torch.inference_mode()
 def _predict_member(member: torch.nn.Module, images: Tensor) -> Tensor:
-    """The averaged member's pneumonia logits, [N], on the CPU."""
+    """Return the averaged member's pneumonia logits, [N], on the CPU."""
     member.eval()
     device = next(member.parameters()).device
     return torch.cat([member(batch.to(device))[:, 0].mean((1, 2)).cpu() for batch in images.split(64)])
 
 
 def served_input(pixels: Tensor, size: int) -> Tensor:
-    """8-bit gray, [N, 1, H, W], as the network's input, [N, 1, size, size]; no augmentation."""
+    """Turn 8-bit gray, [N, 1, H, W], into the network's input, [N, 1, size, size], without augmentation."""
     return normalised(v2.functional.resize(pixels, [size, size], antialias=True))
 
 
 def validation_tensor(samples: list[Sample], size: int) -> tuple[Tensor, Tensor]:
-    """Samples as the network's input, [N, 1, size, size], and labels, [N]; no augmentation."""
+    """Return samples as the network's input, [N, 1, size, size], and labels, [N], without augmentation."""
     pixels = torch.from_numpy(load_pixels(samples))[:, None]
     return served_input(pixels, size), torch.tensor([sample.label for sample in samples])
 
 
 def rate_at(done: float) -> float:
-    """The share of the peak learning rate when `done` of the run (0 to 1) is over."""
+    """Return the share of the peak learning rate after `done` of the run (0 to 1)."""
     warm = 0.1
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
 def _parameter_groups(network: Member, decay: float) -> list[dict[str, Any]]:
-    """Decay the weights of convolutions and of the head; biases and norms stay free."""
+    """Apply weight decay to the weights of convolutions and the head, not to biases and norms."""
     parameters = list(network.parameters())
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
@@ -327,14 +331,14 @@ def _parameter_groups(network: Member, decay: float) -> list[dict[str, Any]]:
 
 
 def _orphaned() -> bool:
-    """The process that started this one is gone: another may go on with the run."""
+    """Return whether the parent process is gone, in which case another process may resume the run."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop, so that the loop ends between two steps."""
+    """Yield a list that collects stop signals, so that the loop ends between two steps."""
     stopped: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda received, _: stopped.append(received)) for number in signals]

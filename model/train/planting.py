@@ -1,8 +1,8 @@
-"""Opacities planted into normal images in training, so that the evidence has a place to learn.
+"""Plant opacities into normal images in training, so that the evidence has a place to learn.
 
-The labels of the archive say who is ill, not where. A planted opacity says where: the map is asked for
-evidence in it, and against it in the rest. These are soft lobes of any density; the pointing game
-(`model.evaluate.pointing`) measures with others, of one uneven outline, which training never sees.
+The archive's labels say who is ill, not where. A planted opacity says where: the map should show evidence in
+it, and against it elsewhere. These are soft lobes of any density. The pointing game
+(`model.evaluate.pointing`) measures with another kind, of one uneven outline, which training never sees.
 """
 
 import math
@@ -19,20 +19,20 @@ from model.evaluate import lungs
 from model.evaluate.lungs import find_field
 from model.serve.preprocess import WORKING_SIZE
 
-_RADII = (0.05, 0.17)  # of a side
-_DENSITIES = (0.35, 0.95)  # of the way from the image's grey to that of dense parts of the body
-_INSIDE = 0.35  # of its density: what belongs to the opacity
+_RADII = (0.05, 0.17)  # as shares of a side
+_DENSITIES = (0.35, 0.95)  # share of the way from the image's grey to that of dense parts of the body
+_INSIDE = 0.35  # share of the density above which a pixel belongs to the opacity
 
 Lungs = npt.NDArray[np.intp]  # [N, 2]: rows and columns of pixels in the lungs, of WORKING_SIZE
 
 
 def find_lungs(images: Sequence[npt.NDArray[np.uint8]]) -> list[Lungs | None]:
-    """Where opacities can be planted in images, [h, w] each; None where no lungs are found."""
+    """Find the places where opacities can be planted in images, [h, w] each; None when no lungs are found."""
     return [_lungs(image) for image in images]
 
 
-def plant(image: Tensor, places: Lungs, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A copy of an image, [1, s, s] 8-bit, with an opacity in its lungs; and where it is, [s, s]."""
+def plant_lobes(image: Tensor, places: Lungs, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return a copy of an image, [1, s, s] 8-bit, with an opacity in its lungs, and its mask, [s, s]."""
     gray, side = image[0].float(), image.shape[-1]
     row, column = places[chance.integers(len(places))]
     cloud = _lobes(side, float(row), float(column), chance)
@@ -45,7 +45,7 @@ def plant(image: Tensor, places: Lungs, chance: np.random.Generator) -> tuple[Te
 
 
 def _lobes(side: int, row: float, column: float, chance: np.random.Generator) -> Tensor:
-    """One to four soft lobes around a place, [side, side], 0 to 1."""
+    """Draw one to four soft lobes around a place, [side, side], 0 to 1."""
     rows, columns = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
     radius, cloud = chance.uniform(*_RADII) * side, torch.zeros(side, side)
     for _ in range(chance.integers(1, 5)):

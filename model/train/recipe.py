@@ -11,8 +11,8 @@ from rich.console import Console
 from model.calibrate import TYPICAL, choose_limits, choose_thresholds, fit_platt
 from model.data import Sample, load_pixels, load_samples
 from model.serve.engine import Calibration
-from model.train.ensemble import plan, predict, train, views
-from model.train.export import export, load_network
+from model.train.ensemble import plan, predict, train_network, views
+from model.train.export import export_onnx, load_network
 from model.train.member import TrainConfig
 from model.train.network import Network
 from model.train.witness import Testimony, heard
@@ -22,7 +22,7 @@ from pipeline.verdict import Thresholds
 NAME, MODEL_VERSION = "cxr", "3"
 
 
-def run(
+def run_recipe(
     data: Path, out: Path, epochs: float | None = None, seed: int | None = None, outside: Path | None = None
 ) -> None:
     """Train in the folder `out`, then calibrate and export; a killed run goes on where it stopped.
@@ -32,7 +32,7 @@ def run(
     config = TrainConfig()
     config = replace(config, epochs=epochs or config.epochs, seed=config.seed if seed is None else seed)
     console = Console()
-    train(data, out, config, console, outside)
+    train_network(data, out, config, console, outside)
     path = calibrate_and_export(out, data)
     console.print(f"written: {path}; measure it with: cxr evaluate {data} --weights {path}")
 
@@ -47,16 +47,16 @@ def calibrate_and_export(run: Path, data: Path) -> Path:
     jobs = plan(folds, TrainConfig(network=network.config))
     said = heard([run / job.name for job in jobs if job.is_witness])
     learned = np.array([sample.label for sample in folds if sample.fold == "train"])
-    calibration = calibrate(network, samples, said).at(round(float(learned.mean()), 2))
+    calibration = calibrate_network(network, samples, said).at(round(float(learned.mean()), 2))
     thresholds = {name: round(value, 4) for name, value in calibration.thresholds}
     calibration = calibration.model_copy(update={"thresholds": Thresholds(**thresholds)})
     path = run / f"{NAME}-{MODEL_VERSION}.onnx"
-    export(network, calibration, path)
+    export_onnx(network, calibration, path)
     (run / "calibration.json").write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
     return path
 
 
-def calibrate(network: Network, samples: list[Sample], said: Testimony) -> Calibration:
+def calibrate_network(network: Network, samples: list[Sample], said: Testimony) -> Calibration:
     """P and thresholds from what witnesses said of eras that they had not seen; who is outside, from the
     validation fold, as it is served and changed.
     """

@@ -1,4 +1,4 @@
-"""Batch norms, made ready to serve."""
+"""Prepare batch norms for serving."""
 
 from itertools import pairwise
 
@@ -11,15 +11,16 @@ from model.train.member import served_input
 
 @torch.no_grad()
 def settle_statistics(member: nn.Module, pixels: Tensor, size: int) -> None:
-    """Estimate the batch norms' statistics anew on images as they will be served, without augmentation.
+    """Estimate the batch norms' statistics again on images as they will be served, without augmentation.
 
-    Those of training are of augmented images, and shift every logit (Touvron et al. 2019, arXiv:1906.06423).
+    The training statistics come from augmented images and shift every logit (Touvron et al. 2019,
+    arXiv:1906.06423).
     """
     member.eval()
     norms = [module for module in member.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over all that comes
+        norm.momentum = None  # a plain average over all batches
         norm.train()
     shuffled = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
     for batch in shuffled.split(64):
@@ -28,7 +29,7 @@ def settle_statistics(member: nn.Module, pixels: Tensor, size: int) -> None:
 
 
 def fold_norms(network: nn.Module) -> None:
-    """Fold each norm of a network in evaluation mode into the convolution before it, as it is served."""
+    """Fold each norm of a network in evaluation mode into the convolution before it."""
     for part in network.modules():
         if isinstance(part, nn.Sequential):
             for place, (layer, norm) in enumerate(pairwise(part)):

@@ -1,7 +1,7 @@
-"""Validation images as other devices and hands would have made them.
+"""Change validation images as other devices and operators would.
 
-Calibration and thresholds are fitted on these copies too, so that they hold where exposure, framing or focus
-are not those of the training archive; and they tell two networks apart where clean images no longer do.
+Calibration and thresholds are fitted on these copies too, so that they hold when exposure, framing or focus
+differ from the training archive. They also separate two networks when clean images no longer do.
 """
 
 import io
@@ -47,7 +47,9 @@ def _covered(images: Tensor) -> Tensor:
 
 
 def _cropped(left: int, top: int) -> Stress:
-    """Without so many pixels of 224 on each side: a narrower frame, squashed to the same square later."""
+    """Return a stress that crops so many pixels of 224 on each side; the image is later squashed to the same
+    square.
+    """
     return lambda images: images[..., top : images.shape[-2] - top, left : images.shape[-1] - left]
 
 

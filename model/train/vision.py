@@ -1,8 +1,8 @@
-"""torchvision, also where its compiled operators do not load.
+"""Import torchvision, even where its compiled operators do not load.
 
 A CPU build of torch beside the package index's torchvision (built for CUDA) fails at import: "operator
-torchvision::nms does not exist". The transforms need no operator; declaring the two schemas that the import
-looks up mends it.
+torchvision::nms does not exist". The transforms need no operator, so declaring the two schemas that the
+import looks up is enough.
 """
 
 import importlib.util

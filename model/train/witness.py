@@ -1,7 +1,7 @@
-"""What a network says of an era that it has not seen: as near as one archive comes to another year's films.
+"""Have a network judge an era that it has not seen, the closest one archive comes to another year's films.
 
-The probability and its thresholds are fitted to what all witnesses say, of clean images and of stressed ones,
-so that they hold where the films change; see `model.calibrate`.
+The probability and its thresholds are fitted to the answers of all witnesses, on clean and on stressed
+images, so that they hold when the films change; see `model.calibrate`.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 from model.data import load_pixels
-from model.train.member import AVERAGED, Job, TrainConfig, served_input
+from model.train.member import AVERAGED, TrainConfig, TrainingJob, served_input
 from model.train.network import Member
 from model.train.settle import settle_statistics
 from model.train.stress import STRESSES
 from pipeline.errors import UsageError
 
-SAID = "said.npz"  # in a witness's folder, when it is done
-_SHARE = 4  # each stress is put on every fourth image: on all, it would take as long as the training
+SAID = "said.npz"  # in a witness's folder once it has judged its era
+_SHARE = 4  # each stress is applied to every fourth image; all would take as long as training
 
 
 @dataclass(frozen=True)
 class Testimony:
-    """What witnesses said of N images, some of them stressed."""
+    """Hold the witnesses' answers about N images, some of them stressed."""
 
     logits: npt.NDArray[np.float32]  # [N, 2]
     truth: npt.NDArray[np.int_]  # [N]
@@ -36,8 +36,8 @@ class Testimony:
 
 
 @torch.inference_mode()
-def testify(job: Job, out: Path, config: TrainConfig) -> None:
-    """Have a finished witness judge its era, and write down what it says."""
+def testify(job: TrainingJob, out: Path, config: TrainConfig) -> None:
+    """Have a finished witness judge its era, and save its answers."""
     member = Member(config.network)
     member.load_state_dict(load_file(out / AVERAGED))
     settle_statistics(member, torch.from_numpy(load_pixels(job.learned))[:, None], config.network.size)
@@ -61,10 +61,10 @@ def testify(job: Job, out: Path, config: TrainConfig) -> None:
 
 
 def heard(folders: list[Path]) -> Testimony:
-    """What all witnesses said, from their folders; UsageError where one has not ended."""
+    """Load the answers of all witnesses from their folders; raise UsageError when one has not finished."""
     for folder in folders:
         if not (folder / SAID).is_file():
-            raise UsageError(f"{folder} has not ended; `cxr train` with the same folders goes on with it")
+            raise UsageError(f"{folder} is not finished; run the same `cxr train` again to resume it")
     said = [np.load(folder / SAID) for folder in folders]
     return Testimony(
         *(np.concatenate([one[name] for one in said]) for name in Testimony.__dataclass_fields__)

@@ -97,7 +97,7 @@ def test_an_image_that_the_engine_does_not_finish_says_why_and_is_tried_again(st
     assert said.reason is not None
     assert (said.reason.code, said.reason.message) == (
         "took_too_long",
-        "It was not judged within 20 seconds.",
+        "The X-ray was not judged within 20 seconds.",
     )
     before = store.objects[verdict_key(KEY)]
     assert make_judge(store).judge(Job(KEY)).result == "failed"

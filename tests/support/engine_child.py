@@ -40,4 +40,4 @@ def examine_or_not(engine: Engine, data: bytes) -> Examination:
 
 if __name__ == "__main__":
     Engine.examine = examine_or_not  # type: ignore[method-assign]
-    child.main()
+    child.judge_images()

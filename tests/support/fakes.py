@@ -85,7 +85,7 @@ class FakeEngine:
         if data == b"boom":
             raise RuntimeError("a defect")
         if data.startswith(b"hang"):
-            raise EngineFailed("took_too_long", "It was not judged within 20 seconds.")
+            raise EngineFailed("took_too_long", "The X-ray was not judged within 20 seconds.")
         probability = 1.0 if data.startswith(b"P") else 0.0
         thresholds = Thresholds(normal_below=0.4, pneumonia_above=0.6)
         warnings: tuple[Warning, ...] = tuple(word for word in get_args(Warning) if word.encode() in data)

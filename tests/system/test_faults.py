@@ -59,4 +59,4 @@ def test_classify_says_what_was_not_finished_and_goes_on(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(data)
     seen = list(verdicts([str(tmp_path)], FakeEngine(), Release(), LIMIT, 1))
     assert [verdict.status for verdict in seen] == ["classified", "failed", "classified"]
-    assert line(seen[1]).endswith("failed, took_too_long: It was not judged within 20 seconds.")
+    assert line(seen[1]).endswith("failed, took_too_long: The X-ray was not judged within 20 seconds.")

@@ -1,4 +1,4 @@
-"""The charts of an evaluation: what was called what, how well P ranks, and what a P means."""
+"""Draw the charts of an evaluation: confusion, ranking by P, and calibration."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,32 +7,32 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from model.evaluate.bootstrap import Bootstrap, Floats, Metric, Weights
+from model.evaluate.bootstrap import Bootstrap, Floats, ImageWeights, Metric
 from model.evaluate.measure import Cases, bins_of
-from model.evaluate.metrics import BINS, CALLED, Metrics
+from model.evaluate.metrics import CALLED, ECE_BINS, Metrics
 from model.evaluate.pictures.figures import COLOURS, FAINT, NAMES, TEXT, Axes, MaxNLocator, canvas, headline
 
-_GRID = np.linspace(0, 1, 501)  # where curves of different draws are compared
-_LINE = "#2a5d9f"  # of what belongs to no class
+_GRID = np.linspace(0, 1, 501)  # the common x values of all curves
+_LINE = "#2a5d9f"  # colour of lines that belong to no class
 _ENDS = (-7.6, 7.6)  # log odds: P of 0.0005 and 0.9995
 _HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}  # behind words on a curve
 _DOTTED = (0, (2, 3))
 
 
 def confusion(cases: Cases, metrics: Metrics, path: Path) -> None:
-    """What was said of the images of each class: by label, and at the decision."""
+    """Draw the answers for the images of each class: by label, and at the decision threshold."""
     labels = [name for name in CALLED if name != "refused" or not cases.judged.all()]
     decided = np.where(cases.probability > cases.decisions, "pneumonia", "normal")
     with canvas(path, (10.5, 4.3), columns=2) as (figure, axes):
         headline(
             figure,
-            "What was said of the images of each class",
-            f"{metrics.images} images of {metrics.patients} patients; refused ones are left out at the right",
+            "Answers for the images of each class",
+            f"{metrics.images} images of {metrics.patients} patients; refused ones are only on the left",
         )
         _matrix(axes[0], cases.truth, cases.called, labels)
         axes[0].set_title("The label of the verdict")
         _matrix(axes[1], cases.truth[cases.judged], decided[cases.judged], list(NAMES))
-        axes[1].set_title(f"At the decision: pneumonia over P = {cases.decision:.3f}")
+        axes[1].set_title(f"At the decision threshold: pneumonia above P = {cases.decision:.3f}")
 
 
 def _matrix(
@@ -49,7 +49,7 @@ def _matrix(
         )
     axes.set_xticks(range(len(labels)), labels, color=TEXT)
     axes.set_yticks((0, 1), NAMES, color=TEXT)
-    axes.set(xlabel="said", ylabel="in the data")
+    axes.set(xlabel="answer", ylabel="label in the data")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
@@ -59,29 +59,29 @@ def _matrix(
 
 
 def curves(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) -> None:
-    """ROC and precision-recall, with the bands that hold 95 % of the draws."""
-    roc, precision = bands(cases, draws)
+    """Draw ROC and precision-recall curves with bands that hold 95 % of the bootstrap draws."""
+    roc, precision = curve_bands(cases, draws)
     with canvas(path, (11, 5.6), columns=2) as (figure, axes):
         headline(figure, "How well P ranks the images", "Bands: 95 % of the bootstrap draws of patients")
         _roc(axes[0], roc, metrics)
         _precision(axes[1], precision, metrics)
 
 
-def bands(cases: Cases, draws: Bootstrap) -> tuple[Floats, Floats]:
-    """Sensitivity over 1 - specificity, and precision over recall, with intervals: [3, 501] each."""
+def curve_bands(cases: Cases, draws: Bootstrap) -> tuple[Floats, Floats]:
+    """Return sensitivity over 1 - specificity, and precision over recall, with intervals: [3, 501] each."""
     judged = cases.judged
     truth, probability = cases.truth[judged], cases.probability[judged]
 
-    def roc(weights: Weights) -> Floats:
+    def roc(weights: ImageWeights) -> Floats:
         false, true, _ = roc_curve(truth, probability, sample_weight=weights, drop_intermediate=False)
         return np.asarray(np.interp(_GRID, false, true))
 
-    def precision(weights: Weights) -> Floats:
+    def precision(weights: ImageWeights) -> Floats:
         precise, recall, _ = precision_recall_curve(truth, probability, sample_weight=weights)
         step = np.searchsorted(recall[::-1], _GRID)  # no straight lines: Davis and Goadrich 2006
         return np.asarray(precise[::-1][step])
 
-    def defined(curve: Callable[[Weights], Floats]) -> Callable[[Weights], Floats]:
+    def defined(curve: Callable[[ImageWeights], Floats]) -> Callable[[ImageWeights], Floats]:
         return lambda w: curve(w) if len(set(truth[w > 0])) == 2 else np.full_like(_GRID, np.nan)
 
     return draws.band(defined(roc), judged), draws.band(defined(precision), judged)
@@ -116,12 +116,12 @@ def _precision(axes: Axes, band: Floats, metrics: Metrics) -> None:
     axes.set(
         title=f"Precision-recall: average {metrics.average_precision}",
         xlabel="pneumonia found (recall)",
-        ylabel="calls that are right (precision)",
+        ylabel="pneumonia calls that are right (precision)",
     )
     judged = {name: sum(said.values()) - said["refused"] for name, said in metrics.called.items()}
     share = judged["pneumonia"] / sum(judged.values())
     axes.axhline(share, color=FAINT, linewidth=1, linestyle=_DOTTED)
-    axes.text(0.01, share - 0.02, f"calling all of them: {share:.0%}", color=FAINT, size=9, va="top")
+    axes.text(0.01, share - 0.02, f"calling all images pneumonia: {share:.0%}", color=FAINT, size=9, va="top")
     _curve(axes, band)
 
 
@@ -134,15 +134,13 @@ def _curve(axes: Axes, band: Floats) -> None:
 
 
 def reliability(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) -> None:
-    """What share of the images with about the same P has pneumonia; and how many images have it."""
+    """Draw the share of pneumonia among images with similar P, and the number of those images."""
     with canvas(path, (6.6, 7.2), rows=2, ratios=(3.4, 1)) as (figure, (upper, lower)):
         headline(
-            figure,
-            "What a probability means",
-            f"Calibration error (ECE) {metrics.ece}; Brier score {metrics.brier}",
+            figure, "Calibration of P", f"Calibration error (ECE) {metrics.ece}; Brier score {metrics.brier}"
         )
         upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=_DOTTED)
-        upper.text(0.76, 0.7, "as it should be", color=FAINT, size=9)
+        upper.text(0.76, 0.7, "perfect calibration", color=FAINT, size=9)
         for mean, share, count in _bins(cases, draws):
             reach, faint = [[share.value - share.low], [share.high - share.value]], min(1, 0.35 + count / 30)
             upper.errorbar(mean, share.value, reach, color=_LINE, linewidth=1.4, alpha=faint)
@@ -154,9 +152,9 @@ def reliability(cases: Cases, draws: Bootstrap, metrics: Metrics, path: Path) ->
 
 
 def _bins(cases: Cases, draws: Bootstrap) -> Iterator[tuple[float, Metric, int]]:
-    """Mean P, share of pneumonia and number of images of each bin that has any."""
+    """Yield mean P, share of pneumonia and number of images of each bin that has any."""
     place = np.where(cases.judged, bins_of(np.nan_to_num(cases.probability)), -1)
-    for index in range(BINS):
+    for index in range(ECE_BINS):
         among = place == index
         share = draws.share(cases.truth == 1, among)
         if share:
@@ -164,10 +162,12 @@ def _bins(cases: Cases, draws: Bootstrap) -> Iterator[tuple[float, Metric, int]]
 
 
 def _counts(axes: Axes, cases: Cases) -> None:
-    edges, bottom = np.linspace(0, 1, BINS + 1), np.zeros(BINS)
+    edges, bottom = np.linspace(0, 1, ECE_BINS + 1), np.zeros(ECE_BINS)
     for label, name in enumerate(NAMES):
         counts = np.histogram(cases.probability[cases.judged & (cases.truth == label)], edges)[0]
-        axes.bar(edges[:-1], counts, 1 / BINS, bottom, align="edge", color=COLOURS[name], edgecolor="white")
+        axes.bar(
+            edges[:-1], counts, 1 / ECE_BINS, bottom, align="edge", color=COLOURS[name], edgecolor="white"
+        )
         bottom += counts
     axes.set(xlim=(-0.02, 1.02), ylabel="images", xlabel="P(pneumonia)")
     axes.grid(visible=False, axis="x")
@@ -184,7 +184,7 @@ def _counts(axes: Axes, cases: Cases) -> None:
 
 
 def probabilities(cases: Cases, path: Path) -> None:
-    """How P is spread in each class, on a scale that shows the ends, with the thresholds."""
+    """Draw the distribution of P in each class with the thresholds, on a scale that shows the extremes."""
     thresholds = cases.thresholds
     places = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
     low, high = _logit(np.array([thresholds.normal_below, thresholds.pneumonia_above]))
@@ -192,7 +192,7 @@ def probabilities(cases: Cases, path: Path) -> None:
         headline(
             figure,
             "P by class, and where the labels change",
-            "In equal steps of log odds; what lies beyond the scale is in its last bars",
+            "In equal steps of log odds; values beyond the scale are in the outermost bars",
         )
         for label, pane in enumerate(axes):
             probability = cases.probability[cases.judged & (cases.truth == label)]
@@ -217,10 +217,12 @@ def probabilities(cases: Cases, path: Path) -> None:
 
 
 def losses(histories: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
-    """The loss of training and validation over the epochs, and the AUC of validation, a line a member."""
+    """Draw training and validation loss and validation AUC over the epochs, one line for each member."""
     with canvas(path, (10, 4.4), columns=2) as (figure, axes):
         headline(
-            figure, "How it learned", "Training: augmented images. Validation: averaged weights, plain images"
+            figure,
+            "Learning curves",
+            "Training: augmented images. Validation: averaged weights, plain images",
         )
         for history in histories:
             last = history is histories[-1]

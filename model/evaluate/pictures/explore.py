@@ -1,54 +1,53 @@
-"""What a data set looks like before anything is learned from it: counts, samples, sizes."""
+"""Show a data set before training: counts, samples, sizes."""
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from model.data import Fold, Origin, Sample, load_origins, load_samples
+from model.evaluate.bootstrap import Floats
+from model.evaluate.measure import Ints
 from model.evaluate.pictures.figures import COLOURS, NAMES, TEXT, Axes, canvas, folder, headline, show
 from model.evaluate.pictures.gallery import framed, thumbnail
 
 FOLDS: dict[Fold, str] = {"train": "training", "validation": "validation", "report": "fixed fold"}
-Ints = npt.NDArray[np.int_]
-Floats = npt.NDArray[np.float64]
 _EACH = 7  # sample images of a class
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """The images of a folder, each once, and what they were before any resizing."""
+    """Hold the images of a folder, each once, and their properties before any resizing."""
 
     samples: list[Sample]
     origins: list[Origin]
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds that occur."""
+        """Return the kinds that occur."""
         seen = {kind_of(sample) for sample in self.samples}
         return [kind for kind in ("normal", "bacterial", "viral", "pneumonia") if kind in seen]
 
 
 def kind_of(sample: Sample) -> str:
-    """Normal, bacterial, viral, or pneumonia where the subtype is not known."""
+    """Return normal, bacterial, viral, or pneumonia when the subtype is unknown."""
     return {1: "viral", 0: "bacterial", -1: NAMES[sample.label]}[sample.viral]
 
 
-def explore(data: Path, out: Path, console: Console) -> list[Path]:
-    """Write the figures of the data under `data` into `out` and print a summary; returns what was written.
+def explore_folder(data: Path, out: Path, console: Console) -> list[Path]:
+    """Write the figures of the data under `data` into `out`, print a summary, and return the files' paths.
 
-    UsageError when `data` holds no such images.
+    Raises UsageError when `data` holds no such images.
     """
     folder(out)
     with console.status("reading the images"):
         samples = load_samples(data)
         found = DataSet(samples, load_origins(data, samples))
-    console.print(summary(found))
+    console.print(fold_table(found))
     figures = {"classes.png": balance, "samples.png": examples, "sizes.png": sizes}
     paths = [out / name for name in figures]
     drawn = zip(paths, figures.values(), strict=True)
@@ -58,8 +57,8 @@ def explore(data: Path, out: Path, console: Console) -> list[Path]:
     return paths
 
 
-def summary(found: DataSet) -> Table:
-    """Patients and images of each fold."""
+def fold_table(found: DataSet) -> Table:
+    """Build a table of the patients and images of each fold."""
     kinds = found.kinds
     table = Table(title=f"{len(found.samples):,} images, each counted once", title_justify="left")
     table.add_column("fold")
@@ -78,7 +77,7 @@ def summary(found: DataSet) -> Table:
 
 
 def balance(found: DataSet, path: Path) -> None:
-    """Bars of both classes in every fold, with their counts; pneumonia by subtype."""
+    """Draw bars of both classes in every fold with their counts, pneumonia by subtype."""
     folds = [fold for fold in FOLDS if any(sample.fold == fold for sample in found.samples)]
     with canvas(path, (10, 0.9 + 1.3 * len(folds))) as (figure, (axes,)):
         patients = len({sample.patient for sample in found.samples})
@@ -92,12 +91,12 @@ def balance(found: DataSet, path: Path) -> None:
         axes.set_yticks(range(len(folds)), ticks, color=TEXT)
         axes.set(ylim=(len(folds) - 0.5, -0.5))
         axes.grid(visible=False)
-        axes.set_xticks([])  # every bar says its count
+        axes.set_xticks([])  # every bar is labelled with its count
         axes.spines.bottom.set_visible(False)
 
 
 def _bars(axes: Axes, row: int, counts: Counter[str]) -> None:
-    """One bar for normal and, under it, one for pneumonia, in parts, with their counts."""
+    """Draw one bar for normal and, below it, one for pneumonia, in parts, with their counts."""
     for height, kinds in ((row - 0.19, ("normal",)), (row + 0.19, ("bacterial", "viral", "pneumonia"))):
         left = 0
         for kind in filter(counts.__getitem__, kinds):
@@ -109,7 +108,7 @@ def _bars(axes: Axes, row: int, counts: Counter[str]) -> None:
 
 
 def examples(found: DataSet, path: Path) -> None:
-    """A row of images of each kind, drawn at random."""
+    """Draw a row of randomly chosen images of each kind."""
     kinds = found.kinds
     random = np.random.default_rng(0)
     with canvas(path, (13, 0.75 + 2.25 * len(kinds)), len(kinds), _EACH) as (figure, axes):
@@ -127,7 +126,7 @@ def examples(found: DataSet, path: Path) -> None:
 
 
 def sizes(found: DataSet, path: Path) -> None:
-    """Width, height and aspect ratio of the originals by class: what a network could cheat with."""
+    """Draw width, height and aspect ratio of the originals by class, which a network could use to cheat."""
     known = [
         (sample.label, origin.width, origin.height)
         for sample, origin in zip(found.samples, found.origins, strict=True)
@@ -137,8 +136,8 @@ def sizes(found: DataSet, path: Path) -> None:
     with canvas(path, (11.5, 5.2), columns=2) as (figure, (cloud, bars)):
         headline(
             figure,
-            f"Sizes of the originals, where they are known: {len(known):,} images",
-            "Where they differ by class, a network that sees them can cheat; ours sees squares",
+            f"Sizes of the originals, where known: {len(known):,} images",
+            "If they differ by class, a network that sees them can cheat; ours sees squares",
         )
         _cloud(cloud, labels, width, height)
         _ratios(bars, labels, width / height)

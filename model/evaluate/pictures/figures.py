@@ -1,7 +1,7 @@
-"""How every figure looks, and how it reaches the disk. The one place that knows matplotlib.
+"""Define how every figure looks and how it is saved; no other module imports matplotlib.
 
-Dark text on white, no more ink than the data needs, labels beside what they name. The colours are those of
-Okabe and Ito (2008), which differ for every eye, and each class keeps its own everywhere.
+Dark text on white, no more ink than the data needs, labels beside the things they name. The colours are those
+of Okabe and Ito (2008), which people with colour blindness can tell apart; each class keeps its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,11 +41,11 @@ COLOURS = {
 }
 NAMES = ("normal", "pneumonia")  # of the labels 0 and 1
 _DPI = 150
-_UNSAID = {".png": {"Software": None}, ".svg": {"Date": None}}  # the same figure is the same file
+_UNSAID = {".png": {"Software": None}, ".svg": {"Date": None}}  # so that equal figures are equal files
 _STYLE = {
     "figure.facecolor": "white",
     "svg.hashsalt": "cxr",
-    "font.family": "DejaVu Sans",  # it travels with matplotlib: a figure looks the same everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so a figure looks the same everywhere
     "font.size": 10,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -75,7 +75,7 @@ _STYLE = {
 def canvas(
     path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1, ratios: Sequence[float] = ()
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `size` inches with a grid of axes, written to `path`, PNG or SVG, when the block ends.
+    """Yield a figure of `size` inches with a grid of axes, saved to `path` (PNG or SVG) when the block ends.
 
     `ratios` are the heights of the rows. No state of matplotlib is changed.
     """
@@ -87,7 +87,7 @@ def canvas(
 
 
 def headline(figure: Figure, title: str, under: str = "") -> None:
-    """What the figure shows, at its top left; `under` says it in a smaller line."""
+    """Write the figure's title at its top left, with `under` in a smaller line below."""
     height = figure.get_figheight()
     room = (0.62 if under else 0.4) / height
     figure.text(0.012, 1 - 0.1 / height, title, size=14, weight="bold", va="top")
@@ -96,7 +96,7 @@ def headline(figure: Figure, title: str, under: str = "") -> None:
 
 
 def show(axes: Axes, picture: Image.Image | None, edge: str | None = None) -> None:
-    """A picture, gray or in colour, with a coloured frame; None leaves the place empty."""
+    """Show a picture, gray or in colour, with a coloured frame; None leaves the place empty."""
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -109,10 +109,10 @@ def show(axes: Axes, picture: Image.Image | None, edge: str | None = None) -> No
 
 
 def folder(out: Path) -> None:
-    """Make the folder for figures of patients; git does not see a new one. UsageError when it cannot be."""
+    """Make the folder for figures of patients and hide a new one from git; raise UsageError on failure."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not any(out.iterdir()):  # a folder that holds something is left as it is
-            (out / ".gitignore").write_text("# Patients' images: never to be committed.\n*\n")
+        if not any(out.iterdir()):  # a folder with contents is left as it is
+            (out / ".gitignore").write_text("# Patients' images: never commit them.\n*\n")
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}); name another --out") from error

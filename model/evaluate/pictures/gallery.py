@@ -1,4 +1,4 @@
-"""Pictures of patients with what was said of them. They stay on the disk of whoever made them."""
+"""Draw patients' images with the answers about them; they stay on the disk of the person who ran this."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from model.serve.overlay import blend, scale_of
 from pipeline.verdict import Finding
 
 _SIDE = 320  # pixels of a picture's longer side
-RIGHT, WRONG = "#00856a", "#c4266b"  # told apart by every eye, and each has its sign
+RIGHT, WRONG = "#00856a", "#c4266b"  # distinguishable with colour blindness, and each has a sign
 _BATCH, _COLUMNS = 24, 6
 _WORST = 8
 
 
 def thumbnail(path: Path) -> Image.Image:
-    """An image of the data set, gray, small enough for a figure; its aspect ratio is kept."""
+    """Return an image of the data set, gray, shrunk for a figure with its aspect ratio kept."""
     with Image.open(path) as image:
         image.draft("L", (2 * _SIDE, 2 * _SIDE))
         gray = image.convert("L")
@@ -29,22 +29,22 @@ def thumbnail(path: Path) -> Image.Image:
 
 
 def framed(gray: Image.Image) -> Image.Image:
-    """In the middle of a black square, so that all pictures of a grid are of one size."""
+    """Return the image centred in a black square, so that all pictures of a grid have one size."""
     square = Image.new(gray.mode, (max(gray.size), max(gray.size)))
     square.paste(gray, ((square.width - gray.width) // 2, (square.height - gray.height) // 2))
     return square
 
 
 def batch(samples: Sequence[Sample], findings: Sequence[Finding | None], cases: Cases, path: Path) -> None:
-    """Images drawn at random, each marked as right, wrong, or not decided."""
+    """Draw randomly chosen images, each marked as right, wrong, or undecided."""
     count = min(_BATCH, len(samples))
     chosen = np.sort(np.random.default_rng(0).choice(len(samples), count, replace=False))
     rows = math.ceil(count / _COLUMNS)
     with canvas(path, (12, 0.7 + 2.4 * rows), rows, _COLUMNS) as (figure, axes):
         headline(
             figure,
-            f"{count} images, drawn at random",
-            "What was said, and in grey what the data says; ✓ right, ✗ wrong, ? not decided",
+            f"{count} randomly chosen images",
+            "The answer, and in grey the label in the data; ✓ right, ✗ wrong, ? undecided",
         )
         for place, index in enumerate(chosen):
             sign, colour = _mark(cases, index)
@@ -57,14 +57,14 @@ def batch(samples: Sequence[Sample], findings: Sequence[Finding | None], cases: 
 def most_wrong(
     samples: Sequence[Sample], findings: Sequence[Finding | None], cases: Cases, path: Path
 ) -> None:
-    """The images whose P is farthest from the truth, each beside its map."""
+    """Draw the images whose P is farthest from the truth, each beside its map."""
     worst = farthest(cases)[:_WORST]
     rows = math.ceil(len(worst) / 2)
     with canvas(path, (12, 0.7 + 3.32 * rows), rows, 4) as (figure, axes):
         headline(
             figure,
             f"The {len(worst)} images whose P is farthest from the truth",
-            "Warm: evidence for pneumonia; cool: against it; no localisation. The data may err, too",
+            "Warm: evidence for pneumonia; cool: against it. Not a localisation. The data may also be wrong",
         )
         for place, index in enumerate(worst):
             finding = findings[index]
@@ -74,19 +74,19 @@ def most_wrong(
             show(mapped, framed(blend(gray, finding.map)))
             sign, colour = _mark(cases, index)
             _caption(plain, f"{sign} {_said(finding)}", _truth(samples[index]), colour)
-            _caption(mapped, "", f"full colour: {scale_of(finding.map):.1f} logits", FAINT)
+            _caption(mapped, "", f"full colour at {scale_of(finding.map):.1f} logits", FAINT)
         for empty in axes[2 * len(worst) :]:
             show(empty, None)
 
 
 def farthest(cases: Cases) -> list[int]:
-    """The judged images, by the distance of P from the truth, the farthest first."""
+    """Return the judged images ordered by the distance of P from the truth, the farthest first."""
     distance = np.abs(cases.truth - cases.probability)
     return [int(index) for index in np.argsort(-distance, kind="stable") if cases.judged[index]]
 
 
 def _mark(cases: Cases, index: int) -> tuple[str, str]:
-    """The sign and the colour of an answer."""
+    """Return the sign and the colour of an answer."""
     if cases.called[index] in ("uncertain", "refused"):
         return "?", COLOURS[str(cases.called[index])]
     return ("✓", RIGHT) if cases.right[index] else ("✗", WRONG)

@@ -1,4 +1,4 @@
-"""Everything that can be seen of an evaluation, written into one folder: `cxr evaluate --out`."""
+"""Write all figures of an evaluation into one folder: `cxr evaluate --out`."""
 
 import json
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from model.evaluate.pictures import charts, gallery
 from model.serve.engine import Engine
 from pipeline.errors import UsageError
 
-PRIVATE = "These files show patients' images: do not share them, and never commit them."
+PRIVACY_NOTICE = "These files show patients' images: do not share them, and never commit them."
 
 
 def write_report(
     evaluation: Evaluation, metrics: Metrics, weights: Path | None, out: Path, console: Console
 ) -> None:
-    """Write figures and `metrics.json` into the folder `out` (see `figures.folder`); also what the trained
-    weights beside the ONNX file tell of training and of the layers.
+    """Write figures and `metrics.json` into the folder `out` (see `figures.folder`).
+
+    When trained weights lie beside the ONNX file, also write the loss curves and the table of layers.
     """
     (out / "metrics.json").write_text(metrics.model_dump_json(indent=1) + "\n", encoding="utf-8")
     figures = _figures(evaluation, metrics, out)
@@ -32,11 +33,11 @@ def write_report(
     beside = network_beside(weights or SHIPPED)
     if beside:
         _write_network(beside, Engine(weights).calibration.size, out, console)
-    console.print(f"written: {out}. {PRIVATE}", soft_wrap=True, highlight=False)
+    console.print(f"written: {out}. {PRIVACY_NOTICE}", soft_wrap=True, highlight=False)
 
 
 def _figures(evaluation: Evaluation, metrics: Metrics, out: Path) -> list[Callable[[], None]]:
-    """What draws each figure."""
+    """Return the functions that draw the figures."""
     samples, findings = evaluation.samples, evaluation.findings
     cases = Cases.of(samples, findings)
     draws = Bootstrap(cases.patients)
@@ -51,13 +52,15 @@ def _figures(evaluation: Evaluation, metrics: Metrics, out: Path) -> list[Callab
 
 
 def network_beside(weights: Path) -> Path | None:
-    """The trained network of an ONNX file: of its name, or that of the run in whose folder it lies."""
+    """Return the trained network of an ONNX file: one of the same name, or that of the run in the same
+    folder.
+    """
     names = (weights.with_suffix(".safetensors"), weights.with_name("network.safetensors"))
     return next((path for path in names if path.is_file()), None)
 
 
 def history_of(network: Path) -> list[list[dict[str, float]]]:
-    """What training noted of each member at the end of each epoch; empty where it left no note."""
+    """Return the training history of each member, one entry per epoch; empty when none was recorded."""
     from safetensors import safe_open
 
     with safe_open(network, "np") as file:
@@ -66,7 +69,7 @@ def history_of(network: Path) -> list[list[dict[str, float]]]:
 
 
 def _write_network(network: Path, size: int, out: Path, console: Console) -> None:
-    """Loss curves and the summary of the layers; the one place of an evaluation that needs torch."""
+    """Write loss curves and the table of layers, the only part of an evaluation that needs torch."""
     histories = history_of(network)
     if histories:
         charts.losses(histories, out / "losses.png")

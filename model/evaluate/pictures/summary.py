@@ -1,4 +1,4 @@
-"""The layers of a network, with their parameters and multiply-adds: what it costs. Needs torch."""
+"""List the layers of a network with their parameters and multiply-adds; needs torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ _PER_MULTIPLY_ADD = 2  # torch counts a multiplication and an addition as two op
 
 @dataclass(frozen=True)
 class Layer:
-    """A part of the network that holds weights or multiplies; numbers are for one image."""
+    """Describe a part of the network that holds weights or multiplies; numbers are for one image."""
 
     name: str
     kind: str
-    output: tuple[int, ...]  # its shape, without the batch
+    output: tuple[int, ...]  # shape without the batch axis
     parameters: int
     multiply_adds: int
 
 
 def layers(network: nn.Module, example: Tensor) -> list[Layer]:
-    """The layers in the order in which they run on `example`, [1, ...].
+    """Return the layers in the order in which they run on `example`, [1, ...].
 
-    Multiply-adds are those of convolutions and matrix products, as torch counts them; the rest (norms,
-    activations, sums) is little beside them.
+    Multiply-adds are those of convolutions and matrix products, as torch counts them. The rest (norms,
+    activations, sums) is negligible.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     handles = [
@@ -43,7 +43,7 @@ def layers(network: nn.Module, example: Tensor) -> list[Layer]:
         for handle in handles:
             handle.remove()
     modules, counts = dict(network.named_modules()), counter.get_flop_counts()
-    root = type(network).__name__  # which torch puts before every name
+    root = type(network).__name__  # torch prefixes every name with it
     found = [
         Layer(
             name=name,
@@ -58,10 +58,10 @@ def layers(network: nn.Module, example: Tensor) -> list[Layer]:
 
 
 def write_summary(weights: Path, size: int, path: Path) -> str:
-    """Write the table of a `.safetensors` network, for an input of `size` pixels a side; returns its sum in
-    words.
+    """Write the table of a `.safetensors` network for an input of `size` pixels a side; return its totals as
+    text.
 
-    UsageError when the file holds no such network.
+    Raises UsageError when the file holds no such network.
     """
     found = layers(load_network(weights), torch.zeros(1, 1, size, size))
     parameters = sum(layer.parameters for layer in found)
@@ -69,22 +69,22 @@ def write_summary(weights: Path, size: int, path: Path) -> str:
     rows = [
         ("layer", "kind", "output", "parameters", "multiply-adds"),
         *(_row(layer) for layer in found),
-        ("all", "", "", f"{parameters:,}", f"{products:,}"),
+        ("total", "", "", f"{parameters:,}", f"{products:,}"),
     ]
     path.write_text("\n".join(_table(rows)) + "\n", encoding="utf-8")
-    return f"{parameters / 1e6:.2f} million parameters, {products / 1e6:,.0f} million multiply-adds an image"
+    return f"{parameters / 1e6:.2f} million parameters, {products / 1e6:,.0f} million multiply-adds per image"
 
 
-Row = tuple[str, str, str, str, str]
+_Row = tuple[str, str, str, str, str]
 
 
-def _row(layer: Layer) -> Row:
+def _row(layer: Layer) -> _Row:
     shape = " x ".join(str(side) for side in layer.output)
     return layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    """Words to the left, numbers to the right; a rule under the head and above the sum."""
+def _table(rows: Sequence[_Row]) -> list[str]:
+    """Align text left and numbers right, with a rule under the header and above the total."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     sides = ("<", "<", "<", ">", ">")
     lines = [

@@ -1,4 +1,4 @@
-"""The words and codes by which DICOM files name a part of the body, or a view of it.
+"""List the words and codes by which DICOM files name a part of the body or a view.
 
 Words in English, Spanish, Portuguese, French, German and Italian, in capitals and without accents; codes of
 SNOMED (SRT and SCT), from PS3.16 CID 4009, 4010 and 4031.
@@ -7,22 +7,14 @@ SNOMED (SRT and SCT), from PS3.16 CID 4009, 4010 and 4031.
 import re
 from collections.abc import Collection, Iterable
 
-# A console's protocol sets the body part; it is often missing, and may be wrong. So only what holds no chest
-# is refused; not the abdomen (a newborn's X-ray shows both), spine, ribs or shoulder. A verdict about a knee
-# is worse than a mislabelled chest that has to be dropped again.
+# A console's protocol sets the body part, which is often missing and may be wrong. So only parts that show no
+# chest are refused, and not the abdomen (a newborn's X-ray shows both), spine, ribs or shoulder. A verdict
+# about a knee is worse than a mislabelled chest that has to be dropped again.
 _CHEST = frozenset(
     (
         *("CHEST", "THORAX", "THORACIC", "THX", "LUNG", "PULMONARY", "THORACES", "HEART", "MEDIASTINUM"),
-        *(
-            "TORAX",
-            "TORACICO",
-            "PECHO",
-            "PULMON",
-            "PULMONES",
-            "TORACICA",
-            "PULMONAR",
-            "PULMONARES",
-        ),  # Spanish
+        *("TORAX", "TORACICO", "PECHO", "PULMON", "PULMONES"),  # Spanish
+        *("TORACICA", "PULMONAR", "PULMONARES"),
         *("PEITO", "PULMAO", "PULMOES"),  # Portuguese
         *("THORACIQUE", "POITRINE", "POUMON", "PULMONAIRE"),  # French
         *("BRUST", "BRUSTKORB", "BRUSTRAUM", "LUNGE", "LUNGEN", "THORAXORGANE", "BRUSTORGANE"),  # German
@@ -121,25 +113,11 @@ _ELSEWHERE: dict[str, str] = {
 _PARTS = {word: part for part, words in _ELSEWHERE.items() for word in words.split()}
 
 _SIDES = (
-    *(
-        "LEFT",
-        "RIGHT",
-        "UPPER",
-        "LOWER",
-        "BILATERAL",
-        "BILAT",
-        "BOTH",
-        "LT",
-        "RT",
-        "UPPR",
-        "UPR",
-        "UPP",
-        "UP",
-    ),
-    *("LOWR", "LWR", "LOW"),
+    *("LEFT", "RIGHT", "UPPER", "LOWER", "BILATERAL", "BILAT", "BOTH", "LT", "RT"),
+    *("UPPR", "UPR", "UPP", "UP", "LOWR", "LWR", "LOW"),
 )
 
-# Views by their words or abbreviations, after PS3.3 C.8.7.1.1 and C.8.11.3, and as devices write them.
+# Words and abbreviations of views, from PS3.3 C.8.7.1.1 and C.8.11.3, and as devices write them.
 _NOT_FRONTAL = frozenset(
     (
         *("LL", "RL", "LLD", "RLD", "LLO", "RLO", "RAO", "LAO", "RPO", "LPO", "OBL", "OBLIQUE", "LD", "RD"),
@@ -149,16 +127,8 @@ _NOT_FRONTAL = frozenset(
         *("OBLICUA", "OBLICUO", "OBLIQUA", "OBLIQUO", "OBLIQUES", "SCHRAEG", "SCHRAG", "OBLIQ", "LATERALIS"),
         *("DECUB", "DECUBITUS", "DECUBITO", "LATDECUB", "DORSODECUBITUS", "LDECUB", "RDECUB"),
         *("SEITL", "SEITLICHE", "SEITLICHER", "SEITLAGE", "LATER", "LATERAIS", "LATERALI", "LATDEC", "XTLAT"),
-        *(
-            "XLAT",
-            "XTLL",
-            "XTBL",
-            "TRANSLAT",
-            "TRANSLATERAL",
-            "TRANSLATERALE",
-            "LATERODECUBITUS",
-            "DEKUBITUS",
-        ),
+        *("XLAT", "XTLL", "XTBL", "TRANSLAT", "TRANSLATERAL", "TRANSLATERALE"),
+        *("LATERODECUBITUS", "DEKUBITUS"),
         *("LATERODECUBITO", "MEDIOLATERAL", "MEDIOLATERALE", "LATEROMEDIAL", "LATEROMEDIALE", "MEDLAT"),
         *("LATMED", "SCHRAEGE", "SCHRAGE", "SCHRAEGAUFNAHME", "SCHRAGAUFNAHME", "SCHRAEGPROJEKTION"),
         *("SCHRAGPROJEKTION", "OBLI", "OBLIC", "PROFILI", "PERFIS", "SAGITTALE", "SAGITAL"),
@@ -178,7 +148,7 @@ _NOT_FRONTAL = frozenset(
 
 
 def part_elsewhere(texts: Iterable[str]) -> str | None:
-    """Return the part of the body that texts name, in our own words; None where it may be a chest."""
+    """Return the part of the body that the texts name, in our own words; None when it may be a chest."""
     words = [word for text in texts for word in _words(text)]
     if any(_known(word, _CHEST) for word in words):
         return None
@@ -186,7 +156,7 @@ def part_elsewhere(texts: Iterable[str]) -> str | None:
 
 
 def is_not_frontal(texts: Iterable[str]) -> bool:
-    """Return whether texts name a lateral, oblique or lying view."""
+    """Return whether the texts name a lateral, oblique or decubitus view."""
     return any(_known(word, _NOT_FRONTAL) for text in texts for word in _words(text))
 
 
@@ -198,8 +168,8 @@ def _words(text: str) -> list[str]:
 
 
 def _known(word: str, words: Collection[str]) -> str | None:
-    """Return the known word that this one is or holds: without its plural's ending, beside a side's name, or
-    beside another one.
+    """Return the known word that this one equals or contains: in the plural, next to a side, or joined to
+    another.
     """
     found = next(
         (form for form in (word, word.removesuffix("S"), word.removesuffix("ES")) if form in words), ""

@@ -1,4 +1,4 @@
-"""The elements that are read of a DICOM file, and no others: PS3.6."""
+"""List the only elements that are read from a DICOM file (PS3.6)."""
 
 TAGS = {
     "MediaStorageSOPClassUID": 0x00020002,

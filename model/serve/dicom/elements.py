@@ -1,7 +1,7 @@
-"""The elements of a DICOM file that are asked for; all others are stepped over and never unpacked.
+"""Read the requested elements of a DICOM file; skip all others without unpacking them.
 
 A file may have a million elements, or sequences of a million items: a reader that makes an object of each
-takes gigabytes for what is a few kilobytes when deflated. Here a value is a view into the file's bytes.
+takes gigabytes for a file that deflates to a few kilobytes. Here a value is a view into the file's bytes.
 """
 
 import struct
@@ -13,14 +13,14 @@ from typing import Literal
 
 from model.serve.dicom.dictionary import TAGS
 
-Order = Literal["<", ">"]  # of the bytes of a number: little or big endian
+ByteOrder = Literal["<", ">"]  # little or big endian
 
 _PIXEL_DATA = TAGS["PixelData"]
 _PREAMBLE = 132  # bytes, with DICM at their end
 _UNDEFINED = 0xFFFFFFFF
-_ITEM, _SEQUENCE_ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0))  # and what some write
+_ITEM, _SEQUENCE_ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE0DD), (0xFFFE, 0xE00D), (0, 0))  # last: seen in files
 _MOST_STEPS = 1_000_000  # elements and items of one file; X-rays have a few hundred
-_MOST_ITEMS, _MOST_DEPTH = 64, 32  # of a sequence that is asked for; of sequences in one another
+_MOST_ITEMS, _MOST_DEPTH = 64, 32  # items of a requested sequence; nested sequences
 
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT = frozenset(
@@ -35,27 +35,27 @@ _SEQUENCES = frozenset(tag for word, tag in TAGS.items() if word.endswith("Seque
 
 
 class CutShortError(ValueError):
-    """An element says that it is longer than the rest of the file."""
+    """Report an element that claims to be longer than the rest of the file."""
 
 
 class OvergrownError(ValueError):
-    """More elements, or deeper sequences, than any X-ray has."""
+    """Report more elements, or deeper sequences, than any X-ray has."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """The bytes of an element, and its type as far as the file says it."""
+    """Hold the bytes of an element, and its type if the file states it."""
 
     data: memoryview
     kind: bytes = b""
-    has_length: bool = True  # pixel data without one are compressed
+    has_length: bool = True  # pixel data without a length are compressed
 
 
 @dataclass
 class Elements:
-    """The values asked for of a file, or of an item in it."""
+    """Hold the requested values of a file, or of an item in it."""
 
-    order: Order = "<"
+    order: ByteOrder = "<"
     values: dict[int, Value] = field(default_factory=dict)
     sequences: dict[int, list["Elements"]] = field(default_factory=dict)
 
@@ -63,39 +63,39 @@ class Elements:
         return TAGS[word] in self.values
 
     def items(self, word: str) -> list["Elements"]:
-        """The items of a sequence, the first 64."""
+        """Return the first 64 items of a sequence."""
         return self.sequences.get(TAGS[word], [])
 
     def value(self, word: str) -> Value | None:
-        """The value as it stands in the file; None where there is none, or an empty one."""
+        """Return the value as stored in the file; None when it is missing or empty."""
         value = self.values.get(TAGS[word])
         return value if value and len(value.data) else None
 
     def texts(self, word: str) -> tuple[str, ...]:
-        """The texts of an element, in capitals and without accents."""
+        """Return the texts of an element, in capitals and without accents."""
         value = self.value(word)
         data = bytes(value.data[:1024]) if value else b""
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            text = data.decode("latin-1")  # what most files say that they are in, where it is not ASCII
+            text = data.decode("latin-1")  # what most files declare when they are not ASCII
         plain = unicodedata.normalize("NFKD", text.upper()).encode("ascii", "ignore").decode()
         return tuple(part.strip(" \0\t\r\n") for part in plain.split("\\"))
 
     def text(self, word: str) -> str:
-        """The first text of an element, empty where there is none."""
+        """Return the first text of an element; empty when there is none."""
         return self.texts(word)[0]
 
     def decimals(self, word: str) -> list[float | None]:
-        """Numbers written as text, also with a comma; None for each that is none."""
+        """Return numbers written as text, also with a decimal comma; None for each that is not a number."""
         return [_decimal(text) for text in self.texts(word)]
 
     def decimal(self, word: str) -> float | None:
-        """The first of them."""
+        """Return the first of the decimals."""
         return self.decimals(word)[0]
 
     def integers(self, word: str, signed: bool = False) -> list[int]:
-        """Numbers of 16 bits; signed where the file says so, or else, where it says nothing, as told."""
+        """Return 16-bit integers; `signed` applies when the file does not state the type."""
         value = self.value(word)
         if not value:
             return []
@@ -104,12 +104,12 @@ class Elements:
         return list(struct.unpack_from(f"{self.order}{count}{'h' if signed else 'H'}", value.data))
 
     def integer(self, word: str, signed: bool = False) -> int | None:
-        """The first of them."""
+        """Return the first of the integers; None when there is none."""
         return next(iter(self.integers(word, signed)), None)
 
 
 def is_dicom(data: bytes) -> bool:
-    """Return whether the bytes begin as a DICOM file does, with its preamble or without."""
+    """Return whether the bytes begin like a DICOM file, with its preamble or without."""
     if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM" or data.startswith(b"DICM"):
         return True
     if len(data) < 12 or data[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
@@ -121,7 +121,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 def read_header(data: bytes) -> tuple[Elements, memoryview]:
-    """The elements of the file's own header (group 2), if it has one; and the rest of the file."""
+    """Return the elements of the file's own header (group 2), if it has one, and the rest of the file."""
     view = memoryview(data)
     if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
         view = view[_PREAMBLE:]
@@ -130,7 +130,7 @@ def read_header(data: bytes) -> tuple[Elements, memoryview]:
     header = Elements()
     reader, place = _Reader(view, "<"), 0
     if len(view) < 12:
-        return header, view[:0]  # there is nothing behind the preamble
+        return header, view[:0]  # nothing follows the preamble
     while bytes(view[place : place + 2]) == b"\2\0":
         place = reader.element(
             place, len(view), bytes(view[place + 4 : place + 6]) not in _SHORT | _LONG, header
@@ -139,11 +139,11 @@ def read_header(data: bytes) -> tuple[Elements, memoryview]:
 
 
 def read_elements(view: memoryview, big_endian: bool) -> Elements:
-    """The elements that are asked for, up to the pixels. Whether types are written is seen by the data.
+    """Return the requested elements up to the pixels; the data show whether types are written.
 
-    CutShortError and OvergrownError tell what is wrong, and struct.error that the file ends.
+    Raises CutShortError and OvergrownError for their reasons, and struct.error when the file ends early.
     """
-    order: Order = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
+    order: ByteOrder = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
     found = Elements(order)
     implicit = bytes(view[4:6]) not in _LONG | _SHORT
     _Reader(view, order).elements(0, len(view), implicit, found)
@@ -151,9 +151,9 @@ def read_elements(view: memoryview, big_endian: bool) -> Elements:
 
 
 class _Reader:
-    """Steps from element to element."""
+    """Step from element to element."""
 
-    def __init__(self, view: memoryview, order: Order) -> None:
+    def __init__(self, view: memoryview, order: ByteOrder) -> None:
         self._view, self._order = view, order
         self._head = struct.Struct(f"{order}HHI").unpack_from
         self._long = struct.Struct(f"{order}I").unpack_from
@@ -163,7 +163,7 @@ class _Reader:
     def elements(
         self, place: int, end: int, implicit: bool, found: Elements | None = None, depth: int = 0
     ) -> int:
-        """Step over the elements of a file or an item, up to `end` or the mark of an item's end."""
+        """Step over the elements of a file or an item, up to `end` or the delimiter of the item."""
         while place + 8 <= end:
             if depth and bytes(self._view[place : place + 2]) in (b"\xfe\xff", b"\xff\xfe"):
                 return place + 8
@@ -171,11 +171,11 @@ class _Reader:
             if place < 0:
                 return end
         if place < end and not depth:
-            raise CutShortError("an element begins and does not go on")
+            raise CutShortError("an element is incomplete")
         return end
 
     def element(self, place: int, end: int, implicit: bool, found: Elements | None, depth: int = 0) -> int:
-        """Step over one element, and keep it if it is asked for; -1 behind the pixels."""
+        """Step over one element, and keep it if it is requested; return -1 behind the pixels."""
         self._count()
         group, number, length = self._head(self._view, place)
         tag, start, kind = group << 16 | number, place + 8, b""
@@ -185,7 +185,7 @@ class _Reader:
                 length, start = self._long(self._view, place + 8)[0], place + 12
             elif kind.isalpha():
                 length = self._short(self._view, place + 6)[0]
-            # else this one is without its type, as some write private elements
+            # else the element has no type, as some devices write private ones
         wanted = found is not None and tag in _WANTED
         if tag == _PIXEL_DATA and not depth and found is not None:
             stop = min(start + length, end) if length != _UNDEFINED else end
@@ -204,15 +204,9 @@ class _Reader:
         return start + int(length)
 
     def _sequence(
-        self,
-        place: int,
-        end: int,
-        is_open: bool,
-        implicit: bool,
-        items: list[Elements] | None,
-        depth: int,
+        self, place: int, end: int, is_open: bool, implicit: bool, items: list[Elements] | None, depth: int
     ) -> int:
-        """Step over the items of a sequence; `is_open`: only a mark says where it ends."""
+        """Step over the items of a sequence; with `is_open`, only a delimiter marks its end."""
         if depth > _MOST_DEPTH:
             raise OvergrownError("sequences are nested too deeply")
         while place + 8 <= end:
@@ -234,7 +228,7 @@ class _Reader:
             if item is not None and items is not None:
                 items.append(item)
             elif not is_open:
-                return end  # there are enough of them
+                return end  # enough items are kept
         return end
 
     def _count(self) -> None:
@@ -244,9 +238,9 @@ class _Reader:
 
 
 def fragments(view: memoryview) -> Iterator[memoryview]:
-    """The pieces of compressed pixel data, the table of offsets among them; the last may be cut short.
+    """Yield the fragments of compressed pixel data, including the offset table; the last may be cut short.
 
-    They end where something else than an item follows: the mark that closes them is often missing or wrong.
+    They end where anything but an item follows, because the closing delimiter is often missing or wrong.
     """
     place, head = 0, struct.Struct("<HHI").unpack_from
     while place + 8 <= len(view):

@@ -1,6 +1,7 @@
-"""DICOM files: what they say that matters here, and their pixels. Nothing else of them is kept.
+"""Read DICOM files: the relevant tags and the pixels; nothing else is kept.
 
-`model.serve.files.decode` imports this when a DICOM file comes, and this the decoder that the file needs.
+`model.serve.files.decode` imports this module when a DICOM file comes, and this module imports the decoder
+that the file needs.
 """
 
 import re
@@ -10,16 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.serve.dicom.elements import (
-    CutShortError,
-    Elements,
-    OvergrownError,
-    read_elements,
-    read_header,
-)
+from model.serve.dicom.elements import CutShortError, Elements, OvergrownError, read_elements, read_header
 from model.serve.dicom.grayscale import SHAPES, Grayscale, LookUp, Rescale, Shape, Window
 from model.serve.dicom.radiograph import Tags
-from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored
+from model.serve.dicom.stored import AS_PICTURE, Packing, Stored, check_depth, size_of, stored_values
 from model.serve.files.deep import LUMA
 from pipeline.errors import InputRejected
 from pipeline.records import ImageFacts
@@ -28,11 +23,11 @@ _DAMAGED = "The DICOM file is damaged: it cannot be decoded. Export the X-ray ag
 _CUT_SHORT = "The DICOM file is incomplete: its end is missing. Export the X-ray again and drop the new file."
 _NO_PIXELS = "The DICOM file has no pixels. Export the X-ray again and drop the new file."
 _DROP_IMAGE = "Drop the file of a frontal chest X-ray."
-_HEADER_BYTES, _BYTES_A_PIXEL = 1 << 24, 6  # the most that an inflated file may have: 3 colours of 16 bits
+_HEADER_BYTES, _BYTES_A_PIXEL = 1 << 24, 6  # limits of an inflated file; 3 colours of 16 bits
 
 _STANDARD = "1.2.840.10008."
 _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-_PACKINGS: tuple[tuple[str, Packing], ...] = (  # by the numbers behind 1.2.840.10008.1.2
+_PACKINGS: tuple[tuple[str, Packing], ...] = (  # by the number after 1.2.840.10008.1.2
     (r"|\.1|\.1\.98|\.1\.99|\.2", "none"),
     (r"\.5", "runs"),
     (r"\.4\.(5\d|6[0-6]|70)", "JPEG"),
@@ -41,18 +36,18 @@ _PACKINGS: tuple[tuple[str, Packing], ...] = (  # by the numbers behind 1.2.840.
 )
 _UNREADABLE_PACKINGS = (
     (r"\.4\.10\d|\.7\.\d", f"The DICOM file is a video. {_DROP_IMAGE}"),
-    (r"\.4\.(9[45]|20[45])", f"The DICOM file only says where its image lies. {_DROP_IMAGE}"),
-    (r".*", f"The DICOM file is compressed in a way that cannot be read. {AS_PICTURE}"),
+    (r"\.4\.(9[45]|20[45])", f"The DICOM file only refers to an image stored elsewhere. {_DROP_IMAGE}"),
+    (r".*", f"The DICOM file uses a compression that is not supported. {AS_PICTURE}"),
 )
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_NO_IMAGES = (  # by the numbers behind 1.2.840.10008.5.1.4.1.1, or the modality
+_NO_IMAGES = (  # by the number after 1.2.840.10008.5.1.4.1.1, or the modality
     (r"\.104\.1", "DOC", "a PDF document"),
     (r"\.104(\.\d+)?", "", "a document"),
-    (r"\.88\.59", "KO", "a list of marked images"),
+    (r"\.88\.59", "KO", "a list of selected images"),
     (r"\.88(\.\d+)*", "SR", "a structured report"),
     (r"\.11(\.\d+)*", "PR", "a presentation state"),
-    (r"\.9(\.\d+)*", "ECG", "a recorded curve"),
-    (r"\.481(\.\d+)*", "RTPLAN", "a plan of a radiotherapy"),
+    (r"\.9(\.\d+)*", "ECG", "a recorded waveform"),
+    (r"\.481(\.\d+)*", "RTPLAN", "a radiotherapy plan"),
 )
 
 _PALETTE = ("Red", "Green", "Blue")
@@ -63,7 +58,7 @@ _MOST_SLOPE = 1e12
 
 
 class DicomFile:
-    """One radiograph. Whatever a file holds, opening it ends well or as InputRejected."""
+    """Open one radiograph; opening any file either succeeds or raises InputRejected."""
 
     def __init__(self, data: bytes, max_pixels: int, keep_uid: bool) -> None:
         try:
@@ -84,19 +79,19 @@ class DicomFile:
         except CutShortError as error:
             raise InputRejected("unreadable", _CUT_SHORT) from error
         except OvergrownError as error:
-            message = f"The DICOM file has more parts than any X-ray. {AS_PICTURE}"
+            message = f"The DICOM file has more elements than any X-ray. {AS_PICTURE}"
             raise InputRejected("unsupported_format", message) from error
-        except Exception as error:  # a parser may raise anything over a stranger's file
+        except Exception as error:  # a parser may raise anything on an untrusted file
             raise InputRejected("unreadable", _DAMAGED) from error
 
     def load(self) -> Image.Image:
-        """The image as a viewer shows it, upright, in 8-bit gray, and without the padding around it.
+        """Return the image as a viewer shows it, upright, in 8-bit gray, and without the padding around it.
 
-        Raises anything at all when the file is damaged.
+        Raises any exception when the file is damaged.
         """
         if not self._elements.value("PixelData"):
             raise InputRejected("unreadable", _NO_PIXELS, self.facts)
-        image = stored(self._elements, self._packing)
+        image = stored_values(self._elements, self._packing)
         shown = Image.fromarray(_grayscale(self._elements, image).show(image.values))
         for turn in self._turn:
             shown = shown.transpose(turn)
@@ -112,10 +107,10 @@ class DicomFile:
 
 
 def _read(data: bytes, most: int) -> tuple[Packing | None, Elements]:
-    """How the pixels are packed, None where that is not said, and the elements that matter."""
+    """Return how the pixels are packed (None when not stated) and the relevant elements."""
     header, rest = read_header(data)
     if header.text("MediaStorageSOPClassUID") == _DIRECTORY:
-        message = f"The DICOM file is a table of contents (DICOMDIR). {_DROP_IMAGE}"
+        message = f"The DICOM file is a directory (DICOMDIR), not an image. {_DROP_IMAGE}"
         raise InputRejected("unsupported_format", message)
     syntax = header.text("TransferSyntaxUID")
     packing = _packing(syntax) if syntax else None
@@ -139,16 +134,16 @@ def _packing(syntax: str) -> Packing:
 
 
 def _inflated(data: memoryview, most: int) -> bytes:
-    """Unpack a deflated file, which may grow a thousandfold, up to a limit."""
+    """Inflate a deflated file, which may grow a thousandfold, up to a limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     whole = inflater.decompress(data, most)
     if inflater.unconsumed_tail:
-        raise InputRejected("too_many_pixels", f"The DICOM file is too large when unpacked. {AS_PICTURE}")
+        raise InputRejected("too_many_pixels", f"The DICOM file is too large when decompressed. {AS_PICTURE}")
     return whole
 
 
 def _check_image(elements: Elements) -> None:
-    """Raise InputRejected for a file of another kind."""
+    """Raise InputRejected for a file that is not an image."""
     pixels = ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows")
     if any(word in elements for word in pixels):
         return
@@ -162,7 +157,7 @@ def _check_image(elements: Elements) -> None:
         ),
         None,
     )
-    message = f"The DICOM file is {kind}, no image." if kind else "The DICOM file holds no image."
+    message = f"The DICOM file is {kind}, not an image." if kind else "The DICOM file contains no image."
     raise InputRejected("unsupported_format", f"{message} {_DROP_IMAGE}")
 
 
@@ -184,16 +179,16 @@ def _tags(elements: Elements) -> Tags:
 
 
 def _codes(elements: Elements, words: tuple[str, ...]) -> list[str]:
-    """The codes and meanings of sequences, and of the modifiers in their items."""
+    """Return the codes and meanings of sequences, and of the modifiers in their items."""
     items = [item for word in words for item in elements.items(word)]
     items += [inner for item in items for word in words for inner in item.items(word)]
     return [item.text(word) for item in items for word in ("CodeValue", "LongCodeValue", "CodeMeaning")]
 
 
 def _turns(orientation: tuple[str, ...]) -> tuple[Image.Transpose, ...]:
-    """Return the turn after which rows lead to the patient's left and columns to the feet: a frontal X-ray.
+    """Return the turns after which rows lead to the patient's left and columns to the feet: a frontal X-ray.
 
-    Nothing where the tag says too little.
+    Returns none when the tag says too little.
     """
     row, column = (text[:1] for text in (*orientation, "", "")[:2])
     turns: list[Image.Transpose] = []
@@ -209,7 +204,7 @@ def _turns(orientation: tuple[str, ...]) -> tuple[Image.Transpose, ...]:
 
 
 def _grayscale(elements: Elements, image: Stored) -> Grayscale:
-    """How the file says that its values are to be shown."""
+    """Return how the file says that its values should be shown."""
     if image.is_colour:
         return Grayscale(image.bits)
     photometric, is_signed = elements.text("PhotometricInterpretation"), image.values.dtype.kind == "i"
@@ -251,7 +246,7 @@ def _windows(elements: Elements) -> list[Window]:
 
 
 def _tables(elements: Elements, word: str, is_signed: bool) -> list[LookUp]:
-    """The tables of a sequence, without those that hold nothing."""
+    """Return the tables of a sequence, without empty ones."""
     found = []
     for item in elements.items(word):
         described, value = item.integers("LUTDescriptor", is_signed), item.value("LUTData")
@@ -259,13 +254,13 @@ def _tables(elements: Elements, word: str, is_signed: bool) -> list[LookUp]:
             continue
         entries = _entries(value.data, described[0] & 0xFFFF, elements.order)
         if len(entries):
-            white = float(entries.max())  # the depth that is stated is often wrong
+            white = float(entries.max())  # the stated depth is often wrong
             found.append(LookUp(described[1], entries, white))
     return found
 
 
 def _palette(elements: Elements) -> LookUp:
-    """The grays of the colours."""
+    """Return the grays of the palette's colours."""
     words = [f"{colour}PaletteColorLookupTable" for colour in _PALETTE]
     count, first, *_ = elements.integers(f"{words[0]}Descriptor")
     values = [elements.value(f"{word}Data") for word in words]
@@ -274,7 +269,7 @@ def _palette(elements: Elements) -> LookUp:
 
 
 def _entries(data: memoryview, count: int, order: str) -> npt.NDArray[np.float64]:
-    """The entries of a table, one byte or two for each."""
+    """Return the entries of a table, one or two bytes each."""
     count = count or 1 << 16
     kind = f"{order}u2" if len(data) >= 2 * count else "u1"
     return np.frombuffer(data, kind)[:count].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the tags of a DICOM file mean here: is it a radiograph of a chest, and what to be warned of."""
+"""Interpret a DICOM file's tags: decide whether it is a chest radiograph, and which warnings apply."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from datetime import date
 from model.serve.dicom.anatomy import is_not_frontal, part_elsewhere
 from pipeline.verdict import Warning
 
-# By PS3.3 C.7.3.1.1.1: computed, digital and film; DR, SC and XR are no terms of it, and in use. RF of one
-# frame is a spot film. OT is what secondary captures say, and anonymisers leave nothing. What none of them
-# is, the network's typicality finds.
+# From PS3.3 C.7.3.1.1.1: computed, digital and film. DR, SC and XR are not standard terms, but in use. RF of
+# one frame is a spot film. Secondary captures say OT, and anonymisers may leave it empty. Typicality catches
+# images that are none of these.
 _RADIOGRAPHS = ("CR", "DX", "DR", "RG", "RF", "OT", "SC", "XR", "")
 _SECONDARY = ("OT", "SC")
-_SECONDARY_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # it and those under it
+_SECONDARY_CLASSES = "1.2.840.10008.5.1.4.1.1.7."  # this class and those below it
 _RAW_CLASS = "1.2.840.10008.5.1.4.1.1.1.1.1"  # digital X-ray, for processing
 _OTHERS = frozenset(
     re.findall(
@@ -26,12 +26,12 @@ _OTHERS = frozenset(
     )
 )
 _DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25, "J": 365.25, "A": 365.25}
-_YOUNGEST, _OLDEST, _OLDEST_MAN = 1, 5, 130  # completed years; the first two are those of the training data
+_YOUNGEST, _OLDEST, _OLDEST_MAN = 1, 5, 130  # completed years; the first two bound the training data
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The texts of a file's tags, in capitals; empty where there is none. They leave it no further."""
+    """Hold the texts of a file's tags, in capitals; empty when missing. They are used only here."""
 
     modality: str = ""
     body_part: str = ""
@@ -48,9 +48,10 @@ class Tags:
 
     @property
     def refusal(self) -> str | None:
-        """Why this is to be no chest X-ray, for the person who dropped it.
+        """Return why the file is refused as not a chest X-ray, for the person who dropped it; None if
+        accepted.
 
-        It quotes nothing that a stranger could have written: its words are from our own lists.
+        The message quotes nothing from the file; its words are from our own lists.
         """
         if self.modality in _OTHERS:
             return f"Not a radiograph (modality {self.modality}). Drop a frontal chest X-ray."
@@ -61,7 +62,7 @@ class Tags:
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
-        """In the order of the verdict's list."""
+        """Return the warnings, in the order of the verdict's list."""
         ages = self.years
         found: dict[Warning, bool] = {
             "age_outside_training": any(not _YOUNGEST <= age <= _OLDEST for age in ages),
@@ -74,7 +75,9 @@ class Tags:
 
     @property
     def years(self) -> tuple[int, ...]:
-        """The patient's age when the X-ray was taken, completed: as stated, and by the date of birth."""
+        """Return the patient's completed years of age at the X-ray, as stated and as computed from the date
+        of birth.
+        """
         return (*_stated(self.age), *self._worked_out())
 
     def _worked_out(self) -> Iterator[int]:
@@ -88,25 +91,25 @@ class Tags:
 
     @property
     def _is_not_frontal(self) -> bool:
-        """Also where rows or columns lead to the patient's front (anterior) or back (posterior)."""
+        """Return whether a view says so, or rows or columns lead to the patient's front or back (A or P)."""
         return any(text[:1] in ("A", "P") for text in self.orientation[:2]) or is_not_frontal(self.views)
 
     @property
     def _is_raw(self) -> bool:
-        """Raw data of a detector, which look like no X-ray that was ever read."""
+        """Return whether these are raw detector data, which do not look like a processed X-ray."""
         return "PROCESSING" in self.intent or self.sop_class == _RAW_CLASS
 
     @property
     def _may_hold_text(self) -> bool:
-        """A secondary capture is the picture of a screen or a paper, where names stand."""
+        """Return whether names may be burned in, as in a secondary capture of a screen or a paper."""
         secondary = f"{self.sop_class}.".startswith(_SECONDARY_CLASSES) or self.modality in _SECONDARY
         return self.burned_in == "YES" or secondary or bool(self.conversion)
 
 
 def _stated(age: str) -> Iterator[int]:
-    """Return the years of "003Y", "3 Y", "18 months", "3.5Y", "1Y6M" or "42"; nothing where it is none.
+    """Yield the years of "003Y", "3 Y", "18 months", "3.5Y", "1Y6M" or "42"; nothing when it is not an age.
 
-    Of the letters, J is for the German Jahre, A for the Spanish años and the Italian anni.
+    J stands for the German Jahre, A for the Spanish años and the Italian anni.
     """
     number, unit = r"(\d{1,4}(?:[.,]\d{1,2})?)\s*", r"([DWMYJA])[A-ZÄÖÜÑ]{0,5}\.?"
     found = re.fullmatch(rf"{number}(?:{unit}\s*(?:{number}{unit})?)?", age.strip().upper())
@@ -120,7 +123,7 @@ def _stated(age: str) -> Iterator[int]:
 
 
 def _date(text: str) -> date | None:
-    digits = re.sub(r"[.\-/]", "", text)[:8]  # ACR-NEMA had points in it; a date with a time goes on
+    digits = re.sub(r"[.\-/]", "", text)[:8]  # ACR-NEMA dates contain dots; a date-time is longer
     with suppress(ValueError):
         return date.fromisoformat(digits) if re.fullmatch(r"\d{8}", digits) else None
     return None

@@ -1,19 +1,17 @@
-"""The stored values of a DICOM image, whatever packs them. The data are believed before the tags."""
+"""Read the stored values of a DICOM image, whatever packs them; the data are trusted more than the tags."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from model.serve.dicom.elements import Elements, Value, fragments
 from model.serve.dicom.grayscale import bands
-from model.serve.files.codecs import decoded, unpacked_runs
-from model.serve.files.codestreams import Family, Stream, is_stream, opened
+from model.serve.files.codecs import Pixels, decoded, unpacked_runs
+from model.serve.files.codestreams import Codestream, Family, is_stream, open_stream
 from model.serve.files.deep import brightness
 from pipeline.errors import InputRejected
 
-Pixels = npt.NDArray[np.integer[Any]]
 Packing = Family | Literal["none", "runs"]
 
 AS_PICTURE = "Export the X-ray as PNG or JPEG, and drop that."
@@ -22,50 +20,52 @@ _ROWS_COMPARED, _SMOOTHER, _ALIKE = 64, 0.5, 0.9
 
 @dataclass(frozen=True)
 class Stored:
-    """The values of an image, [h, w]; those of a colour image are its brightness."""
+    """Hold the values of an image, [h, w]; for a colour image, its brightness."""
 
     values: Pixels
-    bits: int  # that a value may use
+    bits: int  # bits that a value may use
     is_colour: bool = False
 
 
 def size_of(elements: Elements) -> tuple[int, int]:
-    """Columns and rows by the tags, or else by the compressed image. Raises anything when neither says it."""
+    """Return columns and rows from the tags or else from the compressed image; raise any exception without
+    both.
+    """
     columns, rows = elements.integer("Columns"), elements.integer("Rows")
     if columns and rows:
         return columns, rows
     value = elements.value("PixelData")
     if not value:
         raise ValueError("the size is missing")
-    stream = opened(_frame(value))
+    stream = open_stream(_frame(value))
     return stream.columns, stream.rows
 
 
 def check_depth(elements: Elements) -> None:
-    """Raise InputRejected for uncompressed pixels of a depth that is not read."""
+    """Raise InputRejected for uncompressed pixels of an unsupported depth."""
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
-        message = f"The DICOM file's pixels are fractions, which are not supported. {AS_PICTURE}"
+        message = f"The DICOM file's pixels are floating-point numbers, which are not supported. {AS_PICTURE}"
         raise InputRejected("unsupported_format", message)
     if elements.integer("BitsAllocated") not in (None, 8, 16):
         raise _strange_depth()
 
 
-def stored(elements: Elements, packing: Packing | None) -> Stored:
-    """Unpack the one image of a file. `packing` is None where the file does not say it.
+def stored_values(elements: Elements, packing: Packing | None) -> Stored:
+    """Unpack the one image of a file; `packing` is None when the file does not state it.
 
-    Raises anything at all when the file is damaged, and InputRejected for what cannot be read.
+    Raises any exception when the file is damaged, and InputRejected when it is not supported.
     """
     value = elements.value("PixelData")
     if not value:
         raise ValueError("the pixels are missing")
     frame = b"" if packing == "none" and value.has_length else _frame(value)
     if packing not in ("none", "runs", None) or is_stream(frame):
-        return _of_stream(elements, opened(frame), packing)
+        return _of_stream(elements, open_stream(frame), packing)
     return _of_values(elements, value, frame, packing == "runs")
 
 
 def _frame(value: Value) -> bytes:
-    """The compressed image: all pieces in a row, but for the table of offsets before them."""
+    """Return the compressed image: all fragments joined, without the offset table before them."""
     if bytes(value.data[:4]) != b"\xfe\xff\x00\xe0":
         return bytes(value.data)
     pieces = [bytes(piece) for piece in fragments(value.data)]
@@ -73,11 +73,11 @@ def _frame(value: Value) -> bytes:
     return b"".join(pieces[1:] if has_table else pieces)
 
 
-def _of_stream(elements: Elements, stream: Stream, packing: Packing | None) -> Stored:
+def _of_stream(elements: Elements, stream: Codestream, packing: Packing | None) -> Stored:
     if packing not in ("none", None, stream.family):
-        raise ValueError("the image is compressed in another way than the file says")
+        raise ValueError("the image is not compressed as the file states")
     if size_of(elements) != (stream.columns, stream.rows):
-        raise ValueError("the stream is of another size than the file says")
+        raise ValueError("the stream has another size than the file states")
     if stream.components not in (1, 3) or stream.bits > 16:
         raise _strange_depth()
     photometric = elements.text("PhotometricInterpretation")
@@ -86,7 +86,7 @@ def _of_stream(elements: Elements, stream: Stream, packing: Packing | None) -> S
         is_brightness_first = values.ndim == 3 and photometric.startswith(("YBR_F", "YBR_P"))
         return _brightness(values[:, :, 0] if is_brightness_first else values, stream.bits)
     is_signed = stream.is_signed
-    if stream.family != "JPEG 2000":  # the others do not say it
+    if stream.family != "JPEG 2000":  # the others do not state it
         is_signed = elements.integer("PixelRepresentation") == 1
     return Stored(_believed(values.view(f"u{values.itemsize}"), stream.bits, is_signed), stream.bits)
 
@@ -125,10 +125,10 @@ def _in_low_bits(elements: Elements, values: Pixels, allocated: int) -> Stored:
     bits = bits if bits <= allocated else allocated
     high, is_signed = elements.integer("HighBit"), elements.integer("PixelRepresentation") == 1
     if high is not None and bits <= high < allocated:
-        # Only the retired ACR-NEMA and early files have it so: PS3.5 8.1.1 now fixes the high bit.
+        # Only retired ACR-NEMA and early files do this: PS3.5 8.1.1 now fixes the high bit.
         shift = high + 1 - bits
         if any((band & ((1 << shift) - 1)).any() for band in bands(values)):
-            message = f"The DICOM file's pixels are not in the lowest bits: not supported. {AS_PICTURE}"
+            message = f"The DICOM file's pixels are not in the lowest bits (not supported). {AS_PICTURE}"
             raise InputRejected("unsupported_format", message)
         values = values >> shift
     believed = _believed(values, bits, is_signed)
@@ -136,16 +136,17 @@ def _in_low_bits(elements: Elements, values: Pixels, allocated: int) -> Stored:
     is_beyond = bits < allocated and any(
         (one != two).any() for one, two in zip(bands(believed), bands(whole), strict=True)
     )
-    # Bits beyond those stored: an overlay of old, or the number is too small. The smoother is the picture.
+    # Bits beyond those stored: an old overlay, or BitsStored is too small. The smoother one is the picture.
     if is_beyond and _roughness(whole) < _roughness(believed):
         return Stored(whole, allocated)
     return Stored(believed, bits)
 
 
 def _believed(values: Pixels, bits: int, is_signed: bool) -> Pixels:
-    """Values of so many bits with a sign or without, as is said unless that tears the picture apart.
+    """Return values of so many bits, with the stated sign unless that tears the picture apart.
 
-    A wrong sign wraps the values round: next to the brightest lies the darkest. So the rows tell.
+    A wrong sign wraps the values around, so that the darkest lies next to the brightest. The roughness of
+    rows shows it.
     """
     some = values[:: max(len(values) // _ROWS_COMPARED, 1)]
     stated, other = (_roughness(_of_bits(some, bits, sign)) for sign in (is_signed, not is_signed))
@@ -155,10 +156,10 @@ def _believed(values: Pixels, bits: int, is_signed: bool) -> Pixels:
 
 
 def _is_saturated(values: Pixels, bits: int) -> bool:
-    """Return whether those in the upper half are bright air or a border, rather than below zero.
+    """Return whether the values in the upper half are bright air or a border, rather than below zero.
 
-    They are nearly all alike then: all the brightest that there is, or at least, with a sign, not close to
-    their neighbours' values.
+    Then they are nearly all alike: at the maximum, or at least, read with a sign, far from their neighbours'
+    values.
     """
     read, half = _of_bits(values, bits, False).astype(np.int32), 1 << (bits - 1)
     upper = read[read >= half]
@@ -180,13 +181,15 @@ def _of_bits(values: Pixels, bits: int, is_signed: bool) -> Pixels:
 
 
 def _roughness(values: Pixels) -> float:
-    """The mean difference of neighbours in a row."""
+    """Return the mean difference of neighbours in a row."""
     total = sum(int(np.abs(np.diff(band.astype(np.int32), axis=1)).sum()) for band in bands(values))
     return total / max(values.size, 1)
 
 
 def _brightness(colours: Pixels, bits: int) -> Stored:
-    """That of RGB, [h, w, 3], or of what is one already, [h, w]; colours of few values count as 8 bits."""
+    """Return the brightness of RGB, [h, w, 3], or of a brightness, [h, w]; colours of few values count as 8
+    bits.
+    """
     result: Pixels = colours
     if colours.ndim == 3:
         result = brightness(colours.shape[:2], lambda rows: colours[rows])

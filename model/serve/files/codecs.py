@@ -1,6 +1,6 @@
-"""The decoders of compressed pixels: one for each kind of stream, that refuses what is cut short.
+"""Decode compressed pixels with one decoder for each kind of stream; each refuses truncated data.
 
-Each is imported when a file needs it, and all are under free licences.
+A decoder is imported when a file needs it. All have free licences.
 """
 
 from dataclasses import replace
@@ -11,20 +11,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.serve.files.codestreams import Stream, check_length, first_scan
+from model.serve.files.codestreams import Codestream, check_length, first_scan
 from model.serve.files.complaints import complaints_are_damage
 from model.serve.files.jpeg import decode_gray
 
 Pixels = npt.NDArray[np.integer[Any]]
 
-_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"  # a segment that says: not YCbCr
+_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\0"  # a segment that says that colours are not YCbCr
 
 
-def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
-    """The values of a stream, [h, w]; or of its colours, [h, w, 3]. Raises anything when it is damaged.
+def decoded(stream: Codestream, is_rgb: bool = False) -> Pixels:
+    """Return the values of a stream, [h, w], or its colours, [h, w, 3]; raise any exception when it is
+    damaged.
 
-    `is_rgb`: so the file says, which counts where a JPEG says nothing. Of a usual JPEG the colours come as
-    their brightness.
+    `is_rgb`: whether the file says that colours are RGB, which counts when a JPEG does not state it. The
+    colours of an 8-bit JPEG are returned as their brightness.
     """
     if stream.family == "JPEG 2000":
         return _jpeg2000(stream)
@@ -44,15 +45,15 @@ def decoded(stream: Stream, is_rgb: bool = False) -> Pixels:
 
 
 def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixels:
-    """RLE (PS3.5 annex G), one colour after the other: values of `depth` bytes, [samples, h, w].
+    """Decode RLE (PS3.5 annex G), one colour after the other: values of `depth` bytes, [samples, h, w].
 
-    A segment holds one byte of every pixel, the most significant first. Pillow unpacks it: it makes no more
-    of it than there are pixels. ValueError, struct.error or IndexError when it is damaged.
+    A segment holds one byte of every pixel, the most significant first. Pillow unpacks it, and makes no more
+    values than there are pixels. Raises ValueError, struct.error or IndexError when it is damaged.
     """
     samples, rows, columns = shape
     number, *starts = np.frombuffer(frame, "<u4", 16).tolist()
     if number != samples * depth:
-        raise ValueError("another number of segments than the file says")
+        raise ValueError("the number of segments does not match the file")
     values = np.empty((samples, rows * columns, depth), np.uint8)
     for place, (start, end) in enumerate(pairwise([*starts[:number], len(frame)])):
         plane = Image.frombytes("L", (rows * columns, 1), frame[start:end], "packbits", "L")
@@ -60,7 +61,7 @@ def unpacked_runs(frame: bytes, shape: tuple[int, int, int], depth: int) -> Pixe
     return values.view(f"<u{depth}").reshape(shape)
 
 
-def _jpeg_ls(stream: Stream) -> Pixels:
+def _jpeg_ls(stream: Codestream) -> Pixels:
     import jpeg_ls
 
     data, found = jpeg_ls.decode_buffer(stream.data)
@@ -72,17 +73,17 @@ def _jpeg_ls(stream: Stream) -> Pixels:
     return np.moveaxis(values.reshape(3, stream.rows, stream.columns), 0, 2)
 
 
-def _jpeg2000(stream: Stream) -> Pixels:
+def _jpeg2000(stream: Codestream) -> Pixels:
     from openjpeg.utils import decode
 
     values: Pixels = decode(stream.data, 0)
     if values.shape[:2] != (stream.rows, stream.columns):
-        raise ValueError("the stream holds another image than it says")
+        raise ValueError("the stream holds another image than it states")
     return values
 
 
-def _by_gdcm(stream: Stream) -> Pixels:
-    """A lossless JPEG, or one of more than 8 bits."""
+def _by_gdcm(stream: Codestream) -> Pixels:
+    """Decode a lossless JPEG, or one of more than 8 bits."""
     import gdcm
 
     first_scan(stream)
@@ -104,7 +105,7 @@ def _by_gdcm(stream: Stream) -> Pixels:
     syntax = "1.2.840.10008.1.2.4.57" if stream.is_lossless_jpeg else "1.2.840.10008.1.2.4.51"
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     depth = 8 if stream.bits <= 8 else 16
-    stored = max(stream.bits, 8)  # of fewer it knows nothing, and ends the process
+    stored = max(stream.bits, 8)  # fewer would make gdcm end the process
     image.SetPixelFormat(gdcm.PixelFormat(stream.components, depth, stored, stored - 1, 0))
     with complaints_are_damage():
         data = image.GetBuffer()

@@ -1,7 +1,7 @@
-"""Compressed pixels of DICOM: what a stream says of itself, and whether it is all there.
+"""Read what a compressed DICOM stream claims about itself, and check that it is complete.
 
-A decoder makes room for the size that a stream says, and most of them invent what is missing or skip what
-is damaged: so both are looked at here, before and after.
+A decoder allocates the size that a stream claims, and most decoders invent missing data or skip damaged data.
+So both are checked here, before and after decoding.
 """
 
 import struct
@@ -17,15 +17,15 @@ Family = Literal["JPEG", "JPEG-LS", "JPEG 2000"]
 _JPEG, _JPEG2000, _JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 _END = b"\xff\xd9"  # of a JPEG, a JPEG-LS and a JPEG 2000 stream
 _HIERARCHY, _LOSSLESS, _LS, _TABLES, _SCAN, _RESTARTS = 0xDE, 0xC3, 0xF7, 0xC4, 0xDA, 0xDD  # markers
-_BY_COSINES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: all by Huffman's codes
+_BY_COSINES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: all Huffman-coded
 _ALONE = (0x01, *range(0xD0, 0xDA))  # markers without a segment
 _BAND = 256  # rows
-_MOST_SCANS = 100  # a progressive JPEG has some ten; each costs as much as the whole image
+_MOST_SCANS = 100  # a progressive JPEG has about ten; each costs as much as the whole image
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A compressed image and what it says of itself."""
+class Codestream:
+    """Hold a compressed image and its claims about itself."""
 
     data: bytes
     family: Family
@@ -35,16 +35,16 @@ class Stream:
     bits: int
     is_signed: bool = False
     marker: int = 0  # of a JPEG's frame: how it is coded
-    says_colours: bool = True  # whether a JPEG says itself if its colours are RGB or YCbCr
+    says_colours: bool = True  # whether a JPEG itself states if its colours are RGB or YCbCr
 
     @property
     def is_lossless_jpeg(self) -> bool:
-        """Return whether it is the JPEG of differences, not that of cosines."""
+        """Return whether it is a JPEG coded by differences, not by cosines."""
         return self.marker == _LOSSLESS
 
 
-def opened(data: bytes) -> Stream:
-    """The stream of a frame. ValueError or struct.error when it is none, or not whole."""
+def open_stream(data: bytes) -> Codestream:
+    """Read the stream of a frame; raise ValueError or struct.error when it is not a whole stream."""
     if data.startswith(_JP2):
         data = data[max(data.find(_JPEG2000), 0) :]
     if data.startswith(_JPEG2000):
@@ -53,26 +53,26 @@ def opened(data: bytes) -> Stream:
 
 
 def is_stream(data: bytes) -> bool:
-    """Return whether bytes begin as one of the streams does."""
+    """Return whether the bytes begin like one of the streams."""
     return data.startswith((_JPEG + b"\xff", _JPEG2000, _JP2))
 
 
 def _whole(data: bytes) -> bytes:
-    """The stream without what fills up its frame; ValueError when its end is missing."""
+    """Return the stream without the padding of its frame; raise ValueError when its end is missing."""
     end = data.rfind(_END)
     if end < 0 or data[end + 2 :].strip(b"\0\xff \n"):
         raise ValueError("the stream is cut short")
     return bytes(data[: end + 2])
 
 
-def _jpeg2000(data: bytes) -> Stream:
+def _jpeg2000(data: bytes) -> Codestream:
     right, bottom, left, top = struct.unpack_from(">4I", data, 8)
     components, depth = struct.unpack_from(">HB", data, 40)
     bits, is_signed = (depth & 0x7F) + 1, bool(depth & 0x80)
-    return Stream(data, "JPEG 2000", right - left, bottom - top, components, bits, is_signed)
+    return Codestream(data, "JPEG 2000", right - left, bottom - top, components, bits, is_signed)
 
 
-def _jpeg(data: bytes) -> Stream:
+def _jpeg(data: bytes) -> Codestream:
     if data.count(b"\xff\xda") > _MOST_SCANS:
         raise ValueError("more scans than an image needs")
     place, says_colours = len(_JPEG), False
@@ -85,29 +85,31 @@ def _jpeg(data: bytes) -> Stream:
             if bits > 16 or components not in (1, 3) or length != 8 + 3 * components:
                 break
             family: Family = "JPEG-LS" if marker == _LS else "JPEG"
-            return Stream(data, family, columns, rows, components, bits, False, marker, says_colours)
+            return Codestream(data, family, columns, rows, components, bits, False, marker, says_colours)
         says_colours |= marker in (0xE0, 0xEE) and data[place + 4 : place + 8] in (b"JFIF", b"Adob")
-        place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
-    raise ValueError("no stream that can be read")
+        place += 1 if marker == 0xFF else 2 + length  # 0xFF bytes before a marker are fill bytes
+    raise ValueError("not a readable stream")
 
 
 def _scanned(data: bytes) -> bytes:
-    """A stream without the mark of its end and what fills up before it."""
+    """Return a stream without its end marker and the fill bytes before it."""
     return data.removesuffix(_END).rstrip(b"\xff")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The first scan of a JPEG by Huffman's codes."""
+    """Hold the first scan of a Huffman-coded JPEG."""
 
     data: bytes
     header: bytes
-    tables: dict[int, dict[int, int]]  # by number: how many bits long the code of each symbol is
+    tables: dict[int, dict[int, int]]  # by number: the code length in bits of each symbol
     has_restarts: bool = False
 
 
-def first_scan(stream: Stream) -> Scan:
-    """Find it. ValueError when what should lie before it does not: gdcm would end the process then."""
+def first_scan(stream: Codestream) -> Scan:
+    """Find the first scan; raise ValueError when a part before it is missing, on which gdcm would end the
+    process.
+    """
     tables: dict[int, dict[int, int]] = {}
     place, has_restarts = len(_JPEG), False
     while True:
@@ -121,36 +123,36 @@ def first_scan(stream: Stream) -> Scan:
             has_restarts = any(segment)
         elif marker == _SCAN:
             break
-        place += 1 if marker == 0xFF else 2 + length  # an 0xFF before a marker fills up
+        place += 1 if marker == 0xFF else 2 + length  # 0xFF bytes before a marker are fill bytes
     used = [number for byte in segment[2 : 2 + 2 * segment[0] : 2] for number in _numbers(byte, stream)]
     if len(segment) != 4 + 2 * segment[0] or not set(used) <= set(tables):
         raise ValueError("a table of codes is missing")
     return Scan(_scanned(stream.data)[place + 2 + length :], segment, tables, has_restarts)
 
 
-def _numbers(byte: int, stream: Stream) -> tuple[int, ...]:
-    """The tables that a component uses: of a lossless JPEG one, else one for means and one for the rest."""
+def _numbers(byte: int, stream: Codestream) -> tuple[int, ...]:
+    """Return the tables that a component uses: one in a lossless JPEG, else one for DC and one for AC."""
     return (byte >> 4,) if stream.is_lossless_jpeg else (byte >> 4, 0x10 | byte & 15)
 
 
-def check_length(stream: Stream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
+def check_length(stream: Codestream, scan: Scan, planes: Sequence[npt.NDArray[np.integer[Any]]]) -> None:
     """Raise ValueError when a lossless JPEG is shorter or longer than its image, which a decoder hides.
 
     Its length follows from the pixels: each is a code for the size of its difference from its neighbours,
-    and as many bits; the last byte is filled up. ITU-T T.81 annex H.
+    then that many bits; the last byte is filled up. ITU-T T.81 annex H.
     """
     if scan.has_restarts or scan.header[0] != len(planes):
-        return  # it begins anew within the image: a decoder sees where one piece ends too early
+        return  # restarts within the image let a decoder notice missing parts
     needed, predictor, shift = 0, scan.header[-3], scan.header[-1] & 15
     for plane, table in zip(planes, scan.header[2 : 2 + 2 * len(planes) : 2], strict=True):
         for size, number in enumerate(_sizes(plane, predictor, shift, stream.bits)):
             needed += number * (scan.tables[table >> 4][size] + size % 16) if number else 0
     if not 0 <= 8 * (len(scan.data) - scan.data.count(b"\xff\0")) - needed < 8:
-        raise ValueError("the stream is of another length than its image needs")
+        raise ValueError("the stream's length does not match its image")
 
 
 def _code_lengths(segment: bytes) -> Iterator[tuple[int, dict[int, int]]]:
-    """Return each table by its number: how many bits long the code of each symbol is."""
+    """Yield each table's number with the code length in bits of each symbol."""
     while segment:
         counts, lengths = segment[1:17], dict[int, int]()
         symbols = iter(segment[17 : 17 + sum(counts)])
@@ -163,7 +165,7 @@ def _code_lengths(segment: bytes) -> Iterator[tuple[int, dict[int, int]]]:
 
 
 def _sizes(plane: npt.NDArray[np.integer[Any]], predictor: int, shift: int, bits: int) -> list[int]:
-    """How often a difference is of 0, 1, 2 … 16 bits."""
+    """Return how often a difference has 0, 1, 2 … 16 bits."""
     found = np.zeros(17, np.int64)
     of = np.minimum(np.arange(1 << 16), (1 << 16) - np.arange(1 << 16))  # the magnitude, modulo 65536
     of = np.ceil(np.log2(of + 1)).astype(np.uint8)

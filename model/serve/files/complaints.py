@@ -1,4 +1,4 @@
-"""The complaints of libraries written in C, which reach no one but the terminal."""
+"""Catch the complaints of C libraries, which go only to the terminal."""
 
 import os
 import tempfile
@@ -12,15 +12,15 @@ _alone = Lock()
 
 @contextmanager
 def complaints_are_damage() -> Iterator[None]:
-    """Raise ValueError at the end when libjpeg complained of damage meanwhile; nothing reaches the terminal.
+    """Raise ValueError at the end if libjpeg reported damage in the block; nothing reaches the terminal.
 
-    libjpeg invents pixels in place of damaged ones, and only warns. It has words for sound files too
-    ("precision 12"), and another thread may write meanwhile: so only its words for damage count.
+    libjpeg invents pixels in place of damaged ones and only warns. It also prints about sound files
+    ("precision 12"), and another thread may print meanwhile, so only its messages about damage count.
     """
     with _alone, tempfile.TemporaryFile() as said:
         try:
             kept = os.dup(2)
-        except OSError:  # there is none
+        except OSError:  # there is no standard error
             kept = None
         os.dup2(said.fileno(), 2)
         try:

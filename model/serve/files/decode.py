@@ -1,7 +1,7 @@
-"""From the bytes of a file to one 8-bit gray image, or the reason why not.
+"""Decode the bytes of a file to one 8-bit gray image, or refuse it with a reason.
 
-The content decides what a file is, never its name. Everything that a stranger's file can do to a decoder
-ends as InputRejected, with a sentence for the person who dropped it.
+The content decides what a file is, never its name. Anything that an untrusted file can do to a decoder ends
+as InputRejected, with a sentence for the person who dropped it.
 """
 
 import io
@@ -26,7 +26,7 @@ from pipeline.verdict import Warning
 
 _ACCEPTED = "Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image of a chest X-ray."
 _MIN_SIDE = 64  # pixels; the network's map has cells of 10 % of a side
-_LEAST_SIDE = 640  # pixels of the longer side; decoding a JPEG may shrink it down to this, and no further
+_LEAST_SIDE = 640  # pixels of the longer side; decoding never shrinks a JPEG below this
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,21 +39,21 @@ _TURNS = {
 }
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs the texts of an image, such as a name
-os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")  # a JPEG within a TIFF is libtiff's
-warnings.filterwarnings("ignore", module="PIL")  # and warns of what it makes of damaged tags
-Image.MAX_IMAGE_PIXELS = None  # our own limit below comes first, and as a verdict instead of a warning
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs texts in an image, such as a name
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")  # for JPEGs within TIFFs
+warnings.filterwarnings("ignore", module="PIL")  # its warnings quote damaged tags
+Image.MAX_IMAGE_PIXELS = None  # our own limit below applies first, and gives a verdict
 
 
 def decode(
     data: bytes, max_pixels: int, keep_uid: bool = False
 ) -> tuple[Image.Image, ImageFacts, tuple[Warning, ...]]:
-    """The image as 8-bit gray ("L"), upright; what the file is; and the warnings that it gives itself.
+    """Return the image as 8-bit gray ("L"), upright, the file's facts, and the warnings from the file itself.
 
-    Upright: turned as its EXIF orientation says. A JPEG, gray or RGB, is halved as it is decoded, up to
-    three times, as often as that leaves 640 pixels or more on its longer side: it costs less, and moves P by
-    less than 0.03 in 95 of 100 images, by 0.05 at most (of 220). The UID of a DICOM file is among the facts
-    if it is to be kept. Raises InputRejected.
+    The image is turned as its EXIF orientation says. A JPEG, gray or RGB, is halved during decoding up to
+    three times, as long as its longer side keeps 640 pixels or more. This costs less, and changes P by less
+    than 0.03 in 95 of 100 images and by at most 0.05 (of 220). The facts include the UID of a DICOM file if
+    `keep_uid` is set. Raises InputRejected.
     """
     if not data:
         raise InputRejected("empty", f"The file is empty. {_ACCEPTED}")
@@ -61,10 +61,10 @@ def decode(
     facts = source.facts
     if facts.width * facts.height > max_pixels:
         size, limit = f"{facts.width} x {facts.height} pixels", f"{max_pixels / 1e6:.0f} million"
-        message = f"The image has {size}; at most {limit} can be read. Export it smaller and drop it again."
+        message = f"The image has {size}; the limit is {limit}. Export it smaller and drop it again."
         raise InputRejected("too_many_pixels", message, facts)
     if source.frames > 1:
-        message = "The file contains several images. Drop the frontal chest X-ray as a separate file."
+        message = "The file contains several images. Drop the frontal chest X-ray as a file of its own."
         raise InputRejected("not_a_single_image", message, facts)
     try:
         gray = source.load()
@@ -72,17 +72,17 @@ def decode(
         raise InputRejected(error.code, str(error), facts) from error
     except MemoryError:
         raise
-    except Exception as error:  # a decoder may raise anything over a damaged file
+    except Exception as error:  # a decoder may raise anything on a damaged file
         raise InputRejected("unreadable", str(damaged()), facts) from error
     if min(facts.width, facts.height) < _MIN_SIDE:
         size = f"{facts.width} x {facts.height} pixels"
-        message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} a side. Drop the original."
+        message = f"The image has {size}; a chest X-ray has at least {_MIN_SIDE} per side. Drop the original."
         raise InputRejected("not_a_chest_xray", message, facts)
     return gray, facts, source.warnings
 
 
 class _Source(Protocol):
-    """An opened file; nothing of its pixels is decoded yet."""
+    """Describe an opened file; none of its pixels is decoded yet."""
 
     facts: ImageFacts
     warnings: tuple[Warning, ...]
@@ -90,12 +90,12 @@ class _Source(Protocol):
     frames: int
 
     def load(self) -> Image.Image:
-        """The image as 8-bit gray, upright. May raise anything."""
+        """Return the image as 8-bit gray, upright; may raise any exception."""
 
 
 def _source(data: bytes, max_pixels: int, keep_uid: bool) -> _Source:
     if is_dicom(data):
-        from model.serve.dicom.file import DicomFile  # only a DICOM file shall pay for it
+        from model.serve.dicom.file import DicomFile  # imported only for DICOM files
 
         return DicomFile(data, max_pixels, keep_uid)
     picture = read_picture(data)
@@ -105,9 +105,9 @@ def _source(data: bytes, max_pixels: int, keep_uid: bool) -> _Source:
 
 
 class _Opened:
-    """A picture whose claims are known; Pillow decodes it when it is loaded."""
+    """Hold a picture whose claims are known; Pillow decodes it in `load`."""
 
-    warnings: tuple[Warning, ...] = ("age_unknown",)  # no such file says it
+    warnings: tuple[Warning, ...] = ("age_unknown",)  # these formats do not state it
 
     def __init__(self, picture: Picture) -> None:
         self._picture, self.frames = picture, picture.images
@@ -118,7 +118,7 @@ class _Opened:
         )
 
     def load(self) -> Image.Image:
-        """Decode, whole and checked."""
+        """Decode the whole picture, with checks."""
         gray = self._gray()
         return gray.transpose(self._turn) if self._turn is not None else gray
 
@@ -128,7 +128,7 @@ class _Opened:
             return _jpeg(picture)
         if picture.kind == "PNG":
             check_rows(picture.data)
-        for stream in picture.streams:  # libtiff keeps to itself what is wrong with them
+        for stream in picture.streams:  # libtiff does not report their damage
             _check_stream(stream, picture)
         if picture.planes:
             colours = [np.asarray(_loaded(_open(picture, plane))) for plane in picture.planes]
@@ -152,7 +152,7 @@ class _Opened:
 
 
 def _jpeg(picture: Picture) -> Image.Image:
-    """Decode a JPEG, shrunk to an eighth at most."""
+    """Decode a JPEG, shrunk at most to an eighth of each side."""
     if picture.colours < 4:
         gray = Image.fromarray(decode_gray(picture.data, _LEAST_SIDE))
         check_colours(_open(picture, picture.data))
@@ -164,7 +164,9 @@ def _jpeg(picture: Picture) -> Image.Image:
 
 
 def _check_stream(stream: bytes, picture: Picture) -> None:
-    """Raise ValueError or InputRejected for a JPEG within a TIFF that is cut, damaged or larger than it."""
+    """Raise ValueError or InputRejected for a JPEG within a TIFF that is cut, damaged or larger than the
+    TIFF.
+    """
     found = read_jpeg(stream)
     if found.width * found.height > 4 * max(picture.width * picture.height, _MIN_SIDE**2):
         raise damaged()
@@ -177,27 +179,27 @@ def _loaded(image: Image.Image) -> Image.Image:
 
 
 def _open(picture: Picture, data: bytes) -> ImageFile.ImageFile:
-    """Open, without decoding; what is sound so far and yet not known is of a rare kind."""
+    """Open without decoding; an intact TIFF that Pillow does not recognise is refused as unsupported."""
     if picture.kind == "TIFF":
         try:
             return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
         except SyntaxError as error:
-            raise unsupported("a TIFF whose pixels are of a rare kind") from error
+            raise unsupported("a TIFF with a rare kind of pixels") from error
     return Image.open(io.BytesIO(data), formats=(picture.kind,))
 
 
 _SIGNATURES = (
     (0, rb"%PDF", "a PDF document"),
     (0, rb"PK\x03\x04", "a ZIP archive or an office document"),
-    (0, rb"\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!", "a packed archive"),
-    (0, rb"\0\0\0\x0cJXL |\xff\n", "a JPEG XL image, which cannot be read"),
-    (0, rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image, which cannot be read"),
-    (0, rb"II\xbc\x01", "a JPEG XR image, which cannot be read"),
-    (4, rb"ftyp(hei|hev|mif1|msf1)", "a HEIC image, which cannot be read"),
-    (4, rb"ftypavi", "an AVIF image, which cannot be read"),
+    (0, rb"\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!", "a compressed archive"),
+    (0, rb"\0\0\0\x0cJXL |\xff\n", "a JPEG XL image, which is not supported"),
+    (0, rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image, which is not supported"),
+    (0, rb"II\xbc\x01", "a JPEG XR image, which is not supported"),
+    (4, rb"ftyp(hei|hev|mif1|msf1)", "a HEIC image, which is not supported"),
+    (4, rb"ftypavi", "an AVIF image, which is not supported"),
     (4, rb"ftyp", "a video"),
     (0, rb"8BPS", "a Photoshop document"),
-    (0, rb"P[1-7]\s", "a PNM image, which cannot be read"),
+    (0, rb"P[1-7]\s", "a PNM image, which is not supported"),
     (0, rb"\x00\x00[\x01\x02]\x00", "an icon"),
     (0, rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document"),
     (0, rb"\s*(\xef\xbb\xbf)?\s*<(!doctype )?html", "a web page"),
@@ -205,21 +207,21 @@ _SIGNATURES = (
 
 
 def _kind(data: bytes) -> str:
-    """What a file is that is no image we read, in words."""
+    """Describe in words a file that is not a readable image."""
     for offset, signature, kind in _SIGNATURES:
         if re.compile(signature, re.IGNORECASE).match(data, offset):
             return kind
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<svg", b"<?xml")) or b"<svg" in head:
         return "a drawing (SVG)"
-    return "not an image that can be read"
+    return "not a supported image"
 
 
 def _shown(image: Image.Image) -> Image.Image:
-    """Any mode of 8 bits to gray; transparent parts become black, as the air around a body is."""
+    """Convert any 8-bit mode to gray; transparent parts become black, like the air around a body."""
     if image.mode == "L" and not image.has_transparency_data:
         return image
-    if image.mode in ("La", "LAB"):  # gray multiplied by its opacity; lightness and two colours
+    if image.mode in ("La", "LAB"):  # premultiplied gray; lightness and two colour axes
         return image.getchannel(0)
     if not image.has_transparency_data:
         return image.convert("L")

@@ -1,8 +1,8 @@
-"""Pictures of more than 8 bits, to 8-bit gray: stretched from the darkest to the brightest value.
+"""Convert pictures of more than 8 bits to 8-bit gray, stretched from the darkest to the brightest value.
 
-Files of 10, 12 and 16 bits look alike then. Pillow keeps only the high byte of a colour of 16 bits; here the
-low one is had by decoding once more with the bytes the other way round. Arithmetic is done some rows at a
-time: whole arrays of floating-point numbers would take many times the memory of the picture.
+Files of 10, 12 and 16 bits then look alike. Pillow keeps only the high byte of a 16-bit colour, so the low
+byte is read by decoding again with the bytes swapped. Arithmetic is done some rows at a time, since whole
+arrays of floating-point numbers would take many times the memory of the picture.
 """
 
 import sys
@@ -12,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile
 
-Pixels = npt.NDArray[np.generic]
-Gray = npt.NDArray[np.uint16]
+_Pixels = npt.NDArray[np.generic]
+_Gray = npt.NDArray[np.uint16]
 
-_AT_ONCE = 1 << 19  # pixels that are worked on at a time
+_AT_ONCE = 1 << 19  # pixels processed at a time
 _DEEP = ("RGB;16", "RGBX;16", "RGBA;16", "RGBa;16", "LA;16")  # Pillow's names, without their byte order
 LUMA = (19595, 38470, 7471)  # of red, green and blue, in 65536ths: ITU-R BT.601, as Pillow has it
 
 
 def stretched(
-    pixels: Pixels, is_inverted: bool = False, visible: npt.NDArray[np.uint8] | None = None
+    pixels: _Pixels, is_inverted: bool = False, visible: npt.NDArray[np.uint8] | None = None
 ) -> Image.Image:
-    """Return gray, [h, w], or 16-bit colours, [h, w, 3], as 8-bit gray; what is no number is black.
+    """Return gray, [h, w], or 16-bit colours, [h, w, 3], as 8-bit gray; NaN becomes black.
 
-    Where `visible` is 0, a value sets no limit.
+    Values where `visible` is 0 do not affect the limits.
     """
     if pixels.ndim == 3:
         pixels = brightness(pixels.shape[:2], lambda rows: pixels[rows])
@@ -38,7 +38,7 @@ def stretched(
     low, high = min(limits, default=0.0), max(limits, default=0.0)
     shown = np.empty(pixels.shape, np.uint8)
     for rows in _bands(pixels.shape):
-        with np.errstate(all="ignore"):  # a stranger's numbers may be anything
+        with np.errstate(all="ignore"):  # untrusted numbers may be anything
             scaled = (pixels[rows].astype(np.float64) - low) * (255 / max(high - low, 1e-6))
             if is_inverted:
                 scaled = 255 - scaled
@@ -46,8 +46,8 @@ def stretched(
     return Image.fromarray(shown)
 
 
-def stretched_planes(planes: list[Pixels]) -> Image.Image:
-    """Return red, green and blue of 16 bits, [h, w] each, as 8-bit gray."""
+def stretched_planes(planes: list[_Pixels]) -> Image.Image:
+    """Return 16-bit red, green and blue, [h, w] each, as 8-bit gray."""
     return stretched(
         brightness(planes[0].shape, lambda rows: np.stack([plane[rows] for plane in planes], -1))
     )
@@ -59,9 +59,9 @@ def is_deep_colour(image: ImageFile.ImageFile) -> bool:
 
 
 def stretched_colour(opened: Callable[[], ImageFile.ImageFile], is_inverted: bool = False) -> Image.Image:
-    """Return a file of 16 bits a colour as 8-bit gray, on black where it is transparent."""
+    """Return a file with 16 bits per colour as 8-bit gray, on black where it is transparent."""
     name = _raw_mode(opened())
-    if name.startswith("LA"):  # the four bytes of a pixel as they stand
+    if name.startswith("LA"):  # the four bytes of a pixel as stored
         return stretched_pairs(np.asarray(_loaded(opened(), "RGBA")), ">", is_inverted)
     gray, opacity = _both_bytes(opened, name)
     return _faded(stretched(gray, is_inverted, opacity), opacity)
@@ -69,15 +69,15 @@ def stretched_colour(opened: Callable[[], ImageFile.ImageFile], is_inverted: boo
 
 def _both_bytes(
     opened: Callable[[], ImageFile.ImageFile], name: str
-) -> tuple[Gray, npt.NDArray[np.uint8] | None]:
-    """Return the gray of 16 bits, and the opacity where there is one."""
+) -> tuple[_Gray, npt.NDArray[np.uint8] | None]:
+    """Return 16-bit gray, and the opacity if there is one."""
     swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[name[-1]]
-    plain = name.replace("a", "A")  # multiplied by its opacity: that is what black behind it makes of it
+    plain = name.replace("a", "A")  # premultiplied colours already look as on black
     high, low = _loaded(opened(), plain), _loaded(opened(), plain[:-1] + swapped)
 
-    def wide(rows: slice) -> Gray:
+    def wide(rows: slice) -> _Gray:
         box = (0, rows.start, high.width, rows.stop)
-        values: Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
+        values: _Gray = np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
         return values
 
     opacity = None
@@ -90,15 +90,17 @@ def _both_bytes(
 def stretched_pairs(
     pixels: npt.NDArray[np.uint8], order: str, is_inverted: bool = False, is_opaque: bool = False
 ) -> Image.Image:
-    """Return gray and opacity of 16 bits each, [h, w, 4 bytes], as 8-bit gray."""
+    """Return 16-bit gray and opacity, [h, w, 4 bytes], as 8-bit gray."""
     gray, fine = (pixels.view(f"{order}u2")[..., number] for number in range(2))
     opacity = None if is_opaque else _opacity(fine)
     gray = gray.astype(np.uint16)
     return _faded(stretched(gray, is_inverted, opacity), opacity)
 
 
-def _opacity(values: Gray) -> npt.NDArray[np.uint8]:
-    """Return opacity in 8 bits; the most that occurs is opaque, since 10 bits may stand for all 16."""
+def _opacity(values: _Gray) -> npt.NDArray[np.uint8]:
+    """Return opacity in 8 bits; the highest value counts as opaque, since the file may use only 10 of 16
+    bits.
+    """
     most = max(int(values.max()), 1)
     shares, found = (np.arange(most + 1) * 255 // most).astype(np.uint8), np.empty(values.shape, np.uint8)
     for rows in _bands(values.shape):
@@ -124,8 +126,8 @@ def _loaded(image: ImageFile.ImageFile, raw_mode: str) -> Image.Image:
     return image
 
 
-def brightness(shape: tuple[int, ...], colours: Callable[[slice], Pixels]) -> Gray:
-    """Return the gray of red, green and blue, whose rows are asked for some at a time."""
+def brightness(shape: tuple[int, ...], colours: Callable[[slice], _Pixels]) -> _Gray:
+    """Return the gray of red, green and blue, which `colours` returns some rows at a time."""
     gray = np.empty(shape, np.uint16)
     for rows in _bands(shape):
         band = colours(rows)

@@ -1,7 +1,8 @@
-"""Read what a picture's file says of itself, from its structure, before any decoder sees it.
+"""Read the claims in a picture's file from its structure, before any decoder sees it.
 
-A decoder believes a file: it makes room for what the file claims, and does all the work that it asks for. So
-the claims are read here first, with bounds on time and memory, and what decoding does not need is left out.
+A decoder trusts a file: it allocates what the file claims and does all the work that it asks for. So the
+claims are read here first, with limits on time and memory, and parts that decoding does not need are left
+out.
 """
 
 import re
@@ -17,15 +18,15 @@ _PROCESSES = {0xC0, 0xC1, 0xC2, 0xC3}  # Huffman: baseline, extended, progressiv
 
 
 def _jpeg(data: bytes) -> Picture:
-    """Return a JPEG; what follows its end, such as a phone's smaller copies, is no second image."""
+    """Read a JPEG; data after its end, such as a phone's smaller copies, are not a second image."""
     found = read_jpeg(data)
     if found.process not in _PROCESSES:
-        raise unsupported("a JPEG of a rare kind (arithmetic coding or hierarchical)")
+        raise unsupported("a JPEG of a rare kind (arithmetic or hierarchical coding)")
     if found.bits != 8:
-        raise unsupported(f"a JPEG of {found.bits} bits a colour")
+        raise unsupported(f"a JPEG with {found.bits} bits per colour")
     if found.components not in (1, 3, 4):
-        raise unsupported(f"a JPEG of {found.components} colours")
-    # Pillow, which decodes four inks, reads all notes; libjpeg passes over them.
+        raise unsupported(f"a JPEG with {found.components} colours")
+    # Pillow, which decodes CMYK, reads all metadata; libjpeg skips it.
     alone = data if found.components < 4 else b"".join(data[start:end] for start, end in found.parts)
     turned = orientation(b"".join(found.exif))
     return Picture("JPEG", alone, found.width, found.height, 1, turned, found.components)
@@ -36,7 +37,7 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 
 
 def _png(data: bytes) -> Picture:
-    """Return a PNG that holds its pixels alone: no text, no profile, no frames that follow."""
+    """Read a PNG and keep only its pixels: no text, no profile, no further frames."""
     chunks: dict[bytes, list[memoryview]] = {}
     place, count, view = len(_PNG), 0, memoryview(data)
     while b"IEND" not in chunks:
@@ -72,8 +73,8 @@ def _png(data: bytes) -> Picture:
     )
 
 
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # values a pixel, by colour type
-_WHOLE = ((0, 1, 0, 1),)  # the rows and columns of a pass: from, and how many further
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # values per pixel, by colour type
+_WHOLE = ((0, 1, 0, 1),)  # rows and columns of a pass: start and step of each
 _ADAM7 = (
     *((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)),
 )
@@ -81,9 +82,9 @@ _PIECE, _INFLATED = 1 << 15, 1 << 20  # bytes, before and after
 
 
 def check_rows(data: bytes) -> None:
-    """Raise InputRejected for a PNG, as `read_picture` returns it, that lacks rows: Pillow leaves them black.
+    """Raise InputRejected for a PNG from `read_picture` that lacks rows, which Pillow would leave black.
 
-    Raise zlib.error when it cannot be inflated.
+    Raises zlib.error when it cannot be inflated.
     """
     width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, len(_PNG) + 8)
     lacking, place, inflater = 0, len(_PNG), zlib.decompressobj()
@@ -107,7 +108,7 @@ _STEPS = 1_000_000  # blocks of a GIF
 
 
 def _gif(data: bytes) -> Picture:
-    """Return a GIF; its blocks are gone through as far as the second image."""
+    """Read a GIF, with its blocks as far as the second image."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     place, images, steps = 13 + _colours(flags), 0, 0
     while images < 2 and place < len(data) and steps < _STEPS:
@@ -120,7 +121,7 @@ def _gif(data: bytes) -> Picture:
         elif block == 0x21:
             place += 2
         else:
-            break  # its end, or damage, over which its decoder decides
+            break  # the end, or damage, which the decoder judges
         while place < len(data) and data[place] and steps < _STEPS:
             place, steps = place + data[place] + 1, steps + 1
         place, steps = place + 1, steps + 1
@@ -130,16 +131,16 @@ def _gif(data: bytes) -> Picture:
 
 
 def _colours(flags: int) -> int:
-    """Return the bytes of a GIF's table of colours."""
+    """Return the size in bytes of a GIF's colour table."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _webp(data: bytes) -> Picture:
-    """Return a WebP; its decoder makes room for the canvas as soon as it is opened."""
+    """Read a WebP; its decoder allocates the canvas as soon as it is opened."""
     end = 8 + int.from_bytes(data[4:8], "little")
     width = height = images = place = 0
     exif = b""
-    if end > len(data) + 1:  # the last chunk may lack what makes it even
+    if end > len(data) + 1:  # the last chunk may lack its padding byte
         raise damaged()
     for _ in range(_CHUNKS):
         name, length = data[12 + place : 16 + place], int.from_bytes(data[16 + place : 20 + place], "little")
@@ -166,11 +167,11 @@ def _webp(data: bytes) -> Picture:
     return Picture("WEBP", data, width, height, images, orientation(exif.removeprefix(b"Exif\0\0")))
 
 
-_RUNS = 2_000_000  # pixels or bytes of a BMP that is unpacked run by run, slowly
+_RUNS = 2_000_000  # pixels or bytes of a run-length BMP, which is slow to unpack
 
 
 def _bmp(data: bytes) -> Picture:
-    """Return a BMP."""
+    """Read a BMP."""
     size = int.from_bytes(data[14:18], "little")
     if size == 12:
         width, height = struct.unpack_from("<HH", data, 18)
@@ -181,7 +182,7 @@ def _bmp(data: bytes) -> Picture:
     if width < 1 or height < 1:
         raise damaged()
     if packing not in (0, 1, 2, 3, 6):
-        raise unsupported("a BMP with a picture of another kind in it")
+        raise unsupported("a BMP that contains another image format")
     if packing in (1, 2) and max(width * height, len(data)) > _RUNS:
         raise unsupported("a large compressed BMP")
     return Picture("BMP", data, width, height)
@@ -198,9 +199,9 @@ _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Picture]], ...] = (
 
 
 def read_picture(data: bytes) -> Picture | None:
-    """Return what a picture's file claims; None when it is no such file.
+    """Return the claims of a picture's file; None when the format is unknown.
 
-    InputRejected when it claims what cannot be.
+    Raises InputRejected when the claims are impossible.
     """
     reader = next((reader for beginning, reader in _READERS if beginning.match(data)), None)
     try:

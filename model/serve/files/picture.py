@@ -1,4 +1,4 @@
-"""The claims of a picture's file, and the two refusals of a file that cannot be read."""
+"""Define the claims of a picture's file, and the two refusals of an unreadable file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,28 +11,28 @@ _DAMAGED = "The file is damaged: it cannot be decoded. Export the X-ray again an
 
 @dataclass(frozen=True)
 class Picture:
-    """The claims of a file, and the bytes that a decoder is to have."""
+    """Hold the claims of a file, and the bytes for the decoder."""
 
     kind: Literal["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"]
     data: bytes
-    width: int  # as stored: `orientation` says how the picture is to be turned
+    width: int  # as stored, before `orientation` is applied
     height: int
-    images: int = 1  # two stand for more
-    orientation: int = 1  # as EXIF numbers them
+    images: int = 1  # 2 means two or more
+    orientation: int = 1  # EXIF's number
     colours: int = 1  # of a JPEG
-    planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, where a decoder would mix them up
+    planes: tuple[bytes, ...] = ()  # TIFFs of one colour each, when a decoder would mix them up
     streams: tuple[bytes, ...] = ()  # the JPEGs within a TIFF
-    pairs: str = ""  # the byte order of gray and opacity of 16 bits each, which come as four bytes a pixel
-    is_opaque: bool = False  # whatever its opacity says
-    is_signed: bool = False  # its numbers may be negative, though Pillow reads them as if they could not
+    pairs: str = ""  # byte order of 16-bit gray and opacity, decoded as four bytes a pixel
+    is_opaque: bool = False  # ignore the opacity
+    is_signed: bool = False  # values may be negative, though Pillow reads them as unsigned
     is_inverted: bool = False  # white is zero
 
 
 def damaged() -> InputRejected:
-    """Return the refusal of a file whose bytes are wrong."""
+    """Build the refusal of a file with wrong bytes."""
     return InputRejected("unreadable", _DAMAGED)
 
 
 def unsupported(kind: str) -> InputRejected:
-    """Return the refusal of a file that may be sound, and is of a kind that is not read."""
-    return InputRejected("unsupported_format", f"The file is {kind}, which cannot be read. {AS_PNG}")
+    """Build the refusal of a file that may be intact but has an unsupported format."""
+    return InputRejected("unsupported_format", f"The file is {kind}, which is not supported. {AS_PNG}")

@@ -1,8 +1,8 @@
-"""TIFF: its directories are read here, and its decoder gets one that holds nothing but the X-ray.
+"""Read a TIFF's directories, and give its decoder one that holds nothing but the X-ray.
 
-A directory may chain to many others, share its data with itself, ask for tiles larger than the picture or
-for millions of strips; and a decoder turns, inverts and skips in its own ways what it reads there. So a new,
-short directory is written behind the file's data.
+A directory may chain to many others, share its data with itself, or ask for tiles larger than the picture or
+for millions of strips; and a decoder turns, inverts and skips in its own ways. So a new, short directory is
+written behind the file's data.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from model.serve.files.picture import Picture, damaged, unsupported
 
 _SIZES = dict(zip((*range(1, 14), 16, 17, 18), map(int, "1124811248484888"), strict=True))  # bytes, by type
-_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # by type: what a whole number is written as
+_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # struct's letter of an integer, by type
 
 _KIND, _OLD_KIND, _WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS = 254, 255, 256, 257, 258, 259, 262
 _STRIPS, _TURNED, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 274, 277, 278, 279, 284
@@ -21,45 +21,26 @@ _PREDICTOR, _JPEG_TABLES, _JPEG = 317, 347, 7  # the last is a packing
 _NEEDED = {
     *(_WIDTH, _HEIGHT, _BITS, _PACKING, _COLOURS, _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR),
     *(_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT),
-    *(
-        266,
-        292,
-        293,
-        _PREDICTOR,
-        320,
-        332,
-        347,
-        512,
-        513,
-        514,
-        515,
-        517,
-        518,
-        519,
-        520,
-        521,
-        529,
-        530,
-        531,
-        532,
-    ),
-}  # the last: fill order, fax options, predictor, palette, inks, and what JPEG and YCbCr need
-_PACKINGS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # those that Pillow's libtiff is built with
+    # Fill order, fax options, predictor, palette, inks, and entries for JPEG and YCbCr.
+    *(266, 292, 293, _PREDICTOR, 320, 332, _JPEG_TABLES, 512, 513, 514, 515, 517, 518, 519, 520, 521),
+    *(529, 530, 531, 532),
+}
+_PACKINGS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}  # those that Pillow's libtiff supports
 _DIRECTORIES, _ENTRIES, _PIECES = 50, 1 << 15, 200_000
-_TILE = 1 << 22  # pixels that a tile may have in any picture
-_LONG = 1 << 20  # bytes of an entry, other than the places of strips and tiles
+_TILE = 1 << 22  # pixels allowed in a tile of any picture
+_LONG = 1 << 20  # bytes of an entry, except offsets of strips and tiles
 
 
 @dataclass(frozen=True)
 class _Entry:
     kind: int
     count: int
-    raw: bytes  # its values, whole
+    raw: bytes  # its values
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """The bytes of a TIFF and how its numbers are written; InputRejected beyond its end."""
+    """Read a TIFF's numbers in its byte order; raise InputRejected beyond its end."""
 
     data: bytes
     order: str
@@ -72,7 +53,7 @@ class _Reader:
             raise damaged() from None
 
     def directory(self, place: int) -> tuple[dict[int, _Entry], int]:
-        """The needed entries of a directory, and the place of the next one; 0 for none."""
+        """Return the needed entries of a directory and the offset of the next one, 0 for none."""
         entries: dict[int, _Entry] = {}
         (count,) = self.numbers("Q" if self.is_big else "H", place)
         if count > _ENTRIES:
@@ -92,7 +73,7 @@ class _Reader:
             entries[tag] = _Entry(kind, size // _SIZES[kind], self.data[where : where + size])
         try:
             (after,) = self.numbers("Q" if self.is_big else "I", place + count * step)
-        except Exception:  # noqa: BLE001  cut right behind the last directory, which is whole
+        except Exception:  # noqa: BLE001  cut right after the last directory, which is complete
             after = 0
         return entries, after
 
@@ -100,7 +81,7 @@ class _Reader:
         return self.values(entries, tag, (default,))[0]
 
     def values(self, entries: dict[int, _Entry], tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-        """Up to sixteen whole numbers."""
+        """Return up to sixteen integers."""
         entry = entries.get(tag)
         if not entry or not entry.count:
             return default
@@ -109,7 +90,7 @@ class _Reader:
         return struct.unpack_from(f"{self.order}{min(entry.count, 16)}{_NUMBERS[entry.kind]}", entry.raw)
 
     def all_values(self, entries: dict[int, _Entry], tag: int) -> tuple[int, ...]:
-        """All whole numbers; none where the entry is missing."""
+        """Return all integers; none when the entry is missing."""
         entry = entries.get(tag)
         if not entry or entry.kind not in _NUMBERS:
             return ()
@@ -120,17 +101,17 @@ _PLACES = {_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES}
 
 
 def orientation(exif: bytes) -> int:
-    """Return how EXIF, which is a TIFF without a picture, says that one is turned; 1 when it is damaged."""
+    """Return the orientation in EXIF data, which are a TIFF without a picture; 1 when they are damaged."""
     try:
         reader, first = _opened(exif)
         entries, _ = reader.directory(first)
         return reader.value(entries, _TURNED, 1)
-    except Exception:  # noqa: BLE001  odd EXIF does not spoil a good picture
+    except Exception:  # noqa: BLE001  bad EXIF must not spoil a good picture
         return 1
 
 
 def read_tiff(data: bytes) -> Picture:
-    """Return the one picture of a TIFF; a smaller copy of it or a mask is no second one."""
+    """Read the one picture of a TIFF; a smaller copy of it or a mask is not a second one."""
     reader, place = _opened(data)
     pictures: list[dict[int, _Entry]] = []
     others: list[dict[int, _Entry]] = []
@@ -152,10 +133,10 @@ def read_tiff(data: bytes) -> Picture:
 
 
 def _later(reader: _Reader, place: int) -> tuple[dict[int, _Entry], int]:
-    """Return a directory behind the picture's; damage there ends the chain."""
+    """Read a directory after the picture's; damage there ends the chain."""
     try:
         return reader.directory(place)
-    except Exception:  # noqa: BLE001  the picture itself is whole
+    except Exception:  # noqa: BLE001  the picture itself is complete
         return {}, 0
 
 
@@ -170,20 +151,20 @@ def _opened(data: bytes) -> tuple[_Reader, int]:
 
 
 def _alone(reader: _Reader, entries: dict[int, _Entry], width: int, height: int) -> Picture:
-    """Return the picture behind a directory of its own, once its parts are found to be of sensible sizes."""
+    """Return the picture with a directory of its own, after checking the sizes of its parts."""
     samples = reader.value(entries, _SAMPLES, len(reader.values(entries, _BITS, (1,))))
     bits = reader.values(entries, _BITS, (1,))
     is_planar = reader.value(entries, _PLANAR, 1) == 2 and samples > 1
     if reader.value(entries, _PACKING, 1) not in _PACKINGS:
-        raise unsupported("a TIFF compressed in a rare way")
+        raise unsupported("a TIFF with a rare compression")
     if not 1 <= samples <= 6:
-        raise unsupported(f"a TIFF of {samples} values a pixel")
+        raise unsupported(f"a TIFF with {samples} values per pixel")
     pieces = _pieces(reader, entries, width, height)
     colours, form = reader.value(entries, _COLOURS, 0), reader.values(entries, _FORMAT, (1,))[0]
     kept = {tag: entry for tag, entry in entries.items() if tag in _NEEDED}
     for tag in _PLACES & set(kept):
         kept[tag] = _part(kept[tag], 0, pieces * (samples if is_planar else 1))
-    if colours == 0:  # white is zero: turned once, at the end, whatever the depth
+    if colours == 0:  # white is zero: inverted once, at the end, for any depth
         kept[_COLOURS] = _short(reader, 1)
     if not is_planar:
         kept[_PLANAR] = _short(reader, 1)
@@ -211,10 +192,10 @@ def _alone(reader: _Reader, entries: dict[int, _Entry], width: int, height: int)
 
 
 def _streams(reader: _Reader, kept: dict[int, _Entry]) -> tuple[bytes, ...]:
-    """Return each strip or tile of a TIFF packed by JPEG as a whole JPEG, with the tables that all share."""
+    """Return each JPEG-packed strip or tile of a TIFF as a whole JPEG, with the shared tables."""
     tags = (_STRIPS, _STRIP_BYTES) if _STRIPS in kept else (_TILES, _TILE_BYTES)
     places, sizes = (reader.all_values(kept, tag) for tag in tags)
-    sizes = sizes or (len(reader.data),)  # a single one may leave it out
+    sizes = sizes or (len(reader.data),)  # a single strip may omit its size
     if sum(sizes) > len(reader.data) or len(places) != len(sizes):
         raise damaged()
     tables = kept[_JPEG_TABLES].raw.removesuffix(b"\xff\xd9") if _JPEG_TABLES in kept else b"\xff\xd8"
@@ -223,7 +204,7 @@ def _streams(reader: _Reader, kept: dict[int, _Entry]) -> tuple[bytes, ...]:
 
 
 def _pieces(reader: _Reader, entries: dict[int, _Entry], width: int, height: int) -> int:
-    """Return how many strips or tiles a plane has."""
+    """Return the number of strips or tiles in a plane."""
     across, down = width, min(reader.value(entries, _STRIP_ROWS, height), height)
     if _TILES in entries and _STRIPS not in entries:
         across, down = reader.value(entries, _TILE_WIDTH, 0), reader.value(entries, _TILE_HEIGHT, 0)
@@ -235,7 +216,7 @@ def _pieces(reader: _Reader, entries: dict[int, _Entry], width: int, height: int
         raise damaged()
     pieces = math.ceil(width / across) * math.ceil(height / down)
     if pieces > _PIECES:
-        raise unsupported("a TIFF cut into too many pieces")
+        raise unsupported("a TIFF with too many strips or tiles")
     return pieces
 
 
@@ -250,7 +231,7 @@ def _short(reader: _Reader, *values: int) -> _Entry:
 
 
 def _is_whole(reader: _Reader, entries: dict[int, _Entry]) -> bool:
-    """Return whether numbers stand as they are, not as differences, which have a depth."""
+    """Return whether values are stored directly, not as differences, which depend on the depth."""
     return reader.value(entries, _PREDICTOR, 1) == 1
 
 
@@ -263,7 +244,7 @@ def _plane(reader: _Reader, kept: dict[int, _Entry], number: int, pieces: int) -
 
 
 def _written(reader: _Reader, entries: dict[int, _Entry]) -> bytes:
-    """Return the file with these entries as its only directory, behind all that it held."""
+    """Return the file with these entries as its only directory, after all its data."""
     letter, inline = ("Q", 8) if reader.is_big else ("I", 4)
     header = 16 if reader.is_big else 8
     place = len(reader.data) + len(reader.data) % 2

@@ -136,7 +136,7 @@ def test_the_curves_and_their_bands_are_those_of_the_images(tmp_path: Path) -> N
         (int(label), float(p), "uncertain") for label, p in zip(truth, probability, strict=True)
     ]
     _, cases, _ = judged(tmp_path, said)
-    roc, precision = charts.bands(cases, Bootstrap(cases.patients))
+    roc, precision = charts.curve_bands(cases, Bootstrap(cases.patients))
     false, true, _ = roc_curve(truth, probability)
     for place in (50, 100, 250):  # of 501 from 0 to 1
         reached = true[false <= place / 500].max()
@@ -169,7 +169,7 @@ def test_the_summary_leaves_no_parameter_out(tmp_path: Path) -> None:
     words = write_summary(shipped, 64, tmp_path / "summary.txt")
     lines = (tmp_path / "summary.txt").read_text().splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[-1].startswith("all ")
+    assert lines[-1].startswith("total ")
     assert "million parameters" in words
 
 

@@ -173,5 +173,5 @@ def test_groups_are_of_subtype_colour_and_size() -> None:
 
 def test_the_schema_says_what_becomes_of_refused_images() -> None:
     schema = Metrics.model_json_schema()
-    assert "Refused images count in" in schema["description"]
+    assert "Refused images count only in" in schema["description"]
     assert "judged" in schema["properties"]["auc"]["description"]

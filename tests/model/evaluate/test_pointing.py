@@ -6,8 +6,9 @@ from PIL import Image
 from scipy import ndimage
 
 from model.evaluate import lungs, pointing
-from model.evaluate.lungs import SIDE, Gray, Mask, find_field
-from model.evaluate.pointing import SIZES, Pointing, plant, play
+from model.evaluate.bootstrap import Mask
+from model.evaluate.lungs import SIDE, Gray, find_field
+from model.evaluate.pointing import SIZES, Pointing, plant_cloud, play
 from model.serve.borders import content_box
 from model.serve.engine import Engine, Outputs
 from model.serve.preprocess import Array
@@ -62,7 +63,7 @@ def test_without_lungs_there_is_no_game() -> None:
 def test_an_opacity_lies_in_its_lung(chest: Gray, lung: int, size: float) -> None:
     field = find_field(chest)
     assert field
-    shown, opacity = plant(chest, field, lung, size, np.random.default_rng(3))
+    shown, opacity = plant_cloud(chest, field, lung, size, np.random.default_rng(3))
     assert (shown >= chest).all()
     assert np.array_equal(shown - chest > 1, (shown - chest > 1) & (chest < 170))
     assert field.lungs[lung][opacity].mean() > 0.45
@@ -98,11 +99,11 @@ def test_the_game_is_won_by_a_map_that_points(
     engine = Points(chest, is_right)
 
     def planted(*arguments: object) -> tuple[Gray, Mask]:
-        shown, opacity = plant(*arguments)  # type: ignore[arg-type]
+        shown, opacity = plant_cloud(*arguments)  # type: ignore[arg-type]
         engine.seen.append(shown)
         return shown, opacity
 
-    monkeypatch.setattr(pointing, "plant", planted)
+    monkeypatch.setattr(pointing, "plant_cloud", planted)
     image = pictures.encoded(Image.fromarray(chest.astype(np.uint8)), "PNG")
     seen = list(play([image] * 5, engine))
     assert [(one.size, one.planted) for one in seen] == [(size, 10) for size in SIZES]

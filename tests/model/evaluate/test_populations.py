@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.evaluate.populations import Populations, judge_populations, table
+from model.evaluate.populations import Populations, judge_populations, populations_table
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.support import pictures
@@ -51,7 +51,7 @@ def test_a_manifest_names_the_sources(tmp_path: Path) -> None:
         ("south", 1, 1),
     ]
     assert seen.populations[0].refused.value == pytest.approx(1 / 3, abs=1e-3)
-    assert "north" in table(seen)
+    assert "north" in populations_table(seen)
     assert json.loads(seen.model_dump_json())["model"]["name"] == "cxr"
 
 
@@ -60,11 +60,11 @@ def test_wrong_folders_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="put each population into a folder of its own"):
         judge_populations(tmp_path, Settings())
     (tmp_path / "manifest.csv").write_text("source,name\nnorth,a\n")
-    with pytest.raises(UsageError, match="has to be a table"):
+    with pytest.raises(UsageError, match="must be a CSV table"):
         judge_populations(tmp_path, Settings())
     for row in ("north,/etc/hostname", "north,../a.jpeg", "north,none.jpeg"):
         (tmp_path / "manifest.csv").write_text(f"source,file\n{row}\n", encoding="utf-8-sig")
-        with pytest.raises(UsageError, match="there is no such file"):
+        with pytest.raises(UsageError, match="has no such file"):
             judge_populations(tmp_path, Settings())
     answer = cxr("evaluate", "--populations", tmp_path, "--all")
     assert (answer.returncode, b"are for labelled images" in answer.stderr) == (2, True)

@@ -132,7 +132,7 @@ def test_a_note_is_set_and_all_else_stays() -> None:
 
 @pytest.mark.parametrize("data", [b"\xff" * 20, b"\x72\x05ab", b"\x0f\x01", b"\x08"])
 def test_what_is_no_onnx_file_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no ONNX file"):
+    with pytest.raises(ValueError, match="not an ONNX file"):
         with_note(data, "a", "b")
 
 

@@ -18,7 +18,7 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 
 from model.serve.engine import Engine
-from model.serve.files.codestreams import opened
+from model.serve.files.codestreams import open_stream
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from pipeline.records import ImageFacts
@@ -194,12 +194,12 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "HEVC": ("unsupported_format", "a video", lambda: dicoms.packed(b"\0" * 100, uid.HEVCMP51)),
     "JPIP": (
         "unsupported_format",
-        "where its image lies",
+        "an image stored elsewhere",
         lambda: _of_syntax("1.2.840.10008.1.2.4.94"),
     ),
     "one that nobody knows": (
         "unsupported_format",
-        "cannot be read",
+        "uses a compression that is not supported",
         lambda: _of_syntax("1.2.840.10008.1.2.4.9X"),
     ),
     "of one manufacturer": (
@@ -227,8 +227,8 @@ REASONS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         "a presentation state",
         lambda: _without_image(uid.GrayscaleSoftcopyPresentationStateStorage, "PR"),
     ),
-    "DICOMDIR": ("unsupported_format", "a table of contents", _directory),
-    "no image at all": ("unsupported_format", "holds no image", lambda: _without_image("1.2.3", "DX")),
+    "DICOMDIR": ("unsupported_format", "a directory (DICOMDIR)", _directory),
+    "no image at all": ("unsupported_format", "contains no image", lambda: _without_image("1.2.3", "DX")),
     "several frames": ("not_a_single_image", "several images", lambda: several(uid.ExplicitVRLittleEndian)),
     "MR": ("not_a_chest_xray", "(modality MR)", lambda: dicom(Modality="MR")),
     "no pixels": ("unreadable", "has no pixels", lambda: dicom(PixelData=None)),
@@ -267,12 +267,12 @@ def test_a_stream_of_another_size_comes_to_no_decoder(monkeypatch: pytest.Monkey
 
 def test_the_size_is_the_streams_own() -> None:
     for data in (dicoms.jpeg(), dicoms.jpeg().replace(b"\xff\xc0", b"\xff\xff\xc0")):  # the second: filled up
-        stream = opened(data)
+        stream = open_stream(data)
         assert (stream.columns, stream.rows, stream.components, stream.bits) == (320, 256, 1, 8)
     for broken in (b"", b"\xff\xd8", b"\xff\xd8\0\0\0\0", b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xde\0\2"):
         for ended in (broken, broken + b"\xff\xd9"):
             with pytest.raises((ValueError, struct.error)):
-                opened(ended)
+                open_stream(ended)
 
 
 # Whatever a file holds

@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 
 from model.serve.files.codecs import decoded
-from model.serve.files.codestreams import opened
+from model.serve.files.codestreams import open_stream
 from model.serve.files.decode import decode
 from pipeline.errors import InputRejected
 from tests.support import dicoms, pictures
@@ -105,7 +105,7 @@ def test_a_deep_jpeg_of_damaged_data_is_refused(
 def test_a_lossless_jpeg_of_few_bits_is_read(bits: int) -> None:
     """gdcm gets 8 bits: it does not know fewer, and ends the process."""
     pixels = (dicoms.gray() >> (8 - bits)).astype(np.uint8)
-    stream = opened(dicoms.lossless_jpeg(pixels, 1, bits))
+    stream = open_stream(dicoms.lossless_jpeg(pixels, 1, bits))
     assert np.array_equal(decoded(stream), pixels)
 
 

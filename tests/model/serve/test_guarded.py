@@ -15,7 +15,7 @@ import pytest
 from model.serve import guarded
 from model.serve.engine import Engine
 from model.serve.guarded import GuardedEngine
-from model.serve.messages import Options
+from model.serve.messages import ChildOptions
 from pipeline.errors import EngineFailed, HostError, InputRejected, UsageError
 from tests.support import pictures
 from tests.support.engine_child import CLOSES, CRASHES, DEFECT, HANGS, HUNGRY, KILLED_ONCE, MARK
@@ -28,7 +28,7 @@ HOSTILE = [sys.executable, "-m", "tests.support.engine_child"]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[GuardedEngine]:
-    with GuardedEngine(Options(image_seconds=2), 1, HOSTILE) as made:
+    with GuardedEngine(ChildOptions(image_seconds=2), 1, HOSTILE) as made:
         yield made
 
 
@@ -37,7 +37,7 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
     assert (seen.facts, seen.finding, seen.preview) == (expected.facts, expected.finding, expected.preview)
     assert (seen.warnings, engine.model) == (expected.warnings, Engine().model)
     small = pictures.encoded(pictures.sample().resize((40, 400)), "JPEG")
-    with pytest.raises(InputRejected, match="at least 64 a side") as refused:
+    with pytest.raises(InputRejected, match="at least 64 per side") as refused:
         engine.examine(small)
     with pytest.raises(InputRejected) as expected_refusal:
         Engine().examine(small)
@@ -49,10 +49,10 @@ def test_it_answers_as_the_engine_does(engine: GuardedEngine) -> None:
     ("ending", "code", "message"),
     [
         (CRASHES, "crashed", "The image decoder crashed on this file."),
-        (CLOSES, "took_too_long", "It was not judged within 2 seconds."),
-        (HANGS, "took_too_long", "It was not judged within 2 seconds."),
-        (HUNGRY, "out_of_memory", "It needs more than 1.5 GB of memory to be judged."),
-        (DEFECT, "internal", "It could not be judged (RuntimeError at engine_child.py"),
+        (CLOSES, "took_too_long", "The X-ray was not judged within 2 seconds."),
+        (HANGS, "took_too_long", "The X-ray was not judged within 2 seconds."),
+        (HUNGRY, "out_of_memory", "Judging the X-ray needs more than 1.5 GB of memory."),
+        (DEFECT, "internal", "The X-ray could not be judged (RuntimeError at engine_child.py"),
     ],
 )
 def test_a_harmful_image_is_said_and_the_next_is_judged(
@@ -67,7 +67,7 @@ def test_a_harmful_image_is_said_and_the_next_is_judged(
 
 def test_a_slow_image_keeps_no_other_waiting() -> None:
     """They share one core; the slow one stands aside."""
-    with GuardedEngine(Options(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
+    with GuardedEngine(ChildOptions(image_seconds=6), 1, HOSTILE) as engine, ThreadPoolExecutor(1) as pool:
         engine.warm(2)
         engine.examine(IMAGE)  # both are there
         slow = pool.submit(engine.examine, IMAGE + HANGS)
@@ -82,7 +82,7 @@ def test_a_process_that_somebody_kills_costs_no_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MARK, str(tmp_path / "mark"))
-    with GuardedEngine(Options(), 1, HOSTILE) as engine:
+    with GuardedEngine(ChildOptions(), 1, HOSTILE) as engine:
         assert engine.examine(IMAGE + KILLED_ONCE).finding.label
         assert (tmp_path / "mark").exists()
 
@@ -91,10 +91,10 @@ def test_a_large_program_does_not_make_its_processes_seem_grown() -> None:
     """Linux counts the memory of the starting program in the peak of the one that it starts."""
     code = """if True:
         from model.serve.guarded import GuardedEngine
-        from model.serve.messages import Options
+        from model.serve.messages import ChildOptions
         from tests.model.serve.test_guarded import IMAGE
         held = b"." * 800_000_000
-        with GuardedEngine(Options(), 1) as engine:
+        with GuardedEngine(ChildOptions(), 1) as engine:
             engine.examine(IMAGE)
             first = set(engine._all)
             engine.examine(IMAGE)
@@ -108,7 +108,7 @@ def test_a_process_that_never_loads_keeps_no_other_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guarded, "_LOADING_SECONDS", 0.2)
-    with GuardedEngine(Options(), 1) as engine, ThreadPoolExecutor(1) as pool:
+    with GuardedEngine(ChildOptions(), 1) as engine, ThreadPoolExecutor(1) as pool:
         assert engine.model
         engine.warm(2)
         loading = next(child for child in engine._all if not child.is_ready)
@@ -124,7 +124,7 @@ def test_a_process_that_never_loads_keeps_no_other_waiting(
 
 
 def test_closing_breaks_off_what_is_at_work() -> None:
-    engine, errors = GuardedEngine(Options(), 1, HOSTILE), []
+    engine, errors = GuardedEngine(ChildOptions(), 1, HOSTILE), []
 
     def ask() -> None:
         try:
@@ -138,15 +138,15 @@ def test_closing_breaks_off_what_is_at_work() -> None:
     time.sleep(0.3)
     engine.close()
     thread.join(5)
-    assert errors == ["the program is ending"]
-    with pytest.raises(HostError, match="ending"):
+    assert errors == ["the program is shutting down"]
+    with pytest.raises(HostError, match="shutting down"):
         engine.examine(IMAGE)
 
 
 def test_weights_that_are_none_are_said(tmp_path: Path) -> None:
     (tmp_path / "none.onnx").write_bytes(b"nothing")
     with (
-        GuardedEngine(Options(weights=tmp_path / "none.onnx"), 1) as engine,
+        GuardedEngine(ChildOptions(weights=tmp_path / "none.onnx"), 1) as engine,
         pytest.raises(UsageError, match="is no network of this release"),
     ):
         assert engine.model
@@ -154,17 +154,18 @@ def test_weights_that_are_none_are_said(tmp_path: Path) -> None:
 
 def test_a_process_that_cannot_start_is_a_failure_of_the_host() -> None:
     with (
-        GuardedEngine(Options(), 1, [sys.executable, "-c", "import sys; sys.exit(7)"]) as engine,
+        GuardedEngine(ChildOptions(), 1, [sys.executable, "-c", "import sys; sys.exit(7)"]) as engine,
         pytest.raises(HostError, match="exit code 7"),
     ):
         engine.examine(IMAGE)
     with pytest.raises(HostError, match="No such file"):
-        GuardedEngine(Options(), 1, ["/nowhere/python"])
+        GuardedEngine(ChildOptions(), 1, ["/nowhere/python"])
 
 
 def test_processes_end_with_whoever_started_them() -> None:
     script = (
-        "import sys; from model.serve.guarded import *; engine = GuardedEngine(Options(), 1); engine.model;"
+        "import sys; from model.serve.guarded import *\n"
+        "engine = GuardedEngine(ChildOptions(), 1); engine.model\n"
         "print(next(iter(engine._all))._process.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script]
@@ -187,7 +188,7 @@ def test_serving_processes_share_no_descriptor_with_their_parent() -> None:
     """An open inbox or database must not stay open in a long-running process."""
     read, write = os.pipe()
     os.set_inheritable(write, True)
-    with GuardedEngine(Options(), 1) as engine:
+    with GuardedEngine(ChildOptions(), 1) as engine:
         assert engine.model
         os.close(write)
         assert os.read(read, 1) == b""

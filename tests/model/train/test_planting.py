@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from model.evaluate.lungs import SIDE
-from model.train.heads import Outside, changed
-from model.train.planting import find_lungs, plant
+from model.train.heads import OutsideHead, changed
+from model.train.planting import find_lungs, plant_lobes
 from tests.support import pictures
 
 
@@ -28,14 +28,14 @@ def test_opacities_are_planted_in_the_lungs_and_nowhere_darker(chest: np.ndarray
     assert (chest[lungs[:, 0], lungs[:, 1]] == 60).mean() > 0.9
     image, sizes = torch.from_numpy(chest)[None], []
     for seed in range(40):
-        shown, where = plant(image, lungs, np.random.default_rng(seed))
+        shown, where = plant_lobes(image, lungs, np.random.default_rng(seed))
         assert shown.shape == image.shape
         assert shown.dtype == torch.uint8
         assert (shown >= image).all()
         assert where.any()
         assert shown[0][where].float().mean() > image[0][where].float().mean()
         sizes.append(float(where.float().mean()))
-        again = plant(image, lungs, np.random.default_rng(seed))
+        again = plant_lobes(image, lungs, np.random.default_rng(seed))
         assert torch.equal(again[0], shown)
     assert min(sizes) < 0.02 < 0.05 < max(sizes) < 0.4
     assert SIDE >= 224
@@ -48,12 +48,12 @@ def test_the_head_tells_populations_apart() -> None:
         torch.randn(60, 20, generator=draw) * 3 + 5,
     )
     outside[:, 3] += 12
-    head = Outside(20)
+    head = OutsideHead(20)
     head.fit(inside, outside, torch.eye(20) / 3)
     assert (head(inside) < 0).float().mean() > 0.95
     assert (head(outside) > 0).float().mean() > 0.85  # they are fewer
     assert head.weight.abs().argmax() == 3
-    assert float(Outside(20)(inside).abs().max()) == 0  # without a fit it knows nobody
+    assert float(OutsideHead(20)(inside).abs().max()) == 0  # without a fit it knows nobody
 
 
 def test_changed_images_are_of_many_sizes_and_the_same_by_seed() -> None:

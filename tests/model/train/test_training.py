@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 
 from model.calibrate import choose_thresholds, fit_platt
 from model.data import ERAS, load_samples, patient_of
-from model.evaluate.folder import evaluate_folder, table
+from model.evaluate.folder import evaluate_folder, metrics_table
 from model.evaluate.measure import calibration_error
 from model.serve.engine import Calibration, Engine, Limits
 from model.train import eras, recipe, witness
 from model.train.augment import Augment
-from model.train.ensemble import plan, train
-from model.train.member import AVERAGED, Batch, Run, TrainConfig, is_trained, rate_at, train_member
+from model.train.ensemble import plan, train_network
+from model.train.member import AVERAGED, Batch, TrainConfig, TrainingRun, is_trained, rate_at, train_member
 from model.train.network import Member, Network, NetworkConfig
 from model.train.stress import STRESSES
 from pipeline.errors import UsageError
@@ -117,15 +117,15 @@ def test_a_killed_member_ends_as_one_that_was_not(
     job = plan(load_samples(data), TINY)[0]
     ticks = list(train_member(job, tmp_path / "whole", TINY))
     assert [tick.epoch["epoch"] for tick in ticks if tick.epoch] == [1, 2]
-    learn, steps = Run.learn, []
+    learn, steps = TrainingRun.learn, []
 
-    def learn_until_the_kill(self: Run, batch: Batch) -> float:
+    def learn_until_the_kill(self: TrainingRun, batch: Batch) -> float:
         steps.append(self.step)
         if len(steps) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return learn(self, batch)
 
-    monkeypatch.setattr(Run, "learn", learn_until_the_kill)
+    monkeypatch.setattr(TrainingRun, "learn", learn_until_the_kill)
     with pytest.raises(KeyboardInterrupt):
         list(train_member(job, tmp_path / "killed", TINY))
     assert not (tmp_path / "killed" / AVERAGED).exists()
@@ -151,7 +151,7 @@ def test_a_stopped_training_saves_every_member_that_runs(
     watcher = threading.Thread(target=stop, daemon=True)
     watcher.start()
     with pytest.raises(KeyboardInterrupt):
-        train(data, tmp_path, replace(TINY, epochs=500), QUIET)
+        train_network(data, tmp_path, replace(TINY, epochs=500), QUIET)
     watcher.join(10)
     assert running == [2]  # the others wait for their turns, and take no memory
     assert multiprocessing.active_children() == []
@@ -210,7 +210,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     strangers.mkdir(parents=True)
     for number in range(8):
         Image.effect_noise((80, 80), 30 + number).save(strangers / f"{number}.png")
-    train(data, out, config, QUIET, strangers.parent)
+    train_network(data, out, config, QUIET, strangers.parent)
     return out
 
 
@@ -223,7 +223,7 @@ def test_a_trained_network_serves_and_is_measured(data: Path, run: Path) -> None
     assert metrics.auc.low <= metrics.auc.value <= metrics.auc.high
     assert metrics.auc.value > 0.9
     assert metrics.images == len(load_samples(data))
-    assert "accuracy" in table(metrics)
+    assert "accuracy" in metrics_table(metrics)
 
 
 @pytest.mark.parametrize("way", eras.WAYS)
@@ -239,7 +239,7 @@ def test_an_era_is_measured_by_a_calibration_of_the_others(run: Path, way: str) 
 
 
 def test_a_witness_that_has_not_ended_is_not_heard(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="witness-4 has not ended"):
+    with pytest.raises(UsageError, match="witness-4 is not finished"):
         witness.heard([tmp_path / "witness-4"])
 
 
@@ -256,7 +256,7 @@ def test_kinds_of_film_are_told_by_their_pixels() -> None:
     assert np.flatnonzero(kinds["flattest tenth"]).tolist() == [0, 1, 2, 3]
     assert np.flatnonzero(kinds["brightest tenth"]).tolist() == [4, 5, 6, 7]
     for kind in ("flattest", "brightest"):
-        assert np.bincount(np.flatnonzero(kinds[f"{kind} tenth of either class"]) % 2).tolist() == [2, 2]
+        assert np.bincount(np.flatnonzero(kinds[f"{kind} tenth of each class"]) % 2).tolist() == [2, 2]
     assert np.flatnonzero(kinds["time and voltage burned in"]).tolist() == [9, 11, 12]
 
 
@@ -286,7 +286,7 @@ def test_kinds_of_film_are_measured_beside_all_others(
     }
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     next(tmp_path.rglob("person1_*")).unlink()
-    with pytest.raises(UsageError, match="these witnesses"):
+    with pytest.raises(UsageError, match="witnesses judged"):
         eras.pixels_of(said, tmp_path)
 
 
