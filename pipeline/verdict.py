@@ -65,7 +65,7 @@ def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # exact in every JSON reader
-LARGEST_GRID = 64  # cells per side; ours has 9
+LARGEST_GRID = 64  # cells per side; ours has 10
 
 
 def _possible(moment: datetime) -> datetime:
