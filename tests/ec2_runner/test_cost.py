@@ -13,16 +13,42 @@ def test_at_rest_nothing_runs() -> None:
 
 
 def test_images_cost_the_host_while_it_works_and_waits() -> None:
-    short, long = estimate("t3.medium", idle_minutes=10), estimate("t3.medium", idle_minutes=40)
-    assert long.images - short.images == pytest.approx(0.5 * HOST_TYPES["t3.medium"].hourly)
-    slow = estimate("t3.medium", idle_minutes=10, images_a_second=1)
-    assert slow.images - short.images == pytest.approx(900 / 3600 * HOST_TYPES["t3.medium"].hourly)
+    short, long = estimate("c7i.large", idle_minutes=10), estimate("c7i.large", idle_minutes=40)
+    assert long.images - short.images == pytest.approx(0.5 * HOST_TYPES["c7i.large"].hourly)
+    slow = estimate("c7i.large", idle_minutes=10, images_a_second=1)
+    assert slow.images - short.images == pytest.approx(900 / 3600 * HOST_TYPES["c7i.large"].hourly)
     assert 0.01 < short.images < 0.2
 
 
 def test_a_host_that_never_stops_costs_its_month() -> None:
     cost = estimate("c7i.large")
     assert cost.always_on - cost.at_rest == pytest.approx(730 * 0.08925)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dollars"),
+    [("t3.medium", 89), ("t3.large", 112), ("t4g.medium", 71), ("t4g.large", 90), ("m7i.large", 74)],
+)
+def test_a_t_type_that_never_stops_pays_for_what_is_beyond_its_baseline(kind: str, dollars: float) -> None:
+    cost = estimate(kind)
+    assert cost.always_on - cost.at_rest == pytest.approx(dollars, abs=0.5)
+    text = "\n".join(cost.lines())
+    assert ("unlimited" in text) == kind.startswith("t")
+    if kind == "t3.medium":
+        assert "its price includes 20% of 2 vCPUs" in text
+        assert "the rest adds up to $58 a month" in text
+
+
+def test_a_t_type_that_mostly_idles_uses_up_no_credits() -> None:
+    short, long = estimate("t3.medium", idle_minutes=1), estimate("t3.medium", idle_minutes=31)
+    surplus = (2 * 3.67 - 0.2 * 2 * 4.67) / 60 * 0.05  # vCPU hours that were not earned
+    assert long.images - short.images == pytest.approx(0.5 * 0.0416 - surplus, abs=1e-4)
+
+
+def test_every_t_type_has_a_baseline() -> None:
+    assert {kind for kind, host in HOST_TYPES.items() if host.burst} == {
+        kind for kind in HOST_TYPES if kind.startswith("t")
+    }
 
 
 def test_storage_follows_the_size_of_the_images() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cfnlint.api import lint_file
 
+from ec2_runner.stack import cost
 from pipeline.aws.names import StackNames
 from pipeline.settings import Settings, load_settings
 from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template
@@ -107,6 +108,31 @@ def test_the_functions_take_from_their_queues() -> None:
     assert ingest["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
     assert ingest["Enabled"] == {"Ref": "EventMapping"}
     assert template()["Parameters"]["EventMapping"]["Default"] == "true"
+
+
+def test_only_a_function_that_feeds_its_own_queue_may_loop() -> None:
+    """Lambda ends such a chain after about 16 calls, unless the function says that it is intended."""
+    feeding = set()
+    for name, function in resources("AWS::Serverless::Function").items():
+        role = resources("AWS::IAM::Role")[function["Role"]["Fn::GetAtt"][0]]
+        sends = [
+            queue
+            for part in role["Policies"]
+            for found in statements(part["PolicyDocument"])
+            if "sqs:SendMessage" in as_list(found["Action"])
+            for queue in as_list(found["Resource"])
+        ]
+        takes = [event["Properties"].get("Queue") for event in function["Events"].values()]
+        if any(queue in sends for queue in takes):
+            feeding.add(name)
+    loops = {
+        name: function["RecursiveLoop"]
+        for name, function in resources("AWS::Serverless::Function").items()
+        if "RecursiveLoop" in function
+    }
+    assert feeding == {"IngestFunction"}
+    assert loops == dict.fromkeys(feeding, "Allow")
+    assert "RecursiveLoop" not in globals_()
 
 
 def test_the_schedules() -> None:
@@ -244,6 +270,74 @@ def test_the_alarms_reach_the_topic_and_count_what_the_code_counts() -> None:
     sources = [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "handlers").glob("*.py")]
     counted = {name for path in sources for name in re.findall(r'count\(\s*"(\w+)"', path.read_text())}
     assert ours <= counted
+
+
+STUCK = {  # each minute a sample: taken at once, and invisible until the 720 s are over
+    "ApproximateNumberOfMessagesVisible": [0.0] * 60,
+    "ApproximateNumberOfMessagesNotVisible": [1.0] * 60,
+}
+SEEN = {"ApproximateNumberOfMessagesVisible": [0.0] * 60, "ApproximateNumberOfMessagesNotVisible": [0.0] * 60}
+PASSING = {**SEEN, "ApproximateNumberOfMessagesNotVisible": [0.0] * 20 + [1.0] * 6 + [0.0] * 34}
+
+
+@pytest.mark.parametrize(("samples", "rings"), [(STUCK, True), (SEEN, False), (PASSING, False)])
+def test_dead_jobs_that_stay_ring_though_a_function_holds_them(
+    samples: dict[str, list[float]], rings: bool
+) -> None:
+    alarm = resources("AWS::CloudWatch::Alarm")["DeadJobsAlarm"]
+    assert has_rung(alarm, samples) == rings
+    assert evaluated_seconds(alarm) == 15 * 60
+
+
+@pytest.mark.parametrize(
+    ("minutes", "rings"),
+    [((0, 12, 24, 36, 48), True), ((0, 15, 30, 45), True), ((0, 15), True), ((7,), False), ((0, 40), False)],
+)
+@pytest.mark.parametrize("phase", range(5))
+def test_a_function_that_fails_each_time_rings(minutes: tuple[int, ...], rings: bool, phase: int) -> None:
+    """A job is delivered again after 12 minutes, and the slowest schedule runs every 15."""
+    alarm = resources("AWS::CloudWatch::Alarm")["FunctionErrorsAlarm"]
+    errors = [float(minute - phase in minutes) for minute in range(60)]
+    assert has_rung(alarm, {"Errors": errors}) == rings
+
+
+def test_the_estimate_counts_what_the_alarms_watch() -> None:
+    watched = sum(
+        sum("MetricStat" in metric for metric in alarm["Metrics"]) if "Metrics" in alarm else 1
+        for alarm in resources("AWS::CloudWatch::Alarm").values()
+    )
+    assert watched == cost._ALARMS
+
+
+def has_rung(alarm: dict[str, Any], samples: dict[str, list[float]]) -> bool:
+    """Return whether an alarm rings at any time, with a sample of each metric a minute, missing ones 0."""
+    if "MetricName" in alarm:
+        points = _points(samples[alarm["MetricName"]], alarm["Period"], alarm["Statistic"])
+    else:
+        stats = [metric["MetricStat"] for metric in alarm["Metrics"] if "MetricStat" in metric]
+        (expression,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
+        assert expression == "SUM(METRICS())"
+        names = dict.fromkeys(found["Metric"]["MetricName"] for found in stats)
+        (period,) = {found["Period"] for found in stats}
+        (stat,) = {found["Stat"] for found in stats}
+        series = [_points(samples[name], period, stat) for name in names]
+        points = [sum(point) for point in zip(*series, strict=True)]
+    assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    last, least = alarm["EvaluationPeriods"], alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"])
+    breaching = [point >= alarm["Threshold"] for point in points]
+    return any(sum(breaching[max(0, end - last) : end]) >= least for end in range(1, len(points) + 1))
+
+
+def evaluated_seconds(alarm: dict[str, Any]) -> int:
+    """Return how far back an alarm looks."""
+    periods = [metric["MetricStat"]["Period"] for metric in alarm["Metrics"] if "MetricStat" in metric]
+    return int(alarm["EvaluationPeriods"] * periods[0])
+
+
+def _points(samples: list[float], period: int, statistic: str) -> list[float]:
+    size = period // 60
+    reduce = {"Maximum": max, "Sum": sum}[statistic]
+    return [float(reduce(samples[at : at + size])) for at in range(0, len(samples), size)]
 
 
 def test_the_logs_end() -> None:

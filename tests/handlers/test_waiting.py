@@ -16,6 +16,7 @@ from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
 from pipeline.ports import Host
 from pipeline.records import Job, Outcome
+from tests.support.aws import resources
 from tests.support.fakes import InlineHost, MemoryStore, make_judge, make_ports
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -90,6 +91,69 @@ def test_no_host_for_two_hours(tmp_path: Path) -> None:
     world.now = world.ready_at
     world.send(["inbox/a"], world.now)  # dropped again
     assert world.play(world.ports(tmp_path)) == ["classified"]
+
+
+class Lambda(World):
+    """Call the function as AWS does: a call takes time, and a chain of calls may be ended as a loop."""
+
+    CALL_SECONDS = 2
+    LOOP = 16  # docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html: "approximately 16 times"
+
+    def __init__(self, ready_after: timedelta, loops: str) -> None:
+        super().__init__(ready_after)
+        self.loops = loops
+        self.chain = 0  # sends in a row that led to the call at work; a message takes it along
+        self.ended: list[str] = []
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        self.chain += 1
+        assert 0 <= delay <= 900, "SQS delays a message by up to 15 minutes"
+        super().send(keys, since, delay)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        self.now += timedelta(seconds=self.CALL_SECONDS)
+        return super().run(jobs)
+
+    def play(self, ports: Ports) -> list[str]:
+        results = []
+        while self.due:
+            if self.chain >= self.LOOP and self.loops != "Allow":
+                self.ended += [key for _, key, _ in self.due]  # to the dead letters
+                break
+            when, key, since = self.due.pop()
+            self.now = max(self.now, when)
+            results += [outcome.result for outcome in ingest(sqs_event("b", {key: since}), ports).outcomes]
+        return results
+
+
+@pytest.mark.parametrize("minutes", [1, 6, 20, 60, 119, 121, 180])
+def test_a_job_is_sent_again_until_the_host_is_there_or_two_hours_are_over(
+    minutes: int, tmp_path: Path
+) -> None:
+    """Count the sends with the template's setting: a first boot, of about six minutes, takes 16 of them."""
+    function = resources("AWS::Serverless::Function")["IngestFunction"]
+    world = Lambda(timedelta(minutes=minutes), function.get("RecursiveLoop", "Terminate"))
+    world.store.objects["inbox/a"] = b"P1"
+    world.send(["inbox/a"], NOON)
+    world.chain = 0  # S3 sent this one
+    results = world.play(world.ports(tmp_path))
+    assert world.ended == [], f"Lambda ended the chain after {world.chain} sends"
+    assert results == ["waiting"] * world.chain + ["classified" if minutes < 120 else "given_up"]
+    turn = world.pause + Lambda.CALL_SECONDS
+    assert world.chain == pytest.approx(min(minutes, 120) * 60 / turn, abs=1)
+    waited = world.now - NOON
+    promised = timedelta(minutes=min(minutes, 120))
+    assert promised <= waited <= promised + timedelta(seconds=turn)
+
+
+def test_a_function_that_may_not_loop_would_lose_a_job_during_a_first_boot(tmp_path: Path) -> None:
+    """Ensure that the test above does not pass on nothing."""
+    world = Lambda(timedelta(minutes=6), "Terminate")
+    world.store.objects["inbox/a"] = b"P1"
+    world.send(["inbox/a"], NOON)
+    world.chain = 0
+    assert "classified" not in world.play(world.ports(tmp_path))
+    assert world.ended == ["inbox/a"]
 
 
 def test_hours_in_the_queue_before_the_first_try_are_no_wait_for_a_host(tmp_path: Path) -> None:
