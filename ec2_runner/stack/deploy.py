@@ -14,7 +14,7 @@ from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import add_notifications
-from ec2_runner.stack.release import Architecture, Bundle, architecture_of
+from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
 from ec2_runner.stack.upload import (
     current_release,
     ensure_bucket,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_TYPE = "t3.medium"
+_FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
+_DEFAULT_FUNCTIONS: Architecture = "x86_64"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
@@ -60,6 +62,7 @@ class Plan:
     makes_bucket: bool
     instance_type: str
     idle_minutes: float
+    functions: Architecture
     before: StackState | None
     parameters: dict[str, str] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         makes_bucket,
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
         options.idle_minutes or float(known.get("IdleMinutes", 20)),
+        _functions({**known, **options.more}),
         before,
         {name: str(value) for name, value in given.items() if value is not None},
     )
@@ -105,13 +109,13 @@ def carry_out(
     aws: Aws,
     stack: CloudFormationStack,
     fleet: Fleet,
-    build: Callable[[Architecture], Bundle],
+    build: Callable[[Architecture, Architecture], Bundle],  # for these hosts and functions
     display: Display,
 ) -> None:
     """Carry out the plan. Safe to repeat, also after a failure in the middle."""
     s3 = aws.client("s3")
     with display.at_work("building the release"):
-        release = build(architecture_of(plan.instance_type))
+        release = build(architecture_of(plan.instance_type), plan.functions)
     artifacts = StackNames(plan.stack).artifacts(aws.account, aws.region)
     ensure_bucket(aws, artifacts)
     with display.bytes("uploading the functions", total_size([release.package])) as advance:
@@ -135,6 +139,15 @@ def carry_out(
         for host in fleet.instances():
             fleet.terminate(host)
             display.say(f"ended the host {host.id}: the next one has the new type")
+
+
+def _functions(parameters: dict[str, str]) -> Architecture:
+    """Return the architecture of the functions; raise UsageError when Lambda has no such one."""
+    named = parameters.get(_FUNCTIONS, _DEFAULT_FUNCTIONS)
+    for known in ARCHITECTURES:
+        if named == known:
+            return known
+    raise UsageError(f"{_FUNCTIONS}={named}: it is {' or '.join(ARCHITECTURES)}")
 
 
 def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tuple[str, bool]:

@@ -16,6 +16,7 @@ from pipeline.errors import StackError, UsageError
 from pipeline.verdict import RELEASE
 
 Architecture = Literal["x86_64", "arm64"]
+ARCHITECTURES: tuple[Architecture, ...] = ("x86_64", "arm64")
 _Run = Callable[[Sequence[str], Path], None]  # runs a command in a folder; raises StackError when it fails
 
 MANIFEST = "manifest.sha256"
@@ -72,8 +73,8 @@ def run_command(command: Sequence[str], folder: Path) -> None:
         raise StackError(f"the release could not be built: `{' '.join(command[:4])} ...` failed: {last}")
 
 
-def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bundle:
-    """Build the release of a checkout, in its `build/`."""
+def build(root: Path, hosts: Architecture, functions: Architecture, run: _Run = run_command) -> Bundle:
+    """Build the release of a checkout, in its `build/`, for the architectures of the hosts and functions."""
     folder = root / "build" / "release"
     for stale in (folder, root / "build" / "lib"):  # setuptools would pack deleted modules
         shutil.rmtree(stale, ignore_errors=True)
@@ -82,9 +83,10 @@ def build(root: Path, architecture: Architecture, run: _Run = run_command) -> Bu
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheelhouse), "."], root)
     (wheel,) = wheelhouse.glob("*.whl")
-    run([*pip, *_download(f"{wheel}[aws]", wheelhouse, architecture)], root)
+    run([*pip, *_download(f"{wheel}[aws]", wheelhouse, hosts)], root)
     shutil.copytree(root / "ec2_runner" / "host" / "machine", folder / "host")
-    run(["make", "--no-print-directory", "lambda"], root)
+    platform = f"LAMBDA_PLATFORM=manylinux2014_{_MACHINES[functions]}"
+    run(["make", "--no-print-directory", "lambda", platform], root)
     package = pack(root / "build" / "lambda", folder / "lambda.zip")
     write_manifest(folder)
     return Bundle(RELEASE, folder, package, root / "template.yaml")

@@ -89,18 +89,28 @@ def ensure_bucket(aws: Aws, bucket: str) -> None:
 
 
 def has_bucket(aws: Aws, bucket: str) -> bool:
-    """Return whether this account has a bucket; raise UsageError when another account has it."""
+    """Return whether this account has a bucket in this region; raise UsageError where it cannot be used."""
     try:
-        ask("S3", aws.client("s3").head_bucket, Bucket=bucket, ExpectedBucketOwner=aws.account)
+        found = ask("S3", aws.client("s3").head_bucket, Bucket=bucket, ExpectedBucketOwner=aws.account)
     except AwsRefused as error:
         code = error.code
         if code in ("404", "NoSuchBucket"):
             return False
-        if code in ("403", "AccessDenied"):
-            raise UsageError(f"the bucket {bucket} is not yours: name another with --bucket") from error
+        if code in ("403", "AccessDenied"):  # S3 gives no reason: this answer has no body
+            raise UsageError(
+                f"S3 forbids the bucket {bucket}: either another account has it, then name another with"
+                " --bucket; or it is yours, and these credentials lack `s3:ListBucket` on it, or its policy"
+                " denies them"
+            ) from error
         if code in ("301", "PermanentRedirect"):
             raise UsageError(f"the bucket {bucket} is in another region: name that with --region") from error
         raise
+    region = found.get("BucketRegion") or aws.region  # boto3 follows the redirect to another region
+    if region != aws.region:
+        raise UsageError(
+            f"the bucket {bucket} is in {region}, not in {aws.region}, and a stack needs one in its own"
+            f" region: add --region {region}, or name another bucket"
+        )
     return True
 
 

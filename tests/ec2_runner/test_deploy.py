@@ -1,6 +1,7 @@
 """`cxr deploy`: the order of its steps, repeated deploys, and earlier stacks."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
 
     monkeypatch.setattr(CloudFormationStack, "apply", refuse)
     with pytest.raises(StackError):
-        cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
+        cloud.deploy(partial(cloud.build, number=3))
     assert cloud.text(CURRENT) == "2\n"
 
 
 def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -> None:
     cloud.deploy(email="a@example.org", idle_minutes=7)
     cloud.calls.clear()
-    cloud.deploy(lambda architecture: cloud.build(architecture, number=3))
+    cloud.deploy(partial(cloud.build, number=3))
     calls = changes(cloud)
     assert [call for call in calls if "ChangeSet" in call] == ["CreateChangeSet true"]
     assert calls.index(f"PutObject {CURRENT}") < calls.index("CreateChangeSet true")
@@ -162,9 +163,9 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
     assert _state(cloud, host) == "running"
     built: list[str] = []
 
-    def build(architecture: Architecture) -> Bundle:
-        built.append(architecture)
-        return cloud.build(architecture)
+    def build(hosts: Architecture, functions: Architecture) -> Bundle:
+        built.append(hosts)
+        return cloud.build(hosts, functions)
 
     cloud.deploy(build, instance_type="c7g.large")
     assert built == ["arm64"]
@@ -185,6 +186,44 @@ def test_wrong_buckets_are_refused(cloud: Cloud, options: dict[str, str], reason
     with pytest.raises(UsageError, match=reason):
         cloud.deploy(**options)
     assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize("options", [{}, {"existing_bucket": BUCKET}, {"bucket": BUCKET}])
+def test_a_bucket_in_another_region_is_refused(cloud: Cloud, options: dict[str, str]) -> None:
+    """HeadBucket follows the redirect to the other region, and succeeds."""
+    cloud.aws.client("s3").create_bucket(
+        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    with pytest.raises(UsageError, match=r"is in eu-west-1, not in us-east-1.*--region eu-west-1"):
+        cloud.deploy(**options)
+    assert cloud.stack.read() is None
+
+
+def test_a_bucket_that_is_forbidden_may_be_ones_own(cloud: Cloud) -> None:
+    """HeadBucket answers another account's bucket and a missing permission alike."""
+
+    def forbid(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+
+    cloud.aws.client("s3").meta.events.register("before-parameter-build.s3.HeadBucket", forbid)
+    with pytest.raises(UsageError, match=r"another account has it.*--bucket.*lack `s3:ListBucket`"):
+        cloud.deploy()
+
+
+def test_the_functions_package_is_built_for_their_architecture(cloud: Cloud) -> None:
+    built: list[tuple[Architecture, Architecture]] = []
+
+    def build(hosts: Architecture, functions: Architecture) -> Bundle:
+        built.append((hosts, functions))
+        return cloud.build(hosts, functions)
+
+    cloud.deploy(build)
+    cloud.deploy(build, more={"FunctionArchitecture": "arm64"})
+    cloud.deploy(build)  # it stays
+    cloud.deploy(build, more={"FunctionArchitecture": "x86_64"}, instance_type="c7g.large")
+    assert built == [("x86_64", "x86_64"), ("x86_64", "arm64"), ("x86_64", "arm64"), ("arm64", "x86_64")]
+    with pytest.raises(UsageError, match="FunctionArchitecture=arm: it is x86_64 or arm64"):
+        cloud.deploy(build, more={"FunctionArchitecture": "arm"})
 
 
 def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:

@@ -1,6 +1,7 @@
 """Building a release from a checkout; pip and make, which take minutes, are played."""
 
 import hashlib
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from ec2_runner.stack import release
-from ec2_runner.stack.release import MANIFEST, architecture_of, build, pack, run_command, write_manifest
+from ec2_runner.stack.release import (
+    MANIFEST,
+    Architecture,
+    architecture_of,
+    build,
+    pack,
+    run_command,
+    write_manifest,
+)
 from pipeline.errors import StackError, UsageError
+from tests.support.aws import ROOT
 from tests.support.hosts import SCRIPTS
 
 
@@ -43,7 +53,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_release_has_wheels_scripts_and_a_manifest_of_both(root: Path) -> None:
     tools = Tools()
-    made = build(root, "arm64", tools)
+    made = build(root, "arm64", "x86_64", tools)
     named = dict(reversed(line.split("  ")) for line in (made.folder / MANIFEST).read_text().splitlines())
     scripts = {f"host/{path.name}" for path in SCRIPTS.iterdir()}
     assert set(named) == {
@@ -62,10 +72,30 @@ def test_a_release_has_wheels_scripts_and_a_manifest_of_both(root: Path) -> None
     assert all(word.endswith("aarch64") for word in platforms)
 
 
+@pytest.mark.parametrize(
+    ("functions", "platform"), [("x86_64", "manylinux2014_x86_64"), ("arm64", "manylinux2014_aarch64")]
+)
+def test_the_functions_package_is_made_for_their_platform(
+    root: Path, functions: Architecture, platform: str
+) -> None:
+    tools = Tools()
+    build(root, "x86_64", functions, tools)
+    (make,) = [command for command in tools.commands if command[0] == "make"]
+    assert f"LAMBDA_PLATFORM={platform}" in make
+    # What our Makefile does with that, where the package of the other platform lies.
+    other = {"manylinux2014_x86_64", "manylinux2014_aarch64"} - {platform}
+    folder = root / "package"
+    (root / f"package.3.13-{other.pop()}").touch()
+    dry = [*make, "--dry-run", f"LAMBDA={folder}", "--old-file=.venv/runtime"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert f"--platform {platform} " in done.stdout
+    assert f"rm -rf {folder} {folder}.*" in done.stdout
+
+
 def test_the_same_sources_give_the_same_release(root: Path) -> None:
-    first = build(root, "x86_64", Tools())
+    first = build(root, "x86_64", "x86_64", Tools())
     contents = (first.folder / MANIFEST).read_bytes(), first.package.read_bytes()
-    second = build(root, "x86_64", Tools())
+    second = build(root, "x86_64", "x86_64", Tools())
     assert ((second.folder / MANIFEST).read_bytes(), second.package.read_bytes()) == contents
 
 

@@ -201,7 +201,7 @@ def invoke(*arguments: str, answer: str = "") -> tuple[int, str]:
 
 def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
-    monkeypatch.setattr(release, "build", lambda _, architecture: cloud.build(architecture))
+    monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))
     with pytest.raises(StackError, match="create it with `cxr deploy`"):
         invoke("status")
     code, said = invoke("deploy", answer="n\n")

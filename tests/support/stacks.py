@@ -32,6 +32,7 @@ _DEFAULTS = {
     "NotificationEmail": "",
     "IdleMinutes": "20",
     "RetentionDays": "0",
+    "FunctionArchitecture": "x86_64",
     "EventMapping": "true",
 }
 TEMPLATE = {
@@ -123,18 +124,20 @@ class Cloud:
         lease = Lease(f"{NAME}-lease", self.aws.client("dynamodb"))
         return Fleet(self.aws.client("ec2"), lease, NAME, [])
 
-    def deploy(self, build: Callable[[Architecture], Bundle] | None = None, **options: Any) -> Plan:
+    def deploy(
+        self, build: Callable[[Architecture, Architecture], Bundle] | None = None, **options: Any
+    ) -> Plan:
         """Deploy as the command does."""
         plan = make_plan(DeployOptions(NAME, **options), self.aws, self.stack)
         carry_out(plan, self.aws, self.stack, self.fleet, build or self.build, self.display)
         return plan
 
-    def build(self, architecture: Architecture, number: int = 2) -> Bundle:
+    def build(self, hosts: Architecture, functions: Architecture, number: int = 2) -> Bundle:
         """Build a release of a few bytes."""
         folder = self.folder / f"release-{number}"
         for name in ("wheelhouse/cxr_inbox-0.1-py3-none-any.whl", "host/install.sh", "lambda.zip"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(f"{name} {architecture} {number}")
+            (folder / name).write_text(f"{name} {hosts} {functions} {number}")
         template = self.folder / "source.yaml"
         template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
         write_manifest(folder)
