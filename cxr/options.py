@@ -32,8 +32,8 @@ def begin(**changes: object) -> Settings:
 
     settings = load_settings(**changes)
     start_logging(settings.log_level)
-    if settings.region:
-        os.environ["AWS_DEFAULT_REGION"] = settings.region  # for all AWS clients of this process
+    if settings.region:  # for all AWS clients of this process
+        os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = settings.region
     return settings
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.worklist.dynamodb import DynamoIndex
 
 os.environ["CXR_CONFIG"] = str(Path(__file__).parent / "support" / "no-settings.toml")
+os.environ.pop("AWS_REGION", None)  # a developer's; it would come before the tests' AWS_DEFAULT_REGION
 # Before anything imports moto's EC2; its servers inherit it.
 os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "support" / "amis.json")
 # Each session of boto3 reads the descriptions of AWS's services anew; here they are read once.

@@ -1,5 +1,6 @@
 """Make the AWS clients: one session, one configuration, one client per service."""
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -32,7 +33,10 @@ class Aws:
     """
 
     def __init__(self, region: str | None = None) -> None:
-        """Use `region`, or the configured one; raise UsageError where the profile is unknown."""
+        """Use `region`, or the configured one; raise UsageError where the profile is unknown.
+
+        AWS_REGION comes before AWS_DEFAULT_REGION, as in Lambda and AWS's other libraries; boto3 ignores it.
+        """
         try:
             import boto3
         except ImportError as error:
@@ -40,7 +44,7 @@ class Aws:
         from botocore.exceptions import ProfileNotFound
 
         try:
-            self._session = boto3.Session(region_name=region)
+            self._session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None)
         except ProfileNotFound as error:
             advice = "set AWS_PROFILE to one that `aws configure list-profiles` names"
             raise UsageError(f"{error}: {advice}") from error

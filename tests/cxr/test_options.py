@@ -47,6 +47,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CXR_CONFIG")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):  # a command sets them; this restores them afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     (tmp_path / "event.json").write_text("{}")
@@ -113,6 +116,42 @@ def test_the_region_of_the_file_is_that_of_all_clients(here: Path, monkeypatch: 
     (here / "cxr.toml").write_text('[stack]\nregion = "eu-north-1"\n')
     begin_with_store(None, None)
     assert wiring.aws().client("sqs").meta.region_name == "eu-north-1"
+
+
+def test_the_region_of_the_file_comes_before_both_variables(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handlers import wiring
+
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    assert wiring.aws().region == "us-west-2"  # as Lambda and AWS's other libraries have it
+    wiring.aws.cache_clear()
+    (here / "cxr.toml").write_text('[stack]\nregion = "eu-north-1"\n')
+    begin_with_store(None, None)
+    assert wiring.aws().region == "eu-north-1"
+    assert wiring.aws().client("sqs").meta.region_name == "eu-north-1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_REGION": "us-west-2"}, "us-west-2"),
+        ({"AWS_DEFAULT_REGION": "us-east-1"}, "us-east-1"),
+        ({"AWS_REGION": "", "AWS_DEFAULT_REGION": "us-east-1"}, "us-east-1"),
+    ],
+)
+def test_either_variable_of_aws_names_the_region(
+    variables: dict[str, str], region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.aws.clients import Aws
+
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Aws().region == region
 
 
 def test_a_deploy_is_repeated_from_the_file(here: Path) -> None:
