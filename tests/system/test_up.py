@@ -152,7 +152,7 @@ def test_a_taken_port_is_said_in_one_line(up: Up, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cxr", "up", "--root", str(tmp_path / "other"), "--port", port]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode == 2
-    assert answer.stderr.startswith(f"cxr: port {port} cannot be used")
+    assert answer.stderr.startswith(f"cxr: cannot listen on port {port}")
     assert answer.stderr.count("\n") == 1
 
 
@@ -160,7 +160,7 @@ def test_a_second_one_on_a_free_port_is_told_the_first_ones_address(up: Up, root
     command = [sys.executable, "-m", "cxr", "up", "--root", str(root), "--port", "0"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode == 2
-    assert f"already, at {up.url}, process {up.process.pid}:" in answer.stderr
+    assert f"is already running on this folder, at {up.url}, process {up.process.pid}:" in answer.stderr
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_comes(up: Up) -> None:

@@ -67,7 +67,7 @@ def test_wrong_folders_are_said(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="has no such file"):
             judge_populations(tmp_path, Settings())
     answer = cxr("evaluate", "--populations", tmp_path, "--all")
-    assert (answer.returncode, b"are for labelled images" in answer.stderr) == (2, True)
+    assert (answer.returncode, b"cannot be combined with --populations" in answer.stderr) == (2, True)
     for arguments in ((), (tmp_path, "--populations", tmp_path)):
         answer = cxr("evaluate", *arguments)
-        assert (answer.returncode, b"--populations and a folder" in answer.stderr) == (2, True)
+        assert (answer.returncode, b"--populations FOLDER" in answer.stderr) == (2, True)

@@ -200,7 +200,7 @@ def test_a_filling_that_breaks_off_does_not_count(ports: Ports, path: Path) -> N
     delete(path)
     stopping = threading.Event()
     stopping.set()
-    with pytest.raises(IndexNotReady, match="stops"):
+    with pytest.raises(IndexNotReady, match="is stopping"):
         rebuild_index(ports.store, ports.index, stopping)
     assert not index_of(ports).is_filled()
 
