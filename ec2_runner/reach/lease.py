@@ -1,11 +1,12 @@
 """Record which instance is the host: one item of a DynamoDB table, on which all handlers agree.
 
 A *generation* is one try to have a host. It fixes everything about its launch (the token that makes it happen
-once, subnet and type), so handlers that launch the same generation launch one instance.
+once, subnet and type), so handlers that launch the same generation launch one instance. The *attempt* chooses
+subnet and type; it changes only together with the generation, or while the generation has its instance.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.aws.errors import AwsRefused, ask
@@ -16,12 +17,20 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _ID = {"id": {"S": "host"}}
-_OF_THE_HOST = ("claimed_until", "launched_at", "unreachable_since", "unreachable_at", "suspect_since")
+_WHOLE = ("generation", "attempt", "losses", "starts")
+_OF_THE_HOST = (
+    *("instance_id", "claimed_until", "launched_at", "unreachable_since", "unreachable_at", "suspect_since"),
+    *("starts", "started_at", "passing", "passing_since"),
+)
+_UNTIL_REACHED = (
+    *("unreachable_since", "unreachable_at", "starts", "started_at", "passing", "passing_since"),
+    *("attempt", "losses", "launch_after", "ended_by"),
+)
 
 
 @dataclass(frozen=True)
 class Holding:
-    """Hold the item. Times are seconds since 1970; zero stands for none."""
+    """Hold the item; an item of an older release lacks some. Times are seconds since 1970; zero is none."""
 
     generation: int = 0
     instance_id: str | None = None
@@ -30,6 +39,20 @@ class Holding:
     unreachable_since: float = 0  # since when nobody could reach it although it runs
     unreachable_at: float = 0  # the last failure to reach it
     suspect_since: float = 0  # since when the reaper considers it idle
+    starts: int = 0  # starts of this host that EC2 accepted since somebody reached it
+    started_at: float = 0  # the last of them
+    passing: str | None = None  # `pending` or `stopping`, as last seen
+    passing_since: float = 0
+    attempt: int = 0  # launches and starts that found no room since somebody reached a host
+    losses: int = 0  # hosts that EC2 or a person ended since then
+    launch_after: float = 0  # no launch before
+    ended_by: str | None = None  # EC2's code for the last loss
+    replaced_id: str | None = None  # the instance given up last, which may still be there
+
+    @property
+    def has_history(self) -> bool:
+        """Return whether there is anything to forget once the host was reached."""
+        return any(getattr(self, name) for name in _UNTIL_REACHED)
 
 
 class Lease:
@@ -42,9 +65,8 @@ class Lease:
         """Return the item as it is now."""
         answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
         item = answer.get("Item", {}) if answer else {}
-        numbers = {name: float(item[name]["N"]) for name in ("generation", *_OF_THE_HOST) if name in item}
-        generation = int(numbers.pop("generation", 0))
-        return Holding(generation, item.get("instance_id", {}).get("S"), **numbers)
+        known = {field.name: item[field.name] for field in fields(Holding) if field.name in item}
+        return Holding(**{name: _value(name, typed) for name, typed in known.items()})
 
     def begin(self, generation: int) -> None:
         """Create the item with its first generation, unless it exists."""
@@ -61,19 +83,36 @@ class Lease:
         change = "SET instance_id = :i, launched_at = :now REMOVE claimed_until"
         return self._update(change, "generation = :g", g=generation, i=instance_id, now=now)
 
-    def retire(self, generation: int) -> bool:
-        """End this generation and begin the next; return False when another handler did so already."""
-        change = f"SET generation = :next REMOVE instance_id, {', '.join(_OF_THE_HOST)}"
-        return self._update(change, "generation = :g", g=generation, next=generation + 1)
+    def retire(self, generation: int, **lasting: float | str) -> bool:
+        """End this generation and begin the next, with these fields of the item changed in the same step.
+
+        Returns False when another handler did so already: then nothing changes.
+        """
+        changes = ", ".join(f"{name} = :{name}" for name in ("generation", *lasting))
+        change = f"SET {changes} REMOVE {', '.join(_OF_THE_HOST)}"
+        return self._update(change, "generation = :g", g=generation, generation=generation + 1, **lasting)
 
     def note_unreachable(self, instance_id: str, since: float, now: float) -> None:
         """Note that the host could not be reached now, nor at any try since `since`."""
         change = "SET unreachable_since = :since, unreachable_at = :now"
         self._update(change, "instance_id = :i", i=instance_id, since=since, now=now)
 
-    def clear_unreachable(self, instance_id: str) -> None:
-        """Note that the host was reached."""
-        self._update("REMOVE unreachable_since, unreachable_at", "instance_id = :i", i=instance_id)
+    def note_reached(self, instance_id: str) -> None:
+        """Note that the host was reached, which ends all counts of failures."""
+        self._update(f"REMOVE {', '.join(_UNTIL_REACHED)}", "instance_id = :i", i=instance_id)
+
+    def note_passing(self, instance_id: str, state: str, now: float) -> None:
+        """Note that the host is in a state that should pass, since now unless it was noted already."""
+        condition = "instance_id = :i AND (attribute_not_exists(passing) OR passing <> :state)"
+        change = "SET passing = :state, passing_since = :now"
+        self._update(change, condition, i=instance_id, state=state, now=now)
+
+    def note_start(self, instance_id: str, now: float, before: float) -> None:
+        """Count a start that EC2 accepted, unless one was counted after `before`."""
+        count = "starts = if_not_exists(starts, :none) + :one"
+        condition = "instance_id = :i AND (attribute_not_exists(started_at) OR started_at <= :before)"
+        change = f"SET {count}, started_at = :now REMOVE passing, passing_since"
+        self._update(change, condition, i=instance_id, now=now, before=before, one=1, none=0)
 
     def note_suspect(self, instance_id: str, since: float) -> None:
         """Note that the reaper takes the host for idle since `since`; an earlier note stays."""
@@ -108,3 +147,10 @@ class Lease:
             if isinstance(error, AwsRefused) and error.code == "ConditionalCheckFailedException":
                 return None
             raise HostNotReady(str(error)) from error
+
+
+def _value(name: str, typed: Any) -> Any:
+    """Return a typed value of DynamoDB as the field `name` of the item holds it."""
+    if "S" in typed:
+        return typed["S"]
+    return int(float(typed["N"])) if name in _WHOLE else float(typed["N"])

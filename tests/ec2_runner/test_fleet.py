@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import boto3
@@ -195,7 +196,7 @@ def test_the_launch_of_a_generation_is_the_same_whoever_makes_it(world: World) -
     assert len(asked) == 2
     assert asked[0] == asked[1]
     assert asked[0]["ClientToken"] == f"s-{int(START)}"
-    assert asked[0]["SubnetId"] == world.places[int(START) % PLACES].subnet
+    assert asked[0]["SubnetId"] == world.places[0].subnet
 
 
 def test_a_launch_whose_handler_died_is_adopted(world: World) -> None:
@@ -240,7 +241,7 @@ def test_no_room_to_start_again_means_another_one(world: World) -> None:
 @pytest.mark.parametrize("reason", ["Server.InsufficientInstanceCapacity", "Client.InternalError", ""])
 def test_a_start_that_ec2_takes_back_means_another_host_elsewhere(world: World, reason: str) -> None:
     """StartInstances is accepted; then EC2 puts the instance back to stopped."""
-    first, place = world.launched(), world.lease.read().generation % PLACES
+    first = world.launched()
 
     class Reverting(Faulty):
         def __getattr__(self, name: str) -> Any:
@@ -265,8 +266,9 @@ def test_a_start_that_ec2_takes_back_means_another_host_elsewhere(world: World, 
     with pytest.raises(HostNotReady, match="pending"):
         fleet.host()
     holding = world.lease.read()
-    assert holding.instance_id != first
-    assert holding.generation % PLACES != place
+    assert holding.instance_id not in (None, first)
+    host = world.ec2.describe_instances(InstanceIds=[holding.instance_id])["Reservations"][0]["Instances"][0]
+    assert host["SubnetId"] == world.places[1].subnet
 
 
 def test_a_host_that_another_handler_just_started_is_waited_for(world: World) -> None:
@@ -329,3 +331,263 @@ def test_what_ec2_refuses_is_said(world: World) -> None:
     assert refusal.value.is_fault
     with pytest.raises(HostNotReady, match="RequestLimitExceeded"):
         world.fleet(Faulty(world.ec2, describe_instances=[error("RequestLimitExceeded")])).host()
+
+
+class Simulated:
+    """Simulate EC2 on the virtual clock. Launches honour their token; `fate` ends each launch and start."""
+
+    def __init__(self, world: World, fate: tuple[str, str] = ("running", "")) -> None:
+        self.clock, self.fate, self.after = world.clock, fate, 10.0
+        self.found: dict[str, dict[str, Any]] = {}
+        self.launches: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.starts = 0
+        self.no_room: set[str] = set()  # in these subnets
+        self.protected = False
+
+    def run_instances(self, **request: Any) -> Any:
+        known = [one for one in self.launches if one["ClientToken"] == request["ClientToken"]]
+        assert all(one == request for one in known), "the same token with another request"
+        if request["SubnetId"] in self.no_room:
+            raise error("InsufficientInstanceCapacity")
+        if not known:
+            self.launches.append(request)
+            self.times.append(self.clock.now)
+            number = f"i-{len(self.launches):017x}"
+            self.found[number] = {"InstanceId": number, "State": {"Name": "pending"}, "launched": request}
+            self._begin(number)
+        return {"Instances": [list(self.found.values())[self.launches.index(request)]]}
+
+    def start_instances(self, InstanceIds: list[str]) -> None:
+        self.starts += 1
+        self._begin(InstanceIds[0])
+
+    def stop_instances(self, InstanceIds: list[str]) -> None:
+        self.set(InstanceIds[0], "stopped", "Client.UserInitiatedShutdown")
+
+    def terminate_instances(self, InstanceIds: list[str]) -> None:
+        if self.protected:
+            raise error("OperationNotPermitted")
+        self.set(InstanceIds[0], "terminated", "Client.UserInitiatedShutdown")
+
+    def describe_instances(self, **request: Any) -> Any:
+        found = [self._now(one) for one in self.found.values()]
+        if "InstanceIds" in request:
+            found = [one for one in found if one["InstanceId"] in request["InstanceIds"]]
+        else:
+            states = request["Filters"][1]["Values"]
+            found = [one for one in found if one["State"]["Name"] in states]
+        return {"Reservations": [{"Instances": found}]}
+
+    def describe_instance_status(self, **request: Any) -> Any:
+        return {"InstanceStatuses": []}
+
+    def set(self, instance_id: str, state: str, reason: str = "") -> None:
+        self.found[instance_id].update(State={"Name": state}, StateReason={"Code": reason}, until=None)
+
+    def _begin(self, instance_id: str) -> None:
+        one = self.found[instance_id]
+        one.update(State={"Name": "pending"}, LaunchTime=datetime.fromtimestamp(self.clock.now, UTC))
+        one["until"] = self.clock.now + self.after
+
+    def _now(self, one: dict[str, Any]) -> dict[str, Any]:
+        if one.get("until") and self.clock.now >= one["until"]:
+            self.set(one["InstanceId"], *self.fate)
+        return one
+
+
+def wait_for(fleet: Fleet, clock: Clock, minutes: float) -> list[HostNotReady]:
+    """Ask for the host as the queue does, every 20 s; return the answers while there was none."""
+    answers, end = [], clock.now + minutes * 60
+    while clock.now < end:
+        try:
+            fleet.host()
+        except HostNotReady as answer:
+            answers.append(answer)
+        clock.now += 20
+    return answers
+
+
+@pytest.mark.parametrize("reason", ["Client.VolumeLimitExceeded", "Client.InternalError"])
+def test_a_host_that_ec2_ends_at_its_launch_is_launched_ever_less_often(world: World, reason: str) -> None:
+    ec2 = Simulated(world, ("terminated", reason))
+    answers = wait_for(world.fleet(ec2), world.clock, 30)
+    assert 3 <= len(ec2.launches) <= 6
+    pauses = [later - earlier for earlier, later in pairwise(ec2.times)]
+    assert pauses == sorted(pauses)
+    told = [answer for answer in answers if reason in str(answer)]
+    assert all(answer.is_fault for answer in told)
+    assert len(told) > len(answers) / 2  # also while the next launch is put off
+    assert len({one["SubnetId"] for one in ec2.launches}) == 1  # no lack of room
+
+
+def test_a_host_that_was_reached_ends_the_back_off(world: World) -> None:
+    ec2 = Simulated(world, ("terminated", "Client.VolumeLimitExceeded"))
+    fleet = world.fleet(ec2)
+    wait_for(fleet, world.clock, 30)
+    ec2.fate = ("running", "")
+    wait_for(fleet, world.clock, 16)
+    fleet.reached(fleet.host())
+    holding = world.lease.read()
+    assert (holding.losses, holding.launch_after, holding.ended_by) == (0, 0, None)
+    ec2.set(fleet.host().id, "terminated", "Client.UserInitiatedShutdown")  # by a person
+    launches = len(ec2.launches)
+    (first, *others) = wait_for(fleet, world.clock, 2)
+    assert not first.is_fault
+    assert not any(other.is_fault for other in others)
+    assert len(ec2.launches) == launches + 1
+
+
+def test_hosts_that_somebody_ends_again_and_again_are_a_fault_too(world: World) -> None:
+    ec2 = Simulated(world, ("terminated", "Client.UserInitiatedShutdown"))
+    answers = wait_for(world.fleet(ec2), world.clock, 30)
+    assert len(ec2.launches) <= 7
+    assert answers[-1].is_fault
+
+
+def test_a_launch_that_ends_for_lack_of_room_is_made_elsewhere_at_once(world: World) -> None:
+    ec2 = Simulated(world, ("terminated", "Server.InsufficientInstanceCapacity"))
+    wait_for(world.fleet(ec2), world.clock, 2)
+    assert [one["SubnetId"] for one in ec2.launches[:PLACES]] == [place.subnet for place in world.places]
+    wait_for(world.fleet(ec2), world.clock, 60)
+    assert len(ec2.launches) < 20
+
+
+@pytest.mark.parametrize("seconds", range(5))
+def test_the_type_asked_for_first_is_launched_first(world: World, seconds: int) -> None:
+    """The generation begins at the clock, which must not choose the place."""
+    world.clock.now += seconds
+    ec2 = Simulated(world)
+    wait_for(world.fleet(ec2), world.clock, 1)
+    assert [one["SubnetId"] for one in ec2.launches] == [world.places[0].subnet]
+
+
+def test_lack_of_room_is_forgotten_once_a_host_was_reached(world: World) -> None:
+    ec2 = Simulated(world)
+    ec2.no_room = {world.places[0].subnet}
+    fleet = world.fleet(ec2)
+    wait_for(fleet, world.clock, 1)
+    ec2.no_room = set()
+    ec2.set(fleet.host().id, "terminated", "Client.UserInitiatedShutdown")
+    wait_for(fleet, world.clock, 2)  # never reached: there is no news of the first place
+    fleet.reached(fleet.host())
+    ec2.set(fleet.host().id, "terminated", "Client.UserInitiatedShutdown")
+    wait_for(fleet, world.clock, 2)
+    first, second = (place.subnet for place in world.places)
+    assert [one["SubnetId"] for one in ec2.launches] == [second, second, first]
+
+
+def test_a_token_that_was_used_otherwise_is_no_lack_of_room(world: World) -> None:
+    faulty = Faulty(world.ec2, run_instances=[error("IdempotentParameterMismatch"), None])
+    for _ in range(2):
+        with pytest.raises(HostNotReady) as wait:
+            world.fleet(faulty).host()
+        assert not wait.value.is_fault
+    first, second = (request for name, request in faulty.asked if name == "run_instances")
+    assert first["ClientToken"] != second["ClientToken"]
+    assert first["SubnetId"] == second["SubnetId"]
+
+
+@pytest.mark.parametrize("reason", ["Client.UserInitiatedShutdown", "Server.InsufficientInstanceCapacity"])
+def test_starts_that_never_succeed_mean_another_host_elsewhere(world: World, reason: str) -> None:
+    """The reason and start time that EC2 shows may be those of the stop before."""
+    ec2 = Simulated(world)
+    fleet = world.fleet(ec2)
+    wait_for(fleet, world.clock, 1)
+    ec2.stop_instances([fleet.host().id])
+    ec2.fate = ("stopped", reason)
+    while len(ec2.launches) == 1 and world.clock.now < START + 1800:
+        wait_for(fleet, world.clock, 1 / 3)
+    ec2.fate = ("running", "")
+    wait_for(fleet, world.clock, 3)
+    assert ec2.starts <= 3
+    assert [one["SubnetId"] for one in ec2.launches] == [place.subnet for place in world.places]
+    assert fleet.host().id == list(ec2.found)[-1]
+    assert world.clock.now < START + 900
+
+
+def test_many_handlers_that_start_a_host_at_once_count_as_one_try(world: World) -> None:
+    ec2 = Simulated(world)
+    wait_for(world.fleet(ec2), world.clock, 1)
+    host = world.fleet(ec2).host()
+    ec2.stop_instances([host.id])
+    ec2.after = 50
+    for _ in range(8):
+        with pytest.raises(HostNotReady):
+            world.fleet(ec2).host()
+        ec2.set(host.id, "stopped", "Client.UserInitiatedShutdown")  # EC2 shows the old state for a moment
+    ec2.start_instances([host.id])
+    wait_for(world.fleet(ec2), world.clock, 2)
+    assert world.fleet(ec2).host().id == host.id
+
+
+@pytest.mark.parametrize("state", ["pending", "stopping"])
+@pytest.mark.parametrize("protected", [False, True])
+def test_a_state_that_does_not_pass_means_another_host(world: World, state: str, protected: bool) -> None:
+    ec2 = Simulated(world)
+    fleet = world.fleet(ec2)
+    wait_for(fleet, world.clock, 1)
+    stuck = fleet.host().id
+    fleet.reached(fleet.host())
+    ec2.protected = protected
+    ec2.set(stuck, state)
+    answers = wait_for(fleet, world.clock, 9)
+    assert not any(answer.is_fault for answer in answers)
+    answers = wait_for(fleet, world.clock, 5)
+    assert any(answer.is_fault and state in str(answer) for answer in answers)
+    assert len(ec2.launches) == 2
+    assert fleet.host().id != stuck
+
+
+def test_a_passing_state_of_an_earlier_stop_does_not_count(world: World) -> None:
+    ec2 = Simulated(world)
+    fleet = world.fleet(ec2)
+    wait_for(fleet, world.clock, 1)
+    for _ in range(3):
+        ec2.set(fleet.host().id, "stopping")
+        wait_for(fleet, world.clock, 1)
+        ec2.set(list(ec2.found)[-1], "stopped", "Client.UserInitiatedShutdown")
+        world.clock.now += 3600
+        wait_for(fleet, world.clock, 1)
+    assert len(ec2.launches) == 1
+
+
+def test_a_start_without_room_is_told_as_that(world: World) -> None:
+    instance_id = world.launched()
+    world.ec2.stop_instances(InstanceIds=[instance_id])
+    faulty = Faulty(world.ec2, start_instances=[error("InsufficientInstanceCapacity")])
+    with pytest.raises(HostNotReady, match="no capacity to start the host") as told:
+        world.fleet(faulty).host()
+    assert "lost" not in str(told.value)
+
+
+def test_a_lease_of_the_release_before_is_read(world: World) -> None:
+    instance_id = world.launched()
+    item = {"id": {"S": "host"}, "generation": {"N": "7"}, "instance_id": {"S": instance_id}}
+    world.dynamodb.put_item(TableName="s-lease", Item={**item, "launched_at": {"N": repr(START)}})
+    holding = world.lease.read()
+    assert (holding.generation, holding.attempt, holding.losses, holding.starts) == (7, 0, 0, 0)
+    fleet = world.fleet()
+    fleet.reached(fleet.host())
+    world.force(instance_id, "terminated")
+    with pytest.raises(HostNotReady, match="terminated"):
+        fleet.host()
+    assert world.launched() != instance_id
+    assert world.lease.read().generation == 8
+
+
+def test_the_launch_of_a_handler_of_the_release_before_is_adopted(world: World) -> None:
+    """It chose the place by the generation, so the same token names another request."""
+    ec2 = Simulated(world)
+    other = world.fleet(ec2)._run(int(START), 1)["Instances"][0]["InstanceId"]
+
+    class Hiding(Faulty):
+        def describe_instances(self, **request: Any) -> Any:
+            return {"Reservations": []}  # not shown yet
+
+    refused = [error("IdempotentParameterMismatch")]
+    with pytest.raises(HostNotReady, match="made already"):
+        world.fleet(Hiding(ec2, run_instances=[*refused])).host()
+    wait_for(world.fleet(ec2), world.clock, 1)
+    assert world.fleet(ec2).host().id == other
+    assert len(ec2.launches) == 1
