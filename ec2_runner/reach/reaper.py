@@ -1,7 +1,7 @@
-"""Guard the bill: stop a host that is idle or hangs, end one that nobody owns, never touch a busy one.
+"""Guard the bill: stop a host that is idle or hangs, end one that nobody owns, leave a busy one alone.
 
 This is the second guard; the first is the host, which powers itself off. A host is stopped only when two
-looks, some minutes apart, found it without work.
+looks, some minutes apart, found it without work. It counts as busy no longer than its jobs can take.
 """
 
 import logging
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import STATUS, place_of_host
+from ec2_runner.reach.lease import Holding
+from pipeline.errors import CxrError, HostError, ObjectTooLarge, place_of
 from pipeline.ports import Store
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 Deed = Literal["stopped", "terminated"]
 _BOOT_SECONDS = 900.0  # after its start, a host may still be installing
 _SILENT_SECONDS = 600.0  # a host reports twice a minute; after this long it hangs
+# A worker that works takes or answers a batch much sooner: callers give up after 80 s (`remote`), an image
+# after two tries of 60 s to load the network and 20 s to judge it (`model.serve.guarded`). Together that is
+# four minutes; the rest is for a slow bucket, and for hosts with a longer `image_seconds`.
+_BUSY_SECONDS = 1800.0
 _SURE_SECONDS = 240.0  # between the two looks
 _MARGIN_SECONDS = 300.0  # beyond the idle time, for the host to power itself off
 _LIMIT = 100_000  # bytes of a status
@@ -51,21 +57,43 @@ class Reaper:
         self._idle_seconds = idle_seconds + _MARGIN_SECONDS
 
     def reap(self) -> dict[str, Deed]:
-        """Look once at every instance; return the actions taken, by instance id."""
+        """Look once at every instance; return the actions taken, by instance id.
+
+        Raises HostError at the end when that failed for some of them; the others were looked at all the same.
+        """
         deeds: dict[str, Deed] = {}
+        failures: dict[str, Exception] = {}
         holding = self._fleet.lease.read()
-        for instance in self._fleet.instances():
-            if instance.id != holding.instance_id:
-                if self._now() - instance.launched_at > _BOOT_SECONDS:
-                    self._fleet.terminate(instance)
-                    deeds[instance.id] = "terminated"
-            elif instance.state == "running" and self._is_useless(instance, holding.suspect_since):
-                self._fleet.stop(instance)
-                self._fleet.lease.clear_suspect(instance.id)
-                deeds[instance.id] = "stopped"
-        for deed in deeds.values():
-            log.warning("an idle, silent or orphaned host was %s", deed)
+        instances = self._fleet.instances()
+        for instance in instances:
+            try:
+                deed = self._looked_after(instance, holding)
+            except Exception as error:  # noqa: BLE001  one odd instance must not keep the others running
+                why = str(error) if isinstance(error, CxrError) else place_of(error)
+                log.error("the instance %s could not be looked after: %s", instance.id, why)
+                failures[instance.id] = error
+            else:
+                if deed:
+                    log.warning("an idle, silent or orphaned host was %s", deed)
+                    deeds[instance.id] = deed
+        if failures:
+            names = ", ".join(failures)
+            reason = f"{len(failures)} of {len(instances)} instances could not be looked after: {names}"
+            raise HostError(reason) from next(iter(failures.values()))
         return deeds
+
+    def _looked_after(self, instance: Instance, holding: Holding) -> Deed | None:
+        """Stop or end one instance if it is of no use; return what was done."""
+        if instance.id != holding.instance_id:
+            if self._now() - instance.launched_at <= _BOOT_SECONDS:
+                return None
+            self._fleet.terminate(instance)
+            return "terminated"
+        if instance.state == "running" and self._is_useless(instance, holding.suspect_since):
+            self._fleet.stop(instance)
+            self._fleet.lease.clear_suspect(instance.id)
+            return "stopped"
+        return None
 
     def _is_useless(self, instance: Instance, suspect_since: float) -> bool:
         """Return whether the host had no work now, nor at a look some minutes ago."""
@@ -81,15 +109,17 @@ class Reaper:
         if now - instance.launched_at < _BOOT_SECONDS:
             return False
         spoken = self._spoken(instance)
-        if spoken is None or now - spoken.at.timestamp() > _SILENT_SECONDS:
+        if spoken is None:
             return True
         # Not counted from the worker's start: one whose power-off failed starts again and again.
         last = spoken.last_job_at.timestamp() if spoken.last_job_at else instance.launched_at
-        return not spoken.active and now - last > self._idle_seconds
+        if spoken.active:  # whether it still reports or not
+            return now - last > _BUSY_SECONDS
+        return now - spoken.at.timestamp() > _SILENT_SECONDS or now - last > self._idle_seconds
 
     def _spoken(self, instance: Instance) -> Spoken | None:
-        found = self._store.get(place_of_host(f"{self._role_id}:{instance.id}") + STATUS, _LIMIT)
         try:
+            found = self._store.get(place_of_host(f"{self._role_id}:{instance.id}") + STATUS, _LIMIT)
             return Spoken.model_validate_json(found[1]) if found else None
-        except ValidationError:
+        except (ObjectTooLarge, ValidationError):
             return None
