@@ -1,8 +1,8 @@
 """The import table of the design: who may import whom, and where heavy libraries may be."""
 
 import ast
+import functools
 from collections import Counter
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -46,9 +46,9 @@ ONLY = {  # a library, and the places that may import it
 }
 
 
-def modules() -> Iterator[Path]:
-    for package in sorted(OURS | {"cxr"}):
-        yield from sorted((ROOT / package).rglob("*.py"))
+@functools.cache
+def modules() -> list[Path]:
+    return [path for package in sorted(OURS | {"cxr"}) for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 def imports(path: Path) -> set[str]:
