@@ -21,6 +21,7 @@ def explore_command(
     out: Annotated[Path, typer.Option(help="Folder for the figures. They show patients' images.")],
 ) -> None:
     """Count the data by class, fold and patient; draw class balance, samples and image sizes."""
+    begin()
     _check_folder(data)
     from rich.console import Console
 
@@ -48,6 +49,7 @@ def train_command(
     ] = None,
 ) -> None:
     """Train, calibrate and export a network. Ctrl-C saves; run the same command again to continue."""
+    begin()
     _check_folder(data)
     from model.train.recipe import run_recipe
 
@@ -61,6 +63,7 @@ def export_command(
     ],
 ) -> None:
     """Calibrate a trained network and write it as ONNX."""
+    begin()
     _check_folder(run)
     _check_folder(data)
     from model.train.recipe import calibrate_and_export

@@ -19,7 +19,8 @@ def password_command(
     """Ask for a name and a password, and add them to the file of the page's users."""
     from web.users import user_line, write_user
 
-    path = file or begin().users
+    settings = begin()
+    path = file or settings.users
     if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         raise UsageError(f"{path} cannot be written; name a file in an existing folder")
     name = typer.prompt("Name", err=True)

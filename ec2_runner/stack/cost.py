@@ -51,10 +51,8 @@ HOST_TYPES = {  # template.yaml's lists are written from these by docs/make.py
 }
 _DISK = 0.08  # per gigabyte of gp3 and month: aws.amazon.com/ebs/pricing
 _SECRET = 0.40  # per month: aws.amazon.com/secrets-manager/pricing
-_ALARM, _METRIC = (
-    0.10,
-    0.30,
-)  # per month, an alarm for each metric that it watches: aws.amazon.com/cloudwatch/pricing
+_ALARM = 0.10  # per month and metric that it watches: aws.amazon.com/cloudwatch/pricing
+_METRIC = 0.30  # per month: aws.amazon.com/cloudwatch/pricing
 _STORAGE = 0.023  # per gigabyte in S3 and month: aws.amazon.com/s3/pricing
 _PUT, _GET = 0.005e-3, 0.0004e-3  # per S3 request
 _MESSAGE = 0.40e-6  # per SQS request: aws.amazon.com/sqs/pricing

@@ -1,4 +1,4 @@
-"""The engine that serves: ONNX Runtime, no torch.
+"""Judge images with ONNX Runtime, without torch.
 
 `model.reference` is the same in torch; a test holds them together.
 """
@@ -48,7 +48,7 @@ _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _error
 
 
 class Limits(BaseModel):
-    """Of the distance to the training images: beyond the first `atypical`, beyond the second refused."""
+    """Limit the distance to the training images: `atypical` above the first, refused above the second."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class Limits(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What turns the network's output into a verdict; it travels in the ONNX file's metadata."""
+    """Turn the network's output into a verdict; it travels in the ONNX file's metadata."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -72,11 +72,11 @@ class Calibration(BaseModel):
     outside_above: float  # the logit of being of another population, beyond which the label is `uncertain`
 
     def probability(self, logit: float) -> float:
-        """Calibrated P(pneumonia)."""
+        """Return the calibrated P(pneumonia)."""
         return _sigmoid(self.slope * logit + self.offset)
 
     def at(self, prevalence: float) -> "Calibration":
-        """The same where another share of the patients is ill: P moves with the prior odds, by Bayes' rule.
+        """Return it for another share of ill patients: P moves with the prior odds, by Bayes' rule.
 
         So do the thresholds: which images get which label stays, and with it sensitivity and specificity.
         Saerens et al. 2002, doi 10.1162/089976602753284446.
@@ -88,7 +88,7 @@ class Calibration(BaseModel):
 
 
 class Outputs(NamedTuple):
-    """What the network says of N images, raw."""
+    """Hold the network's raw outputs for N images."""
 
     logits: Array  # [N, 2]: pneumonia; viral (against bacterial), which training uses and nobody is shown
     maps: Array  # [N, h, w]: the mean of each is the pneumonia logit
@@ -96,14 +96,12 @@ class Outputs(NamedTuple):
     outside: Array  # [N]: the logit of being of another population
 
     def of(self, index: int) -> "Outputs":
-        """Return what it says of one of them, without the first axis."""
+        """Return the outputs for one image, without the first axis."""
         return Outputs(*(part[index] for part in self))
 
 
 class Engine:
-    """The shipped network, or that of another ONNX file that `cxr
-    export` wrote; safe to call from several threads.
-    """
+    """Run the shipped network, or the network of another ONNX file that `cxr export` wrote."""
 
     def __init__(
         self,
@@ -166,14 +164,14 @@ class Engine:
         return Examination(facts, finding, preview, said, timing)
 
     def outputs(self, pixels: Array) -> Outputs:
-        """The raw outputs for [N, 1, size, size]."""
+        """Return the raw outputs for images [N, 1, size, size]."""
         return Outputs(*self._session.run(None, {"image": pixels}))
 
 
 def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box]:
-    """The network's input, [1, 1, size, size], and the part of the image that it shows: no wide border.
+    """Return the network's input, [1, 1, size, size], and the part of the image that it shows.
 
-    InputRejected for a blank image.
+    Wide borders are cropped. Raises InputRejected for a blank image.
     """
     box = content_box(gray)
     is_whole = box == (0, 0, *gray.size)
@@ -191,11 +189,11 @@ def interpret(
     warnings: tuple[Warning, ...] = (),
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> Finding:
-    """The network's outputs for one image, see `Outputs.of`, as a finding.
+    """Turn the network's outputs for one image, see `Outputs.of`, into a finding.
 
     `box` is the part of the image that the network saw, as shares of its width and height.
-    InputRejected for what is too unlike the training images; what is rather unlike them, by its looks or by
-    what its file says, is never a confident label.
+    Raises InputRejected for an image too unlike the training images. One that is rather unlike them, by its
+    looks or by what its file says, never gets a confident label.
     """
     typicality = Typicality(score=round(float(outputs.distances), 1), **calibration.typicality.model_dump())
     if typicality.score > typicality.refused_above:
@@ -239,7 +237,7 @@ def _shares(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float
 
 
 def encode_preview(gray: Image.Image) -> bytes:
-    """A JPEG of at most 1280 pixels a side: pixels alone, no metadata of the source.
+    """Encode a JPEG of at most 1280 pixels a side: pixels alone, no metadata of the source.
 
     A larger image is shrunk by a whole number, which leaves 640 pixels or more, at a fraction of the cost
     of any other size.

@@ -4,7 +4,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -71,15 +71,14 @@ class Aws:
     def account(self) -> str:
         """Return the account's number; raise UsageError where AWS rejects the credentials."""
         if self._account is None:
-            from botocore.exceptions import BotoCoreError, ClientError
+            from pipeline.aws.errors import ask
 
             assert self.region
             assert self.credentials
             try:
-                self._account = self.client("sts").get_caller_identity()["Account"]
-            except (BotoCoreError, ClientError) as error:
-                advice = "run `aws sso login`, or set AWS_PROFILE"
-                raise UsageError(f"AWS rejected the credentials ({error}): {advice}") from error
+                self._account = ask("AWS", self.client("sts").get_caller_identity)["Account"]
+            except StoreError as error:
+                raise UsageError(f"no AWS account can be used: {error}") from error
         return self._account
 
     @overload

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError
-
-from pipeline.aws.errors import AwsRefused, ask
+from pipeline.aws.errors import AwsRefused, ask, translated
 from pipeline.errors import ConditionFailed, ObjectTooLarge, StoreError
 from pipeline.records import Job, ObjectInfo, Ticket
 
@@ -52,9 +50,8 @@ class S3Store:
         try:
             if info.size > limit:
                 raise ObjectTooLarge(info)
-            return info, answer["Body"].read()
-        except BotoCoreError as error:
-            raise StoreError("the bucket stopped sending while an object was read") from error
+            with translated("the bucket"):
+                return info, answer["Body"].read()
         finally:
             answer["Body"].close()
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,32 @@ def test_wrong_use_is_said_without_a_trace(arguments: list[str], reason: str, tm
     assert answer.returncode == 2
     assert reason in answer.stderr.decode()
     assert b"Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "bucket", "file", "starts"),
+    [
+        ("up", "", "", True),
+        ("classify x.png", "", "log_level = 'INFO'", True),
+        ("up --bucket xrays", "", "", False),
+        ("up --bucket=xrays", "", "", False),
+        ("up", "xrays", "", False),
+        ("up", "", "bucket = 'xrays'", False),
+        ("worker --check", "", "", False),
+        ("deploy", "", "", False),
+    ],
+)
+def test_the_network_is_loaded_ahead_only_where_it_judges(
+    words: str, bucket: str, file: str, starts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of a bucket must not load ONNX Runtime."""
+    started: list[str] = []
+    monkeypatch.setattr("model.serve.process.start_ahead", lambda: started.append(words))
+    monkeypatch.setattr("cxr.commands.run_command_line", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["cxr", *words.split()])
+    monkeypatch.setenv("CXR_BUCKET", bucket)
+    monkeypatch.setenv("CXR_CONFIG", str(tmp_path / "cxr.toml"))
+    if file:
+        (tmp_path / "cxr.toml").write_text(file)
+    import_module("cxr").main()
+    assert bool(started) is starts
