@@ -38,8 +38,7 @@ _ADVICE = "Export the X-ray again as PNG or JPEG, and drop the new file."
 class GuardedEngine:
     """Judge up to `limit` images at a time, and as many slow ones beside them.
 
-    See `pipeline.ports.InferenceEngine`. It is safe to call from many threads. `close` it, or leave its `with`
-    block.
+    See `pipeline.ports.InferenceEngine`. Many threads may use it. `close` it, or leave its `with` block.
     """
 
     def __init__(self, options: ChildOptions, limit: int, command: Sequence[str] = ()) -> None:
