@@ -115,7 +115,6 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
     from pipeline.running.service import Service
-    from pipeline.running.worker import Worker
     from pipeline.store.watch import InboxWatcher
     from pipeline.worklist.rebuild import keep_whole
     from pipeline.worklist.sqlite import SqliteIndex
@@ -124,9 +123,6 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # a folder always has this one
     background = Background()
-    if isinstance(ports.host, Worker):
-        service = Service(ports.host, ports.host.model, ports.release)
-        ports = replace(ports, host=service)
     queue = local.LocalQueue(ports, background)
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
@@ -151,14 +147,11 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
-    from pipeline.store.folder import PRIVATE_FOLDER
-    from pipeline.worklist.mirror import Mirror
-    from pipeline.worklist.sqlite import SqliteIndex
 
     assert settings.bucket is not None  # `up_command` checked it
     store, background = wiring.open_bucket(settings.bucket), Background()
-    with closing(SqliteIndex(settings.root / PRIVATE_FOLDER / f"{settings.bucket}.sqlite")) as worklist:
-        mirror = Mirror(wiring.make_dynamo_index(settings), worklist)
+    mirror, worklist = wiring.make_mirror(settings)
+    with closing(worklist):
         mirror.step()  # raises if something is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
         parts = {"tickets": store, "operations": monitor, "problems": background.problems}
@@ -249,7 +242,6 @@ def worker_command(
     from ec2_runner.host import agent
     from ec2_runner.host.caller import check_caller_is_known
     from handlers import wiring
-    from pipeline.running.service import Service
     from pipeline.verdict import Release
 
     settings = begin()
@@ -259,8 +251,7 @@ def worker_command(
     check_root(settings)
     check_caller_is_known(settings.worker_token)
     store, release = wiring.make_store(settings), Release()
-    host = wiring.make_worker(store, settings, release)
-    service, token = Service(host, host.model, release), settings.worker_token
+    service, token = wiring.make_service(store, settings, release), settings.worker_token
     if settings.host_id is None:
         agent.serve(service, settings.worker_port, token=token)
     else:

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from ec2_runner.reach.observe import Observer
     from ec2_runner.reach.reaper import Reaper
     from pipeline.judge import Judge
+    from pipeline.running.service import Service
     from pipeline.running.worker import Worker
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
+    from pipeline.worklist.mirror import Mirror
+    from pipeline.worklist.sqlite import SqliteIndex
 
 # Threads that fetch and write, per image that is judged at a time. A bucket answers slowly, and an
 # image that does not finish keeps its thread until its deadline.
@@ -114,6 +117,16 @@ def make_dynamo_index(settings: Settings) -> "DynamoIndex":
     return DynamoIndex(StackNames(settings.stack).index, aws().client("dynamodb"))
 
 
+def make_mirror(settings: Settings) -> "tuple[Mirror, SqliteIndex]":
+    """Build the local copy of a stack's worklist, for the page, and what keeps it up to date."""
+    from pipeline.store.folder import PRIVATE_FOLDER
+    from pipeline.worklist.mirror import Mirror
+    from pipeline.worklist.sqlite import SqliteIndex
+
+    copy = SqliteIndex(settings.root / PRIVATE_FOLDER / f"{settings.bucket}.sqlite")
+    return Mirror(make_dynamo_index(settings), copy), copy
+
+
 def make_queue(settings: Settings) -> Queue | None:
     """Build the queue that brings a job again; None in local mode, which has its own."""
     if settings.queue_url is None:
@@ -137,8 +150,16 @@ def find_queue(settings: Settings) -> Queue:
 def make_host(store: Store, settings: Settings, release: Release) -> Host:
     """Build the host that judges: this process, or a machine reached by SSH."""
     if settings.host == "local":
-        return make_worker(store, settings, release)  # now, so that a wrong setting is reported at once
+        return make_service(store, settings, release)  # now, so that a wrong setting is reported at once
     return _Later(lambda: _remote_host(store, settings, release))
+
+
+def make_service(store: Store, settings: Settings, release: Release) -> "Service":
+    """Build the worker, and what counts its jobs for those who watch it."""
+    from pipeline.running.service import Service
+
+    worker = make_worker(store, settings, release)
+    return Service(worker, worker.model, release)
 
 
 def make_worker(store: Store, settings: Settings, release: Release) -> "Worker":
