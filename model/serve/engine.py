@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the processes that judge need no settings
     from pipeline.settings import Settings
 
 _DIGITS = 4  # of P in a verdict
+_STEP = 10.0**-_DIGITS  # from 0 and from 1, at least: no network is certain
 _PREVIEW_SIDE = 1280  # pixels, at most
 _PREVIEW_QUALITY = 85
 _MOST = 0.5  # of the evidence for pneumonia
@@ -212,7 +213,7 @@ def interpret(
     )
     return Finding(
         label="uncertain" if doubtful else calibration.thresholds.label(probability),
-        probability=round(probability, _DIGITS),
+        probability=min(max(round(probability, _DIGITS), _STEP), 1 - _STEP),
         prevalence=calibration.prevalence,
         thresholds=calibration.thresholds,
         typicality=typicality,

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from model import SHIPPED
-from model.serve.engine import Engine, encode_preview, prepare
+from model.serve.engine import Engine, Outputs, encode_preview, interpret, prepare
 from model.serve.files.decode import decode
 from model.serve.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError
+from pipeline.records import ImageFacts
 from tests.support import pictures
 from tests.support.fakes import SAMPLES
 
@@ -231,3 +232,13 @@ def test_serving_imports_no_torch() -> None:
 
 def _samples() -> list[Path]:
     return sorted(SAMPLES.glob("*.jpeg"))
+
+
+@pytest.mark.parametrize(("logit", "told"), [(-60, 0.0001), (60, 0.9999)])
+def test_no_probability_is_told_as_certain(logit: float, told: float) -> None:
+    engine = Engine()
+    grid = np.full((10, 10), logit, np.float32)
+    outputs = Outputs(np.array([logit, 0], np.float32), grid, np.float32(0), np.float32(-20))
+    finding = interpret(engine.calibration, outputs, ImageFacts("image/png", 100, 100))
+    assert finding.probability == told
+    assert finding.label == ("pneumonia" if logit > 0 else "normal")
