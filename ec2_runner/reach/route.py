@@ -17,7 +17,7 @@ from ec2_runner.reach.ssh import (
     fresh_key,
     own_keys,
 )
-from ec2_runner.reach.tunnel import Tunnel, signed_url
+from ec2_runner.reach.tunnel import EndpointRefused, Tunnel, signed_url
 from pipeline.aws.clients import Aws
 from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import HostError, HostNotReady, StoreError
@@ -92,6 +92,8 @@ class Ec2Route:
             self._fleet.unreachable(instance)
             is_fault = isinstance(error, WrongHostKey)
             raise HostNotReady(str(error), _BOOT_SECONDS, is_fault) from error
+        except EndpointRefused as error:  # by which no host is judged, let alone replaced
+            raise HostNotReady(str(error), _BOOT_SECONDS, error.is_fault) from error
         self._fleet.reached(instance)
         return connection
 

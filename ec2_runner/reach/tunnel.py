@@ -12,24 +12,38 @@ from botocore.credentials import Credentials
 from botocore.hooks import HierarchicalEmitter
 from botocore.model import ServiceId
 from botocore.signers import RequestSigner
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
-from ec2_runner.reach.ssh import ConnectFailed
 from ec2_runner.reach.worker_client import remaining
+from pipeline.errors import HostError
 
 _SERVICE = "ec2-instance-connect"
 _SIGNED_SECONDS = 60
-_TUNNEL_SECONDS = 3600  # the most that AWS allows
+# An endpoint carries 20 tunnels, and one left behind by a function counts for so long. AWS allows 3600.
+# docs.aws.amazon.com/AWSEC2/latest/UserGuide/eice-quotas.html
+_TUNNEL_SECONDS = 900
 _CLOSE_SECONDS = 2
+_DENIED = (401, 403)
+
+
+class EndpointRefused(HostError):
+    """Report that the endpoint itself opened no tunnel, which says nothing about the host.
+
+    A host that does not answer looks different: the endpoint opens the tunnel, and then closes it.
+    """
+
+    def __init__(self, reason: str, is_fault: bool = False) -> None:
+        super().__init__(f"the Instance Connect Endpoint {reason}")
+        self.is_fault = is_fault
 
 
 class Tunnel:
     """Present a tunnel as the socket that Paramiko expects."""
 
     def __init__(self, url: str, deadline: float) -> None:
-        """Connect to a signed address; raise ConnectFailed when the endpoint refuses or does not answer."""
+        """Connect to a signed address; raise EndpointRefused when the endpoint refuses or does not answer."""
         self._open = ExitStack()
         try:
             websocket = open_websocket(
@@ -37,12 +51,15 @@ class Tunnel:
                 open_timeout=remaining(deadline),
                 close_timeout=_CLOSE_SECONDS,
                 compression=None,  # SSH traffic does not compress
+                ping_interval=None,  # AWS's own client sends none, and SSH has its own
                 proxy=None,
             )
             self._websocket: ClientConnection = self._open.enter_context(websocket)
+        except InvalidStatus as error:
+            status = error.response.status_code
+            raise EndpointRefused(f"refused a tunnel (status {status})", status in _DENIED) from error
         except (OSError, WebSocketException) as error:
-            reason = f"the Instance Connect Endpoint refused ({type(error).__name__})"
-            raise ConnectFailed(reason) from error
+            raise EndpointRefused(f"does not answer ({type(error).__name__})") from error
         self._timeout: float | None = None
         self._closed = False  # Paramiko reads this attribute of Python's sockets
         self._rest = b""

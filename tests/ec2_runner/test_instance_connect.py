@@ -15,8 +15,8 @@ from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.identity import Identity, place_of_host
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import Ec2Route
-from ec2_runner.reach.ssh import ConnectFailed, fresh_key
-from ec2_runner.reach.tunnel import Tunnel, signed_url
+from ec2_runner.reach.ssh import fresh_key
+from ec2_runner.reach.tunnel import EndpointRefused, Tunnel, signed_url
 from pipeline.aws.clients import Aws
 from pipeline.errors import HostNotReady
 from pipeline.settings import Settings
@@ -146,11 +146,7 @@ def test_a_host_that_has_not_said_its_key_is_not_spoken_to(world: World, publish
 
 
 @needs_sshd
-def test_the_endpoint_or_the_host_that_does_not_answer(world: World) -> None:
-    world.endpoint.closed = True
-    with pytest.raises(HostNotReady, match="Endpoint refused"):
-        list(world.host().run(jobs("a")))
-    world.endpoint.closed = False
+def test_a_host_that_does_not_answer(world: World) -> None:
     world.sshd.stop()
     with pytest.raises(HostNotReady):
         list(world.host().run(jobs("a")))
@@ -158,8 +154,40 @@ def test_the_endpoint_or_the_host_that_does_not_answer(world: World) -> None:
     world.served.stop()
     with pytest.raises(HostNotReady, match="nothing listens"):
         list(world.host().run(jobs("a")))
-    assert world.fleet.notes == ["unreachable"] * 3
+    assert world.fleet.notes == ["unreachable"] * 2
     wait_for(lambda: not transports(), what="every connection's end")
+
+
+@needs_sshd
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
+def test_an_endpoint_that_refuses_says_nothing_about_the_host(world: World, status: int) -> None:
+    """At its limit of 20 tunnels, say, an intact host must not be replaced."""
+    world.endpoint.status = status
+    with pytest.raises(HostNotReady, match=f"refused a tunnel .status {status}.") as refusal:
+        list(world.host().run(jobs("a")))
+    assert world.fleet.notes == []
+    assert refusal.value.is_fault is (status in (401, 403))
+    world.endpoint.status = None
+    assert results(world.host().run(jobs("a"))) == {"a": "classified"}
+
+
+@needs_sshd
+def test_the_tunnel_sends_no_pings(world: World) -> None:
+    """AWS's own client sends none, and an endpoint might not answer them."""
+    tunnel = Tunnel(
+        signed_url(world.endpoint.url, ENDPOINT_ID, "10.0.0.7", REGION, CREDENTIALS).replace("wss", "ws"),
+        time.monotonic() + 5,
+    )
+    assert tunnel._websocket.ping_interval is None
+    tunnel.close()
+
+
+@needs_sshd
+def test_an_endpoint_that_is_away_says_nothing_about_the_host(world: World) -> None:
+    world.endpoint.stop()
+    with pytest.raises(HostNotReady, match="does not answer"):
+        list(world.host().run(jobs("a")))
+    assert world.fleet.notes == []
 
 
 @needs_sshd
@@ -204,6 +232,12 @@ def transports() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if isinstance(thread, paramiko.Transport)]
 
 
+def test_a_tunnel_that_was_left_behind_ends_within_15_minutes() -> None:
+    """Ensure that tunnels left behind do not use up the endpoint's twenty."""
+    url = signed_url("wss://eice.example", ENDPOINT_ID, "10.0.0.7", REGION, CREDENTIALS)
+    assert dict(parse_qsl(urlsplit(url).query))["maxTunnelDuration"] == "900"
+
+
 def test_nobody_at_the_endpoints_address() -> None:
-    with pytest.raises(ConnectFailed):
+    with pytest.raises(EndpointRefused):
         Tunnel("ws://127.0.0.1:9/openTunnel", time.monotonic() + 5)

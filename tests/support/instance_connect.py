@@ -25,7 +25,7 @@ class Endpoint:
         self.target, self.endpoint_id = target, endpoint_id
         self.tunnels: list[ServerConnection] = []
         self.refusals: list[str] = []
-        self.closed = False
+        self.status: int | None = None  # with which every tunnel is refused
         self._server: Server = serve(
             self._carry, "127.0.0.1", 0, process_request=self._check, compression=None, max_size=None
         )
@@ -48,13 +48,13 @@ class Endpoint:
         self._thread.join(10)
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
-        problem = "closed" if self.closed else signature_problem(request.path, request.headers["Host"])
+        problem = signature_problem(request.path, request.headers["Host"])
         query = dict(parse_qsl(urlsplit(request.path).query))
         if query.get("instanceConnectEndpointId") != self.endpoint_id or query.get("remotePort") != "22":
             problem = problem or "another endpoint or port"
-        if problem:
-            self.refusals.append(problem)
-            return connection.respond(403, problem)
+        if problem or self.status:
+            self.refusals.append(problem or str(self.status))
+            return connection.respond(self.status or 403, problem or "")
         return None
 
     def _carry(self, tunnel: ServerConnection) -> None:
