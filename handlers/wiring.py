@@ -20,9 +20,12 @@ from pipeline.verdict import Release
 
 if TYPE_CHECKING:
     from ec2_runner.reach.fleet import Fleet
+    from ec2_runner.reach.lease import Lease
     from ec2_runner.reach.monitor import StackMonitor
     from ec2_runner.reach.observe import Observer
     from ec2_runner.reach.reaper import Reaper
+    from ec2_runner.reach.slot import Slot
+    from pipeline.aws.sqs import SqsQueue
     from pipeline.judge import Judge
     from pipeline.running.service import Service
     from pipeline.running.worker import Worker
@@ -127,7 +130,7 @@ def make_mirror(settings: Settings) -> "tuple[Mirror, SqliteIndex]":
     return Mirror(make_dynamo_index(settings), copy), copy
 
 
-def make_queue(settings: Settings) -> Queue | None:
+def make_queue(settings: Settings) -> "SqsQueue | None":
     """Build the queue that brings a job again; None in local mode, which has its own."""
     if settings.queue_url is None:
         return None
@@ -207,8 +210,15 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
 
     if settings.host == "ssh":
         return RemoteHost(SshRoute(settings), settings.worker_port, release, settings.worker_token)
-    route = Ec2Route(make_fleet(settings), store, settings, aws())
-    return RemoteHost(route, settings.worker_port, release, settings.worker_token)
+    routes = [Ec2Route(slot, store, settings, aws()) for slot in make_slots(settings)]
+    hosts = [RemoteHost(route, settings.worker_port, release, settings.worker_token) for route in routes]
+    if len(hosts) == 1:
+        return hosts[0]
+    from ec2_runner.reach.pool import Demand, Pool
+
+    queue = make_queue(settings)
+    assert queue is not None  # a stack has one
+    return Pool(list(hosts), Demand(queue, make_observer(settings, store), len(hosts)))
 
 
 class _Later:
@@ -231,14 +241,29 @@ class _Later:
 
 
 def make_fleet(settings: Settings) -> "Fleet":
-    """Build the fleet of the stack's EC2 instance."""
-    from ec2_runner.reach.fleet import Fleet, Placement
+    """Build the fleet of the stack's EC2 instances."""
+    from ec2_runner.reach.fleet import Fleet
+
+    return Fleet(aws().client("ec2"), settings.stack, settings.template_version)
+
+
+def make_slots(settings: Settings) -> "list[Slot]":
+    """Build the slots of the stack's hosts: as many as it may have at a time."""
+    from ec2_runner.reach.fleet import Placement
+    from ec2_runner.reach.slot import Slot
+
+    kinds, subnets = settings.instance_types, settings.subnets
+    markets = (True, False) if settings.spot else (False,)  # On-Demand where there is no Spot capacity
+    places = [Placement(subnet, kind, spot) for spot in markets for kind in kinds for subnet in subnets]
+    fleet = make_fleet(settings)
+    return [Slot(fleet, lease, places) for lease in _leases(settings)]
+
+
+def _leases(settings: Settings) -> "list[Lease]":
     from ec2_runner.reach.lease import Lease
 
-    lease = Lease(StackNames(settings.stack).lease, aws().client("dynamodb"))
-    kinds, subnets = settings.instance_types, settings.subnets
-    placements = [Placement(subnet, kind) for kind in kinds for subnet in subnets]
-    return Fleet(aws().client("ec2"), lease, settings.stack, placements)
+    table, client = StackNames(settings.stack).lease, aws().client("dynamodb")
+    return [Lease(table, client, slot) for slot in range(1, settings.max_hosts + 1)]
 
 
 def reaper() -> "Reaper":
@@ -246,8 +271,8 @@ def reaper() -> "Reaper":
     from ec2_runner.reach.reaper import Reaper
 
     settings = load_settings()
-    idle_seconds = settings.idle_minutes * 60
-    return Reaper(make_fleet(settings), make_store(settings), settings.host_role_id, idle_seconds)
+    fleet, store, idle_seconds = make_fleet(settings), make_store(settings), settings.idle_minutes * 60
+    return Reaper(fleet, _leases(settings), store, settings.host_role_id, idle_seconds)
 
 
 def make_observer(settings: Settings, store: Store) -> "Observer":

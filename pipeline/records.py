@@ -77,7 +77,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """Describe the state of the host; no sentence holds a key."""
+    """Describe the state of the host, or of all hosts together; no sentence holds a key."""
 
     state: HostState
     since: datetime | None = None  # when it entered that state, if known
@@ -88,6 +88,7 @@ class HostStatus:
     last_error: str | None = None  # message of a job that failed
     last_error_at: datetime | None = None
     detail: str = ""  # why the state is unknown
+    hosts: int = 1  # how many are not off
 
 
 @dataclass(frozen=True)

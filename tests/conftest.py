@@ -41,8 +41,16 @@ _FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "t
 _UNIT = "not whole"
 _WHOLE_FILES = {
     *("test_backfill_command", "test_backfill_ray", "test_bucket_commands", "test_bucket_page", "test_cli"),
-    *("test_deploy", "test_fleet", "test_host", "test_instance_connect", "test_monitor", "test_reaper"),
-    *("test_release", "test_remote", "test_stack", "test_status", "test_package", "test_sam_local"),
+    *("test_deploy", "test_host", "test_instance_connect", "test_monitor", "test_reaper", "test_slot"),
+    *(
+        "test_slots",
+        "test_release",
+        "test_remote",
+        "test_stack",
+        "test_status",
+        "test_package",
+        "test_sam_local",
+    ),
     *("test_figures", "test_fuzz", "test_guarded", "test_overlay", "test_populations", "test_site"),
     *("test_training", "test_api", "test_watch", "test_watch_faults", "test_mirror", "test_s3_faults"),
     *("test_sqs", "test_interleavings", "test_engine", "test_decode", "test_dicom_frames", "test_pointing"),

@@ -1,4 +1,4 @@
-"""Record which instance is the host: one item of a DynamoDB table, on which all handlers agree.
+"""Record which instance is the host of a slot: one item of a DynamoDB table, on which all handlers agree.
 
 A *generation* is one try to have a host. It fixes everything about its launch (the token that makes it happen
 once, subnet and type), so handlers that launch the same generation launch one instance. The *attempt* chooses
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 _T = TypeVar("_T")
-_ID = {"id": {"S": "host"}}
+_ID = "host"  # of the first slot; the others add their number
 _WHOLE = ("generation", "attempt", "losses", "starts")
 _OF_THE_HOST = (
     *("instance_id", "claimed_until", "launched_at", "unreachable_since", "unreachable_at", "suspect_since"),
@@ -56,14 +56,15 @@ class Holding:
 
 
 class Lease:
-    """Read and change the lease in the table `table`, through a low-level boto3 DynamoDB client."""
+    """Read and change the lease of a slot in the table `table`, through a low-level boto3 DynamoDB client."""
 
-    def __init__(self, table: str, client: "DynamoDBClient") -> None:
-        self._table, self._client = table, client
+    def __init__(self, table: str, client: "DynamoDBClient", slot: int = 1) -> None:
+        self._table, self._client, self.slot = table, client, slot
+        self._id = {"id": {"S": _ID if slot == 1 else f"{_ID}-{slot}"}}
 
     def read(self) -> Holding:
         """Return the item as it is now."""
-        answer = self._ask(self._client.get_item, Key=_ID, ConsistentRead=True)
+        answer = self._ask(self._client.get_item, Key=self._id, ConsistentRead=True)
         item = answer.get("Item", {}) if answer else {}
         known = {field.name: item[field.name] for field in fields(Holding) if field.name in item}
         return Holding(**{name: _value(name, typed) for name, typed in known.items()})
@@ -131,7 +132,7 @@ class Lease:
         return (
             self._ask(
                 self._client.update_item,
-                Key=_ID,
+                Key=self._id,
                 UpdateExpression=change,
                 ConditionExpression=condition,
                 ExpressionAttributeValues=typed,

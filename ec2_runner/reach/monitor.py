@@ -26,6 +26,8 @@ _STATES: dict[str, HostState] = {  # states of the host by those of an instance 
     "stopped": "off",
     "terminated": "off",
 }
+_LEADING: list[HostState] = ["busy", "ready", "starting", "stopping", "unknown", "off"]
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _NOT_YET = "The first status check is still running."
 _SILENT = "The host is running but does not report its status: `cxr status` shows where its log is."
 
@@ -62,10 +64,8 @@ class StackMonitor:
 
     def _host(self, now: datetime) -> HostStatus:
         try:
-            instance = self._observer.instance()
-            if instance is None:
-                return HostStatus("off")
-            return host_status(instance, self._observer.status(instance), now)
+            instances = self._observer.instances()
+            return together([host_status(one, self._observer.status(one), now) for one in instances])
         except Exception as error:  # noqa: BLE001  the page must not show an old state forever
             return HostStatus("unknown", detail=_why(error))
 
@@ -78,6 +78,23 @@ class StackMonitor:
         if wait is None or now - wait.at > _FIGURE:
             return QueueStatus(depth)
         return QueueStatus(depth, wait.at - timedelta(seconds=wait.seconds))
+
+
+def together(hosts: list[HostStatus]) -> HostStatus:
+    """Return one state for all hosts: that of the most active, with the work of all."""
+    if not hosts:
+        return HostStatus("off")
+    lead = min(hosts, key=lambda host: _LEADING.index(host.state))
+    troubled = max(hosts, key=lambda host: (host.last_error is not None, host.last_error_at or _NEVER))
+    return replace(
+        lead,
+        active=sum(host.active for host in hosts),
+        jobs_a_minute=sum(host.jobs_a_minute for host in hosts),
+        hosts=sum(host.state != "off" for host in hosts),
+        last_error=troubled.last_error,
+        last_error_at=troubled.last_error_at,
+        detail=next((host.detail for host in hosts if host.detail), ""),
+    )
 
 
 def host_status(instance: Instance, said: WorkerStatus | None, now: datetime) -> HostStatus:

@@ -1,4 +1,4 @@
-"""Observe a stack without changing it: its host, that host's reports, its queues."""
+"""Observe a stack without changing it: its hosts, their reports, its queues."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LIMIT = 100_000  # bytes of a host's report
 _MEASURED = timedelta(minutes=15)  # an older figure is out of date
+_FRESH = timedelta(minutes=2)  # a worker reports twice a minute
 _COUNTS: "dict[QueueAttributeNameType, str]" = {
     "ApproximateNumberOfMessages": "waiting",
     "ApproximateNumberOfMessagesNotVisible": "at work",
@@ -48,9 +49,9 @@ class Observer:
         self._sqs, self._cloudwatch = sqs, cloudwatch
         self._places: dict[str, str] = {}
 
-    def instance(self) -> Instance | None:
-        """Return the host in whatever state; None where there is none."""
-        return self._fleet.seen()
+    def instances(self) -> list[Instance]:
+        """Return the hosts that are not gone, those of the first slot first."""
+        return sorted(self._fleet.instances(), key=lambda instance: instance.slot)
 
     def place(self, instance: Instance) -> str | None:
         """Return the prefix of a host's objects; None before it wrote any."""
@@ -77,6 +78,12 @@ class Observer:
         look = self._sqs.get_queue_attributes
         found = ask("the queue", look, QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
         return {word: int(found[name]) for name, word in _COUNTS.items()}
+
+    def rates(self) -> list[float]:
+        """Return how many images each running host judged in the last minute, where it has said so lately."""
+        said = (self.status(one) for one in self.instances() if one.state == "running")
+        now = datetime.now(UTC)
+        return [float(status.jobs_a_minute) for status in said if status and now - status.at < _FRESH]
 
     def wait(self, now: datetime) -> Wait | None:
         """Return the longest wait for a host, as last measured; None where there was none lately.

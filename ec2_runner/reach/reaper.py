@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ec2_runner.reach.fleet import Fleet, Instance
 from ec2_runner.reach.identity import STATUS, place_of_host
-from ec2_runner.reach.lease import Holding
+from ec2_runner.reach.lease import Holding, Lease
 from pipeline.errors import CxrError, HostError, ObjectTooLarge, place_of
 from pipeline.ports import Store
 
@@ -48,12 +48,14 @@ class Reaper:
     def __init__(
         self,
         fleet: Fleet,
+        leases: list[Lease],
         store: Store,
         role_id: str,
         idle_seconds: float,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._fleet, self._store, self._role_id, self._now = fleet, store, role_id, now
+        """Take the leases of all slots; an instance that none of them holds is nobody's."""
+        self._fleet, self._leases, self._store, self._role_id, self._now = fleet, leases, store, role_id, now
         self._idle_seconds = idle_seconds + _MARGIN_SECONDS
 
     def reap(self) -> dict[str, Deed]:
@@ -63,11 +65,11 @@ class Reaper:
         """
         deeds: dict[str, Deed] = {}
         failures: dict[str, Exception] = {}
-        holding = self._fleet.lease.read()
+        held = {(holding := lease.read()).instance_id: (lease, holding) for lease in self._leases}
         instances = self._fleet.instances()
         for instance in instances:
             try:
-                deed = self._looked_after(instance, holding)
+                deed = self._looked_after(instance, *held.get(instance.id, (None, None)))
             except Exception as error:  # noqa: BLE001  one odd instance must not keep the others running
                 why = str(error) if isinstance(error, CxrError) else place_of(error)
                 log.error("the instance %s could not be looked after: %s", instance.id, why)
@@ -82,26 +84,26 @@ class Reaper:
             raise HostError(reason) from next(iter(failures.values()))
         return deeds
 
-    def _looked_after(self, instance: Instance, holding: Holding) -> Deed | None:
+    def _looked_after(self, instance: Instance, lease: Lease | None, holding: Holding | None) -> Deed | None:
         """Stop or end one instance if it is of no use; return what was done."""
-        if instance.id != holding.instance_id:
+        if lease is None or holding is None:
             if self._now() - instance.launched_at <= _BOOT_SECONDS:
                 return None
             self._fleet.terminate(instance)
             return "terminated"
-        if instance.state == "running" and self._is_useless(instance, holding.suspect_since):
+        if instance.state == "running" and self._is_useless(instance, lease, holding.suspect_since):
             self._fleet.stop(instance)
-            self._fleet.lease.clear_suspect(instance.id)
-            return "stopped"
+            lease.clear_suspect(instance.id)
+            return "terminated" if instance.is_spot else "stopped"
         return None
 
-    def _is_useless(self, instance: Instance, suspect_since: float) -> bool:
+    def _is_useless(self, instance: Instance, lease: Lease, suspect_since: float) -> bool:
         """Return whether the host had no work now, nor at a look some minutes ago."""
         if not self._looks_idle(instance):
             if suspect_since:
-                self._fleet.lease.clear_suspect(instance.id)
+                lease.clear_suspect(instance.id)
             return False
-        self._fleet.lease.note_suspect(instance.id, self._now())
+        lease.note_suspect(instance.id, self._now())
         return bool(suspect_since) and self._now() - suspect_since >= _SURE_SECONDS
 
     def _looks_idle(self, instance: Instance) -> bool:

@@ -10,7 +10,7 @@ from pipeline.errors import HostError, HostNotReady
 from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
 
-_BATCH_SECONDS = 80.0  # for a batch, including the connection: less than the function's 120
+BATCH_SECONDS = 80.0  # for a batch, including the connection: less than the function's 120
 _CONNECT_SECONDS = 20.0
 _RESTART_SECONDS = 30.0  # for a crashed worker to come back
 _LOOK_SECONDS = 0.25  # between checks for that
@@ -25,13 +25,22 @@ class RemoteHost:
         self._route, self._port, self._release, self._token = route, port, release, token
         self._connection: Connection | None = None
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    @property
+    def is_connected(self) -> bool:
+        """Return whether the connection is alive, as far as this end knows."""
+        return bool(self._connection and self._connection.is_alive)
+
+    def reach(self) -> None:
+        """Connect to the worker, if it is not connected; raise HostNotReady where that is impossible."""
+        self._stream(time.monotonic() + _CONNECT_SECONDS).close()
+
+    def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
         """Yield one outcome for each job, in the order in which they finish.
 
-        When the worker breaks off, the unanswered jobs are tried one by one: if one image of a batch ends the
-        worker, only that one fails.
+        `deadline` is that of the batch, on the monotonic clock. When the worker breaks off, the unanswered
+        jobs are tried one by one: if one image of a batch ends the worker, only that one fails.
         """
-        deadline = time.monotonic() + _BATCH_SECONDS
+        deadline = deadline or time.monotonic() + BATCH_SECONDS
         left = {job.key: job for job in jobs}
         alone = len(left) == 1
         try:
@@ -39,7 +48,7 @@ class RemoteHost:
                 del left[outcome.key]
                 yield outcome
         except StreamBroken:
-            if alone and self._connection and self._connection.is_alive:
+            if alone and self.is_connected:
                 raise  # so the worker broke off, at this job
             yield from self._one_by_one(left.values(), deadline)
 

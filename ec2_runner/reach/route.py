@@ -5,8 +5,9 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from ec2_runner.reach.fleet import Fleet, Instance
+from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.identity import READY, Identity, place_of_host
+from ec2_runner.reach.slot import Slot
 from ec2_runner.reach.ssh import (
     ConnectFailed,
     Connection,
@@ -64,11 +65,11 @@ class _NotPublished(HostError):
 
 
 class Ec2Route:
-    """Connect to the stack's instance through its Instance Connect Endpoint, with a key for one minute."""
+    """Connect to a slot's instance through the Instance Connect Endpoint, with a key for one minute."""
 
     def __init__(
         self,
-        fleet: Fleet,
+        slot: Slot,
         store: Store,
         settings: Settings,
         aws: Aws,
@@ -80,21 +81,21 @@ class Ec2Route:
         `user` is the user that the hosts' SSH accepts; `base` is the address of the endpoint, which AWS is
         asked for otherwise.
         """
-        self._fleet, self._store, self._settings, self._aws = fleet, store, settings, aws
+        self._slot, self._store, self._settings, self._aws = slot, store, settings, aws
         self._user, self._base = user, base
 
     def open(self, deadline: float) -> Connection:
         """Find or start the host, and connect to it."""
-        instance = self._fleet.host()
+        instance = self._slot.host()
         try:
             connection = self._connect(instance, self._identity(instance), deadline)
         except (ConnectFailed, NobodyListens, WrongHostKey, _NotPublished) as error:
-            self._fleet.unreachable(instance)
+            self._slot.unreachable(instance)
             is_fault = isinstance(error, WrongHostKey)
             raise HostNotReady(str(error), _BOOT_SECONDS, is_fault) from error
         except EndpointRefused as error:  # by which no host is judged, let alone replaced
             raise HostNotReady(str(error), _BOOT_SECONDS, error.is_fault) from error
-        self._fleet.reached(instance)
+        self._slot.reached(instance)
         return connection
 
     def _identity(self, instance: Instance) -> Identity:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.observe import Observer
 from ec2_runner.stack.cloudformation import StackState
 from ec2_runner.stack.upload import current_release
@@ -28,7 +29,7 @@ def report(
     yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
     yield f"release   {current_release(store) or 'none is uploaded: run `cxr deploy`'}"
-    yield from _host(seen, store)
+    yield from _hosts(seen, store)
     counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))
     oldest = f"the oldest has waited {wait.seconds:.0f} s" if wait else "no wait measured recently"
@@ -42,16 +43,18 @@ def report(
     yield from (f"  {verdict}" for verdict in _last_verdicts(store, index))
 
 
-def _host(seen: Observer, store: S3Store) -> Iterator[str]:
-    instance = seen.instance()
-    if instance is None:
+def _hosts(seen: Observer, store: S3Store) -> Iterator[str]:
+    instances = seen.instances()
+    if not instances:
         yield "host      none; the next job launches one"
-        return
-    if instance.state == "terminated":
-        yield f"host      {instance.id}: gone; the next job launches another"
-        return
+    for instance in instances:
+        yield from _one_host(instance, seen, store)
+
+
+def _one_host(instance: Instance, seen: Observer, store: S3Store) -> Iterator[str]:
     started = _short(datetime.fromtimestamp(instance.launched_at, UTC))
-    yield f"host      {instance.id}: {instance.state}, {instance.type}, started {started}"
+    kind = f"{instance.type} Spot" if instance.is_spot else instance.type
+    yield f"host      {instance.id}: {instance.state}, {kind}, started {started}"
     status, place = seen.status(instance), seen.place(instance)
     if status:
         yield (

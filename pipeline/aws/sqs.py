@@ -16,6 +16,7 @@ from pipeline.events import s3_event
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 _BATCH = 10  # most messages in a request
@@ -43,6 +44,16 @@ class SqsQueue:
                 for number, key in enumerate(batch)
             ]
             self._send(entries)
+
+    def backlog(self) -> int:
+        """Return about how many jobs wait, now or for a later delivery."""
+        names: list[QueueAttributeNameType] = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+        ]
+        look = self._client.get_queue_attributes
+        found = ask("the queue", look, QueueUrl=self._url, AttributeNames=names)["Attributes"]
+        return sum(int(found[name]) for name in names)
 
     def _send(self, entries: "list[SendMessageBatchRequestEntryTypeDef]") -> None:
         """Send the messages, and again those that SQS refused; it may accept only some of a request."""

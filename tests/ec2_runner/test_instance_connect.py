@@ -13,6 +13,7 @@ from botocore.credentials import Credentials
 
 from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.identity import Identity, place_of_host
+from ec2_runner.reach.pool import Pool
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import Ec2Route
 from ec2_runner.reach.ssh import fresh_key
@@ -20,6 +21,7 @@ from ec2_runner.reach.tunnel import EndpointRefused, Tunnel, signed_url
 from pipeline.aws.clients import Aws
 from pipeline.errors import HostNotReady
 from pipeline.settings import Settings
+from tests.ec2_runner.test_pool import Asked
 from tests.ec2_runner.test_remote import RELEASE, Echo, Served, jobs, needs_sshd, results
 from tests.support.fakes import MemoryStore
 from tests.support.instance_connect import Endpoint, InstanceConnectApi, signature_problem
@@ -31,7 +33,7 @@ CREDENTIALS = Credentials(ACCESS_KEY, SECRET)
 
 
 class OneHost:
-    """Play a fleet whose host runs; note what it is told."""
+    """Play a slot whose host runs; note what it is told."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -56,7 +58,7 @@ class World:
         self.sshd = Sshd(folder / "sshd", self.served.port)
         self.api = InstanceConnectApi(self.sshd)
         self.endpoint = Endpoint(self.sshd.port, ENDPOINT_ID)
-        self.fleet, self.store = OneHost(), MemoryStore()
+        self.slot, self.store = OneHost(), MemoryStore()
         self.publish(self.sshd.host_key)
         monkeypatch.setenv("AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT", self.api.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -76,7 +78,7 @@ class World:
             }
         )
         aws = Aws(REGION)
-        route = Ec2Route(self.fleet, self.store, settings, aws, USER, self.endpoint.url)  # type: ignore[arg-type]
+        route = Ec2Route(self.slot, self.store, settings, aws, USER, self.endpoint.url)  # type: ignore[arg-type]
         return RemoteHost(route, settings.worker_port, RELEASE)
 
     def stop(self) -> None:
@@ -102,7 +104,7 @@ def test_jobs_go_through_the_tunnel_with_a_key_that_is_new_each_time(world: Worl
     pushed = world.api.pushed
     assert [(push["InstanceId"], push["InstanceOSUser"]) for push in pushed] == [(INSTANCE, USER)] * 2
     assert len({push["SSHPublicKey"] for push in pushed}) == 2
-    assert world.fleet.notes == ["reached", "reached"]
+    assert world.slot.notes == ["reached", "reached"]
     assert not world.endpoint.refusals
 
 
@@ -119,12 +121,28 @@ def test_a_tunnel_that_is_cut_is_opened_again(world: World) -> None:
 
 
 @needs_sshd
+def test_two_hosts_share_a_batch_through_a_tunnel_each(world: World) -> None:
+    hosts = [world.host(), world.host()]
+    pool = Pool(list(hosts), Asked(12_000).demand(2))
+    names = [str(n) for n in range(32)]
+    for _ in range(2):
+        assert results(pool.run(jobs(*names))) == dict.fromkeys(names, "classified")
+    assert len(world.endpoint.tunnels) == 2
+    hosts[1].abandon()
+    assert results(pool.run(jobs(*names))) == dict.fromkeys(names, "classified")
+    world.sshd.stop()
+    with pytest.raises(HostNotReady):
+        list(pool.run(jobs(*names)))
+    pool.abandon()
+
+
+@needs_sshd
 def test_another_host_key_is_refused_and_rings(world: World) -> None:
     world.publish(fresh_key()[1])
     with pytest.raises(HostNotReady, match="key is not the one") as refusal:
         list(world.host().run(jobs("a")))
     assert refusal.value.is_fault
-    assert world.fleet.notes == ["unreachable"]
+    assert world.slot.notes == ["unreachable"]
     log = world.sshd.process.output()
     assert "Connection from" in log
     assert "Accepted" not in log
@@ -154,7 +172,7 @@ def test_a_host_that_does_not_answer(world: World) -> None:
     world.served.stop()
     with pytest.raises(HostNotReady, match="nothing listens"):
         list(world.host().run(jobs("a")))
-    assert world.fleet.notes == ["unreachable"] * 2
+    assert world.slot.notes == ["unreachable"] * 2
     wait_for(lambda: not transports(), what="every connection's end")
 
 
@@ -165,7 +183,7 @@ def test_an_endpoint_that_refuses_says_nothing_about_the_host(world: World, stat
     world.endpoint.status = status
     with pytest.raises(HostNotReady, match=f"refused a tunnel .status {status}.") as refusal:
         list(world.host().run(jobs("a")))
-    assert world.fleet.notes == []
+    assert world.slot.notes == []
     assert refusal.value.is_fault is (status in (401, 403))
     world.endpoint.status = None
     assert results(world.host().run(jobs("a"))) == {"a": "classified"}
@@ -187,7 +205,7 @@ def test_an_endpoint_that_is_away_says_nothing_about_the_host(world: World) -> N
     world.endpoint.stop()
     with pytest.raises(HostNotReady, match="does not answer"):
         list(world.host().run(jobs("a")))
-    assert world.fleet.notes == []
+    assert world.slot.notes == []
 
 
 @needs_sshd
@@ -197,7 +215,7 @@ def test_a_worker_that_died_behind_a_warm_connection_is_reported_to_the_fleet(wo
     world.served.stop()
     with pytest.raises(HostNotReady, match="nothing listens") as refusal:
         list(host.run(jobs("b")))
-    assert world.fleet.notes == ["reached", "unreachable"]
+    assert world.slot.notes == ["reached", "unreachable"]
     assert refusal.value.retry_after <= 10
 
 

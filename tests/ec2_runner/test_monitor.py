@@ -14,10 +14,10 @@ from moto import mock_aws
 from cxr import local
 from ec2_runner.host.agent import Publisher
 from ec2_runner.reach.fleet import Fleet, Instance
-from ec2_runner.reach.lease import Lease
-from ec2_runner.reach.monitor import StackMonitor, host_status
+from ec2_runner.reach.monitor import StackMonitor, host_status, together
 from ec2_runner.reach.observe import Observer
 from handlers import wiring
+from pipeline.aws.errors import AwsRefused
 from pipeline.aws.names import StackNames
 from pipeline.records import HostState, HostStatus, Job, Operations, Outcome, QueueStatus
 from pipeline.running.service import Service, WorkerState, WorkerStatus
@@ -25,7 +25,6 @@ from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine, InlineHost, MemoryStore, make_judge, make_ports
 from tests.support.machines import wait_for
-from tests.support.tables import make_table
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")
@@ -139,6 +138,25 @@ def test_the_states_of_a_stacks_host(
     assert bool(found.detail) is (state == "unknown")
 
 
+def test_several_hosts_are_shown_as_one() -> None:
+    launched = ago(hours=1).timestamp()
+    running = Instance("i-1", "running", "", launched)
+    failed = said("ready", ago(seconds=9), last_error="a defect of ours", last_error_at=ago(minutes=3))
+    hosts = [
+        host_status(Instance("i-0", "stopped", "", launched), None, NOW),
+        host_status(running, said("busy", ago(seconds=80)), NOW),
+        host_status(running, failed, NOW),
+        host_status(running, said("ready", ago(minutes=9)), NOW),  # silent
+    ]
+    seen = together(hosts)
+    assert (seen.state, seen.hosts, seen.active, seen.jobs_a_minute) == ("busy", 3, 6, 80)
+    assert seen.last_error == "a defect of ours"
+    assert "does not report" in seen.detail
+    assert together([]) == HostStatus("off")
+    assert together(hosts[:1]).hosts == 0
+    assert together(hosts[1:2]) == hosts[1]
+
+
 @dataclass
 class Stack:
     """Hold the parts of a stack that the monitor reads, and the monitor."""
@@ -152,10 +170,15 @@ class Stack:
     def launch(self) -> str:
         """Launch a running host and return its id."""
         ec2 = self.client("ec2")
-        made = ec2.run_instances(ImageId="ami-12c6146b", InstanceType="t3.medium", MinCount=1, MaxCount=1)
+        tags = [{"Key": "cxr:stack", "Value": "cxr-inbox"}]
+        made = ec2.run_instances(
+            ImageId="ami-12c6146b",
+            InstanceType="t3.medium",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
         instance: str = made["Instances"][0]["InstanceId"]
-        item = {"id": {"S": "host"}, "generation": {"N": "1"}, "instance_id": {"S": instance}}
-        self.client("dynamodb").put_item(TableName="cxr-inbox-lease", Item=item)
         return instance
 
     def say(self, instance: str, status: WorkerStatus) -> None:
@@ -175,12 +198,9 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with mock_aws():
         boto3.client("s3").create_bucket(Bucket="xrays")
-        make_table(boto3.client("dynamodb"), "cxr-inbox-lease", "id")
         boto3.client("sqs").create_queue(QueueName="cxr-inbox-jobs")
         store = S3Store("xrays", boto3.client("s3"))
-        fleet = Fleet(
-            boto3.client("ec2"), Lease("cxr-inbox-lease", boto3.client("dynamodb")), "cxr-inbox", []
-        )
+        fleet = Fleet(boto3.client("ec2"), "cxr-inbox")
         clients = boto3.client("sqs"), boto3.client("cloudwatch")
         yield Stack(store, StackMonitor(Observer(StackNames("cxr-inbox"), fleet, store, *clients)))
 
@@ -233,14 +253,23 @@ def test_the_queue_and_its_oldest(stack: Stack) -> None:
     assert abs(seen.oldest - (now - timedelta(minutes=12))) <= timedelta(minutes=1)  # CloudWatch's step
 
 
-def test_what_aws_refuses_is_unknown_and_says_why(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
-    stack.client("dynamodb").delete_table(TableName="cxr-inbox-lease")
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make EC2 refuse to describe instances, which moto never does."""
+
+    def describe(*_: object, **__: object) -> None:
+        raise AwsRefused("EC2", "AccessDenied")
+
+    monkeypatch.setattr(Fleet, "instances", describe)
+
+
+def test_what_aws_refuses_is_unknown_and_says_why(
+    stack: Stack, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch)
     for _ in range(2):
         seen = stack.look()
         assert (seen.host.state, seen.queue) == ("unknown", QueueStatus(0))
-        assert seen.host.detail.startswith(
-            "The lease table refused: ResourceNotFoundException (name the stack"
-        )
+        assert seen.host.detail == "EC2 refused: AccessDenied (these credentials lack a permission)."
     assert len(caplog.records) == 1  # said once
     stack.client("sqs").delete_queue(
         QueueUrl=stack.client("sqs").get_queue_url(QueueName="cxr-inbox-jobs")["QueueUrl"]
@@ -262,11 +291,13 @@ class Pauses(threading.Event):
         return len(self.seconds) > self.count
 
 
-def test_it_looks_at_once_and_rarely_while_nobody_answers(stack: Stack) -> None:
+def test_it_looks_at_once_and_rarely_while_nobody_answers(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fine = Pauses(2)
     stack.monitor.run(fine)
     assert fine.seconds == [0, 10, 10]
-    stack.client("dynamodb").delete_table(TableName="cxr-inbox-lease")
+    refuse(monkeypatch)
     refused = Pauses(4)
     stack.monitor.run(refused)
     assert refused.seconds == [0, 10, 20, 40, 60]

@@ -8,7 +8,7 @@ import pytest
 from ec2_runner.reach.identity import place_of_host
 from ec2_runner.reach.reaper import Deed, Reaper
 from pipeline.errors import HostError, StoreError
-from tests.ec2_runner.test_fleet import World, world
+from tests.ec2_runner.test_slot import World, world
 from tests.support.fakes import MemoryStore
 
 __all__ = ["world"]
@@ -21,8 +21,8 @@ class Watched:
     def __init__(self, world: World) -> None:
         self.world, self.store = world, MemoryStore()
         self.id = world.launched()
-        self.started = world.fleet().host().launched_at
-        self.reaper = Reaper(world.fleet(), self.store, "AROA", IDLE, world.clock)
+        self.started = world.slot().host().launched_at
+        self.reaper = Reaper(world.fleet(), [world.lease], self.store, "AROA", IDLE, world.clock)
 
     def at(
         self, minutes: float, said: float | None = None, job: float | None = None, active: int = 0
@@ -104,17 +104,17 @@ def test_an_instance_that_cannot_be_ended_does_not_keep_the_others_from_it(
     world = watched.world
     world.lease.retire(world.lease.read().generation)
     world.ec2.modify_instance_attribute(InstanceId=watched.id, DisableApiTermination={"Value": True})
-    other = world.fleet()._run(1, 0)["Instances"][0]["InstanceId"]
-    owned = world.fleet()._run(2, 0)["Instances"][0]["InstanceId"]
+    other = world.fleet().launch(world.places[0], 1, 1).id
+    owned = world.fleet().launch(world.places[0], 1, 2).id
     world.lease.hold(world.lease.read().generation, owned, world.clock.now)
     for _ in range(2):
         with pytest.raises(HostError, match=f"1 of .* {watched.id}"):
             watched.at(60)
         watched.started += 300
     assert watched.id in caplog.text
-    host = world.fleet().seen()
+    host = world.fleet().find(owned)
     assert host is not None
-    assert (host.id, host.state) == (owned, "stopped")
+    assert host.state == "stopped"
     assert sorted(world.states()) == ["running", "stopped", "terminated"]
     assert other not in caplog.text
 

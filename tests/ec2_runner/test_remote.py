@@ -203,7 +203,7 @@ def test_a_worker_that_asks_for_a_token_is_told_it() -> None:
 
 
 def test_a_silent_worker_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_BATCH_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "BATCH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = RemoteHost(PlainRoute(), silent.getsockname()[1], RELEASE)  # type: ignore[arg-type]
         clock = time.monotonic()

@@ -51,11 +51,6 @@ def put(cloud: Cloud, key: str, content: str | bytes) -> None:
     cloud.aws.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
 
 
-def hold(cloud: Cloud, instance: str) -> None:
-    item = {"id": {"S": "host"}, "generation": {"N": "1"}, "instance_id": {"S": instance}}
-    cloud.aws.client("dynamodb").put_item(TableName=f"{NAME}-lease", Item=item)
-
-
 def verdict(key: str) -> bytes:
     source = Source(bucket=BUCKET, key=key, etag="e", size=1)
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,7 +73,6 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
 
 def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     instance = deployed.launch()
-    hold(deployed, instance)
     moment = datetime(2026, 1, 1, 10, 0, 0, 123, UTC)
     status = WorkerStatus(
         state="busy",
@@ -113,9 +107,16 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     assert "worker" not in said
 
 
-def test_a_host_that_is_gone_is_said_to_be(deployed: Cloud) -> None:
-    hold(deployed, "i-0123456789abcdef0")
-    assert "host      i-0123456789abcdef0: gone; the next job launches another" in lines(deployed)
+def test_a_host_that_is_gone_is_not_shown(deployed: Cloud) -> None:
+    deployed.aws.client("ec2").terminate_instances(InstanceIds=[deployed.launch()])
+    assert "host      none; the next job launches one" in lines(deployed)
+
+
+def test_every_host_is_shown(deployed: Cloud) -> None:
+    found = {deployed.launch() for _ in range(3)}
+    assert {line.split()[1] for line in lines(deployed) if line.startswith("host ")} == {
+        f"{one}:" for one in found
+    }
 
 
 def test_queues_and_waiting_time(deployed: Cloud) -> None:
@@ -251,8 +252,8 @@ def test_what_is_missing_is_said_in_a_sentence(
 
 
 def test_what_aws_refuses_is_one_sentence(deployed: Cloud) -> None:
-    deployed.aws.client("dynamodb").delete_table(TableName=f"{NAME}-lease")
-    with pytest.raises(CxrError, match="the lease table refused: ResourceNotFoundException"):
+    deployed.aws.client("dynamodb").delete_table(TableName=f"{NAME}-index")
+    with pytest.raises(CxrError, match="the worklist's table refused: ResourceNotFoundException"):
         invoke("status")
 
 

@@ -25,6 +25,8 @@ ACTIONS = {  # a boto3 method, and what IAM asks for it
     "scan": {"dynamodb:Scan"},
     "send_message": {"sqs:SendMessage"},
     "send_message_batch": {"sqs:SendMessage"},
+    "get_queue_attributes": {"sqs:GetQueueAttributes"},
+    "get_queue_url": {"sqs:GetQueueUrl"},
     "describe_instances": {"ec2:DescribeInstances"},
     "describe_instance_status": {"ec2:DescribeInstanceStatus"},
     "describe_instance_connect_endpoints": {"ec2:DescribeInstanceConnectEndpoints"},
@@ -158,7 +160,9 @@ def test_hosts_come_from_the_launch_template_with_their_role_and_are_reached_on_
     for statement in policy("IngestRole"):
         for action in as_list(statement["Action"]):
             by_action.setdefault(action, []).append(statement.get("Condition", {}))
-    for condition in by_action["ec2:RunInstances"]:
+    *launches, spot = by_action["ec2:RunInstances"]
+    assert spot == {}  # for the request alone, which makes no host without the others
+    for condition in launches:
         assert condition["ArnEquals"]["ec2:LaunchTemplate"]["Fn::Sub"].endswith(
             "launch-template/${HostTemplate}"
         )

@@ -158,8 +158,10 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
     for name in [name for name in os.environ if name.startswith("CXR_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
-        monkeypatch.setenv(name, value if isinstance(value, str) else "20" if "MINUTES" in name else "x,y")
+        made = {"CXR_IDLE_MINUTES": "20", "CXR_MAX_HOSTS": "4", "CXR_SPOT": "true"}.get(name, "x,y")
+        monkeypatch.setenv(name, value if isinstance(value, str) else made)
     settings = load_settings()
+    assert (settings.max_hosts, settings.spot) == (4, True)
     assert (settings.bucket, settings.host) == ("x,y", "ec2")
     assert settings.subnets == settings.instance_types == ("x", "y")
 

@@ -15,7 +15,6 @@ from moto.cloudformation.models import ChangeSet as FakeChangeSet
 from rich.console import Console
 
 from ec2_runner.reach.fleet import Fleet
-from ec2_runner.reach.lease import Lease
 from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.deploy import DeployOptions, Plan, carry_out, make_plan
 from ec2_runner.stack.display import Display
@@ -121,8 +120,7 @@ class Cloud:
     @property
     def fleet(self) -> Fleet:
         """Return the hosts of the stack."""
-        lease = Lease(f"{NAME}-lease", self.aws.client("dynamodb"))
-        return Fleet(self.aws.client("ec2"), lease, NAME, [])
+        return Fleet(self.aws.client("ec2"), NAME)
 
     def deploy(
         self, build: Callable[[Architecture, Architecture], Bundle] | None = None, **options: Any

@@ -1,0 +1,252 @@
+"""Several hosts: how many the queue asks for, and how they share its jobs."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ec2_runner.reach.pool import Demand, Pool
+from pipeline.errors import HostError, HostNotReady, StoreError
+from pipeline.events import sqs_event
+from pipeline.intake import ingest
+from pipeline.judge import Judge
+from pipeline.records import Job, Outcome
+from tests.support.fakes import MemoryStore, make_judge, make_ports
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Machine:
+    """Play a host: answer jobs, slowly if need be, until it goes away."""
+
+    def __init__(self, seconds: float = 0, lives: float = float("inf"), judge: Judge | None = None) -> None:
+        self.seconds, self.lives, self.judge = seconds, lives, judge
+        self.is_connected = False
+        self.done: list[str] = []
+        self.boots: HostNotReady | threading.Event | None = None
+
+    def reach(self) -> None:
+        if isinstance(self.boots, HostNotReady):
+            raise self.boots
+        if self.boots:
+            assert self.boots.wait(20)
+        self.is_connected = True
+
+    def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+        assert deadline is not None
+        for job in jobs:
+            if len(self.done) >= self.lives:
+                self.is_connected = False
+                raise HostNotReady("EC2 interrupted it", 5)
+            time.sleep(self.seconds)
+            self.done.append(job.key)
+            if job.key == "poison":
+                raise HostError("the worker broke off")
+            yield self.judge.judge(job) if self.judge else Outcome(job.key, "classified")
+
+    def abandon(self) -> None:
+        self.is_connected = False
+
+
+class Asked:
+    """Play the queue and what measures the hosts."""
+
+    def __init__(self, waiting: int = 0, *rates: float) -> None:
+        self.waiting, self.measured, self.looks = waiting, list(rates), 0
+        self.now = 0.0
+
+    def backlog(self) -> int:
+        self.looks += 1
+        return self.waiting
+
+    def rates(self) -> list[float]:
+        return self.measured
+
+    def demand(self, most: int) -> Demand:
+        return Demand(self, self, most, lambda: self.now)
+
+
+def wanted(hosts: list[Machine], count: int) -> Pool:
+    return Pool(list(hosts), Asked(count * 6000).demand(len(hosts)))
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(str(number)) for number in range(count)]
+
+
+def results(found: Iterable[Outcome]) -> dict[str, str]:
+    answers = list(found)
+    assert len({answer.key for answer in answers}) == len(answers)
+    return {answer.key: answer.result for answer in answers}
+
+
+@pytest.mark.parametrize(
+    ("waiting", "rates", "hosts"),
+    [
+        (0, (), 1),
+        (6000, (), 1),  # before a rate is known: ten images a second for ten minutes
+        (6001, (), 2),
+        (100_000, (), 4),
+        (6000, (300, 300), 2),  # as measured, at the hosts that run
+        (6000, (100,), 4),
+        (6000, (0, 1200), 1),  # one that waits for work, or has just booted, is no measure
+        (6000, (0,), 1),
+    ],
+)
+def test_so_many_hosts_that_the_backlog_lasts_ten_minutes(
+    waiting: int, rates: tuple[float, ...], hosts: int
+) -> None:
+    asked = Asked(waiting, *rates)
+    demand = asked.demand(4)
+    demand.hosts()
+    asked.now = 100
+    assert demand.hosts() == hosts
+
+
+def test_a_rate_counts_after_a_while_of_work_alone() -> None:
+    """Else a host that judged five images in a quiet minute would look slow."""
+    asked = Asked(0, 30)
+    demand = asked.demand(8)
+    assert demand.hosts() == 1
+    asked.now, asked.waiting = 1000, 600
+    assert demand.hosts() == 1
+    asked.now = 1100
+    assert demand.hosts() == 2
+
+
+def test_the_queue_is_asked_four_times_a_minute_at_most() -> None:
+    asked = Asked(7000)
+    demand = asked.demand(4)
+    for second in range(60):
+        asked.now = second
+        demand.hosts()
+    assert asked.looks == 4
+
+
+def test_a_queue_that_does_not_answer_means_one_host() -> None:
+    class Silent(Asked):
+        def backlog(self) -> int:
+            raise StoreError("the queue did not answer")
+
+    assert Silent().demand(4).hosts() == 1
+
+
+def test_each_host_takes_as_much_as_it_can_do() -> None:
+    fast, slow = Machine(), Machine(0.05)
+    found = results(wanted([fast, slow], 2).run(jobs(64)))
+    assert found == {str(number): "classified" for number in range(64)}
+    assert len(fast.done) > len(slow.done) > 0
+
+
+def test_one_is_enough_for_little_work() -> None:
+    hosts = [Machine() for _ in range(4)]
+    assert len(results(wanted(hosts, 1).run(jobs(32)))) == 32
+    assert [len(host.done) for host in hosts] == [32, 0, 0, 0]
+
+
+def test_hosts_that_run_anyway_help_until_the_queue_is_empty() -> None:
+    hosts = [Machine(0.005) for _ in range(3)]
+    assert len(results(wanted(hosts, 3).run(jobs(32)))) == 32
+    before = len(hosts[2].done)
+    assert len(results(wanted(hosts, 1).run(jobs(32)))) == 32
+    assert len(hosts[2].done) > before
+    before = len(hosts[2].done)
+    assert len(results(wanted(hosts, 1).run(jobs(3)))) == 3  # and then they are left to power themselves off
+    assert len(hosts[2].done) == before
+
+
+def test_a_host_that_boots_holds_up_nobody_and_is_used_once_it_is_there() -> None:
+    first, second = Machine(0.001), Machine()
+    second.boots = threading.Event()
+    pool = wanted([first, second], 2)
+    for batch in range(3):
+        assert len(results(pool.run([Job(f"{batch}-{number}") for number in range(32)]))) == 32
+    assert len(first.done) == 96
+    assert threading.active_count() < 20  # one thread waits for it, not one for each batch
+    second.boots.set()
+    deadline = time.monotonic() + 10
+    while not second.done and time.monotonic() < deadline:
+        results(pool.run(jobs(32)))
+    assert second.done
+
+
+def test_the_jobs_of_a_host_that_goes_away_go_to_the_others() -> None:
+    hosts = [Machine(0.002), Machine(0.002, lives=11)]
+    assert results(wanted(hosts, 2).run(jobs(64))) == {str(number): "classified" for number in range(64)}
+    assert len(hosts[1].done) == 11
+
+
+def test_jobs_wait_when_every_host_goes_away_and_the_answers_before_that_count() -> None:
+    found: list[str] = []
+    outcomes = wanted([Machine(lives=5), Machine(lives=6)], 2).run(jobs(32))
+    with pytest.raises(HostNotReady, match="interrupted"):
+        found.extend(outcome.key for outcome in outcomes)
+    assert len(set(found)) == len(found) == 11
+
+
+def test_no_host_is_ready() -> None:
+    first, second = Machine(), Machine()
+    first.boots, second.boots = HostNotReady("it boots", 20), HostNotReady("no capacity", 120, is_fault=True)
+    with pytest.raises(HostNotReady) as wait:
+        list(wanted([first, second], 2).run(jobs(3)))
+    assert (str(wait.value) in ("it boots", "no capacity"), wait.value.retry_after) == (True, 20)
+    assert wait.value.is_fault
+
+
+def test_a_job_that_breaks_the_worker_fails_alone() -> None:
+    found = results(wanted([Machine()], 1).run([*jobs(3), Job("poison")]))
+    assert found == {"0": "classified", "1": "classified", "2": "classified", "poison": "failed"}
+
+
+def test_a_defect_of_ours_is_an_answer_too() -> None:
+    class Defect(Machine):
+        def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+            raise ZeroDivisionError
+            yield
+
+    assert set(results(wanted([Defect()], 1).run(jobs(3))).values()) == {"failed"}
+
+
+class Queued:
+    """Hold ten thousand jobs, and bring them in batches; a job that must wait comes again."""
+
+    def __init__(self, count: int) -> None:
+        self.keys = [f"inbox/{number}" for number in range(count)]
+        self.again = 0
+
+    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        self.keys += list(keys)
+        self.again += 1
+
+
+def test_ten_thousand_jobs_over_four_hosts_once_each_through_interruptions(tmp_path: Path) -> None:
+    """Spot Instances are interrupted on the way; two of the hosts come back, one does not."""
+    queue, store = Queued(10_000), MemoryStore()
+    store.objects.update(dict.fromkeys(queue.keys, b"P1"))
+    judge = make_judge(store)
+    hosts = [Machine(lives=lives, judge=judge) for lives in (float("inf"), 700, 1100, 1500)]
+    ports = replace(
+        make_ports(tmp_path, store),
+        host=wanted(hosts, 4),
+        queue=queue,
+    )
+    found: Counter[str] = Counter()
+    while queue.keys:
+        batch, queue.keys = queue.keys[:32], queue.keys[32:]
+        report = ingest(sqs_event("b", dict.fromkeys(batch, NOON)), ports)
+        found.update(outcome.result for outcome in report.outcomes)
+        for host in hosts[1:3]:
+            if len(host.done) == host.lives:
+                host.lives = float("inf")
+    assert found["classified"] == 10_000
+    assert set(found) <= {"classified", "waiting"}
+    assert sum(key.startswith("outbox/") and key.endswith(".json") for key in store.objects) == 10_000
+    done = Counter(key for host in hosts for key in host.done)
+    assert (len(done), set(done.values())) == (10_000, {1})
+    assert len(hosts[3].done) == 1500
+    assert all(len(host.done) > 300 for host in hosts)
