@@ -49,6 +49,7 @@ _PARTS = {
         "paramiko",
         "websockets",
     ): "AWS support is not installed: pip install 'cxr-inbox[aws]'",
+    ("highdicom", "pydicom", "pynetdicom"): "PACS support is not installed: pip install 'cxr-inbox[pacs]'",
     ("ray", "pyarrow"): "Ray is not installed: pip install 'cxr-inbox[ray]'",
     ("torch", "torchvision", "matplotlib", "sklearn", "onnx", "onnxscript", "safetensors"): (
         "training and evaluation support is not installed: pip install 'cxr-inbox[train]'"
