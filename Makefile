@@ -12,7 +12,8 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: help run test unit install-test system-packages lint types tests fuzz faults bench lambda clean
+.PHONY: help run test unit install-test system-packages lint types tests fuzz faults bench lambda invoke \
+	smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +104,13 @@ $(LIBRARIES): handlers/requirements.txt constraints.txt | .venv/runtime
 	@find $(LAMBDA) -depth -type d -name tests -exec rm -rf {} +
 	@rm -rf $(LAMBDA)/bin
 	@touch $@
+
+# Invoke a function as SAM does, in a container, with stand-ins for AWS and the host; docs/aws.md says more.
+invoke: .venv/tests $(SAM) ## invoke a function in a container: EVENT=file.json FUNCTION=name INBOX=folder
+	@$(BIN)/python -m events.invoke "$(EVENT)" --function "$(FUNCTION)" --inbox "$(INBOX)"
+
+smoke: .venv/tests $(SAM) ## invoke all five functions in containers, with the events in events/
+	@$(BIN)/python -m events.smoke
 
 clean: ## remove everything that was installed or built
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

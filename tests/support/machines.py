@@ -24,10 +24,10 @@ ACCESS_KEY, SECRET = "AKIATESTTESTTESTTEST", "a secret of the tests"
 REGION = "us-east-1"
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """Return a port that is not in use now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
@@ -39,10 +39,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "
         time.sleep(0.02)
 
 
-def listens(port: int) -> bool:
-    """Return whether anything listens on a loopback port."""
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Return whether anything listens on a port."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 class Process:
@@ -84,13 +84,22 @@ class Process:
         """Return everything that it has written."""
         return self.log.read_text(errors="replace")
 
+    def wait_until_listening(self, port: int, address: str, what: str, seconds: float = 20) -> None:
+        """Wait until it listens; otherwise end it, and raise AssertionError with what it has written."""
+        try:
+            wait_for(lambda: listens(port, address) or self.exit_code() is not None, seconds)
+            assert self.exit_code() is None
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f"{what} did not start:\n{self.output()[-3000:]}") from error
+
 
 class Sshd:
-    """Run OpenSSH's server on the loopback with its own host key; it forwards to one port only."""
+    """Run OpenSSH's server with its own host key, on the loopback; it forwards to one port only."""
 
-    def __init__(self, folder: Path, forward: int) -> None:
+    def __init__(self, folder: Path, forward: int, address: str = "127.0.0.1") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.port = folder, free_port()
+        self.folder, self.address, self.port = folder, address, free_port(address)
         self.authorized = folder / "authorized_keys"
         self.authorized.touch()
         key = folder / "host_key"
@@ -100,7 +109,7 @@ class Sshd:
             )
         self.host_key = key.with_suffix(".pub").read_text().strip()
         (folder / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {key}\nPidFile none\nUsePAM no\n"
+            f"ListenAddress {address}\nPort {self.port}\nHostKey {key}\nPidFile none\nUsePAM no\n"
             f"StrictModes no\nAuthorizedKeysFile {self.authorized}\nPermitRootLogin prohibit-password\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n"
             f"MaxStartups 100\nAllowTcpForwarding local\nPermitOpen 127.0.0.1:{forward}\nPermitTTY no\n"
@@ -113,7 +122,7 @@ class Sshd:
         """Start it again on the same port."""
         command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
         self.process = Process(command, self.folder / "sshd.log")
-        wait_for(lambda: listens(self.port), what="sshd")
+        self.process.wait_until_listening(self.port, self.address, "sshd")
 
     def stop(self) -> None:
         """Stop it and all its connections."""
@@ -175,12 +184,13 @@ class Supervised:
 class Moto:
     """Run moto's server in its own process."""
 
-    def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        self._process = Process(command, folder / "moto.log")
-        wait_for(lambda: listens(port), what="moto")
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        port = free_port(address)
+        self.url = f"http://{address}:{port}"
+        command = [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)]
+        images = {"MOTO_AMIS_PATH": str(ROOT / "tests" / "support" / "amis.json")}  # a few are read at once
+        self.process = Process(command, folder / "moto.log", {**os.environ, **images})
+        self.process.wait_until_listening(port, address, "moto")
 
     def reset(self) -> None:
         """Forget everything."""
@@ -189,7 +199,7 @@ class Moto:
 
     def stop(self) -> None:
         """Stop it."""
-        self._process.kill()
+        self.process.kill()
 
 
 class Lambda:
