@@ -1,6 +1,7 @@
 """Invoke one of the stack's functions in a container: `make invoke EVENT=events/s3_put.json`."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from events.answer import Answer, readable
 from events.engine import CannotRun
-from events.stage import Answer, Stage, functions, readable, stage
+from events.stage import Choice, Stage, functions, stage
 from pipeline.events import Change, Event, parse, s3_event
 from pipeline.names import is_verdict, verdict_key
 
@@ -23,13 +25,14 @@ def invoke_command(
     inbox: Annotated[str, typer.Option(help="Folder to fill the bucket's inbox with.")] = "",
 ) -> None:
     """Print the function's answer, and what it logged; exit code 1 if it failed."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up
     try:
         content = read_event(Path(event)) if event else None
         chosen = choose(function, content)
         if inbox and not Path(inbox).is_dir():
             raise CannotRun(f"INBOX: there is no folder {inbox}")
-        with stage(_say, Path(inbox) if inbox else None) as here:
+        with stage(Choice.of(os.environ), _say, Path(inbox) if inbox else None) as here:
             answer = invoke(here, chosen, content, event)
     except CannotRun as problem:
         _say(f"invoke: {problem}")

@@ -14,8 +14,9 @@ from typing import Any
 
 import typer
 
+from events.answer import Answer, readable
 from events.engine import CannotRun
-from events.stage import Answer, Stage, functions, readable, stage
+from events.stage import Choice, Stage, functions, stage
 from pipeline.events import s3_event
 from pipeline.names import OUTBOX, is_verdict, verdict_key
 
@@ -25,10 +26,11 @@ _LOST = "inbox/lost.jpeg"  # an X-ray whose deliveries all failed
 
 def main() -> int:
     """Run everything; return the exit code."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up
     began = time.monotonic()
     try:
-        with stage(lambda text: typer.echo(text, err=True)) as here:
+        with stage(Choice(), lambda text: typer.echo(text, err=True)) as here:
             good = [_shown(here, *run) for run in _runs(here)]
     except CannotRun as problem:
         typer.echo(f"smoke: {problem}", err=True)

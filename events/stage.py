@@ -28,6 +28,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from events.answer import Answer, answer_of
 from events.engine import CannotRun, Engine, find_engine
 from pipeline.aws.names import StackNames
 from tests.support.aws import ROOT, resources, sam, template
@@ -47,8 +48,6 @@ BUCKET, STACK = "cxr-inbox-example", "cxr-inbox"
 _SECONDS = 300  # for one invocation: the function's timeout, and SAM's start with its own layer of the image
 _WORKER_SECONDS = 120
 MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
-# How SAM's own lines begin, when all is well.
-_SAMS = ("START ", "END ", "REPORT ", "Invoking ", "Requested to skip", "Mounting ", "SAM_CONTAINER_ID: ")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KEY = "ssh_key"  # file in the functions' package
 
@@ -92,29 +91,6 @@ class Choice:
         return cls(aws, s3, bucket, given.get("CXR_STACK", STACK) if aws else STACK, ssh)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Hold what a function answered, and what it and SAM wrote meanwhile."""
-
-    value: Any
-    error: str | None  # why there is no answer, or the function's own error
-    log: str
-    seconds: float
-
-    @property
-    def function_seconds(self) -> float:
-        """Return the time in the function itself, as Lambda reports it; zero if it does not."""
-        found = re.search(r"^REPORT .*?\tDuration: ([\d.]+) ms", self.log, re.M)
-        return float(found[1]) / 1000 if found else 0.0
-
-    @property
-    def failures(self) -> list[str]:
-        """Return the results that mean a fault here: an image that got no verdict, or no host."""
-        found = self.value.get("outcomes", []) if isinstance(self.value, dict) else []
-        results = [outcome.get("result") for outcome in found if isinstance(outcome, dict)]
-        return [result for result in results if result in ("failed", "waiting")]
-
-
 class Stage:
     """Hold the running parts."""
 
@@ -149,8 +125,8 @@ class Stage:
             *("--template", str(self._folder / "template.json"), "--parameter-overrides", overrides),
             *(() if self._public else ("--invoke-image", self._image)),
         ]
-        environment = {
-            **self._env,
+        environment = {  # without our variables: SAM takes those of its own environment for the template's
+            **{name: value for name, value in self._env.items() if not name.startswith("CXR_")},
             **self._engine.environment,
             "SAM_CLI_TELEMETRY": "0",
             "SAM_SKIP_PULL_IMAGE": "1",
@@ -186,9 +162,13 @@ class Stage:
                     self._engine.run("rm", "--force", line.rsplit(maxsplit=1)[1])
 
     def diagnosis(self) -> str:
-        """Return the last lines that moto, the worker and the SSH server wrote."""
-        tails = {name: part.output().splitlines()[-15:] for name, part in self._parts.items()}
-        return "\n".join(f"{name}:\n  " + "\n  ".join(lines) for name, lines in tails.items() if lines)
+        """Return the last lines that moto, the worker and the SSH server wrote, without answered requests."""
+        parts = []
+        for name, part in self._parts.items():
+            lines = [line for line in part.output().splitlines() if not re.search(r'" [23]\d\d -$', line)]
+            state = "" if part.exit_code() is None else f", which ended with exit code {part.exit_code()}"
+            parts.append("\n  ".join([f"{name}{state}:", *lines[-15:]]))
+        return "\n".join(parts)
 
     def start(
         self, stack: ExitStack, listen: str, reach: str, inbox: Path, say: Callable[[str], None]
@@ -285,9 +265,8 @@ class Stage:
 
 
 @contextmanager
-def stage(say: Callable[[str], None], inbox: Path | None = None) -> Iterator[Stage]:
+def stage(choice: Choice, say: Callable[[str], None], inbox: Path | None = None) -> Iterator[Stage]:
     """Set the stage in a `with` block, with the files of a folder in the inbox; raise CannotRun."""
-    choice = Choice.of(os.environ)
     problem = missing(choice)
     if problem:
         raise CannotRun(problem)
@@ -339,46 +318,6 @@ def with_variables(package: Path, variables: Mapping[str, str]) -> dict[str, Any
     function["CodeUri"] = str(package)
     function["Environment"]["Variables"] |= variables
     return dict(content)
-
-
-def readable(log: str) -> list[str]:
-    """Return the lines of a log as a person would write them, with most of SAM's own left out."""
-    lines = []
-    for line in log.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            if line.startswith(_SAMS) or not line.strip():
-                continue
-            lines.append(line)
-            continue
-        if not isinstance(entry, dict):
-            lines.append(line)
-        elif "_aws" in entry:
-            metrics = [
-                one["Name"] for group in entry["_aws"]["CloudWatchMetrics"] for one in group["Metrics"]
-            ]
-            lines.append("figures: " + ", ".join(f"{name} {entry[name]}" for name in metrics))
-        else:
-            shown = [str(entry.get(name, "")) for name in ("level", "message", "exception")]
-            lines.append(" ".join(word for word in shown if word))
-    return lines
-
-
-def answer_of(out: str, code: int | None, log: str, seconds: float) -> Answer:
-    """Return the answer in SAM's output; `code` is its exit code, None where it did not end in time."""
-    if code is None:
-        return Answer(None, f"no answer in {_SECONDS} s", log, seconds)
-    last = out.strip().splitlines()[-1:] or [""]
-    try:
-        value = json.loads(last[0])
-    except ValueError:
-        why = f"SAM ended with exit code {code}" if code else "the function gave no answer"
-        return Answer(None, f"{why} {last[0]}".strip(), log, seconds)
-    if isinstance(value, dict) and "errorMessage" in value:
-        error = f"{value.get('errorType', 'error')}: {value['errorMessage']}"
-        return Answer(value, error, log, seconds)
-    return Answer(value, f"SAM ended with exit code {code}" if code else None, log, seconds)
 
 
 def _account(choice: Choice) -> dict[str, str]:

@@ -10,9 +10,10 @@ import pytest
 import typer
 
 from events import engine, stage
+from events.answer import Answer, answer_of, readable
 from events.engine import CannotRun, Engine, find_engine
 from events.invoke import choose, invoke_command, read_event
-from events.stage import Answer, Choice, functions, missing, readable, runtime, with_variables
+from events.stage import Choice, functions, missing, runtime, with_variables
 from pipeline.events import s3_event
 from tests.support.aws import ROOT, template
 from tests.support.hosts import make_command
@@ -275,7 +276,7 @@ def test_the_log_is_shown_as_a_person_would_write_it() -> None:
     ],
 )
 def test_an_answer_is_told_from_a_failure(out: str, code: int | None, error: str | None) -> None:
-    assert stage.answer_of(out, code, "", 1.0).error == error
+    assert answer_of(out, code, "", 300.0).error == error
 
 
 def test_of_the_outcomes_those_without_a_verdict_are_failures() -> None:
