@@ -52,7 +52,7 @@ def readable(log: str) -> list[str]:
             metrics = [
                 one["Name"] for group in entry["_aws"]["CloudWatchMetrics"] for one in group["Metrics"]
             ]
-            lines.append("figures: " + ", ".join(f"{name} {entry[name]}" for name in metrics))
+            lines.append("figures: " + ", ".join(f"{name} {_plain(entry[name])}" for name in metrics))
         else:
             shown = [str(entry.get(name, "")) for name in ("level", "message", "exception")]
             lines.append(" ".join(word for word in shown if word))
@@ -73,3 +73,8 @@ def answer_of(out: str, code: int | None, log: str, seconds: float) -> Answer:
         error = f"{value.get('errorType', 'error')}: {value['errorMessage']}"
         return Answer(value, error, log, seconds)
     return Answer(value, f"SAM ended with exit code {code}" if code else None, log, seconds)
+
+
+def _plain(figure: Any) -> str:
+    """Write a figure, or the figures of a list."""
+    return ", ".join(map(str, figure)) if isinstance(figure, list) else str(figure)

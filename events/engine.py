@@ -80,7 +80,7 @@ class Engine:
         obstacle = why_not_build()
         if obstacle:
             raise CannotRun(f"{public} cannot be fetched ({_reason(done)}), and not be built: {obstacle}")
-        say("no registry answers: building the image from Debian's packages (about two minutes, once)")
+        say("no registry answers: building the image from Debian's packages (minutes, once)")
         self._build(own, python, machine)
         return own
 

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from filelock import FileLock, Timeout
 
 from events.answer import Answer, answer_of
 from events.engine import CannotRun, Engine, find_engine
@@ -47,6 +48,7 @@ from tests.support.tables import FEED, make_table
 BUCKET, STACK = "cxr-inbox-example", "cxr-inbox"
 _SECONDS = 300  # for one invocation: the function's timeout, and SAM's start with its own layer of the image
 _WORKER_SECONDS = 120
+_BUILD_SECONDS = 900
 MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KEY = "ssh_key"  # file in the functions' package
@@ -334,20 +336,29 @@ def _account(choice: Choice) -> dict[str, str]:
 def _package(folder: Path) -> Path:
     """Build the functions' package, its libraries once; return a copy, to which this run adds its SSH key."""
     library = ROOT / "build" / "local"
-    target = f"LAMBDA_PLATFORM=manylinux2014_{'aarch64' if MACHINE == 'arm64' else MACHINE}"
-    make = [
-        "make",
-        "--no-print-directory",
-        "--assume-old=.venv/runtime",
-        f"BIN={Path(sys.executable).parent}",
-    ]
-    command = [*make, target, f"LAMBDA_PYTHON={runtime()}", f"LAMBDA={library.relative_to(ROOT)}", "lambda"]
+    platform_tag = f"manylinux2014_{'aarch64' if MACHINE == 'arm64' else MACHINE}"
+    variables = {
+        "BIN": str(Path(sys.executable).parent),
+        "LAMBDA": str(library.relative_to(ROOT)),
+        "LAMBDA_PLATFORM": platform_tag,
+        "LAMBDA_PYTHON": runtime(),
+    }
+    named = [f"{name}={value}" for name, value in variables.items()]
+    command = ["make", "--no-print-directory", "--assume-old=.venv/runtime", *named, "lambda"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise CannotRun(
-            "the functions' package was not built in 15 minutes: is the package index slow?"
-        ) from error
-    if done.returncode:
-        raise CannotRun(f"the functions' package cannot be built:\n{done.stderr.strip()[-2000:]}")
-    return Path(shutil.copytree(library, folder / "package", copy_function=os.link))
+        with FileLock(library.with_suffix(".lock"), timeout=_BUILD_SECONDS):  # another run may be building it
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_BUILD_SECONDS,
+                check=False,
+            )
+            if done.returncode:
+                raise CannotRun(f"the functions' package cannot be built:\n{done.stderr.strip()[-2000:]}")
+            return Path(shutil.copytree(library, folder / "package", copy_function=os.link))
+    except (subprocess.TimeoutExpired, Timeout) as error:
+        raise CannotRun(f"the functions' package was not built in {_BUILD_SECONDS} s") from error
