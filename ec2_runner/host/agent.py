@@ -14,7 +14,7 @@ from ec2_runner.host.server import create_app
 from ec2_runner.reach.identity import READY, STATUS, Identity, place_of_host
 from pipeline.errors import ConditionFailed, StoreError
 from pipeline.ports import Store
-from pipeline.running.service import Service
+from pipeline.running.service import Service, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")  # the key that an EC2 host
 
 _TICK_SECONDS = 1.0
 _PUBLISH_SECONDS = 30.0  # between reports while nothing changes
+_PAUSE_SECONDS = 10.0  # between any two reports: under load, the state changes every second
 _DRAIN_SECONDS = 5.0  # time for running jobs on shutdown; a batch takes about 1 s
 
 
@@ -50,6 +51,21 @@ class Publisher:
         except StoreError as error:
             log.warning("the host could not publish its state: %s", error)
         return False
+
+
+class Reports:
+    """Decide when to report a worker's state: soon after a change, the last at once, not too often."""
+
+    def __init__(self) -> None:
+        self._said, self._at = "", float("-inf")
+
+    def is_due(self, state: WorkerState, now: float) -> bool:
+        """Return whether to report this state now; then it counts as reported."""
+        pause = _PUBLISH_SECONDS if state == self._said else 0.0 if state == "stopping" else _PAUSE_SECONDS
+        if now - self._at < pause:
+            return False
+        self._said, self._at = state, now
+        return True
 
 
 def serve(
@@ -89,16 +105,14 @@ def serve(
 def _attend(
     service: Service, publisher: Publisher | None, identity: Identity | None, idle: timedelta | None
 ) -> None:
-    """Publish the service's state, at each change and at intervals, until it is closed, or idle."""
-    said, due = "", 0.0
-    closed = False
+    """Publish the service's state, soon after each change and at intervals, until it is closed, or idle."""
+    reports, closed = Reports(), False
     while True:
         if publisher and identity and publisher.publish(READY, identity.model_dump()):
             identity = None  # published
         status = service.status()
-        if publisher and (status.state != said or time.monotonic() > due):
+        if publisher and reports.is_due(status.state, time.monotonic()):
             publisher.publish(STATUS, status.model_dump(mode="json"))
-            said, due = status.state, time.monotonic() + _PUBLISH_SECONDS
         if closed:
             return
         closed = service.wait_closed(_TICK_SECONDS)

@@ -50,7 +50,6 @@ HOST_TYPES = {  # template.yaml's lists are written from these by docs/make.py
     "c7g.2xlarge": HostType(0.29, ("c6g.2xlarge",)),
 }
 _DISK = 0.08  # per gigabyte of gp3 and month: aws.amazon.com/ebs/pricing
-_SECRET = 0.40  # per month: aws.amazon.com/secrets-manager/pricing
 _ALARM = 0.10  # per month and metric that it watches: aws.amazon.com/cloudwatch/pricing
 _METRIC = 0.30  # per month: aws.amazon.com/cloudwatch/pricing
 _STORAGE = 0.023  # per gigabyte in S3 and month: aws.amazon.com/s3/pricing
@@ -103,7 +102,6 @@ def estimate(
     count = 1000
     rest = (
         _DISK_GB * _DISK
-        + _SECRET
         + _ALARMS * _ALARM
         + _METRICS * _METRIC
         + _RELEASES_GB * _STORAGE

@@ -6,6 +6,7 @@ queue, and the host updates itself.
 """
 
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_TYPE = "t3.medium"
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
+_LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
@@ -64,7 +66,7 @@ class Plan:
     idle_minutes: float
     functions: Architecture
     before: StackState | None
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict, repr=False)  # one of them is a secret
 
     @property
     def changes_type(self) -> bool:
@@ -88,6 +90,7 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         "NotificationEmail": options.email,
         "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
+        _LOG_KEY: None if _LOG_KEY in known else secrets.token_hex(24),
         **options.more,
         "BucketName": bucket,
         "CreateBucket": str(makes_bucket).lower(),

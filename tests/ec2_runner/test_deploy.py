@@ -1,5 +1,6 @@
 """`cxr deploy`: the order of its steps, repeated deploys, and earlier stacks."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -226,10 +227,44 @@ def test_the_functions_package_is_built_for_their_architecture(cloud: Cloud) -> 
         cloud.deploy(build, more={"FunctionArchitecture": "arm"})
 
 
+def test_the_log_key_is_made_once_and_shown_nowhere(cloud: Cloud) -> None:
+    plan = cloud.deploy()
+    first = _output(cloud, "LogKey")
+    assert len(first) >= 32
+    again = cloud.deploy(email="a@example.org")
+    assert "LogKey" not in again.parameters  # CloudFormation answers `****`, which must not become the key
+    assert _output(cloud, "LogKey") == first
+    assert first not in cloud.output.getvalue() + repr(plan)
+    cloud.deploy(more={"LogKey": "a key of my own, of some length"})
+    assert _output(cloud, "LogKey") == "a key of my own, of some length"
+
+
+def test_a_stack_of_before_gets_a_log_key(cloud: Cloud) -> None:
+    """Its key was in Secrets Manager, and its template had no such parameter."""
+    former = {name: part for name, part in stacks.TEMPLATE["Parameters"].items() if name != "LogKey"}
+    outputs = {name: part for name, part in stacks.TEMPLATE["Outputs"].items() if name != "LogKey"}
+    cloud.aws.client("cloudformation").create_stack(
+        StackName=stacks.NAME,
+        TemplateBody=json.dumps({**stacks.TEMPLATE, "Parameters": former, "Outputs": outputs}),
+        Parameters=[{"ParameterKey": "BucketName", "ParameterValue": BUCKET}],
+    )
+    cloud.deploy()
+    made = _output(cloud, "LogKey")
+    assert len(made) >= 32
+    cloud.deploy()
+    assert _output(cloud, "LogKey") == made
+
+
 def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:
     cloud.deploy()
     with pytest.raises(UsageError, match=f"has the bucket {BUCKET}"):
         cloud.deploy(bucket="another")
+
+
+def _output(cloud: Cloud, name: str) -> str:
+    state = cloud.stack.read()
+    assert state is not None
+    return state.outputs[name]
 
 
 def _foreign(cloud: Cloud) -> dict[str, Any]:

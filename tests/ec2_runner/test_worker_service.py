@@ -8,18 +8,19 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from ec2_runner.host.agent import Publisher, serve
+from ec2_runner.host.agent import Publisher, Reports, serve
 from ec2_runner.host.caller import user_of
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
 from ec2_runner.reach.identity import place_of_host
 from pipeline.records import Job, Outcome
-from pipeline.running.service import JobsRefused, Service, WorkerStatus
+from pipeline.running.service import JobsRefused, Service, WorkerState, WorkerStatus
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from tests.support.fakes import FakeEngine, InlineHost, MemoryStore, make_judge
@@ -351,3 +352,22 @@ def test_what_a_former_life_published_is_replaced() -> None:
     first.publish("status.json", {"n": 3})  # refused, and looked at again
     first.publish("status.json", {"n": 4})
     assert json.loads(store.objects["system/hosts/h/status.json"]) == {"n": 4}
+
+
+def test_a_state_that_changes_each_second_is_not_reported_each_second() -> None:
+    """Each report is a request that costs money, and a version that the bucket keeps."""
+    reports = Reports()
+    states: list[WorkerState] = ["ready", "busy"]
+    said = [second for second in range(600) if reports.is_due(states[second % 2], second)]
+    assert len(said) <= 61
+    assert max(later - earlier for earlier, later in pairwise(said)) <= 11
+
+
+def test_a_change_is_reported_at_once_where_it_is_the_first_for_a_while_and_where_it_is_the_last() -> None:
+    reports = Reports()
+    assert reports.is_due("ready", 0)
+    assert not any(reports.is_due("ready", second) for second in range(1, 30))
+    assert reports.is_due("ready", 30)
+    assert reports.is_due("busy", 41)
+    assert not reports.is_due("ready", 42)
+    assert reports.is_due("stopping", 43)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cfnlint.api import lint_file
 
+from ec2_runner.reach.identity import HOSTS
 from ec2_runner.stack import cost
 from pipeline.aws.names import StackNames
 from pipeline.settings import Settings, load_settings
@@ -51,6 +52,27 @@ def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
     denied = [(found["Effect"], found["Condition"]) for found in statements(policy["PolicyDocument"])]
     assert ("Deny", {"Bool": {"aws:SecureTransport": "false"}}) in denied
     assert {effect for effect, _ in denied} == {"Deny"}  # whom it lets in, the roles say
+
+
+def test_former_reports_of_hosts_are_deleted_soon_and_nothing_else_is() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    rules = [rule for rule in bucket["LifecycleConfiguration"]["Rules"] if "Fn::If" not in rule]
+    kept = {
+        rule.get("Prefix", ""): rule["NoncurrentVersionExpiration"]["NoncurrentDays"]
+        for rule in rules
+        if "NoncurrentVersionExpiration" in rule
+    }
+    assert kept == {"": 30, HOSTS: 1}
+
+
+def test_the_log_key_is_a_parameter_that_nobody_is_shown() -> None:
+    """A secret of Secrets Manager costs money each month, and was as readable in the settings."""
+    key = template()["Parameters"]["LogKey"]
+    assert key["NoEcho"] is True
+    assert "Default" not in key
+    assert globals_()["Environment"]["Variables"]["CXR_LOG_KEY"] == {"Ref": "LogKey"}
+    assert not resources("AWS::SecretsManager::Secret")
+    assert not any(output["Value"] == {"Ref": "LogKey"} for output in template()["Outputs"].values())
 
 
 def test_the_bucket_tells_the_right_queue() -> None:

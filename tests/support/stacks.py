@@ -36,8 +36,11 @@ _DEFAULTS = {
 }
 TEMPLATE = {
     "Parameters": {
-        name: {"Type": "String", **({} if default is None else {"Default": default})}
-        for name, default in _DEFAULTS.items()
+        **{
+            name: {"Type": "String", **({} if default is None else {"Default": default})}
+            for name, default in _DEFAULTS.items()
+        },
+        "LogKey": {"Type": "String", "NoEcho": True},
     },
     "Conditions": {"MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]}},
     "Resources": {
@@ -92,6 +95,7 @@ TEMPLATE = {
         "HostRoleId": {"Value": "AROAEXAMPLE"},
         "EventMapping": {"Value": {"Ref": "EventMapping"}},
         "IdleMinutes": {"Value": {"Ref": "IdleMinutes"}},
+        "LogKey": {"Value": {"Ref": "LogKey"}},  # only here, to see it
     },
 }
 
