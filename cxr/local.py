@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -17,7 +17,7 @@ from pipeline.errors import IngestFailed, StoreError, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
 from pipeline.names import printable, verdict_key
-from pipeline.records import Operations, QueueStatus
+from pipeline.records import Job, Operations, QueueStatus
 from pipeline.running.background import Background
 from pipeline.running.service import Service
 
@@ -41,6 +41,11 @@ class LocalContext(LambdaContext):
     def __init__(self) -> None:
         self._function_name = "local"
         self._aws_request_id = str(uuid.uuid4())
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        """Return a long time: nothing ends a function here."""
+        return 3_600_000
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,16 @@ class LocalQueue:
             self._tell(printable(key))
         self._queue(key, _Hint(removed, datetime.now(UTC)))
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        """Queue these keys again, to be delivered after `delay` seconds; see `ports.Queue`."""
-        for key in keys:
-            self._queue(key, _Hint(False, since), delay)
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        """Queue these jobs again, to be delivered after `delay` seconds; see `ports.Queue`."""
+        for job in jobs:
+            self._queue(job.key, _Hint(False, job.since or datetime.now(UTC), job.tries), delay)
+
+    def hasten(self, receipts: Mapping[str, float]) -> None:
+        """Do nothing: this queue brings each hint again by itself, and its messages have no receipts."""
+
+    def oldest_sent(self, now: datetime) -> None:
+        """Return None: this queue holds each key once, so that nothing has to be kept from it."""
 
     def status(self) -> QueueStatus:
         """Return how many hints are left, and since when the oldest waits."""
@@ -175,7 +186,7 @@ class LocalQueue:
         if hint.removed:
             ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
             return None, 0
-        event = sqs_event(bucket, {key: hint.since})
+        event = sqs_event(bucket, [Job(key, since=hint.since, tries=hint.tries)])
         outcomes = ingest.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
         failed = [item for item in outcomes if item["result"] == "failed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.errors import IndexNotReady, StoreError, UsageError
 from pipeline.names import INBOX, for_terminal
 
 if TYPE_CHECKING:
+    from pipeline.records import Job
     from pipeline.settings import Settings
 
 _LONGEST_JOB_SECONDS = 90.0  # the longest that a batch takes on a stack's host
@@ -137,8 +138,14 @@ class _Collected:
     def __init__(self) -> None:
         self.keys: list[str] = []
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        self.keys += keys
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        self.keys += (job.key for job in jobs)
+
+    def hasten(self, receipts: Mapping[str, float]) -> None:
+        """Do nothing: no message was taken."""
+
+    def oldest_sent(self, now: datetime) -> None:
+        """Return None: nothing waits here."""
 
 
 def _load_event(path: Path) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from pipeline.errors import IngestFailed
 from pipeline.events import Event
 from pipeline.intake import Report, ingest
 
+# Seconds before a failed message comes again: after its first delivery, and so on. SQS by itself would wait
+# for six times the function's timeout, which is meant for functions that died.
+_PAUSES = (20, 60, 240, 600)
+
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     """Take S3's notification in any of its shapes; send all its images to the host as one batch.
@@ -40,4 +44,19 @@ def _partial_response(event: Event, report: Report, context: LambdaContext) -> d
             raise IngestFailed(report.outcomes)
 
     processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-    return dict(process_partial_response(event, finish, processor, context))
+    answer: dict[str, Any] = dict(process_partial_response(event, finish, processor, context))
+    if queue := wiring.ports().queue:
+        failed = report.failed_messages
+        queue.hasten(
+            {
+                record["receiptHandle"]: _pause(record)
+                for record in event["Records"]
+                if record["messageId"] in failed and "receiptHandle" in record
+            }
+        )
+    return answer
+
+
+def _pause(record: Event) -> float:
+    received = int(record.get("attributes", {}).get("ApproximateReceiveCount", 1))
+    return _PAUSES[min(received, len(_PAUSES)) - 1]

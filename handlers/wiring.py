@@ -136,7 +136,8 @@ def make_queue(settings: Settings) -> "SqsQueue | None":
         return None
     from pipeline.aws.sqs import SqsQueue
 
-    return SqsQueue(settings.queue_url, aws().client("sqs"), settings.bucket or "")
+    sqs, bucket = aws().client("sqs"), settings.bucket or ""
+    return SqsQueue(settings.queue_url, sqs, bucket, lambda: aws().client("cloudwatch"))
 
 
 def find_queue(settings: Settings) -> Queue:

@@ -8,10 +8,12 @@ CxrError
 │   ├── ObjectTooLarge      the object exceeds the limit that the reader set
 │   ├── ObjectUnreadable    the object exists, but this process may not read it
 │   ├── KeyNotUsable        this store cannot hold an object of that name
+│   ├── NotQueued           the queue did not take some of the jobs
 │   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
 ├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
+│       └── HostNotDone     the host had no time left for the rest of the jobs, or broke off: send them again
 ├── StackError              AWS did not do what `cxr deploy`, `status` or `destroy` asked of it
 └── IngestFailed            some records of an event failed: the sender delivers the event again
 """
@@ -23,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from pipeline.records import ImageFacts, ObjectInfo, Outcome
+    from pipeline.records import ImageFacts, Job, ObjectInfo, Outcome
     from pipeline.verdict import ReasonCode
 
 
@@ -111,6 +113,14 @@ class KeyNotUsable(StoreError):
     """Report that this store cannot hold an object of that name."""
 
 
+class NotQueued(StoreError):
+    """Report jobs that the queue did not take; it took the others."""
+
+    def __init__(self, message: str, jobs: Sequence[Job]) -> None:
+        super().__init__(message)
+        self.jobs = list(jobs)
+
+
 class IndexNotReady(StoreError):
     """Report that the worklist cannot be read or written now; it repairs itself from the outbox."""
 
@@ -137,6 +147,19 @@ class HostNotReady(HostError):
     def __init__(self, message: str, retry_after: float = 30, is_fault: bool = False) -> None:
         super().__init__(message)
         self.retry_after, self.is_fault = retry_after, is_fault
+
+
+class HostNotDone(HostNotReady):
+    """Report that a host took jobs and has not finished them: its time was over, or it broke off.
+
+    `tried` are the keys that it had and did not answer; the other ones did not get to it.
+    """
+
+    def __init__(
+        self, message: str, retry_after: float, is_fault: bool = False, tried: Collection[str] = ()
+    ) -> None:
+        super().__init__(message, retry_after, is_fault)
+        self.tried = frozenset(tried)
 
 
 class StackError(CxrError):

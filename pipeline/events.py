@@ -7,13 +7,15 @@ ev-events.html.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
 from pipeline.names import INBOX, is_unfinished, is_verdict
+from pipeline.records import Job
 
 Event = dict[str, Any]
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
@@ -23,13 +25,14 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, O
 class Change:
     """Describe a key that was created or removed.
 
-    `message_id` identifies the SQS message that reported it; `since` is when the key was first asked for.
+    `message_id` identifies the SQS message that reported it; `since` and `tries` are those of its job.
     """
 
     key: str
     removed: bool = False
     message_id: str | None = None
     since: datetime | None = None
+    tries: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,27 @@ def s3_event(bucket: str, keys: list[str], removed: bool = False) -> Event:
     }
 
 
-def sqs_event(bucket: str, asked: Mapping[str, datetime]) -> Event:
-    """Build SQS messages as delivered, one for each key with the time of its request; for local mode."""
+def sqs_event(bucket: str, jobs: Iterable[Job]) -> Event:
+    """Build SQS messages as delivered, one for each job; for local mode."""
     return {
         "Records": [
             {
                 "messageId": str(number),
                 "eventSource": "aws:sqs",
-                "body": json.dumps(s3_event(bucket, [key])),
-                "messageAttributes": {"since": {"stringValue": since.isoformat(), "dataType": "String"}},
+                "body": json.dumps(s3_event(bucket, [job.key])),
+                "messageAttributes": {
+                    name: {"stringValue": value, "dataType": "String"} for name, value in noted(job).items()
+                },
             }
-            for number, (key, since) in enumerate(asked.items())
+            for number, job in enumerate(jobs)
         ]
     }
+
+
+def noted(job: Job) -> dict[str, str]:
+    """Return what a message notes about its job, besides the key."""
+    since = {"since": job.since.isoformat()} if job.since else {}
+    return {**since, "tries": str(job.tries)} if job.tries else since
 
 
 def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]:
@@ -135,7 +146,9 @@ def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
         yield Ignored("the message's body is not an event of S3", message_id)
         return
     for found in _records(body, message_id):
-        yield replace(found, since=_since(record)) if isinstance(found, Change) else found
+        if isinstance(found, Change):
+            found = replace(found, since=_since(record), tries=_tries(record))
+        yield found
 
 
 def _since(record: Event) -> datetime | None:
@@ -147,6 +160,16 @@ def _since(record: Event) -> datetime | None:
         return datetime.fromisoformat(record["messageAttributes"]["since"]["stringValue"]).astimezone(UTC)
     except _MALFORMED:
         return None
+
+
+def _tries(record: Event) -> int:
+    """Return how often the job of a message was tried: as `Queue.send` noted it, and with this message."""
+    tries = 0
+    with suppress(*_MALFORMED):
+        tries += max(0, int(record["attributes"]["ApproximateReceiveCount"]) - 1)
+    with suppress(*_MALFORMED):
+        tries += max(0, int(record["messageAttributes"]["tries"]["stringValue"]))
+    return tries
 
 
 def _from_s3(record: Event, message_id: str | None) -> Change | Ignored:

@@ -5,12 +5,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import HostError, HostNotReady, IngestFailed, StoreError, place_of
+from pipeline.errors import (
+    HostError,
+    HostNotDone,
+    HostNotReady,
+    IngestFailed,
+    NotQueued,
+    StoreError,
+    place_of,
+)
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import has_place, key_hash, printable, verdict_key
 from pipeline.ports import FullStore, Host, Index, Queue, Store
-from pipeline.records import Job, Outcome, Row
+from pipeline.records import Job, JobResult, Outcome, Row
 from pipeline.verdict import ReasonCode, Release, Verdict
 from pipeline.worklist.rows import shortened
 
@@ -26,6 +34,7 @@ _IN_THE_WAY = (
     " then drop the same file again."
 )
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
+_MOST_TRIES = 5  # of one job, like the deliveries of a message (template.yaml)
 
 CountFigure = Callable[[str, float], None]
 
@@ -68,15 +77,13 @@ def ingest(event: Event, ports: Ports) -> Report:
                     outcomes[change.key] = Outcome(change.key, "gone")
             except StoreError as error:
                 outcomes[change.key] = Outcome(change.key, "failed", str(error))
-    asked = {change.key: change.since or ports.now() for change in reversed(changes)}
-    jobs = [Job(key) for key in dict.fromkeys(change.key for change in changes) if key not in outcomes]
-    for outcome in _judge(jobs, asked, ports):
+    for outcome in _judge(_jobs(change for change in changes if change.key not in outcomes), ports):
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
         if outcome.result in ("classified", "rejected"):
             ports.count(outcome.result.capitalize(), 1)
-    again = [key for key, outcome in outcomes.items() if outcome.result in ("failed", "waiting")]
-    _note_waiting(again, ports.now(), ports, at_work=False)
+    failed = [key for key, outcome in outcomes.items() if outcome.result == "failed"]
+    _note_waiting(failed, ports.now(), ports, at_work=False)
     return _report(records, outcomes, ignored)
 
 
@@ -206,25 +213,39 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
     )
 
 
-def _judge(jobs: list[Job], asked: dict[str, datetime], ports: Ports) -> Iterator[Outcome]:
+def _jobs(changes: Iterable[Change]) -> list[Job]:
+    """Return one job for each key, with the longest wait and the most tries of its messages."""
+    jobs: dict[str, Job] = {}
+    for change in changes:
+        known = jobs.get(change.key, Job(change.key))
+        since = min(filter(None, (known.since, change.since)), default=None)
+        jobs[change.key] = replace(known, since=since, tries=max(known.tries, change.tries))
+    return list(jobs.values())
+
+
+def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
     """Run the jobs on the host, and show in the worklist that they are at work.
 
-    Where no host is ready, the queue brings the unanswered jobs again; without a queue they have failed.
+    Where no host is ready or has time, the queue brings the unanswered jobs again; without one they failed.
     """
     if not jobs:
         return
     since = ports.now()
-    _note_waiting([job.key for job in jobs], since, ports, at_work=True)
-    unanswered = dict.fromkeys(job.key for job in jobs)
+    unanswered = {job.key: job for job in jobs}
+    unseen = [job.key for job in jobs if job.since is None]  # the worklist does not show these as waiting
     try:
-        for outcome in ports.host.run(jobs):
+        outcomes = ports.host.run(jobs)  # asked first: to wait for a host is to change no row
+        unseen = list(unanswered)
+        _note_waiting(unseen, since, ports, at_work=True)
+        for outcome in outcomes:
             unanswered.pop(outcome.key, None)
             yield _settled(outcome, since, ports)
         detail = "the host gave no answer"
     except HostNotReady as error:
         detail = str(error)
         if ports.queue:
-            yield from _postpone(list(unanswered), asked, error, ports.queue, ports)
+            _note_waiting([key for key in unseen if key in unanswered], ports.now(), ports, at_work=False)
+            yield from _postpone(list(unanswered.values()), error, ports.queue, ports)
             return
     except HostError as error:
         detail = str(error)
@@ -242,25 +263,53 @@ def _note_waiting(keys: list[str], since: datetime, ports: Ports, at_work: bool)
         log.warning("the worklist does not show the waiting X-rays: %s", error)
 
 
-def _postpone(
-    keys: list[str], asked: dict[str, datetime], error: HostNotReady, queue: Queue, ports: Ports
-) -> Iterator[Outcome]:
-    """Queue these keys again, except those that have waited too long: these get a `failed` verdict."""
-    if not keys:
+def _postpone(jobs: list[Job], error: HostNotReady, queue: Queue, ports: Ports) -> Iterator[Outcome]:
+    """Queue these jobs again, except those that had enough time or tries: they get a `failed` verdict."""
+    if not jobs:
         return
     log.log(logging.ERROR if error.is_fault else logging.INFO, "no host: %s", error)
     ports.count("HostFault", float(error.is_fault))
     now = ports.now()
-    ports.count("OldestWaitingSeconds", max((now - asked[key]).total_seconds() for key in keys))
-    for key in keys:
+    later = [_after(job, error, now) for job in jobs]
+    ports.count("OldestWaitingSeconds", max((now - since).total_seconds() for _, since in later))
+    again: list[Job] = []
+    for job, since in later:
         try:
-            if now - asked[key] >= PATIENCE:
-                yield _give_up(key, "host_unavailable", _NO_HOST, ports)
+            if job.tries >= _MOST_TRIES:
+                yield _give_up(job.key, "internal", _GIVE_UP, ports)
+            elif now - since >= PATIENCE:
+                yield _give_up(job.key, "host_unavailable", _NO_HOST, ports)
             else:
-                queue.send([key], asked[key], error.retry_after)
-                yield Outcome(key, "waiting", str(error))
+                again.append(job)
         except StoreError as failure:
-            yield Outcome(key, "failed", str(failure))
+            yield Outcome(job.key, "failed", str(failure))
+    yield from _queue_again(again, str(error), error.retry_after, queue)
+
+
+def _after(job: Job, error: HostNotReady, now: datetime) -> tuple[Job, datetime]:
+    """Return the job for its next delivery, and since when it waits for a host.
+
+    While a host is at work, no job waits for one; and what the host did not answer counts as tried.
+    """
+    since = now if isinstance(error, HostNotDone) else job.since or now
+    tried = isinstance(error, HostNotDone) and job.key in error.tried
+    return replace(job, since=since, tries=job.tries + tried), since
+
+
+def _queue_again(jobs: list[Job], reason: str, delay: float, queue: Queue) -> Iterator[Outcome]:
+    """Send the jobs to the queue; those that it did not take have failed, so that their messages stay."""
+    if not jobs:
+        return
+    lost: dict[str, str] = {}
+    try:
+        queue.send(jobs, delay)
+    except NotQueued as error:
+        lost = dict.fromkeys((job.key for job in error.jobs), str(error))
+    except StoreError as error:
+        lost = dict.fromkeys((job.key for job in jobs), str(error))
+    for job in jobs:
+        result: JobResult = "failed" if job.key in lost else "waiting"
+        yield Outcome(job.key, result, lost.get(job.key, reason))
 
 
 def _settled(outcome: Outcome, since: datetime, ports: Ports) -> Outcome:

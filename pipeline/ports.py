@@ -4,7 +4,7 @@ The adapters are in `pipeline/store`, `pipeline/worklist`, `pipeline/aws`, `ec2_
 bring fakes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -56,8 +56,11 @@ class ArchiveSource(Store, Protocol):
 class FullStore(Store, Protocol):
     """Extend a store so that it can be compared with its worklist, and X-rays erased from it."""
 
-    def names(self, prefix: str) -> Iterator[Job]:
-        """Yield the names of all objects under a prefix, unread; with ETags where the listing has them."""
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects under a prefix; with `after`, those with greater keys; S3 sorts them."""
+
+    def names(self, prefix: str, after: str = "") -> Iterator[Job]:
+        """Yield the names of the same objects, unread; with ETags where the listing has them."""
 
     def holds(self, key: str) -> bool:
         """Return whether `purge` would find something to remove; former versions count, too."""
@@ -95,10 +98,11 @@ class Host(Protocol):
     """Judge jobs where the engine runs."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Yield one outcome for each job, in the order in which they finish.
+        """Return an iterator over one outcome for each job, in the order in which they finish.
 
-        Raises HostError when the host breaks off, HostNotReady when none is ready; unanswered jobs were not
-        done.
+        Raises HostNotReady at once when no host is ready; otherwise the jobs begin when the first outcome is
+        asked for. Then HostError says that the host broke off, HostNotReady that it takes no jobs now;
+        unanswered jobs were not done.
         """
 
     def abandon(self) -> None:
@@ -113,13 +117,19 @@ class Monitor(Protocol):
 
 
 class Queue(Protocol):
-    """Bring inbox keys to `ingest` later. Raises StoreError."""
+    """Bring jobs to `ingest` later. Raises StoreError."""
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        """Deliver these keys after `delay` seconds.
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        """Deliver these jobs after `delay` seconds, with their `since` and `tries`.
 
-        `since` is when they were first asked for; it comes back with them.
+        Raises NotQueued for those that it did not take.
         """
+
+    def hasten(self, receipts: Mapping[str, float]) -> None:
+        """Deliver messages again after so many seconds, by their receipts; never raises."""
+
+    def oldest_sent(self, now: datetime) -> datetime | None:
+        """Return a time before which nothing was sent that still waits; None where nothing waits at all."""
 
 
 class Index(Protocol):

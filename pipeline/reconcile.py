@@ -1,20 +1,36 @@
 """Catch lost notifications: queue the X-rays in the inbox that have no verdict.
 
 It compares three lists, those of the inbox, the outbox and the worklist, and reads only the verdicts for
-which the worklist differs from the outbox.
+which the worklist differs from the outbox. An X-ray whose message still waits in the queue is not lost: it
+is left alone until the queue has brought everything that was sent before. The worklist shows what is queued
+here as waiting, and the next look leaves that alone, too.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
-from pipeline.errors import IndexNotReady, StoreError
-from pipeline.intake import mark_source, record_verdict
-from pipeline.names import INBOX, OUTBOX, is_unfinished, is_verdict, printable
-from pipeline.ports import FullStore, Index, Queue
-from pipeline.records import ObjectInfo, Row
+from pipeline.errors import ConditionFailed, IndexNotReady, NotQueued, StoreError
+from pipeline.intake import PATIENCE, mark_source, record_verdict
+from pipeline.names import (
+    INBOX,
+    OUTBOX,
+    UNUSABLE,
+    inbox_key,
+    is_unfinished,
+    is_verdict,
+    printable,
+    verdict_key,
+)
+from pipeline.ports import FullStore, Index, Queue, Store
+from pipeline.records import Job, ObjectInfo, Row
 
 MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its way, or its job at work
+MOST_AT_ONCE = 100_000  # X-rays that one run of a function compares; they need about 100 MB
+_CHUNK = 1000  # keys that are queued together
+_BOOKMARK, _BOOKMARK_LIMIT = "system/reconcile.json", 10_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Reconciled:
     queued: int
     waiting: int
     oldest_seconds: float
+    after: str = ""  # a further look begins after this key; empty where this one came to the end
 
 
 def reconcile_inbox(
@@ -34,38 +51,51 @@ def reconcile_inbox(
     minimum_age: timedelta = MINIMUM_AGE,
     failed: bool = False,
     ignores: Callable[[str], bool] = is_unfinished,
+    after: str = "",
+    most: int | None = None,
+    seconds_left: Callable[[], float] = lambda: float("inf"),
 ) -> Reconciled:
     """Queue the objects that have no finished verdict of their bytes, and correct the worklist.
 
-    Its rows are corrected by the outbox, and its sources by the inbox. Objects younger than `minimum_age`, or
-    taken up since then, are left alone. So are verdicts that say `failed`, unless `failed` is set: otherwise
-    they would be tried for ever. Keys that `ignores` accepts are not judged. Raises StoreError. Needs memory
-    for a line of each row.
+    Its rows are corrected by the outbox, and its sources by the inbox. Objects younger than `minimum_age` are
+    left alone, and so are those whose job still waits, as far as the queue tells. So are verdicts that say
+    `failed`, unless `failed` is set: otherwise they would be tried for ever. Keys that `ignores` accepts are
+    not judged. Raises StoreError.
+
+    Compares at most `most` objects, those after the key `after`, in memory for a line of each, and ends early
+    when no seconds are left; `Reconciled.after` says where to go on. Both need a store that lists in order.
     """
     look = _Look(store, index, now, minimum_age, failed, ignores)
-    queue.send(look.due(), now)
-    look.mark_gone()
-    return Reconciled(look.queued, look.waiting, look.oldest_seconds)
+    look.read_queue(queue)
+    end = look.read_inbox(after, most, seconds_left)
+    look.read_outbox(after, end)
+    look.read_worklist(after, end)
+    is_done = look.correct(seconds_left) and look.send(queue, seconds_left)
+    return Reconciled(look.queued, look.waiting, look.oldest_seconds, end if is_done else after)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Hold the part of a worklist row that matters here."""
+def next_look(store: Store) -> str:
+    """Return the key after which the last look of `reconcile_inbox` ended; empty where it saw everything."""
+    found = store.get(_BOOKMARK, _BOOKMARK_LIMIT)
+    try:
+        return str(json.loads(found[1])["after"]) if found else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
 
-    etag: str | None  # as in the verdict
-    is_failed: bool
-    is_present: bool
-    waiting_since: datetime | None
 
-    @classmethod
-    def of(cls, row: Row) -> "_Known":
-        """Build from a worklist row."""
-        etag = row.etag if row.status else None
-        return cls(etag, row.status == "failed", row.source == "present", row.waiting_since)
+def note_next_look(store: Store, after: str) -> None:
+    """Keep for `next_look` where this look ended."""
+    found = store.head(_BOOKMARK)
+    if found is None and not after:
+        return
+    try:
+        store.put(_BOOKMARK, json.dumps({"after": after}).encode(), found.etag if found else None)
+    except ConditionFailed:
+        return  # another run knows better
 
 
 class _Look:
-    """Compare the whole inbox once."""
+    """Compare a part of the inbox once: that between two keys, or all of it."""
 
     def __init__(
         self,
@@ -78,69 +108,143 @@ class _Look:
     ) -> None:
         self._store, self._index, self._now = store, index, now
         self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
-        self._rows: dict[str, _Known] = {}
-        seen: dict[str, Row] = {}  # rows by the keys of their verdicts
-        for row in index.all():
-            self._rows[row.key] = _Known.of(row)
-            if row.verdict_key:
-                seen[row.verdict_key] = row
-        self._compare(seen)
+        self._inbox: dict[str, ObjectInfo] = {}  # by the keys of their rows; later only those without a row
+        self._outbox: dict[str, str | None] = {}  # ETags by the keys of verdicts; later those without a row
+        self._wrong: list[tuple[str, Row, ObjectInfo | None]] = []  # rows that do not show their verdict
+        self._wrong_sources: list[tuple[str, datetime]] = []
+        self._due: list[str] = []
         self.queued = self.waiting = 0
         self.oldest_seconds = 0.0
 
-    def _compare(self, seen: dict[str, Row]) -> None:
-        """Bring the rows in line with the outbox, which is listed after them."""
-        for job in self._store.names(OUTBOX):
-            if is_verdict(job.key):
-                row = seen.pop(job.key, None)
-                if row is None or job.etag not in (None, row.verdict_etag):
-                    self._record(job.key, row)
-        for key, row in seen.items():  # verdicts that were deleted
-            self._record(key, row)
+    def read_queue(self, queue: Queue) -> None:
+        """Ask the queue how far it is, before anything is listed."""
+        oldest = queue.oldest_sent(self._now)
+        self._brought_until = min(oldest or self._now, self._now)
+        # A job that waits for a host is sent again and again, and ends by itself if no message was lost.
+        self._wait = PATIENCE + self._minimum_age if oldest else self._minimum_age
 
-    def _record(self, verdict_key: str, before: Row | None) -> None:
+    def read_inbox(self, after: str, most: int | None, seconds_left: Callable[[], float]) -> str:
+        """List objects; return the last key where there may be more, else nothing."""
+        enough = seconds_left() * 2 / 3
+        for info in self._store.list(INBOX, after):
+            self._inbox[printable(info.key)] = info
+            is_full = most is not None and len(self._inbox) >= most
+            if is_full or (len(self._inbox) % _CHUNK == 0 and seconds_left() < enough):
+                return info.key
+        return ""
+
+    def read_outbox(self, after: str, end: str) -> None:
+        """List the verdicts of these objects."""
+        first = OUTBOX + after.removeprefix(INBOX) if after else ""
+        last = f"{OUTBOX}{end.removeprefix(INBOX)}.json" if end else ""
+        for job in self._store.names(OUTBOX, first):
+            if last and job.key > last and not job.key.startswith(UNUSABLE):
+                break  # what is left out by that is read again, and found to be right
+            if is_verdict(job.key) and _is_between(job.key, after, end):
+                self._outbox[job.key] = job.etag
+
+    def read_worklist(self, after: str, end: str) -> None:
+        """Compare each row with the lists, and drop from them what needs no more work."""
+        for row in self._index.all():
+            is_theirs = after < row.key and (not end or row.key <= end)
+            info = self._inbox.pop(row.key, None) if is_theirs else None
+            place = row.verdict_key or verdict_key(row.key)
+            if _is_between(place, after, end):
+                is_listed = place in self._outbox
+                etag = self._outbox.pop(place, None)
+                if is_listed != bool(row.verdict_key) or etag not in (None, row.verdict_etag):
+                    self._wrong.append((place, row, info))
+                    continue
+            if is_theirs:
+                self._compare(row, info)
+
+    def correct(self, seconds_left: Callable[[], float]) -> bool:
+        """Bring the rows in line; return whether there was time for all of them."""
+        for place, row, info in self._wrong:
+            if seconds_left() < 0:
+                return False
+            self._record(place, row, info)
+        for place in self._outbox:  # verdicts without a row
+            if seconds_left() < 0:
+                return False
+            self._record(place, None, None)
+        for key, waited in self._wrong_sources:
+            if seconds_left() < 0:
+                return False
+            if mark_source(key, self._store, self._index):
+                self._index.settle(printable(key), waited)
+        for info in self._inbox.values():
+            self._see(info, None)
+        return True
+
+    def send(self, queue: Queue, seconds_left: Callable[[], float]) -> bool:
+        """Queue what is due; return whether there was time for all of it."""
+        left = iter(self._due)
+        while keys := list(islice(left, _CHUNK)):
+            # Noted first: a host may have written the verdict before a later note.
+            self._index.wait(list(map(printable, keys)), self._now)
+            try:
+                queue.send([Job(key, since=self._now) for key in keys])
+            except NotQueued as error:
+                self.queued += len(keys) - len(error.jobs)
+                raise
+            self.queued += len(keys)
+            if seconds_left() < 0:
+                return self.queued == len(self._due)
+        return True
+
+    def _record(self, place: str, before: Row | None, info: ObjectInfo | None) -> None:
         """Bring one row up to date; an unreadable verdict counts as missing."""
         try:
-            row = record_verdict(verdict_key, self._store, self._index)
+            row = record_verdict(place, self._store, self._index)
         except IndexNotReady:
             raise
         except StoreError:  # concerns only this object
-            return
-        known = row or before
-        if known is None:
-            return
-        now = self._index.get(known.key)
-        self._rows.pop(known.key, None)
+            row = before
+        key = row.key if row else before.key if before else None
+        info = info or self._inbox.pop(key or "", None)
+        now = self._index.get(key) if key else None
         if now:
-            self._rows[now.key] = _Known.of(now if row else replace(now, status=None))
+            self._compare(now, info, has_verdict=row is not None)
+        elif info:
+            self._see(info, None)
 
-    def due(self) -> Iterator[str]:
-        """Yield the keys to be queued, while the inbox is listed."""
-        for info in self._store.list(INBOX):
-            known = self._rows.pop(printable(info.key), None)
-            if info.key.endswith("/") or self._ignores(info.key):
-                continue
-            if known and not known.is_present:
-                mark_source(info.key, self._store, self._index)
-            if self._is_due(info, known):
-                self.queued += 1
-                yield info.key
+    def _compare(self, row: Row, info: ObjectInfo | None, has_verdict: bool = True) -> None:
+        """Compare a row that shows its verdict with the object of its key."""
+        waited = row.waiting_since or self._now
+        if info is None:
+            if row.source == "present" or row.waiting_since:
+                self._wrong_sources.append((row.key, waited))
+            return
+        if row.source != "present":
+            self._wrong_sources.append((info.key, waited))
+        self._see(info, row, has_verdict)
 
-    def mark_gone(self) -> None:
-        """Mark the sources of rows whose key was not listed as gone; call it after `due`."""
-        for key, known in self._rows.items():
-            if (known.is_present or known.waiting_since) and mark_source(key, self._store, self._index):
-                self._index.settle(key, known.waiting_since or self._now)
-
-    def _is_due(self, info: ObjectInfo, known: _Known | None) -> bool:
+    def _see(self, info: ObjectInfo, row: Row | None, has_verdict: bool = True) -> None:
+        """Count an object, and note it where it is to be queued."""
+        if info.key.endswith("/") or self._ignores(info.key):
+            return
         age = max(self._now - info.modified, timedelta())  # a folder's times may lie in the future
-        if known is None or known.etag != info.etag:
+        is_current = row is not None and bool(row.status) and has_verdict and row.etag == info.etag
+        since = row.waiting_since if row else None
+        if not is_current:
             self.waiting += 1
             self.oldest_seconds = max(self.oldest_seconds, age.total_seconds())
-            since = known.waiting_since if known else None
-        elif known.waiting_since or (self._failed and known.is_failed):
-            since = known.waiting_since  # of a newer hint, whose job may be lost
+        elif row and not since and not (self._failed and row.status == "failed"):
+            return
+        if age < self._minimum_age:
+            return
+        if since:  # the queue brought it once: its job waits for a host, or a host has it
+            is_due = self._now - since >= self._wait
         else:
-            return False
-        is_at_work = since is not None and self._now - since < self._minimum_age
-        return age >= self._minimum_age and not is_at_work
+            is_due = self._now - age + self._minimum_age <= self._brought_until
+        if is_due:
+            self._due.append(info.key)
+
+
+def _is_between(place: str, after: str, end: str) -> bool:
+    """Return whether a verdict is of an X-ray between two keys; hashed names belong to the first look."""
+    if place.startswith(UNUSABLE):
+        return not after
+    key = inbox_key(place)
+    return after < key and (not end or key <= end)

@@ -19,6 +19,8 @@ class Job:
 
     key: str
     etag: str | None = None  # from a listing; saves a request where that object has its verdict
+    since: datetime | None = None  # since when it waits for a host; None where none was asked for it yet
+    tries: int = 0  # how often a host had it and did not answer; a job with tries is tried alone
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Outcome:
     """Report the result of a job.
 
     `failed` is worth another try; `gone` means that the object no longer exists; `waiting` that no host was
-    ready, and that the queue brings the job again; `given_up` that its verdict says `failed`.
+    ready, or had no time left, and that the queue brings the job again; `given_up` that its verdict says
+    `failed`.
     """
 
     key: str

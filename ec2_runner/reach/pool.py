@@ -6,11 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from ec2_runner.reach.remote import BATCH_SECONDS
-from pipeline.errors import CxrError, HostError, HostNotReady, place_of
+from pipeline.errors import CxrError, HostError, HostNotDone, HostNotReady, place_of
 from pipeline.records import Job, Outcome
 
 log = logging.getLogger(__name__)
@@ -103,17 +104,19 @@ class Pool:
         self._at_work: dict[int, threading.Thread] = {}
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Yield one outcome for each job, in the order in which they finish.
+        """Reach a host, then return an iterator over one outcome for each job, see `ports.Host`.
 
         Raises HostNotReady when no host is left for the jobs that are.
         """
-        batch = _Batch(list(jobs), time.monotonic() + BATCH_SECONDS)
+        tried_first = sorted(jobs, key=lambda job: -job.tries)
+        batch = _Batch(tried_first, time.monotonic() + BATCH_SECONDS)
         for number in self._chosen(len(batch.todo)):
             batch.hosts += 1
             work = threading.Thread(target=batch.work, args=(self._hosts[number],), daemon=True)
             self._at_work[number] = work
             work.start()
-        yield from batch.outcomes()
+        outcomes = batch.outcomes()
+        return outcomes if batch.is_reached() else iter(list(outcomes))  # the latter says why not
 
     def abandon(self) -> None:
         """Abort work in progress, by ending the connections."""
@@ -145,12 +148,20 @@ class _Batch:
         self.todo, self.hosts = deque(jobs), 0
         self._left, self._deadline = len(jobs), deadline
         self._said: SimpleQueue[Outcome | HostNotReady | None] = SimpleQueue()
+        self._reached: SimpleQueue[bool] = SimpleQueue()
+        self._begun = threading.Event()
+
+    def is_reached(self) -> bool:
+        """Wait until a host is reached; return False when none was."""
+        return any(self._reached.get() for _ in range(self.hosts))
 
     def work(self, host: Reachable) -> None:
         """Have one host do jobs until none is left, or it goes away."""
         end: HostNotReady | None = None
         try:
             host.reach()
+            self._reached.put(True)
+            self._begun.wait(max(self._deadline - time.monotonic(), 0))
             while share := self._share():
                 self._do(host, share)
         except HostNotReady as error:
@@ -159,10 +170,12 @@ class _Batch:
             end = HostNotReady(str(error) if isinstance(error, HostError) else place_of(error))
         finally:
             self._said.put(end)
+            self._reached.put(False)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes until every job has one; raise HostNotReady when no host is left."""
         ends: list[HostNotReady] = []
+        self._begun.set()
         try:
             while self._left:
                 if not self.hosts:
@@ -201,8 +214,9 @@ class _Batch:
             for outcome in host.run(share, self._deadline):
                 del left[outcome.key]
                 self._said.put(outcome)
-        except HostNotReady:
-            self.todo.extend(left.values())
+        except HostNotReady as error:
+            tried = error.tried if isinstance(error, HostNotDone) else ()
+            self.todo.extend(replace(job, tries=job.tries + (key in tried)) for key, job in left.items())
             raise
         except Exception as error:  # noqa: BLE001  the others must learn what became of these jobs
             why = str(error) if isinstance(error, HostError) else place_of(error)
@@ -215,4 +229,7 @@ def _together(ends: list[HostNotReady]) -> HostNotReady:
     if not ends:
         return HostNotReady("the hosts are being reached", 10)
     soon, is_fault = min(end.retry_after for end in ends), any(end.is_fault for end in ends)
+    at_work = [end for end in ends if isinstance(end, HostNotDone)]
+    if at_work:
+        return HostNotDone(str(at_work[0]), soon, is_fault, {key for end in at_work for key in end.tried})
     return HostNotReady(str(ends[0]), soon, is_fault)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from ec2_runner.reach.route import Route
 from ec2_runner.reach.ssh import ConnectFailed, Connection, NobodyListens
-from ec2_runner.reach.worker_client import ByteStream, StreamBroken, remaining, submit
-from pipeline.errors import HostError, HostNotReady
+from ec2_runner.reach.worker_client import ByteStream, OutOfTime, StreamBroken, remaining, submit
+from pipeline.errors import HostError, HostNotDone, HostNotReady
 from pipeline.records import Job, Outcome
 from pipeline.verdict import Release
 
@@ -35,22 +35,19 @@ class RemoteHost:
         self._stream(time.monotonic() + _CONNECT_SECONDS).close()
 
     def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
-        """Yield one outcome for each job, in the order in which they finish.
+        """Connect, then return an iterator over one outcome for each job, see `ports.Host`.
 
-        `deadline` is that of the batch, on the monotonic clock. When the worker breaks off, the unanswered
-        jobs are tried one by one: if one image of a batch ends the worker, only that one fails.
+        Jobs that were tried before come first, one by one, the one with the most tries at the head; then the
+        others together. So an image that ends the worker, or that never ends, fails alone. When the time is
+        over, HostNotDone is raised: the rest is to be sent again, and has not failed. `deadline` is that of
+        the batch, on the monotonic clock.
         """
         deadline = deadline or time.monotonic() + BATCH_SECONDS
-        left = {job.key: job for job in jobs}
-        alone = len(left) == 1
-        try:
-            for outcome in self._submit(list(left.values()), deadline):
-                del left[outcome.key]
-                yield outcome
-        except StreamBroken:
-            if alone and self.is_connected:
-                raise  # so the worker broke off, at this job
-            yield from self._one_by_one(left.values(), deadline)
+        if not self.is_connected:
+            self._connect(deadline)
+        taken = sorted(jobs, key=lambda job: -job.tries)
+        alone = [job for job in taken if job.tries or len(taken) == 1]
+        return self._judged(alone, taken[len(alone) :], deadline)
 
     def abandon(self) -> None:
         """Abort work in progress, by ending the connection."""
@@ -62,14 +59,68 @@ class RemoteHost:
             self._connection.close()
             self._connection = None
 
-    def _one_by_one(self, jobs: Iterable[Job], deadline: float) -> Iterator[Outcome]:
-        for job in jobs:
+    def _judged(self, alone: list[Job], others: list[Job], deadline: float) -> Iterator[Outcome]:
+        for number, job in enumerate(alone):
+            if number:
+                _check_time(deadline)
+                self._wait_for_worker(deadline)
+            yield self._tried_alone(job, deadline, is_first=not number)
+        if not others:
+            return
+        if alone:
+            _check_time(deadline)
+        left = {job.key: job for job in others}
+        try:
+            for outcome in self._submit(others, deadline):
+                del left[outcome.key]
+                yield outcome
+        except StreamBroken:
+            yield from self._suspects(left, deadline)
+        except OutOfTime as error:
+            raise HostNotDone(str(error), _SOON, tried=left) from error
+
+    def _tried_alone(self, job: Job, deadline: float, is_first: bool) -> Outcome:
+        """Return the outcome of a job that the worker has for itself; no answer is a failure of this job.
+
+        Raises HostNotReady while it was not given to a worker, HostNotDone when it had only a part of the
+        time.
+        """
+        try:
+            return self._answer(job, deadline)
+        except OutOfTime as error:
+            if not is_first:
+                raise HostNotDone(str(error), _SOON, tried=(job.key,)) from error
+            return Outcome(job.key, "failed", str(error))
+        except StreamBroken as error:
+            if self.is_connected:
+                return Outcome(job.key, "failed", str(error))  # the worker broke off, at this job
+        try:
+            self._wait_for_worker(deadline)
+            return self._answer(job, deadline)
+        except HostError as error:  # not sent again: nobody would count how often
+            return Outcome(job.key, "failed", str(error))
+
+    def _suspects(self, left: dict[str, Job], deadline: float) -> Iterator[Outcome]:
+        """Try the jobs of a batch that broke off one by one: one of them may have ended the worker.
+
+        Those that it does not get to are to be tried alone the next time.
+        """
+        for job in list(left.values()):
             try:
                 self._wait_for_worker(deadline)
-                yield from self._submit([job], deadline)
-            except (StreamBroken, HostNotReady) as error:
-                # Not postponed: the same batch would break off again, and nobody would count how often.
-                yield Outcome(job.key, "failed", str(error))
+                outcome = self._answer(job, deadline)
+            except StreamBroken as error:
+                outcome = Outcome(job.key, "failed", str(error))
+            except HostNotReady as error:
+                raise HostNotDone(str(error), error.retry_after, error.is_fault, left) from error
+            except OutOfTime as error:
+                raise HostNotDone(str(error), _SOON, tried=left) from error
+            del left[job.key]
+            yield outcome
+
+    def _answer(self, job: Job, deadline: float) -> Outcome:
+        (outcome,) = self._submit([job], deadline)
+        return outcome
 
     def _submit(self, jobs: list[Job], deadline: float) -> Iterator[Outcome]:
         """Do the same as `submit`; raise StreamBroken also when it ends without having answered all jobs."""
@@ -95,6 +146,8 @@ class RemoteHost:
             try:
                 self._stream(deadline).close()
                 return
+            except OutOfTime as error:
+                raise HostNotDone(str(error), _SOON) from error
             except HostNotReady:
                 if time.monotonic() + _LOOK_SECONDS > until:
                     raise
@@ -116,8 +169,7 @@ class RemoteHost:
                     self.close()
                 except ConnectFailed:
                     self.close()
-            self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
-            return self._connection.open(self._port)
+            return self._connect(deadline).open(self._port)
         except HostNotReady as error:
             if crashed:  # it is usually back soon
                 error.retry_after = min(error.retry_after, _SOON)
@@ -128,4 +180,15 @@ class RemoteHost:
             self.close()
             raise HostNotReady(str(error), _SOON) from error
         except TimeoutError as error:
-            raise HostError("the batch took too long") from error
+            raise OutOfTime("the batch took too long") from error
+
+    def _connect(self, deadline: float) -> Connection:
+        self.close()
+        self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
+        return self._connection
+
+
+def _check_time(deadline: float) -> None:
+    """Raise HostNotDone when so little time is left that a slow image might not be finished."""
+    if deadline - time.monotonic() < BATCH_SECONDS / 2:
+        raise HostNotDone("no time was left for the other jobs", _SOON)

@@ -23,6 +23,10 @@ class ByteStream(Protocol):
     def close(self) -> None: ...
 
 
+class OutOfTime(HostError):
+    """Report that the deadline came before every job was answered."""
+
+
 class StreamBroken(HostError):
     """Report that the worker's end fell silent, or broke off, before every job was answered."""
 
@@ -33,7 +37,7 @@ def submit(
     """Send jobs to a worker and yield its outcomes as they come; the stream is closed at the end.
 
     `deadline` is on the monotonic clock; `token` is the worker's secret, if it has one. Raises HostNotReady
-    when the worker takes no jobs, StreamBroken when it did not answer all of them.
+    when the worker takes no jobs, OutOfTime or StreamBroken when it did not answer all of them.
     """
     connection = _Connection(stream, deadline)
     try:
@@ -47,6 +51,10 @@ def submit(
             raise _refusal(response.status, response.read())
         for line in response:
             yield Outcome(**json.loads(line))
+    except TimeoutError as error:
+        if time.monotonic() < deadline:  # not ours: the network's
+            raise StreamBroken("the worker broke off (TimeoutError)") from error
+        raise OutOfTime("the batch took too long") from error
     except (OSError, EOFError, http.client.HTTPException, ValueError, TypeError) as error:
         raise StreamBroken(f"the worker broke off ({type(error).__name__})") from error
     finally:

@@ -206,9 +206,9 @@ class FolderStore:
             with self._lock(key), gone, beneath(self._root, parts) as place:
                 remove(place)
 
-    def names(self, prefix: str) -> Iterator[Job]:
+    def names(self, prefix: str, after: str = "") -> Iterator[Job]:
         """Yield all files under a prefix, see `ports.FullStore`; also links, which are not objects."""
-        return map(Job, keys(self.root, prefix))
+        return (Job(key) for key in keys(self.root, prefix) if key > after)
 
     def holds(self, key: str) -> bool:
         """Return whether there is such a file, or one in such a folder."""
@@ -223,11 +223,11 @@ class FolderStore:
             self.delete(one)
         return len(found)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects under a prefix; a file that cannot be read now is left out."""
-        for key in keys(self.root, prefix):
+        for job in self.names(prefix, after):
             with suppress(StoreError):
-                info = self.head(key)
+                info = self.head(job.key)
                 if info:
                     yield info
 

@@ -94,9 +94,9 @@ class S3Store:
         """Remove the object, if it exists."""
         _ask(self._client.delete_object, Bucket=self.bucket, Key=key)
 
-    def names(self, prefix: str) -> Iterator[Job]:
+    def names(self, prefix: str, after: str = "") -> Iterator[Job]:
         """Yield all objects under a prefix, see `ports.FullStore`, with the ETags of the listing."""
-        return (Job(info.key, info.etag) for info in self.list(prefix))
+        return (Job(info.key, info.etag) for info in self.list(prefix, after))
 
     def holds(self, key: str) -> bool:
         """Return whether there is a version or a delete marker of the object, see `ports.FullStore`."""
@@ -135,9 +135,11 @@ class S3Store:
                 raise StoreError(f"the bucket kept {len(errors)} versions: {errors[0].get('Code')}")
         return len(found)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield all objects under a prefix."""
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects under a prefix, in the order of their keys, see `ports.FullStore`."""
         request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        if after:
+            request["StartAfter"] = after
         while True:
             page = ask("the bucket", self._client.list_objects_v2, **request)
             for item in page.get("Contents", []):

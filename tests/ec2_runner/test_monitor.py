@@ -57,9 +57,9 @@ def test_a_worker_of_this_process_and_its_queue(tmp_path: Path, monkeypatch: pyt
         assert (look().host.state, look().queue) == ("ready", QueueStatus(0))
         begun = datetime.now(UTC)
         store.objects |= {"inbox/a": b"P", "inbox/b": b"boom"}
-        queue.send(["inbox/a"], begun - timedelta(hours=1))
+        queue.send([Job("inbox/a", since=begun - timedelta(hours=1))])
         queue.hint("inbox/b", False)
-        queue.send(["inbox/c"], begun, delay=3600)
+        queue.send([Job("inbox/c", since=begun)], delay=3600)
         wait_for(lambda: look().host.state == "busy")
         busy = look()
         assert busy.queue == QueueStatus(3, begun - timedelta(hours=1))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from ec2_runner.reach.pool import Demand, Pool
-from pipeline.errors import HostError, HostNotReady, StoreError
+from pipeline.errors import HostError, HostNotDone, HostNotReady, StoreError
 from pipeline.events import sqs_event
 from pipeline.intake import ingest
 from pipeline.judge import Judge
 from pipeline.records import Job, Outcome
-from tests.support.fakes import MemoryStore, make_judge, make_ports
+from tests.support.fakes import MemoryStore, SentJobs, make_judge, make_ports
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -212,15 +212,15 @@ def test_a_defect_of_ours_is_an_answer_too() -> None:
     assert set(results(wanted([Defect()], 1).run(jobs(3))).values()) == {"failed"}
 
 
-class Queued:
+class Queued(SentJobs):
     """Hold ten thousand jobs, and bring them in batches; a job that must wait comes again."""
 
     def __init__(self, count: int) -> None:
         self.keys = [f"inbox/{number}" for number in range(count)]
         self.again = 0
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        self.keys += list(keys)
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        super().send(jobs)
         self.again += 1
 
 
@@ -238,7 +238,7 @@ def test_ten_thousand_jobs_over_four_hosts_once_each_through_interruptions(tmp_p
     found: Counter[str] = Counter()
     while queue.keys:
         batch, queue.keys = queue.keys[:32], queue.keys[32:]
-        report = ingest(sqs_event("b", dict.fromkeys(batch, NOON)), ports)
+        report = ingest(sqs_event("b", [Job(key, since=NOON) for key in batch]), ports)
         found.update(outcome.result for outcome in report.outcomes)
         for host in hosts[1:3]:
             if len(host.done) == host.lives:
@@ -250,3 +250,37 @@ def test_ten_thousand_jobs_over_four_hosts_once_each_through_interruptions(tmp_p
     assert (len(done), set(done.values())) == (10_000, {1})
     assert len(hosts[3].done) == 1500
     assert all(len(host.done) > 300 for host in hosts)
+
+
+def test_no_job_begins_before_the_first_outcome_is_asked_for() -> None:
+    """Until then, the caller notes in the worklist that they are at work."""
+    host = Machine()
+    outcomes = wanted([host, Machine()], 2).run(jobs(4))
+    assert host.is_connected
+    time.sleep(0.1)
+    assert host.done == []
+    assert set(results(outcomes).values()) == {"classified"}
+
+
+def test_without_a_host_it_says_so_before_any_outcome_is_asked_for() -> None:
+    hosts = [Machine(), Machine()]
+    for host, pause in zip(hosts, (20, 5), strict=True):
+        host.boots = HostNotReady("it boots", pause)
+    with pytest.raises(HostNotReady, match="it boots") as refusal:
+        wanted(hosts, 2).run(jobs(4))
+    assert refusal.value.retry_after == 5
+
+
+def test_what_a_host_had_no_time_for_counts_as_tried_there() -> None:
+    class Late(Machine):
+        def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+            first, *rest = jobs
+            yield Outcome(first.key, "classified")
+            raise HostNotDone("it took too long", 10, tried=[job.key for job in rest])
+
+    host = Late()
+    outcomes = wanted([host], 1).run(jobs(4))
+    assert next(outcomes).key == "0"
+    with pytest.raises(HostNotDone) as late:
+        list(outcomes)
+    assert late.value.tried == {"1", "2", "3"}

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from ec2_runner.reach import remote
 from ec2_runner.reach.remote import RemoteHost
 from ec2_runner.reach.route import SshRoute
 from ec2_runner.reach.ssh import ConnectFailed, NobodyListens, connect, dial, fresh_key
-from ec2_runner.reach.worker_client import ByteStream, StreamBroken
-from pipeline.errors import HostNotReady, UsageError
+from ec2_runner.reach.worker_client import ByteStream
+from pipeline.errors import HostNotDone, HostNotReady, UsageError
 from pipeline.records import Job, Outcome
 from pipeline.settings import Settings
 from pipeline.verdict import Release
@@ -84,8 +85,7 @@ def test_of_a_batch_that_breaks_off_the_rest_is_tried_one_by_one(served: Served,
 
 def test_a_single_job_that_breaks_off_is_not_tried_again_here(served: Served, echo: Echo) -> None:
     host = RemoteHost(PlainRoute(), served.port, RELEASE)  # type: ignore[arg-type]
-    with pytest.raises(StreamBroken):
-        list(host.run(jobs("poison")))
+    assert results(host.run(jobs("poison"))) == {"poison": "failed"}
     assert len(echo.batches) == 1
 
 
@@ -107,10 +107,10 @@ def test_a_worker_that_restarts_is_waited_for(served: Served, echo: Echo) -> Non
     assert route.opened >= 4
 
 
-def test_a_worker_that_does_not_come_back_fails_the_rest(
+def test_a_worker_that_does_not_come_back_leaves_suspects(
     served: Served, echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQS must count these, or an image that kills every worker would postpone its batch forever."""
+    """Each is tried alone the next time; then the one that ends the worker fails, and SQS counts it."""
     monkeypatch.setattr(remote, "_RESTART_SECONDS", 0.1)
 
     class Gone(PlainRoute):
@@ -122,8 +122,23 @@ def test_a_worker_that_does_not_come_back_fails_the_rest(
 
     host = RemoteHost(Gone(), served.port, RELEASE)  # type: ignore[arg-type]
     echo.abort = lambda: (host.close(), served.break_off())  # type: ignore[assignment,func-returns-value]
-    found = results(host.run(jobs("poison", "b")))
-    assert found == {"poison": "failed", "b": "failed"}
+    with pytest.raises(HostNotDone, match="it starts") as broken:
+        list(host.run(jobs("poison", "b")))
+    assert broken.value.tried == {"inbox/poison", "inbox/b"}
+    tried = [replace(job, tries=1) for job in jobs("b", "poison", "c")]
+    back = RemoteHost(PlainRoute(), served.port, RELEASE)  # type: ignore[arg-type]
+    echo.abort = served.break_off
+    echo.batches.clear()
+    assert results(back.run(tried)) == {"b": "classified", "poison": "failed", "c": "classified"}
+    assert {len(batch) for batch in echo.batches} == {1}
+    last = RemoteHost(Gone(), served.port, RELEASE)  # type: ignore[arg-type]
+    echo.abort = lambda: (last.close(), served.break_off())  # type: ignore[assignment,func-returns-value]
+    outcomes = last.run(tried)
+    assert next(outcomes).key == "inbox/b"
+    assert next(outcomes) == Outcome("inbox/poison", "failed", "it starts")  # though the machine is gone, too
+    with pytest.raises(HostNotReady) as gone:
+        next(outcomes)
+    assert not isinstance(gone.value, HostNotDone)  # so the third job waits for a host, untried
 
 
 def test_who_takes_no_jobs_is_not_ready(served: Served) -> None:
@@ -207,8 +222,16 @@ def test_a_silent_worker_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = RemoteHost(PlainRoute(), silent.getsockname()[1], RELEASE)  # type: ignore[arg-type]
         clock = time.monotonic()
-        with pytest.raises(StreamBroken, match="TimeoutError"):
-            list(host.run(jobs("a")))
+        assert results(host.run(jobs("a"))) == {"a": "failed"}  # it had the whole time for itself
+        with pytest.raises(HostNotDone, match="too long") as late:
+            list(host.run(jobs("a", "b")))
+        assert late.value.tried == {"inbox/a", "inbox/b"}
+        known = [replace(job, tries=tries) for tries, job in enumerate(jobs("new", "once", "twice"))]
+        outcomes = host.run(known)
+        assert next(outcomes) == Outcome("inbox/twice", "failed", "the batch took too long")
+        with pytest.raises(HostNotDone, match="no time was left") as rest:
+            next(outcomes)
+        assert rest.value.tried == set()
         assert time.monotonic() - clock < 5
 
 

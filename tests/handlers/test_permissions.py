@@ -10,7 +10,7 @@ from botocore import xform_name
 from tests.support.aws import ROOT, as_list, resources, statements
 from tests.support.calls import Place, calls
 
-SERVICES = ("dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
+SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
 ACTIONS = {  # a boto3 method, and what IAM asks for it
     "get_object": {"s3:GetObject", "s3:ListBucket"},  # without the second, a missing object is a 403
     "head_object": {"s3:GetObject", "s3:ListBucket"},
@@ -25,8 +25,10 @@ ACTIONS = {  # a boto3 method, and what IAM asks for it
     "scan": {"dynamodb:Scan"},
     "send_message": {"sqs:SendMessage"},
     "send_message_batch": {"sqs:SendMessage"},
+    "change_message_visibility_batch": {"sqs:ChangeMessageVisibility"},
     "get_queue_attributes": {"sqs:GetQueueAttributes"},
     "get_queue_url": {"sqs:GetQueueUrl"},
+    "get_metric_statistics": {"cloudwatch:GetMetricStatistics"},
     "describe_instances": {"ec2:DescribeInstances"},
     "describe_instance_status": {"ec2:DescribeInstanceStatus"},
     "describe_instance_connect_endpoints": {"ec2:DescribeInstanceConnectEndpoints"},
@@ -41,6 +43,7 @@ LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 CONSUMES = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 TABLES = {"ec2_runner.reach.lease": "LeaseTable", "pipeline.worklist.dynamodb": "IndexTable"}
 KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # elsewhere `read` is that of S3's bodies
+ASKS_CLOUDWATCH = {"ReconcileFunction"}  # elsewhere `wait` is the worklist's, not the observer's
 HOST = ("ec2_runner.host.agent.Publisher", "pipeline.judge.Judge")
 SHELL = {
     "s3 cp": {"s3:GetObject", "s3:PutObject"},
@@ -98,6 +101,8 @@ def test_a_function_may_do_what_it_does_and_nothing_else(name: str) -> None:
     actions = needed(calls((function["Handler"],), methods()))
     if name not in KEEPS_THE_LEASE:
         actions = {(action, table) for action, table in actions if table != "LeaseTable"}
+    if name not in ASKS_CLOUDWATCH:
+        actions.discard(("cloudwatch:GetMetricStatistics", ""))
     consumes = any(event["Type"] == "SQS" for event in function["Events"].values())
     actions |= {(action, "") for action in LOGS | (CONSUMES if consumes else set())}
     assert granted(role) - actions == set(), "granted, and never used"
@@ -120,7 +125,10 @@ def test_no_role_has_more_than_it_names(role: str) -> None:
         assert statement["Effect"] == "Allow"
         assert not any("*" in action for action in actions)
         if statement["Resource"] == "*":
-            assert all(re.match(r"ec2:Describe\w+$", action) for action in actions)
+            assert all(
+                re.match(r"ec2:Describe\w+$", action) or action == "cloudwatch:GetMetricStatistics"
+                for action in actions
+            )
 
 
 @pytest.mark.parametrize("role", sorted(resources("AWS::IAM::Role")))
@@ -128,6 +136,8 @@ def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> No
     base = "arn:${AWS::Partition}:s3:::${BucketName}"
     reads = {"inbox/*", "outbox/*", "system/hosts/*"}
     writes = {"outbox/*"}
+    if role == "ReconcileRole":
+        reads, writes = {"inbox/*", "outbox/*", "system/reconcile.json"}, {"system/reconcile.json"}
     if role == "HostRole":
         own = "system/hosts/${!aws:userid}/*"
         reads, writes = {"inbox/*", "outbox/*", "system/releases/*", own}, {"outbox/*", own}

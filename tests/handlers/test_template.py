@@ -100,12 +100,12 @@ def test_only_the_bucket_may_send_to_the_queues() -> None:
         assert allowed["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
 
 
-def test_a_job_that_fails_three_times_goes_to_the_dead_letters() -> None:
+def test_a_job_that_fails_again_and_again_goes_to_the_dead_letters() -> None:
     queues = resources("AWS::SQS::Queue")
-    for name in ("Jobs", "Verdicts"):
+    for name, most in (("Jobs", 5), ("Verdicts", 3)):
         redrive = queues[f"{name}Queue"]["RedrivePolicy"]
         assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [f"{name}DeadQueue", "Arn"]}
-        assert redrive["maxReceiveCount"] == 3
+        assert redrive["maxReceiveCount"] == most
     assert all(queue["SqsManagedSseEnabled"] is True for queue in queues.values())
     assert all(queue["MessageRetentionPeriod"] == 14 * 86_400 for queue in queues.values())
 

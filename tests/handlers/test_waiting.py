@@ -1,6 +1,6 @@
 """Waiting for a host: jobs stay in the queue with their history, none is lost; after two hours they fail."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,13 +28,22 @@ class World:
     def __init__(self, ready_after: timedelta, pause: float = 20) -> None:
         self.now, self.pause = NOON, pause
         self.ready_at = NOON + ready_after
-        self.due: list[tuple[datetime, str, datetime]] = []  # when, key, since
+        self.due: list[tuple[datetime, str, Job]] = []  # when, key
         self.figures: list[tuple[str, float]] = []
         self.store = MemoryStore()
         self.judge = make_judge(self.store)
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        self.due += [(self.now + timedelta(seconds=delay), key, since) for key in keys]
+    def drop(self, *keys: str) -> None:
+        self.send([Job(key, since=self.now) for key in keys])
+
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        self.due += [(self.now + timedelta(seconds=delay), job.key, job) for job in jobs]
+
+    def hasten(self, receipts: Mapping[str, float]) -> None:
+        assert not receipts
+
+    def oldest_sent(self, now: datetime) -> datetime | None:
+        return min((when for when, *_ in self.due), default=None)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Boot a host."""
@@ -55,10 +64,10 @@ class World:
         """Deliver until nothing is queued; return the results in order."""
         results = []
         while self.due:
-            self.due.sort()
-            when, key, since = self.due.pop(0)
+            self.due.sort(key=lambda entry: entry[:2])
+            when, _, job = self.due.pop(0)
             self.now = max(self.now, when)
-            report = ingest(sqs_event("b", {key: since}), ports)
+            report = ingest(sqs_event("b", [job]), ports)
             assert not report.failed_messages  # nothing is left to SQS, whose patience is short
             results += [outcome.result for outcome in report.outcomes]
         return results
@@ -67,7 +76,7 @@ class World:
 def test_no_host_for_twenty_minutes(tmp_path: Path) -> None:
     world = World(timedelta(minutes=20))
     world.store.objects.update({f"inbox/{n}": b"P%d" % n for n in range(20)})
-    world.send(list(world.store.objects), NOON)
+    world.drop(*world.store.objects)
     results = world.play(world.ports(tmp_path))
     assert results.count("classified") == 20
     assert set(results) == {"waiting", "classified"}
@@ -80,7 +89,7 @@ def test_no_host_for_twenty_minutes(tmp_path: Path) -> None:
 def test_no_host_for_two_hours(tmp_path: Path) -> None:
     world = World(timedelta(hours=3))
     world.store.objects["inbox/a"] = b"P1"
-    world.send(["inbox/a"], NOON)
+    world.drop("inbox/a")
     assert world.play(world.ports(tmp_path))[-1] == "given_up"
     verdict = read_verdict(world.store, verdict_key("inbox/a")).verdict
     assert verdict is not None
@@ -89,7 +98,7 @@ def test_no_host_for_two_hours(tmp_path: Path) -> None:
     assert "cxr reconcile --failed" in verdict.reason.message
     assert world.figures.count(("Failed", 1)) == 1
     world.now = world.ready_at
-    world.send(["inbox/a"], world.now)  # dropped again
+    world.drop("inbox/a")  # again
     assert world.play(world.ports(tmp_path)) == ["classified"]
 
 
@@ -105,10 +114,10 @@ class Lambda(World):
         self.chain = 0  # sends in a row that led to the call at work; a message takes it along
         self.ended: list[str] = []
 
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.chain += 1
         assert 0 <= delay <= 900, "SQS delays a message by up to 15 minutes"
-        super().send(keys, since, delay)
+        super().send(jobs, delay)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         self.now += timedelta(seconds=self.CALL_SECONDS)
@@ -120,9 +129,9 @@ class Lambda(World):
             if self.chain >= self.LOOP and self.loops != "Allow":
                 self.ended += [key for _, key, _ in self.due]  # to the dead letters
                 break
-            when, key, since = self.due.pop()
+            when, _, job = self.due.pop()
             self.now = max(self.now, when)
-            results += [outcome.result for outcome in ingest(sqs_event("b", {key: since}), ports).outcomes]
+            results += [outcome.result for outcome in ingest(sqs_event("b", [job]), ports).outcomes]
         return results
 
 
@@ -134,7 +143,7 @@ def test_a_job_is_sent_again_until_the_host_is_there_or_two_hours_are_over(
     function = resources("AWS::Serverless::Function")["IngestFunction"]
     world = Lambda(timedelta(minutes=minutes), function.get("RecursiveLoop", "Terminate"))
     world.store.objects["inbox/a"] = b"P1"
-    world.send(["inbox/a"], NOON)
+    world.drop("inbox/a")
     world.chain = 0  # S3 sent this one
     results = world.play(world.ports(tmp_path))
     assert world.ended == [], f"Lambda ended the chain after {world.chain} sends"
@@ -150,7 +159,7 @@ def test_a_function_that_may_not_loop_would_lose_a_job_during_a_first_boot(tmp_p
     """Ensure that the test above does not pass on nothing."""
     world = Lambda(timedelta(minutes=6), "Terminate")
     world.store.objects["inbox/a"] = b"P1"
-    world.send(["inbox/a"], NOON)
+    world.drop("inbox/a")
     world.chain = 0
     assert "classified" not in world.play(world.ports(tmp_path))
     assert world.ended == ["inbox/a"]
@@ -159,7 +168,7 @@ def test_a_function_that_may_not_loop_would_lose_a_job_during_a_first_boot(tmp_p
 def test_hours_in_the_queue_before_the_first_try_are_no_wait_for_a_host(tmp_path: Path) -> None:
     world = World(timedelta(minutes=1))
     world.store.objects["inbox/a"] = b"P1"
-    event = sqs_event("b", {"inbox/a": NOON})
+    event = sqs_event("b", [Job("inbox/a", since=NOON)])
     (message,) = event["Records"]
     del message["messageAttributes"]
     sent = NOON - timedelta(hours=3)
@@ -182,7 +191,7 @@ def test_a_host_that_goes_away_after_some_answers(tmp_path: Path) -> None:
                 if len(calls) == 1:
                     raise HostNotReady("it switches itself off", 30)
 
-    report = ingest(sqs_event("b", {"inbox/a": NOON, "inbox/b": NOON}), world.ports(tmp_path, Leaving()))
+    report = ingest(sqs_event("b", [Job("inbox/a"), Job("inbox/b")]), world.ports(tmp_path, Leaving()))
     assert [outcome.result for outcome in report.outcomes] == ["classified", "waiting"]
     assert world.play(world.ports(tmp_path, Leaving())) == ["classified"]
 
@@ -195,18 +204,18 @@ def test_a_fault_rings_the_alarm_and_the_jobs_wait_all_the_same(tmp_path: Path) 
         def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
             raise HostNotReady("the host's key is not the one that it published", 60, is_fault=True)
 
-    report = ingest(sqs_event("b", {"inbox/a": NOON}), world.ports(tmp_path, Impostor()))
+    report = ingest(sqs_event("b", [Job("inbox/a")]), world.ports(tmp_path, Impostor()))
     assert [outcome.result for outcome in report.outcomes] == ["waiting"]
     assert ("HostFault", 1.0) in world.figures
 
 
 def test_a_queue_that_refuses_leaves_the_message_where_it_is(tmp_path: Path) -> None:
     class Refusing(World):
-        def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
+        def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
             raise StoreError("the queue did not answer")
 
     world = Refusing(timedelta(hours=1))
-    report = ingest(sqs_event("b", {"inbox/a": NOON}), world.ports(tmp_path))
+    report = ingest(sqs_event("b", [Job("inbox/a")]), world.ports(tmp_path))
     assert [outcome.result for outcome in report.outcomes] == ["failed"]
     assert report.failed_messages == ["0"]
 
@@ -223,7 +232,8 @@ def test_whenever_the_host_comes_each_object_has_one_verdict(
     world = World(timedelta(minutes=minutes), pause=300)
     for name, at in drops:
         world.store.objects[f"inbox/{name}"] = b"P1"
-        world.due.append((NOON + timedelta(minutes=at), f"inbox/{name}", NOON + timedelta(minutes=at)))
+        dropped = NOON + timedelta(minutes=at)
+        world.due.append((dropped, f"inbox/{name}", Job(f"inbox/{name}", since=dropped)))
     ports = world.ports(tmp_path_factory.mktemp("world"))
     results = world.play(ports)
     names = {name for name, _ in drops}

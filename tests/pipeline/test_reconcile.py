@@ -21,25 +21,19 @@ from pipeline.names import is_unfinished, verdict_key
 from pipeline.reconcile import reconcile_inbox as look
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
-from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, make_ports
+from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, SentJobs, make_ports
 
 HOUR = timedelta(hours=1)
 CONTEXT = LocalContext()
 
 
-class Sent:
+class Sent(SentJobs):
     """Keep everything that is sent to the queue."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        self.keys += keys
 
     def deliver(self, ports: Ports) -> list[str]:
         """Pass all of it to `ingest`, and its verdicts to `record`."""
         keys, self.keys = self.keys, []
-        ingest(sqs_event("b", dict.fromkeys(keys, datetime.now(UTC))), ports)
+        ingest(sqs_event("b", map(Job, keys)), ports)
         record.handler(s3_event("b", [verdict_key(key) for key in keys]), CONTEXT)
         return keys
 
@@ -172,7 +166,7 @@ def test_a_verdict_that_somebody_deleted_is_made_again(ports: Ports, queue: Sent
     ports.store.delete("inbox/c")
     found = look(ports.store, ports.index, queue, in_an_hour())
     assert (found.queued, found.waiting) == (1, 1)
-    assert [row.key for row in ports.index.all()] == ["inbox/b"]
+    assert {row.key: row.state for row in ports.index.all()} == {"inbox/a": "waiting", "inbox/b": "pneumonia"}
     assert queue.deliver(ports) == ["inbox/a"]
     assert reconciled(ports)["queued"] == 0
 
@@ -231,8 +225,8 @@ def test_all_are_sent_in_one_go(ports: Ports) -> None:
     calls = []
 
     class Counting(Sent):
-        def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-            calls.append(list(keys))
+        def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+            calls.append([job.key for job in jobs])
 
     drop(ports, a=b"P1", b=b"P2")
     look(ports.store, ports.index, Counting(), in_an_hour())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -10,8 +10,9 @@ import pytest
 from moto import mock_aws
 
 from pipeline.aws.sqs import SqsQueue
-from pipeline.errors import StoreError
+from pipeline.errors import NotQueued, StoreError
 from pipeline.events import Change, parse
+from pipeline.records import Job
 
 SINCE = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
@@ -23,6 +24,14 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("pipeline.aws.sqs._PAUSES", (0, 0))
     with mock_aws():
         yield boto3.client("sqs", "us-east-1")
+
+
+def make_queue(url: str, sqs: Any) -> SqsQueue:
+    return SqsQueue(url, sqs, "b", lambda: boto3.client("cloudwatch", "us-east-1"))
+
+
+def jobs(*keys: str) -> list[Job]:
+    return [Job(key, since=SINCE, tries=2) for key in keys]
 
 
 def received(sqs: Any, url: str) -> list[Change]:
@@ -44,10 +53,10 @@ def received(sqs: Any, url: str) -> list[Change]:
 def test_every_key_has_a_message_with_its_history(sqs: Any) -> None:
     url = sqs.create_queue(QueueName="q")["QueueUrl"]
     keys = [f"inbox/ä + {number}" for number in range(23)]
-    SqsQueue(url, sqs, "b").send(keys, SINCE)
+    make_queue(url, sqs).send(jobs(*keys))
     found = received(sqs, url)
     assert sorted(change.key for change in found) == sorted(keys)
-    assert {change.since for change in found} == {SINCE}
+    assert {(change.since, change.tries) for change in found} == {(SINCE, 2)}
 
 
 class Choosy:
@@ -67,24 +76,93 @@ def keys_of(entries: list[dict[str, Any]]) -> list[str]:
 
 def test_what_was_refused_is_sent_again_alone(sqs: Any) -> None:
     client = Choosy({"1", "2"}, {"2"}, set())
-    SqsQueue("url", client, "b").send(["a", "b", "c"], SINCE)
+    make_queue("url", client).send(jobs("a", "b", "c"))
     assert [keys_of(entries) for entries in client.asked] == [["a", "b", "c"], ["b", "c"], ["c"]]
 
 
 def test_what_is_refused_for_good_is_said(sqs: Any) -> None:
     client = Choosy({"1"}, {"1"}, {"1"})
-    with pytest.raises(StoreError, match="1 of 3 messages"):
-        SqsQueue("url", client, "b").send(["a", "b", "c"], SINCE)
+    with pytest.raises(NotQueued, match="refused some") as refusal:
+        make_queue("url", client).send(jobs("a", "b", "c"))
+
+    assert [job.key for job in refusal.value.jobs] == ["b"]
 
 
 def test_no_delay_is_longer_than_sqs_takes(sqs: Any) -> None:
     client = Choosy(set(), set())
-    queue = SqsQueue("url", client, "b")
-    queue.send(["a"], SINCE, 7200)
-    queue.send(["a"], SINCE, 30)
+    queue = make_queue("url", client)
+    queue.send(jobs("a"), 7200)
+    queue.send(jobs("a"), 30)
     assert [entries[0]["DelaySeconds"] for entries in client.asked] == [900, 30]
 
 
 def test_a_queue_that_is_not_there_is_said(sqs: Any) -> None:
     with pytest.raises(StoreError, match="--stack"):
-        SqsQueue("https://sqs.us-east-1.amazonaws.com/123456789012/none", sqs, "b").send(["a"], SINCE)
+        make_queue("https://sqs.us-east-1.amazonaws.com/123456789012/none", sqs).send(jobs("a"))
+
+
+def test_failed_messages_come_again_when_they_are_asked_to(sqs: Any) -> None:
+    url = sqs.create_queue(QueueName="q", Attributes={"VisibilityTimeout": "720"})["QueueUrl"]
+    make_queue(url, sqs).send(jobs(*(f"inbox/{number}" for number in range(12))))
+    taken: list[dict[str, Any]] = []
+    while found := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+        taken += found
+    assert len(taken) == 12
+    make_queue(url, sqs).hasten({message["ReceiptHandle"]: 0 for message in taken[:11]})
+    assert len(received(sqs, url)) == 11
+
+
+def test_messages_that_cannot_be_hastened_keep_their_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing:
+        def change_message_visibility_batch(self, **request: Any) -> dict[str, Any]:
+            entries = request["Entries"]
+            return {"Failed": [{"Id": entries[0]["Id"], "Code": "ReceiptHandleIsInvalid"}]}
+
+    make_queue("url", Refusing()).hasten({"receipt": 20})
+    assert "1 failed messages come again late: ReceiptHandleIsInvalid" in caplog.text
+    with mock_aws():
+        gone = boto3.client("sqs", "us-east-1")
+        make_queue("https://sqs.us-east-1.amazonaws.com/123456789012/none", gone).hasten({"receipt": 20})
+
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+
+
+class Measured:
+    """Answer as SQS and CloudWatch do: so many messages, and the ages measured at minutes before NOW."""
+
+    def __init__(self, messages: tuple[int, int, int], ages: dict[int, float]) -> None:
+        self.messages, self.ages = messages, ages
+
+    def get_queue_attributes(self, **request: Any) -> dict[str, Any]:
+        return {"Attributes": dict(zip(request["AttributeNames"], map(str, self.messages), strict=True))}
+
+    def get_metric_statistics(self, **request: Any) -> dict[str, Any]:
+        assert request["Dimensions"] == [{"Name": "QueueName", "Value": "cxr-inbox-jobs"}]
+        points = {NOW - timedelta(minutes=before): age for before, age in self.ages.items()}
+        return {
+            "Datapoints": [
+                {"Timestamp": at, "Maximum": age}
+                for at, age in points.items()
+                if request["StartTime"] <= at < request["EndTime"]
+            ]
+        }
+
+
+@pytest.mark.parametrize(
+    ("messages", "ages", "minutes"),
+    [
+        ((0, 0, 0), {2: 600.0}, None),  # the measurement is older than the count
+        ((9, 0, 0), {2: 600.0, 7: 60.0, 3: 900.0}, 12),
+        ((0, 1, 0), {1: 0.0}, 1),
+        ((0, 0, 5), {}, 30),  # woke up a moment ago: CloudWatch does not measure it yet
+        ((3, 0, 0), {40: 7200.0}, 30),  # the same, after sleeping for a while
+    ],
+)
+def test_the_oldest_message(
+    messages: tuple[int, int, int], ages: dict[int, float], minutes: float | None
+) -> None:
+    known = Measured(messages, ages)
+    queue = SqsQueue("https://sqs/1/cxr-inbox-jobs", known, "b", lambda: known)  # type: ignore[arg-type,return-value]
+    expected = None if minutes is None else NOW - timedelta(minutes=minutes)
+    assert queue.oldest_sent(NOW) == expected

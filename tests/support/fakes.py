@@ -1,7 +1,7 @@
 """Implement the ports in memory."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -47,8 +47,8 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
-    def names(self, prefix: str) -> Iterator[Job]:
-        return (Job(key) for key in list(self.objects) if key.startswith(prefix))
+    def names(self, prefix: str, after: str = "") -> Iterator[Job]:
+        return (Job(info.key) for info in self.list(prefix, after))
 
     def holds(self, key: str) -> bool:
         return any(one == key or (key.endswith("/") and one.startswith(key)) for one in self.objects)
@@ -59,9 +59,9 @@ class MemoryStore:
             del self.objects[one]
         return len(found)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        for key, data in list(self.objects.items()):
-            if key.startswith(prefix):
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        for key, data in sorted(self.objects.items()):
+            if key.startswith(prefix) and key > after:
                 yield _info(key, data)
 
 
@@ -114,6 +114,22 @@ class InlineHost:
 
     def abandon(self) -> None:
         pass
+
+
+class SentJobs:
+    """Keep everything that is sent to the queue; nothing waits there."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+        self.keys += (job.key for job in jobs)
+
+    def hasten(self, receipts: Mapping[str, float]) -> None:
+        assert not receipts
+
+    def oldest_sent(self, now: datetime) -> datetime | None:
+        return None
 
 
 def make_judge(store: MemoryStore, release: int = 1) -> Judge:

@@ -3,7 +3,7 @@
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.store.walk import keys
 from pipeline.store.watch import InboxWatcher
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
-from tests.support.fakes import LIMIT, FakeEngine, InlineHost
+from tests.support.fakes import LIMIT, FakeEngine, InlineHost, SentJobs
 
 DEPTH = 1_100
 
@@ -143,16 +143,11 @@ def test_what_has_no_place_for_its_verdict_has_a_row_that_says_so(
         assert (row.state, row.source) == ("failed", "present")
         assert "in the way in the outbox" in (row.message or "")
         (store.root / "outbox/a.json").rmdir()
-        assert reconcile_inbox(store, index, LocalKeys(), datetime.now(UTC), timedelta(0)).queued == 1
+        assert reconcile_inbox(store, index, SentJobs(), datetime.now(UTC), timedelta(0)).queued == 1
         assert local.deliver(event).outcomes == [{"key": "inbox/a", "result": "classified"}]
         row = index.get("inbox/a")
         assert row is not None
         assert (row.state, row.message) == ("pneumonia", None)
-
-
-class LocalKeys:
-    def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-        self.keys = list(keys)
 
 
 def test_names_that_are_no_text(store: FolderStore) -> None:

@@ -1,7 +1,6 @@
 """Names that do not belong to a finished X-ray are ignored everywhere; all names print safely."""
 
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pipeline.store.s3 import S3Store
 from pipeline.store.watch import InboxWatcher
 from pipeline.verdict import Release
 from tests.pipeline.test_backfill import MemoryArchive
-from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, make_ports
+from tests.support.fakes import LIMIT, FakeEngine, MemoryStore, SentJobs, make_ports
 
 HALF = [
     *("x.jpeg.crdownload", "Unconfirmed 123.crdownload", "x.JPEG.Part", "x.jpeg.opdownload", "x.partial"),
@@ -159,17 +158,12 @@ def test_an_event_that_names_one_is_ignored_with_a_reason(removed: bool) -> None
 
 
 def test_reconcile_does_not_queue_them(tmp_path: Path) -> None:
-    sent: list[str] = []
-
-    class Sent:
-        def send(self, keys: Iterable[str], since: datetime, delay: float = 0) -> None:
-            sent.extend(keys)
-
     store = MemoryStore()
     store.objects |= {f"inbox/{name}": b"P" for name in [*NAMES, "good.jpeg"]}
     ports = make_ports(tmp_path, store)
-    found = reconcile_inbox(store, ports.index, Sent(), datetime.now(UTC), timedelta(0))
-    assert (sent, found.waiting) == (["inbox/good.jpeg"], 1)
+    queue = SentJobs()
+    found = reconcile_inbox(store, ports.index, queue, datetime.now(UTC), timedelta(0))
+    assert (queue.keys, found.waiting) == (["inbox/good.jpeg"], 1)
     ports.index.close()  # type: ignore[attr-defined]
 
 
