@@ -28,6 +28,7 @@ from pipeline.ports import FullStore, Index, Queue, Store
 from pipeline.records import Job, ObjectInfo, Row
 
 MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its way, or its job at work
+_LATE = timedelta(minutes=5)  # a notification that comes later than this may be taken for a lost one
 MOST_AT_ONCE = 100_000  # X-rays that one run of a function compares; they need about 100 MB
 _CHUNK = 1000  # keys that are queued together
 _BOOKMARK, _BOOKMARK_LIMIT = "system/reconcile.json", 10_000
@@ -65,13 +66,13 @@ def reconcile_inbox(
     Compares at most `most` objects, those after the key `after`, in memory for a line of each, and ends early
     when no seconds are left; `Reconciled.after` says where to go on. Both need a store that lists in order.
     """
-    look = _Look(store, index, now, minimum_age, failed, ignores)
+    look = _Look(store, index, now, minimum_age, failed, ignores, after)
     look.read_queue(queue)
-    end = look.read_inbox(after, most, seconds_left)
-    look.read_outbox(after, end)
-    look.read_worklist(after, end)
+    look.read_inbox(most, seconds_left)
+    look.read_outbox()
+    look.read_worklist()
     is_done = look.correct(seconds_left) and look.send(queue, seconds_left)
-    return Reconciled(look.queued, look.waiting, look.oldest_seconds, end if is_done else after)
+    return Reconciled(look.queued, look.waiting, look.oldest_seconds, look.end if is_done else after)
 
 
 def next_look(store: Store) -> str:
@@ -105,7 +106,9 @@ class _Look:
         minimum_age: timedelta,
         failed: bool,
         ignores: Callable[[str], bool],
+        after: str,
     ) -> None:
+        self._after, self.end = after, ""  # the keys before and at the end of this part; empty for all
         self._store, self._index, self._now = store, index, now
         self._minimum_age, self._failed, self._ignores = minimum_age, failed, ignores
         self._inbox: dict[str, ObjectInfo] = {}  # by the keys of their rows; later only those without a row
@@ -123,40 +126,38 @@ class _Look:
         # A job that waits for a host is sent again and again, and ends by itself if no message was lost.
         self._wait = PATIENCE + self._minimum_age if oldest else self._minimum_age
 
-    def read_inbox(self, after: str, most: int | None, seconds_left: Callable[[], float]) -> str:
-        """List objects; return the last key where there may be more, else nothing."""
+    def read_inbox(self, most: int | None, seconds_left: Callable[[], float]) -> None:
+        """List objects; this part ends with the last one where there may be more."""
         enough = seconds_left() * 2 / 3
-        for info in self._store.list(INBOX, after):
+        for info in self._store.list(INBOX, self._after):
             self._inbox[printable(info.key)] = info
             is_full = most is not None and len(self._inbox) >= most
             if is_full or (len(self._inbox) % _CHUNK == 0 and seconds_left() < enough):
-                return info.key
-        return ""
+                self.end = info.key
+                return
 
-    def read_outbox(self, after: str, end: str) -> None:
+    def read_outbox(self) -> None:
         """List the verdicts of these objects."""
-        first = OUTBOX + after.removeprefix(INBOX) if after else ""
-        last = f"{OUTBOX}{end.removeprefix(INBOX)}.json" if end else ""
+        first = OUTBOX + self._after.removeprefix(INBOX) if self._after else ""
+        last = f"{OUTBOX}{self.end.removeprefix(INBOX)}.json" if self.end else ""
         for job in self._store.names(OUTBOX, first):
             if last and job.key > last and not job.key.startswith(UNUSABLE):
                 break  # what is left out by that is read again, and found to be right
-            if is_verdict(job.key) and _is_between(job.key, after, end):
+            if is_verdict(job.key) and self._has_verdict(job.key):
                 self._outbox[job.key] = job.etag
 
-    def read_worklist(self, after: str, end: str) -> None:
+    def read_worklist(self) -> None:
         """Compare each row with the lists, and drop from them what needs no more work."""
         for row in self._index.all():
-            is_theirs = after < row.key and (not end or row.key <= end)
-            info = self._inbox.pop(row.key, None) if is_theirs else None
+            info = self._inbox.pop(row.key, None)
             place = row.verdict_key or verdict_key(row.key)
-            if _is_between(place, after, end):
+            if self._has_verdict(place):
                 is_listed = place in self._outbox
                 etag = self._outbox.pop(place, None)
                 if is_listed != bool(row.verdict_key) or etag not in (None, row.verdict_etag):
                     self._wrong.append((place, row, info))
                     continue
-            if is_theirs:
-                self._compare(row, info)
+            self._compare(row, info)
 
     def correct(self, seconds_left: Callable[[], float]) -> bool:
         """Bring the rows in line; return whether there was time for all of them."""
@@ -211,6 +212,8 @@ class _Look:
 
     def _compare(self, row: Row, info: ObjectInfo | None, has_verdict: bool = True) -> None:
         """Compare a row that shows its verdict with the object of its key."""
+        if not self._has(row.key):
+            return
         waited = row.waiting_since or self._now
         if info is None:
             if row.source == "present" or row.waiting_since:
@@ -237,14 +240,14 @@ class _Look:
         if since:  # the queue brought it once: its job waits for a host, or a host has it
             is_due = self._now - since >= self._wait
         else:
-            is_due = self._now - age + self._minimum_age <= self._brought_until
+            is_due = self._now - age + min(_LATE, self._minimum_age) <= self._brought_until
         if is_due:
             self._due.append(info.key)
 
+    def _has(self, key: str) -> bool:
+        """Return whether a key belongs to this part."""
+        return self._after < key and (not self.end or key <= self.end)
 
-def _is_between(place: str, after: str, end: str) -> bool:
-    """Return whether a verdict is of an X-ray between two keys; hashed names belong to the first look."""
-    if place.startswith(UNUSABLE):
-        return not after
-    key = inbox_key(place)
-    return after < key and (not end or key <= end)
+    def _has_verdict(self, place: str) -> bool:
+        """Return whether a verdict belongs to this part; those with hashed names belong to the first."""
+        return not self._after if place.startswith(UNUSABLE) else self._has(inbox_key(place))

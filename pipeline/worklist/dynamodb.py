@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 TOMBSTONE_LIFE = timedelta(days=7)
 _FEED = "rows"  # partition of the index `feed`; above 1,000 writes a second it would have to be split
 _NAME = re.compile(r"#(\w+)")
-_AT_ONCE = 8  # parallel requests of `wait`
+_AT_ONCE = 16  # parallel requests of `wait`
 # Names with # are attributes, names with : values; some names are DynamoDB's reserved words.
 _LIVES = "attribute_exists(#key) AND attribute_not_exists(#gone)"
 _VERDICT, _NO_VERDICT = "attribute_exists(#status)", "attribute_not_exists(#status)"
