@@ -62,11 +62,12 @@ _INVOCATION, _GIGABYTE_SECOND = 0.20e-6, 16.6667e-6  # aws.amazon.com/lambda/pri
 _DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 11, 6, 3
 _POLLS = 650_000  # per month: Lambda polls an idle queue over five connections, 20 seconds each
 _BATCH, _BATCH_SECONDS, _MEMORY_GB = 32, 5.0, 0.5
-_PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 4  # per image
+_PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 5  # per image: two changes of its row, and those of the feed
 _BOOT_MINUTES = 2.0  # of a stopped host
-# While the host boots, each image is queued again at this interval: a send, shares of a receipt and a
-# deletion, two changes of its row and of the feed, which is sorted by their time.
-_TURN_SECONDS, _TURN_MESSAGES, _TURN_WRITES = 22.0, 1.2, 6
+# While the host boots, each image is queued again at this interval, which changes no row: tenths of a send,
+# of a receipt and of a deletion. Only the first time the worklist notes that it waits: that is one more
+# change of its row, and two of the feed, which is sorted by their time.
+_TURN_SECONDS, _TURN_MESSAGES, _WAIT_WRITES = 22.0, 0.3, 3
 _MONTH_HOURS = 730
 
 
@@ -113,7 +114,7 @@ def estimate(
     functions = count / _BATCH * (_INVOCATION + _BATCH_SECONDS * _MEMORY_GB * _GIGABYTE_SECOND)
     requests = count * (_PUTS * _PUT + _GETS * _GET + _MESSAGES * _MESSAGE + _WRITES * _WRITE)
     turns = count * _BOOT_MINUTES * 60 / _TURN_SECONDS
-    waiting = turns * (_TURN_MESSAGES * _MESSAGE + _TURN_WRITES * _WRITE)
+    waiting = turns * _TURN_MESSAGES * _MESSAGE + count * _WAIT_WRITES * _WRITE
     month = host.burst.extra(_MONTH_HOURS, _MONTH_HOURS) if host.burst else 0.0
     return Cost(
         at_rest=rest,

@@ -51,6 +51,10 @@ def test_every_t_type_has_a_baseline() -> None:
     }
 
 
+def test_waiting_for_the_boot_costs_less_than_the_work() -> None:
+    assert estimate("t3.medium").images == pytest.approx(0.044, abs=0.001)
+
+
 def test_storage_follows_the_size_of_the_images() -> None:
     assert estimate("t3.medium", megabytes=10).storage == pytest.approx(10 * estimate("t3.medium").storage)
 

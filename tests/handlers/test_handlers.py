@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipeline.records import Job, Outcome, Row
 from pipeline.worklist.rebuild import rebuild_index
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.pipeline.store.test_watch import wait_for
-from tests.support.fakes import MemoryStore, make_ports
+from tests.support.fakes import MemoryStore, SentJobs, make_ports
 
 CONTEXT = LocalContext()
 
@@ -105,6 +105,27 @@ def test_of_a_batch_only_the_failed_message_comes_again(ports: Ports) -> None:
     }
     everything = ingest.handler(sqs(s3_event("b", ["inbox/b"])), CONTEXT)
     assert everything["batchItemFailures"] == [{"itemIdentifier": "m0"}]
+
+
+def test_failed_messages_come_again_soon_and_ever_later(ports: Ports) -> None:
+    """Without that, SQS would wait for twelve minutes each time."""
+    told: dict[str, float] = {}
+
+    class Queue(SentJobs):
+        def hasten(self, receipts: Mapping[str, float]) -> None:
+            told.update(receipts)
+
+    wiring.provide(replace(ports, queue=Queue()))
+    objects(ports).update({f"inbox/{n}": b"boom" for n in range(1, 7)} | {"inbox/good": b"P1"})
+    event = sqs(s3_event("b", ["inbox/good"]), *(s3_event("b", [f"inbox/{n}"]) for n in range(1, 7)))
+    for number, record_ in enumerate(event["Records"]):
+        record_["receiptHandle"] = f"receipt {number}"
+        record_["attributes"] = {"ApproximateReceiveCount": str(number)}
+    answer = ingest.handler(event, CONTEXT)
+    assert len(answer["batchItemFailures"]) == 6
+    pauses = [told[f"receipt {number}"] for number in range(1, 7)]
+    assert pauses == [20, 60, 240, 600, 600, 600]
+    assert len(told) == 6
 
 
 def test_other_senders_are_told_of_a_failure_by_an_error(ports: Ports) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import HostNotReady, StoreError
+from pipeline.errors import HostNotReady, NotQueued, StoreError
 from pipeline.events import sqs_event
 from pipeline.intake import Ports, ingest
 from pipeline.judge import read_verdict
@@ -100,6 +100,50 @@ def test_no_host_for_two_hours(tmp_path: Path) -> None:
     world.now = world.ready_at
     world.drop("inbox/a")  # again
     assert world.play(world.ports(tmp_path)) == ["classified"]
+
+
+def test_a_wait_changes_the_worklist_once_and_is_sent_ten_at_a_time(tmp_path: Path) -> None:
+    """Each change is three writes of DynamoDB, and a job waits a hundred times for a slow first boot."""
+    world = World(timedelta(minutes=20))
+    ports, notes, sends = world.ports(tmp_path), list[tuple[int, bool]](), list[int]()
+    wait, send = ports.index.wait, world.send
+
+    def note(keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
+        notes.append((len(names := list(keys)), at_work))
+        wait(names, since, at_work)
+
+    def count(jobs: Iterable[Job], delay: float = 0) -> None:
+        sends.append(len(again := list(jobs)))
+        send(again, delay)
+
+    ports.index.wait, world.send = note, count  # type: ignore[method-assign]
+    jobs = [Job(f"inbox/{n}") for n in range(32)]
+    world.store.objects.update({job.key: b"P%d" % n for n, job in enumerate(jobs)})
+    for turn in range(61):
+        report = ingest(sqs_event("b", jobs), ports)
+        assert not report.failed_messages
+        row = ports.index.get("inbox/0")
+        assert row is not None
+        assert row.state == ("waiting" if turn < 60 else "working")
+        jobs = [job for _, _, job in world.due]
+        world.due.clear()
+        world.now += timedelta(seconds=20)
+    assert notes == [(32, False), (32, True)]
+    assert sends == [32] * 60
+    assert {outcome.result for outcome in report.outcomes} == {"classified"}
+
+
+def test_jobs_that_the_queue_does_not_take_stay_in_their_messages_alone(tmp_path: Path) -> None:
+    class Full(World):
+        def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
+            lost = [job for job in jobs if job.key == "inbox/b"]
+            raise NotQueued("the queue refused some messages", lost)
+
+    world = Full(timedelta(hours=1))
+    jobs = [Job("inbox/a"), Job("inbox/b"), Job("inbox/c")]
+    report = ingest(sqs_event("b", jobs), world.ports(tmp_path))
+    assert [outcome.result for outcome in report.outcomes] == ["waiting", "failed", "waiting"]
+    assert report.failed_messages == ["1"]
 
 
 class Lambda(World):

@@ -41,7 +41,7 @@ from tests.support.tables import FEED, make_table
 
 STACK, BUCKET, ROLE_ID, ENDPOINT_ID = "cxr", "cxr-test", "AROATEST", "eice-0123456789abcdef0"
 VISIBILITY = 4  # seconds; the template's are 720
-RECEIVES = 3
+RECEIVES = 5
 BATCH = 32
 HANDLERS = ("ingest", "record", "dead_letter")
 
