@@ -18,8 +18,8 @@ LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/runtime ## open the page with eight synthetic X-rays
-	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*.jpeg $(ROOT)/inbox/)
+run: .venv/runtime ## open the page with eight synthetic samples
+	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*-?.* $(ROOT)/inbox/)
 	@$(BIN)/cxr up --root $(ROOT) --port $(PORT)
 
 .venv/runtime: pyproject.toml constraints.txt

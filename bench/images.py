@@ -17,6 +17,8 @@ def paths_of(folder: Path, limit: int | None = None) -> list[Path]:
     adjacent.
     """
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    if folder == SAMPLES:
+        found = [path for path in found if "photograph" not in path.name]  # which is refused
     random.Random(_SEED).shuffle(found)
     if not found:
         raise SystemExit(f"{folder} holds no image: name a folder of X-rays, as in make bench IMAGES=folder")

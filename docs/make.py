@@ -25,6 +25,7 @@ from model import CARD, SHIPPED
 from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Engine
+from pipeline.errors import InputRejected
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
@@ -76,14 +77,22 @@ def example() -> str:
 def samples_table() -> str:
     """Return a table of the shipped network's answers about the samples."""
     engine = Engine()
-    lines = ["| sample | drawn as | answer | P(pneumonia) | |", "|---|---|---|---|---|"]
-    for path in sorted(SAMPLES.glob("*.jpeg")):
-        seen = engine.examine(path.read_bytes())
-        finding, warnings = seen.finding, ", ".join(word for word in seen.warnings if word in DOUBTS)
-        drawn = path.stem.split("-")[0]
+    lines = ["| sample | verdict | P(pneumonia) | why |", "|---|---|---|---|"]
+    for path in samples():
+        try:
+            seen = engine.examine(path.read_bytes())
+        except InputRejected as refusal:
+            lines.append(f"| `{path.name}` | rejected |  | `{refusal.code}` |")
+            continue
+        finding, warnings = seen.finding, ", ".join(f"`{word}`" for word in seen.warnings if word in DOUBTS)
         probability = "" if warnings else f"{finding.probability:.2f}"
-        lines.append(f"| `{path.name}` | {drawn} | {finding.label} | {probability} | {warnings} |")
+        lines.append(f"| `{path.name}` | {finding.label} | {probability} | {warnings} |")
     return "\n".join(lines) + "\n"
+
+
+def samples() -> list[Path]:
+    """Return the samples of a first run."""
+    return sorted(path for path in SAMPLES.iterdir() if path.is_file())
 
 
 def settings_table() -> str:
@@ -243,8 +252,7 @@ def _page() -> Iterator[str]:
             assert process.stdout is not None
             process.stdout.readline()
             url = process.stdout.readline().split()[4]
-            (Path(root) / "inbox" / "letter.jpeg").write_text("Dear colleague")
-            for path in sorted(SAMPLES.glob("*.jpeg")):
+            for path in samples():
                 shutil.copy(path, Path(root) / "inbox")
                 time.sleep(0.3)
             time.sleep(2)

@@ -1,163 +1,188 @@
-"""Draw the eight sample radiographs: children who do not exist, four with clear lungs, four with pneumonia.
+"""Draw the samples: X-rays of nobody, chosen so that each state of a verdict is seen.
 
-No patient's image goes into this repository, so these do. `phantom` and `anatomy` give what the beam has to
-cross; this module chooses the children, exposes the films and, with --check, proves that no sample is as near
-to a training image as two patients usually are to each other:
+The radiographs are eigen-X-rays. Principal components of many training images, one of each patient, say how
+radiographs differ; coefficients drawn anew give a radiograph that is nobody's, since each component is a sum
+over hundreds of patients. Which verdict a sample gets is chosen: from a first draw, the coefficients walk
+through their Gaussian until the shipped network says what the sample is to show (preconditioned
+Crank-Nicolson steps; Cotter et al. 2013, arXiv:1202.0709). The end checks that no sample is as near to a
+training image as two patients usually are to each other:
 
-    python events/draw_samples.py [--out events/samples] [--check DIRECTORY_OF_TRAINING_IMAGES]
+    python events/draw_samples.py DATA ADULTS [--out events/samples]
 
-Seeds are fixed and no model is asked: the same eight films come out each time, whatever a classifier makes of
-them.
+DATA holds NORMAL/ and PNEUMONIA/ at any depth, as `cxr train` takes it; ADULTS holds radiographs of adults.
 """
 
 import argparse
+import io
 import re
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from anatomy import radiograph
 from numpy.typing import NDArray
-from phantom import Array, Child, Opacity
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
+from pydicom import Dataset, uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 
-SIDE = 64  # pixels; films are compared at 64 x 64
+from model.serve.engine import Engine
+from pipeline.errors import InputRejected
+from pipeline.settings import Settings
 
+Array = NDArray[np.float32]
 
-def lobe(
-    centre: tuple[float, float, float], radii: tuple[float, float, float], fissure: float | None = None
-) -> Opacity:
-    """Return a consolidated lobe: an ellipsoid (cm) with a ragged edge, cut straight below z = fissure."""
-
-    def opacity(x: Array, y: Array, z: Array, noise: Array) -> Array:
-        gaps = ((w - c) / r for w, c, r in zip((x, y, z), centre, radii, strict=True))
-        rho = np.sqrt(sum((g**2 for g in gaps), np.zeros_like(x)))
-        share = 0.5 * (1 + np.tanh((1 - rho + 0.15 * noise) / 0.22))
-        if fissure is not None:
-            share = share * 0.5 * (1 + np.tanh((fissure + 0.06 * y - z) / 0.15))
-        return np.asarray(share * (0.9 - 0.1 * np.clip(noise, 0, 1)))
-
-    return opacity
+SIDE = 224  # pixels a side of the images that the components come from
+COMPONENTS, COARSE = 250, 25  # at most, and those that count near the border
+FILM = 1000, 800  # pixels
+STEP, MOST_STEPS, NEAR = 0.25, 600, 0.015  # of the walk, which ends this near to the P that is wanted
+MARGIN = 0.85  # of the limit of typicality, that a sample keeps to
+LOOK = 64  # pixels a side at which films are compared
+_ODD_KEYS = {"Röntgen 胸部 (1).jpeg": "pneumonia-1.jpeg", "ward 3 + 4, 100%.jpeg": "normal-2.jpeg"}
 
 
-def patches(spots: list[tuple[float, float, float, float]], strength: float) -> Opacity:
-    """Return fluffy foci wherever noise is high, likeliest round the spots (x, z, radius in cm, weight)."""
+@dataclass(frozen=True)
+class Wanted:
+    """Say what a sample is to show."""
 
-    def opacity(x: Array, y: Array, z: Array, noise: Array) -> Array:
-        near = sum(
-            (a * np.exp(-(((x - u) ** 2 + (z - v) ** 2) / r**2)) for u, v, r, a in spots), np.zeros_like(x)
-        )
-        return np.asarray(strength * 0.5 * (1 + np.tanh((noise + 1.8 * near - 1.6) / 0.5)))
-
-    return opacity
-
-
-def child(seed: int, shape: tuple[int, int], **given: float | Opacity | tuple[float, float]) -> Child:
-    """Draw a child from the seed: build, breath, pose and place on the film; `given` overrides."""
-    u = np.random.default_rng(seed).uniform
-    width = u(7.4, 8.4)
-    drawn: dict[str, object] = {
-        "pixel": 2 * (width + u(2.4, 3.8)) / shape[1],
-        "centre": (u(-0.5, 0.5), u(5.3, 6.3)),
-        "tilt": u(-0.06, 0.06),
-        "turn": u(-0.07, 0.07),
-        "lordosis": u(-0.05, 0.14),
-        "half_width": width,
-        "half_depth": width * u(0.66, 0.74),
-        "dome": u(10.6, 11.8),
-        "wall": u(0.8, 1.3),
-        "heart": u(0.86, 1.06),
-        "thymus": u(1.8, 2.6),
-        "arms": (u(-0.5, 1.2), u(-0.5, 1.2)),
-        "chin": u(-6.0, -4.0),
-        "gas": u(0.4, 1.0),
-        "sway": u(-0.3, 0.3),
-    }
-    return Child(seed=seed, shape=shape, **(drawn | given))  # type: ignore[arg-type]
+    population: str
+    seed: int
+    probability: float
+    warnings: tuple[str, ...] = ()
 
 
 SAMPLES = {
-    "normal-1": child(1, (800, 1000)),
-    "normal-2": child(2, (820, 1060)),
-    "normal-3": child(3, (760, 1000)),
-    "normal-4": child(4, (860, 960), chin=-2.4),
-    # Right upper lobe.
-    "pneumonia-1": child(11, (800, 1000), opacity=lobe((-4.8, 0, 2.4), (4.6, 5, 3.8), 4.9)),
-    # Left lower lobe.
-    "pneumonia-2": child(
-        12, (820, 1060), centre=(0.3, 6.4), opacity=lobe((5.0, -1.5, 10.0), (5.2, 6.5, 4.0))
-    ),
-    # Bronchopneumonia of both lungs.
-    "pneumonia-3": child(
-        13,
-        (760, 1000),
-        chin=-1.8,
-        opacity=patches([(-4, 7.5, 3.2, 0.8), (4.5, 7, 3, 0.75), (-3.4, 3, 2.2, 0.6)], 0.75),
-    ),
-    # Viral: streaks round the hila, hazy, overinflated.
-    "pneumonia-4": child(
-        14,
-        (860, 960),
-        streaks=1.0,
-        dome=12.5,
-        opacity=patches([(-2.6, 6, 2.6, 0.5), (2.8, 6, 2.6, 0.5)], 0.4),
-    ),
+    "normal-1.jpeg": Wanted("NORMAL", 1, 0.02),
+    "normal-2.jpeg": Wanted("NORMAL", 3, 0.04),
+    "pneumonia-1.jpeg": Wanted("PNEUMONIA", 12, 0.98),
+    "pneumonia-2.jpeg": Wanted("PNEUMONIA", 11, 0.96),
+    "uncertain-1.jpeg": Wanted("PNEUMONIA", 21, 0.55),
+    "adult-1.jpeg": Wanted("adults", 4, 1.0, ("other_population",)),
+    "child-1.dcm": Wanted("NORMAL", 4, 0.06),
 }
-LETTERS = {"normal-2": "R", "normal-4": "L", "pneumonia-1": "R", "pneumonia-3": "L"}
-SHUTTERS = {"normal-1": (0, 0.06), "normal-4": (0.03, 0), "pneumonia-2": (0, 0.07), "pneumonia-4": (0.03, 0)}
 
 
-def blur(image: Array, sigma: float) -> Array:
-    """Apply a Gaussian blur, sigma in pixels, with the edges held."""
-    pad = int(3 * sigma) + 1
-    big = np.pad(image, pad, mode="edge")
-    v, u = np.fft.fftfreq(big.shape[0])[:, None], np.fft.rfftfreq(big.shape[1])
-    spectrum = np.fft.rfft2(big) * np.exp(-2 * (np.pi * sigma) ** 2 * (u**2 + v**2))
-    return np.asarray(np.fft.irfft2(spectrum, s=big.shape)[pad:-pad, pad:-pad])
+@dataclass(frozen=True)
+class Population:
+    """Hold how radiographs differ: their mean, principal components, and deviations along these."""
+
+    mean: Array  # (SIDE * SIDE), grey levels
+    components: Array  # (count, SIDE * SIDE), orthonormal
+    deviations: Array  # (count)
+
+    @classmethod
+    def of(cls, images: Array) -> "Population":
+        """Learn from images, (count, SIDE * SIDE), one of each patient."""
+        mean = images.mean(0)
+        centred = images - mean
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        count = min(COMPONENTS, len(images) // 4)  # more would follow single images of few
+        values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+        components = (vectors.T @ centred) / np.sqrt(values)[:, None]
+        return cls(mean, components, np.sqrt(values / len(images)))
+
+    def radiograph(self, coefficients: Array) -> Array:
+        """Return a radiograph, (SIDE, SIDE), from coefficients in units of the deviations.
+
+        Near the border only the coarse components count, because letters are burned in there.
+        """
+        scaled = coefficients * self.deviations
+        fine, coarse = (
+            (self.mean + scaled[:count] @ self.components[:count]).reshape(SIDE, SIDE)
+            for count in (len(scaled), COARSE)
+        )
+        y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1)
+        from_border = np.minimum(np.minimum(x, 1 - x) * 2.2, np.minimum(y, 1 - y) * 3 + 0.35)
+        inside = np.clip((from_border - 0.18) / 0.2, 0, 1)
+        return np.asarray(inside * fine + (1 - inside) * coarse, np.float32)
 
 
-def expose(mu_t: Array, cm: float, rng: np.random.Generator) -> Array:
-    """Return the grey values 0..255 (bone white) of a computed radiograph; `cm` is pixels per cm.
-
-    Beer-Lambert gives the primary beam; scatter adds a broad veil of about a third of it (behind a grid);
-    photon noise is Poisson's, grown by the detector's blur; grey follows log exposure on the sigmoid of
-    Hurter and Driffield (1890), after the usual unsharp mask and compression of slow changes.
-    """
-    primary = blur(np.exp(-mu_t), 0.02 * cm)
-    beam = primary + rng.uniform(0.28, 0.42) * blur(primary, 2.2 * cm) * (1 - np.exp(-1.2 * mu_t))
-    photons = rng.uniform(1.5e4, 3e4)  # per unattenuated pixel
-    grain = blur(rng.normal(size=beam.shape), 0.75) * 2.5
-    log = -np.log(np.maximum(beam * (1 + grain / np.sqrt(photons * beam)), 1e-4))
-    log = log + 0.6 * (log - blur(log, 0.5 * cm)) - 0.18 * (blur(log, 2.5 * cm) - 2)
-    slope, middle = rng.uniform(1.6, 1.95), rng.uniform(1.45, 1.7)
-    return np.asarray(np.clip(258 / (1 + np.exp(-slope * (log - middle))) - 13, 0, 255))
+def film(image: Array, seed: int) -> Image.Image:
+    """Return a radiograph at the size of a film, with the edges and the grain of one."""
+    small = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    large = small.resize(FILM, Image.Resampling.BICUBIC).filter(ImageFilter.UnsharpMask(12, 120, 0))
+    white = np.random.default_rng(seed).normal(128, 40, FILM[::-1]).clip(0, 255).astype(np.uint8)
+    grain = np.asarray(Image.fromarray(white).filter(ImageFilter.GaussianBlur(0.8)), np.float32) - 128
+    pixels = np.asarray(large, np.float32)
+    pixels = pixels + 0.16 * grain * np.clip(pixels / 110, 0.1, 1)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def film(name: str, sample: Child) -> Image.Image:
-    """Return the finished film: exposed, collimated and lettered."""
-    rng = np.random.default_rng(1000 + sample.seed)
-    grey = expose(radiograph(sample), 1 / sample.pixel, rng)
-    rows, cols = grey.shape
-    side, foot = SHUTTERS.get(name, (0, 0))
-    v, u = np.arange(rows)[:, None], np.arange(cols)[None]
-    lit = np.minimum(np.minimum(u - side * cols, cols * (1 - side) - u), rows * (1 - foot) - v)
-    image = Image.fromarray((grey * np.clip(0.2 * lit, 0, 1)).astype(np.uint8))
-    if name in LETTERS:  # L marks the child's left: the right of the film
-        at = (cols * (0.05 if LETTERS[name] == "R" else 0.94), rows * rng.uniform(0.12, 0.3))
-        ImageDraw.Draw(image).text(at, LETTERS[name], 245, ImageFont.load_default(rows // 20), anchor="mm")
-    return image
+def jpeg(image: Image.Image) -> bytes:
+    """Return the file of an image."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=88)
+    return data.getvalue()
 
 
-def feature(image: Image.Image) -> NDArray[np.float32]:
-    """Return the image as compared: resized to 64 x 64 grey, mean 0 and deviation 1, as (4096,)."""
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
-    return np.asarray((grey - grey.mean()) / max(float(grey.std()), 1e-6), np.float32)
+def walk(population: Population, wanted: Wanted, engine: Engine) -> bytes:
+    """Return a JPEG file of which the network says what is wanted."""
+    rng = np.random.default_rng(wanted.seed)
+
+    def gap(coefficients: Array) -> tuple[float, bytes]:
+        """Return how far a radiograph is from what is wanted, and its file."""
+        data = jpeg(film(population.radiograph(coefficients), wanted.seed))
+        try:
+            found = engine.examine(data)
+        except InputRejected:
+            return np.inf, data
+        finding, wrong = found.finding, (set(found.warnings) - {"age_unknown"}) ^ set(wanted.warnings)
+        typicality = finding.typicality
+        assert typicality is not None
+        # A margin, so that the sample in another file format gets the same verdict.
+        strange = max(typicality.score / typicality.atypical_above - MARGIN, 0)
+        return abs(finding.probability - wanted.probability) + strange + len(wrong), data
+
+    count = len(population.deviations)
+    now = rng.normal(size=count)
+    best, data = gap(now)
+    for _ in range(MOST_STEPS):
+        if best < NEAR:
+            return data
+        step = np.sqrt(1 - STEP**2) * now + STEP * rng.normal(size=count)
+        found, file = gap(step)
+        if found <= best:
+            now, best, data = step, found, file
+    raise SystemExit(f"no such sample within {MOST_STEPS} steps: take another seed than {wanted.seed}")
 
 
-def load(path: Path) -> NDArray[np.float32]:
-    """Return the feature of one file."""
-    with Image.open(path) as image:
-        return feature(image)
+def dicom(data: bytes) -> bytes:
+    """Return a JPEG radiograph as a DICOM file of a child, with the tags of a portable detector."""
+    made = Dataset()
+    made.SOPClassUID, made.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, "2.25.1"
+    made.StudyInstanceUID, made.SeriesInstanceUID = "2.25.2", "2.25.3"
+    made.PatientName, made.PatientID, made.PatientAge, made.PatientSex = (
+        "Nobody^Sample",
+        "SAMPLE-1",
+        "004Y",
+        "O",
+    )
+    made.PatientBirthDate = made.StudyDate = made.StudyTime = made.AccessionNumber = made.StudyID = ""
+    made.Modality, made.BodyPartExamined, made.ViewPosition = "DX", "CHEST", "AP"
+    made.Manufacturer, made.SeriesNumber, made.InstanceNumber = "CXR Inbox, synthetic", 1, 1
+    made.Rows, made.Columns, made.SamplesPerPixel = FILM[1], FILM[0], 1
+    made.PhotometricInterpretation, made.PixelRepresentation, made.BurnedInAnnotation = "MONOCHROME2", 0, "NO"
+    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
+    made.WindowCenter, made.WindowWidth = 128, 256
+    made.PixelData = encapsulate([data])
+    made["PixelData"].is_undefined_length = True
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def photograph() -> bytes:
+    """Return a picture that is no X-ray: the sun above the sea."""
+    y, x = np.mgrid[0:600, 0:800]
+    sky = np.stack([90 + 0.2 * y, 140 + 0.12 * y, 220 - 0.05 * y], -1)
+    waves = 18 * np.sin(x / 31 + y**1.3 / 9) + 9 * np.sin(x / 11 - y / 5)
+    sea = np.stack([20 + 0 * x, 70 + waves, 120 + waves], -1)
+    picture = Image.fromarray(np.where((y < 380)[..., None], sky, sea).clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(picture).ellipse((520, 90, 640, 210), fill=(255, 236, 150))
+    return jpeg(picture.filter(ImageFilter.GaussianBlur(1)))
 
 
 def patient(path: Path) -> str:
@@ -166,13 +191,25 @@ def patient(path: Path) -> str:
     return found.group() if found else path.name
 
 
-def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+def grey(path: Path, side: int) -> Array:
+    """Return an image squashed to a square, as (side * side) grey levels."""
+    with Image.open(path) as image:
+        square = image.convert("L").resize((side, side), Image.Resampling.BOX)
+    return np.asarray(square, np.float32).ravel()
+
+
+def looks(images: Array) -> Array:
+    """Return images, (count, pixels), as they are compared: with mean 0 and deviation 1."""
+    return np.asarray((images - images.mean(1, keepdims=True)) / images.std(1, keepdims=True), np.float32)
+
+
+def distances(a: Array, b: Array) -> Array:
     """Return the Euclidean distances between rows: (n, d), (m, d) -> (n, m)."""
     square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.asarray(np.sqrt(np.maximum(square, 0)), np.float32)
 
 
-def usual_distance(known: NDArray[np.float32], who: NDArray[np.str_]) -> float:
+def usual_distance(known: Array, who: NDArray[np.str_]) -> float:
     """Return the median over training images of the distance to the nearest image of another patient."""
     nearest = []
     for start in range(0, len(known), 500):
@@ -182,30 +219,47 @@ def usual_distance(known: NDArray[np.float32], who: NDArray[np.str_]) -> float:
     return float(np.median(np.concatenate(nearest)))
 
 
+def images_of(folder: Path) -> list[Path]:
+    """Return the images of a folder, at any depth."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpeg", ".jpg", ".png"})
+
+
 def main() -> int:
-    """Draw the samples, print a line for each and, with --check, compare them with the training images."""
+    """Draw the samples, compare them with the training images, and print a line for each."""
     parser = argparse.ArgumentParser(description="Draw the synthetic sample radiographs.")
+    parser.add_argument("data", type=Path, help="folder with NORMAL/ and PNEUMONIA/, at any depth")
+    parser.add_argument("adults", type=Path, help="folder of radiographs of adults")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "samples")
-    parser.add_argument("--check", type=Path, metavar="DATA", help="folder of training images, at any depth")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, sample in SAMPLES.items():
-        film(name, sample).save(args.out / f"{name}.jpeg", quality=90)
-    usual, near = 0.0, np.full(len(SAMPLES), np.nan, np.float32)
-    if args.check:
-        paths = sorted(p for p in args.check.rglob("*") if p.suffix.lower() in {".jpeg", ".jpg", ".png"})
-        if len({patient(p) for p in paths}) < 2:
-            sys.stderr.write(f"{args.check}: no images of two patients to compare with\n")
-            return 1
-        known = np.stack([load(p) for p in paths])
-        usual = usual_distance(known, np.array([patient(p) for p in paths]))
-        near = distances(np.stack([load(args.out / f"{n}.jpeg") for n in SAMPLES]), known).min(1)
-        sys.stdout.write(f"{len(paths)} images; two patients are usually {usual:.1f} apart\n")
-    for (name, sample), gap in zip(SAMPLES.items(), near, strict=True):
-        kib = (args.out / f"{name}.jpeg").stat().st_size / 1024
-        rows, cols = sample.shape
-        sys.stdout.write(f"{name:12} {cols:4} x {rows:4} {kib:5.0f} KiB  nearest {gap:5.1f}\n")
-    close = [n for n, gap in zip(SAMPLES, near, strict=True) if gap < usual]
+    classes = {
+        name: [path for path in images_of(args.data) if path.parent.name == name]
+        for name in ("NORMAL", "PNEUMONIA")
+    }
+    classes["adults"] = images_of(args.adults)
+    engine = Engine.of(Settings(root=args.out))
+    shutil.rmtree(args.out, ignore_errors=True)
+    (args.out / "odd keys").mkdir(parents=True)
+    known = [path for paths in classes.values() for path in paths]
+    usual_looks = looks(np.stack([grey(path, LOOK) for path in known]))
+    usual = usual_distance(usual_looks, np.array([patient(path) for path in known]))
+    sys.stdout.write(f"{len(known)} images; two patients are usually {usual:.1f} apart\n")
+    close = []
+    for name, paths in classes.items():
+        one_each = {patient(path): path for path in paths}
+        population = Population.of(np.stack([grey(path, SIDE) for path in one_each.values()]))
+        for sample, wanted in SAMPLES.items():
+            if wanted.population == name:
+                data = walk(population, wanted, engine)
+                with Image.open(io.BytesIO(data)) as image:
+                    small = image.resize((LOOK, LOOK), Image.Resampling.BOX)
+                nearest = distances(looks(np.asarray(small, np.float32).reshape(1, -1)), usual_looks).min()
+                close += [sample] * bool(nearest < usual)
+                (args.out / sample).write_bytes(dicom(data) if sample.endswith(".dcm") else data)
+                sys.stdout.write(f"{sample:18} {len(data) / 1024:5.0f} KiB  nearest {nearest:5.1f}\n")
+                sys.stdout.flush()
+    (args.out / "photograph-1.jpeg").write_bytes(photograph())
+    for odd, sample in _ODD_KEYS.items():
+        shutil.copy(args.out / sample, args.out / "odd keys" / odd)
     if close:
         sys.stderr.write(f"nearer to a training image than two patients usually are: {', '.join(close)}\n")
     return 1 if close else 0

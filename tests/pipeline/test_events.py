@@ -59,7 +59,7 @@ def test_odd_keys_are_decoded_once() -> None:
 
 
 def test_deletions() -> None:
-    assert parse(load("s3_delete.json")) == [Change("inbox/normal-4.jpeg", removed=True)]
+    assert parse(load("s3_delete.json")) == [Change("inbox/normal-2.jpeg", removed=True)]
 
 
 def test_the_test_event_is_ignored() -> None:

@@ -26,7 +26,7 @@ def test_the_body_is_where_it_was_put() -> None:
 
 
 def test_the_body_holds_the_lungs() -> None:
-    with Image.open(pictures.SAMPLE.with_name("normal-4.jpeg")) as image:
+    with Image.open(pictures.SAMPLE.with_name("normal-1.jpeg")) as image:
         chest = image.convert("L")
     found = find_field(np.asarray(chest.resize((SIDE, SIDE)), np.float32))
     assert found is not None
