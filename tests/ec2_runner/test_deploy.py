@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
+from moto.cloudformation.models import CloudFormationBackend
 
 from ec2_runner.stack.cloudformation import CloudFormationStack
+from ec2_runner.stack.deploy import DeployOptions, make_plan
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
 from ec2_runner.stack.upload import CURRENT
-from pipeline.errors import StackError, UsageError
+from pipeline.errors import StackError, StackGoesOn, StoreError, UsageError
 from tests.support import stacks
-from tests.support.stacks import BUCKET, REGION, Cloud
+from tests.support.stacks import BUCKET, NAME, REGION, Cloud
 
 RELEASE = "system/releases/2/"
 
@@ -62,6 +64,157 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     with pytest.raises(StackError):
         cloud.deploy(partial(cloud.build, number=3))
     assert cloud.text(CURRENT) == "2\n"
+
+
+class Operation:
+    """Hold an update of the stack in the state UPDATE_IN_PROGRESS until a test ends it."""
+
+    def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._cloud, self._patch, self._real = cloud, monkeypatch, CloudFormationBackend.execute_change_set
+        monkeypatch.setattr(
+            CloudFormationBackend,
+            "execute_change_set",
+            lambda backend, **request: self._begin(backend, **request),
+        )
+
+    def _begin(self, backend: Any, **request: Any) -> None:
+        self._end = partial(self._real, backend, **request)
+        backend.get_stack(NAME)._add_stack_event("UPDATE_IN_PROGRESS")
+        self._cloud.pretend("UPDATE_IN_PROGRESS")
+
+    def roll_back(self, _: float = 0) -> None:
+        self._patch.setattr(CloudFormationBackend, "execute_change_set", self._real)
+        self._cloud.pretend("UPDATE_ROLLBACK_COMPLETE")
+
+    def complete(self, _: float = 0) -> None:
+        self._patch.setattr(CloudFormationBackend, "execute_change_set", self._real)
+        self._end()
+
+
+@pytest.fixture
+def operation(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Operation:
+    cloud.deploy()
+    return Operation(cloud, monkeypatch)
+
+
+def stop_watching(cloud: Cloud, error: BaseException) -> None:
+    def fail(_: float) -> None:
+        raise error
+
+    cloud.sleep = fail
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("CloudFormation did not answer: X")])
+def test_an_interruption_leaves_the_release_of_the_update_that_goes_on(
+    cloud: Cloud, operation: Operation, error: BaseException
+) -> None:
+    stop_watching(cloud, error)
+    with pytest.raises(StackGoesOn, match=r"CloudFormation goes on with the stack cxr-inbox: run the same"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+    cloud.sleep = operation.complete  # while the same command waits
+    cloud.deploy(partial(cloud.build, number=3))
+    assert "waiting: the stack is in UPDATE_IN_PROGRESS" in cloud.output.getvalue()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.outputs["Release"], cloud.text(CURRENT)) == ("3", "3\n")
+
+
+def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
+    cloud: Cloud, operation: Operation
+) -> None:
+    cloud.sleep = operation.roll_back
+    with pytest.raises(StackError, match="UPDATE_ROLLBACK_COMPLETE"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "2\n"
+
+
+def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
+    cloud: Cloud, operation: Operation
+) -> None:
+    stop_watching(cloud, KeyboardInterrupt())
+    with pytest.raises(StackGoesOn):
+        cloud.deploy(partial(cloud.build, number=3))
+    operation.roll_back()
+
+    def fail(*_: object) -> Bundle:
+        raise StackError("no network")
+
+    with pytest.raises(StackError, match="no network"):
+        cloud.deploy(fail)
+    assert cloud.text(CURRENT) == "2\n"
+    cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+
+
+def test_an_update_that_never_began_takes_the_release_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.deploy()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CloudFormationStack, "_has_changes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "2\n"
+
+
+def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> None:
+    lost: list[str] = []
+
+    def lose(**_: Any) -> None:
+        if lost and len(lost) < 5:
+            lost.append("again")
+            raise EndpointConnectionError(endpoint_url="https://cloudformation")
+
+    def end(_: float) -> None:
+        if lost:
+            operation.complete()
+        else:
+            lost.append("first")
+
+    cloud.aws.client("cloudformation").meta.events.register(
+        "before-parameter-build.cloudformation.DescribeStacks", lose
+    )
+    cloud.sleep = end
+    cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+    assert "did not answer: EndpointConnectionError; trying again" in cloud.output.getvalue()
+
+
+def test_an_interrupted_change_of_the_type_still_ends_the_hosts(cloud: Cloud, operation: Operation) -> None:
+    host = cloud.launch()
+    stop_watching(cloud, KeyboardInterrupt())
+    with pytest.raises(StackGoesOn):
+        cloud.deploy(instance_type="c7i.large")
+    assert _state(cloud, host) == "running"
+    operation.complete()
+    cloud.deploy(instance_type="c7i.large")
+    assert _state(cloud, host) in ("shutting-down", "terminated")
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "CREATE_FAILED", "DELETE_FAILED", "ROLLBACK_FAILED"])
+def test_a_creation_that_failed_is_begun_anew(cloud: Cloud, status: str) -> None:
+    cloud.deploy()
+    cloud.aws.client("s3").delete_object(Bucket=BUCKET, Key=CURRENT)
+    cloud.pretend(status)
+    plan = cloud.deploy()
+    assert plan.before is None
+    assert any(status in line for line in plan.notes)
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.is_sound
+
+
+def test_looking_changes_nothing(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.pretend("ROLLBACK_COMPLETE")
+    make_plan(DeployOptions(NAME), cloud.aws, cloud.stack)
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.status == "ROLLBACK_COMPLETE"
 
 
 def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -> None:

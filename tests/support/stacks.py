@@ -12,6 +12,7 @@ from unittest import mock
 
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
+from moto.cloudformation.models import cloudformation_backends
 from rich.console import Console
 
 from ec2_runner.reach.fleet import Fleet
@@ -47,7 +48,7 @@ TEMPLATE = {
         "Bucket": {
             "Type": "AWS::S3::Bucket",
             "Condition": "MakesBucket",
-            "DeletionPolicy": "Retain",
+            "DeletionPolicy": "RetainExceptOnCreate",
             "Properties": {"BucketName": {"Ref": "BucketName"}},
         },
         "IndexTable": {
@@ -89,6 +90,7 @@ TEMPLATE = {
         },
     },
     "Outputs": {
+        "Release": {"Value": "RELEASE-NUMBER"},
         "BucketName": {"Value": {"Ref": "BucketName"}},
         "JobsQueueArn": {"Value": {"Fn::GetAtt": ["Queue0", "Arn"]}},
         "VerdictsQueueArn": {"Value": {"Fn::GetAtt": ["Queue2", "Arn"]}},
@@ -108,6 +110,7 @@ class Cloud:
     folder: Path
     calls: list[str] = field(default_factory=list)
     output: StringIO = field(default_factory=StringIO)
+    sleep: Callable[[float], None] = lambda _: None  # what a wait for CloudFormation does
 
     @property
     def display(self) -> Display:
@@ -117,9 +120,13 @@ class Cloud:
     @property
     def stack(self) -> CloudFormationStack:
         """Return the stack, without pauses between two looks at it."""
-        return CloudFormationStack(
-            NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None
-        )
+        client = self.aws.client("cloudformation")
+        return CloudFormationStack(NAME, client, self.display.say, sleep=lambda time: self.sleep(time))
+
+    def pretend(self, status: str) -> None:
+        """Have CloudFormation report this status of the stack."""
+        backend = cloudformation_backends[ACCOUNT][REGION]
+        backend.get_stack(NAME).status = status
 
     @property
     def fleet(self) -> Fleet:
@@ -141,7 +148,8 @@ class Cloud:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"{name} {hosts} {functions} {number}")
         template = self.folder / "source.yaml"
-        template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
+        text = json.dumps(TEMPLATE).replace('"RELEASE-NUMBER"', "RELEASE-NUMBER")
+        template.write_text(f"# CodeUri: build/lambda\n{text}")
         write_manifest(folder)
         return Bundle(number, folder, folder / "lambda.zip", template)
 
