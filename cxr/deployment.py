@@ -1,6 +1,9 @@
 """Run `cxr deploy`, `status` and `destroy`. The AWS library is imported when a command runs."""
 
+import signal
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +12,8 @@ from cxr.options import begin
 from pipeline.errors import StackError, UsageError
 
 if TYPE_CHECKING:
-    from ec2_runner.stack.deploy import DeployOptions
+    from ec2_runner.stack.cloudformation import CloudFormationStack
+    from ec2_runner.stack.deploy import DeployOptions, Plan
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
     from pipeline.settings import Settings
@@ -53,15 +57,21 @@ def deploy_command(
         list[str] | None,
         typer.Option(help="NAME=VALUE for another parameter of template.yaml, such as Ami. May be repeated."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would change, its cost and missing permissions; change nothing."
+        ),
+    ] = False,
     yes: _YesOption = False,
 ) -> None:
     """Create the AWS stack, or update it to the release of this checkout. Safe to repeat.
 
-    Keep options that you give each time in cxr.toml instead.
+    Keep options that you give each time in cxr.toml instead. After Ctrl-C, the same command goes on.
     """
+    from ec2_runner.stack.account import limits_too_low
     from ec2_runner.stack.cloudformation import CloudFormationStack
-    from ec2_runner.stack.cost import estimate
-    from ec2_runner.stack.deploy import carry_out, make_plan
+    from ec2_runner.stack.deploy import carry_out, check_options, make_plan
     from ec2_runner.stack.release import build, source_tree
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
@@ -77,20 +87,36 @@ def deploy_command(
         retention_days=retention_days,
     )
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
-    aws = _account()
+    check_options(options)
+    _let_sigterm_interrupt()
+    try:
+        aws = _account()
+    except UsageError as error:
+        if not dry_run:
+            raise
+        return _tell_without_account(options, root, error)
     with stack_errors():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
+        if dry_run and (state := target.read()) and state.is_busy:
+            typer.echo(
+                f"The stack {name} is in {state.status}: a deploy would wait for the end. Try again then."
+            )
+            return None
         plan = make_plan(options, aws, target)
-        cost = estimate(plan.instance_type, plan.idle_minutes)
         verb = "Update" if plan.before else "Create"
         typer.echo(f"{verb} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
-        typer.echo("\n".join(cost.lines()))
+        for line in (*plan.notes, *limits_too_low(aws, plan.instance_type, plan.concurrency)):
+            typer.echo(f"Note: {line}.")
+        _tell_cost(plan.instance_type, plan.idle_minutes)
+        if dry_run:
+            return _tell_changes(plan, aws, target, root)
         if not yes:
             typer.confirm("Continue?", abort=True)
         fleet = wiring.make_fleet(settings)
         carry_out(plan, aws, target, fleet, partial(build, root), display)
     typer.echo(f"Drop chest X-rays into s3://{plan.bucket}/inbox/")
     typer.echo(f"and see them with: cxr up --bucket {plan.bucket} --stack {name}")
+    return None
 
 
 def status_command(stack: _StackOption = None, region: _RegionOption = None) -> None:
@@ -128,6 +154,7 @@ def destroy_command(
 
     settings, display = begin(stack=stack, region=region), _display()
     name, aws = settings.stack, _account()
+    _let_sigterm_interrupt()
     with stack_errors():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         bucket = bucket_of(target, aws)
@@ -138,6 +165,42 @@ def destroy_command(
         if not yes:
             typer.confirm("Continue?", abort=True)
         destroy_stack(target, aws, wiring.make_fleet(settings), everything, display)
+
+
+def _let_sigterm_interrupt() -> None:
+    """Have a plain `kill` interrupt this command as Ctrl-C does, so that it says what goes on in AWS."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _tell_cost(instance_type: str, idle_minutes: float) -> None:
+    from ec2_runner.stack.cost import estimate
+
+    typer.echo("\n".join(estimate(instance_type, idle_minutes).lines()))
+
+
+def _tell_changes(plan: "Plan", aws: "Aws", stack: "CloudFormationStack", root: Path) -> None:
+    from ec2_runner.stack.account import missing_permissions
+    from ec2_runner.stack.preview import changes
+
+    lines: tuple[Iterator[str], ...] = (
+        changes(plan, stack, root / "template.yaml"),
+        missing_permissions(aws, root, plan.stack, plan.bucket),
+    )
+    for part in lines:
+        for line in part:
+            typer.echo(line)
+    typer.echo("Nothing was changed.")
+
+
+def _tell_without_account(options: "DeployOptions", root: Path, reason: UsageError) -> None:
+    from ec2_runner.stack.deploy import DEFAULT_IDLE_MINUTES, DEFAULT_TYPE
+    from ec2_runner.stack.preview import resources
+
+    typer.echo(f"Create the stack {options.stack}.")
+    for line in resources(root / "template.yaml", not options.existing_bucket, bool(options.email)):
+        typer.echo(line)
+    _tell_cost(options.instance_type or DEFAULT_TYPE, options.idle_minutes or DEFAULT_IDLE_MINUTES)
+    typer.echo(f"Without an account, no more can be told: {reason}.")
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

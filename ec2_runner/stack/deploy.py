@@ -42,7 +42,7 @@ from pipeline.store.s3 import S3Store
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-DEFAULT_TYPE = "t3.medium"
+DEFAULT_TYPE, DEFAULT_IDLE_MINUTES = "t3.medium", 20.0
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
 _LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
@@ -142,7 +142,7 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         bucket,
         makes_bucket,
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
-        options.idle_minutes or float(known.get("IdleMinutes", 20)),
+        options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
         _functions({**known, **options.more}),
         _concurrency({**known, **options.more}),
         before,

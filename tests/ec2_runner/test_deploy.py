@@ -310,6 +310,91 @@ def test_a_bucket_that_a_stack_left_is_taken_up_again(cloud: Cloud) -> None:
     assert set(_queues(cloud.aws.client("s3"), BUCKET).values()) == {"inbox/", "outbox/"}
 
 
+def test_a_bucket_that_was_there_is_told_to_keep_its_settings(cloud: Cloud) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket=BUCKET)
+    for _ in range(2):  # a new stack, and an update
+        plan = cloud.deploy()
+        assert plan.notes == (
+            f"the bucket {BUCKET} is there already and keeps its settings: RetentionDays, PreviewDays,"
+            " PageOrigins do not apply to it",
+        )
+
+
+def test_a_bucket_of_the_stack_takes_its_settings(cloud: Cloud) -> None:
+    assert cloud.deploy(retention_days=30).notes == ()
+    assert cloud.deploy(retention_days=60).notes == ()
+
+
+IGNORED: list[dict[str, Any]] = [
+    {"retention_days": 30},
+    {"more": {"PreviewDays": "7"}},
+    {"more": {"PageOrigins": "http://127.0.0.1:8080"}},
+]
+
+
+@pytest.mark.parametrize("options", IGNORED)
+def test_an_option_that_a_bucket_would_ignore_is_refused(cloud: Cloud, options: dict[str, Any]) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket=BUCKET)
+    with pytest.raises(UsageError, match=r"would have no effect: the bucket .* leave out"):
+        cloud.deploy(**options)
+    assert cloud.stack.read() is None
+    cloud.deploy()
+    with pytest.raises(UsageError, match=r"would have no effect"):
+        cloud.deploy(**options)
+
+
+@pytest.mark.parametrize("options", IGNORED)
+def test_an_option_that_a_bucket_has_already_is_fine(cloud: Cloud, options: dict[str, Any]) -> None:
+    """As after `cxr destroy`, with the same cxr.toml: the bucket kept the rules that the stack made."""
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    days = {"inbox/": 30, "outbox/": 30, "outbox/.previews/": 7}
+    rules: list[Any] = [
+        {"ID": prefix, "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": count}}
+        for prefix, count in days.items()
+    ]
+    rules.append(
+        {
+            "ID": "old",
+            "Status": "Enabled",
+            "Prefix": "",
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+        }
+    )
+    s3.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": rules})
+    page: Any = {"AllowedMethods": ["POST"], "AllowedOrigins": ["http://127.0.0.1:8080", "http://other"]}
+    s3.put_bucket_cors(Bucket=BUCKET, CORSConfiguration={"CORSRules": [page]})
+    cloud.deploy(**options)
+
+
+def test_rules_that_may_not_be_read_count_as_others(cloud: Cloud) -> None:
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+
+    def forbid(**_: Any) -> None:
+        raise ClientError(
+            {"Error": {"Code": "AccessDenied", "Message": ""}}, "GetBucketLifecycleConfiguration"
+        )
+
+    s3.meta.events.register("before-parameter-build.s3.GetBucketLifecycleConfiguration", forbid)
+    with pytest.raises(UsageError, match="would have no effect"):
+        cloud.deploy(retention_days=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("InstanceType", "--instance-type"),
+        ("RetentionDays", "--retention-days"),
+        ("CreateBucket", "--existing-bucket"),
+        ("EventMapping", "deploy sets it itself"),
+    ],
+)
+def test_a_parameter_with_an_option_of_its_own_is_refused(cloud: Cloud, name: str, instead: str) -> None:
+    with pytest.raises(UsageError, match=f"--parameter {name}: use .*{instead}"):
+        cloud.deploy(more={name: "x"})
+
+
 def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> None:
     cloud.deploy()
     host = cloud.launch()

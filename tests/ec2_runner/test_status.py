@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from moto.cloudformation.models import CloudFormationBackend
 from typer.testing import CliRunner
 
 from cxr.commands import app
@@ -12,8 +13,9 @@ from ec2_runner.host.agent import Publisher
 from ec2_runner.stack import release
 from ec2_runner.stack.destroy import destroy_stack
 from ec2_runner.stack.status import report
+from ec2_runner.stack.upload import CURRENT
 from handlers import wiring
-from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.errors import CxrError, StackError, StackGoesOn, UsageError
 from pipeline.intake import record_verdict
 from pipeline.running.service import WorkerStatus
 from pipeline.settings import Settings
@@ -151,6 +153,42 @@ def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
     assert shown[2:] == [
         f"inbox/{number}.jpeg: rejected, empty: The file is empty. Export it again." for number in (4, 3, 2)
     ]
+
+
+def test_a_release_that_the_functions_do_not_have_is_shown(deployed: Cloud) -> None:
+    assert not any("the functions have" in line for line in lines(deployed))
+    put(deployed, CURRENT, b"3\n")
+    assert "          the functions have release 2: `cxr deploy` was interrupted, run it again" in lines(
+        deployed
+    )
+
+
+def test_destroy_removes_a_stack_that_was_only_planned(cloud: Cloud) -> None:
+    client = cloud.aws.client("cloudformation")
+    client.create_change_set(
+        StackName=NAME, ChangeSetName="cxr-1", ChangeSetType="CREATE", TemplateBody='{"Resources": {}}'
+    )
+    destroy_stack(cloud.stack, cloud.aws, cloud.fleet, False, cloud.display)
+    assert client.list_stacks(StackStatusFilter=["REVIEW_IN_PROGRESS"])["StackSummaries"] == []
+
+
+def test_destroy_goes_on_where_it_was_interrupted(deployed: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    def begin(*_: object, **__: object) -> None:
+        deployed.pretend("DELETE_IN_PROGRESS")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudFormationBackend, "delete_stack", begin)
+        deployed.sleep = interrupt
+        with pytest.raises(StackGoesOn, match="run the same command again"):
+            destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    state = deployed.stack.read()
+    assert state is not None
+    assert state.status == "DELETE_IN_PROGRESS"
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    assert deployed.stack.read() is None
 
 
 def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
 from moto.cloudformation.models import cloudformation_backends
@@ -190,6 +191,8 @@ def cloud(folder: Path) -> Iterator[Cloud]:
         made = Cloud(wiring.aws(), folder)
         for client in (made.aws.client("s3"), made.aws.client("cloudformation")):
             client.meta.events.register("before-parameter-build.*.*", _noter(made.calls))
+        simulate = "before-parameter-build.iam.SimulatePrincipalPolicy"  # which moto does not do
+        made.aws.client("iam").meta.events.register(simulate, _refuse)
         yield made
 
 
@@ -202,6 +205,10 @@ def _apply(change_set: FakeChangeSet) -> None:
     change_set.stack.template = change_set.template
     change_set.stack._parse_template()
     change_set.stack.output_map = change_set.stack._create_output_map()
+
+
+def _refuse(model: Any, **_: Any) -> None:
+    raise ClientError({"Error": {"Code": "AccessDenied", "Message": "by the tests"}}, model.name)
 
 
 def _noter(calls: list[str]) -> Callable[..., None]:
