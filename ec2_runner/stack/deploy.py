@@ -19,7 +19,7 @@ from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.cost import HOST_TYPES
 from ec2_runner.stack.display import Display
-from ec2_runner.stack.kept import check_settings, note
+from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
 from ec2_runner.stack.upload import (
@@ -136,7 +136,7 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
     notes = [f"the stack is in {found.status}: {_MENDED}"] if found and not found.is_sound else []
     if not makes_bucket:
         check_settings(aws.client("s3"), bucket, parameters)
-        notes.append(note(bucket))
+        notes.append(kept_note(bucket))
     return Plan(
         options.stack,
         bucket,

@@ -29,7 +29,7 @@ def check_settings(s3: "S3Client", bucket: str, asked: Mapping[str, str]) -> Non
             )
 
 
-def note(bucket: str) -> str:
+def kept_note(bucket: str) -> str:
     """Return what a person should know about such a bucket."""
     names = ", ".join(_OPTIONS)
     return f"the bucket {bucket} is there already and keeps its settings: {names} do not apply to it"
