@@ -105,7 +105,7 @@ def deploy_command(
         plan = make_plan(options, aws, target)
         verb = "Update" if plan.before else "Create"
         typer.echo(f"{verb} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
-        for line in (*plan.notes, *limits_too_low(aws, plan.instance_type, plan.concurrency)):
+        for line in (*plan.notes, *limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts)):
             typer.echo(f"Note: {line}.")
         _tell_cost(plan.instance_type, plan.idle_minutes)
         if dry_run:

@@ -35,11 +35,11 @@ class _Iam(Protocol):
     def simulate_principal_policy(self, **request: Any) -> dict[str, Any]: ...
 
 
-def limits_too_low(aws: Aws, instance_type: str, concurrency: int) -> Iterator[str]:
+def limits_too_low(aws: Aws, instance_type: str, concurrency: int, hosts: int = 1) -> Iterator[str]:
     """Yield a sentence for each limit that is too low for a stack, or that may not be looked up."""
     looks: dict[str, Callable[[], str | None]] = {
         "functions at once": lambda: _functions(aws, concurrency),
-        "EC2's vCPUs": lambda: _vcpus(aws, instance_type),
+        "EC2's vCPUs": lambda: _vcpus(aws, instance_type, hosts),
     }
     for what, look in looks.items():
         try:
@@ -104,15 +104,15 @@ def _functions(aws: Aws, concurrency: int) -> str | None:
     )
 
 
-def _vcpus(aws: Aws, instance_type: str) -> str | None:
+def _vcpus(aws: Aws, instance_type: str, hosts: int) -> str | None:
     quotas: _Quotas = aws.client("service-quotas")
     found = ask("Service Quotas", quotas.get_service_quota, ServiceCode="ec2", QuotaCode=_STANDARD)
-    most, needed = float(found["Quota"]["Value"]), VCPUS[instance_type.rpartition(".")[2]]
+    most, needed = float(found["Quota"]["Value"]), hosts * VCPUS[instance_type.rpartition(".")[2]]
     if most >= needed:
         return None
     return (
-        f"EC2 runs at most {most:.0f} vCPUs at once in this account and region, and a {instance_type} has"
-        f" {needed}: ask AWS to raise quota {_STANDARD} of EC2, else no host starts"
+        f"EC2 runs at most {most:.0f} vCPUs at once in this account and region, and {hosts} {instance_type}"
+        f" have {needed}: ask AWS to raise quota {_STANDARD} of EC2, else hosts do not start"
     )
 
 

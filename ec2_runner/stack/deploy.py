@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 DEFAULT_TYPE, DEFAULT_IDLE_MINUTES = "t3.medium", 20.0
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
+_CONCURRENCY, _HOSTS = ("MaximumConcurrency", "2"), ("MaxHosts", "1")  # the same
 _LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
-_CONCURRENCY, _DEFAULT_CONCURRENCY = "MaximumConcurrency", "2"  # the same
 _INSTEAD = {  # parameters that have an option of their own, which is read for more than the template
     "BucketName": "--bucket or --existing-bucket",
     "CreateBucket": "--bucket or --existing-bucket",
@@ -85,6 +85,7 @@ class Plan:
     idle_minutes: float
     functions: Architecture
     concurrency: int  # batches of X-rays
+    hosts: int  # at most, at a time
     before: StackState | None
     parameters: dict[str, str] = field(default_factory=dict, repr=False)  # one of them is a secret
     notes: tuple[str, ...] = ()  # what a person should know before agreeing
@@ -107,7 +108,8 @@ def check_options(options: DeployOptions) -> None:
     if options.instance_type and options.instance_type not in HOST_TYPES:
         raise UsageError(f"--instance-type {options.instance_type} is none of: {', '.join(HOST_TYPES)}")
     _functions(options.more)
-    _concurrency(options.more)
+    _count(options.more, *_CONCURRENCY)
+    _count(options.more, *_HOSTS)
 
 
 def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
@@ -144,7 +146,8 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
         options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
         _functions({**known, **options.more}),
-        _concurrency({**known, **options.more}),
+        _count({**known, **options.more}, *_CONCURRENCY),
+        _count({**known, **options.more}, *_HOSTS),
         before,
         parameters,
         tuple(notes),
@@ -211,11 +214,11 @@ def _follow_functions(
         display.say(f"hosts install release {number} again, which is that of the functions")
 
 
-def _concurrency(parameters: dict[str, str]) -> int:
-    """Return how many batches are at work at a time; raise UsageError when it is no number."""
-    named = str(parameters.get(_CONCURRENCY, _DEFAULT_CONCURRENCY))
-    if not named.isdecimal():
-        raise UsageError(f"{_CONCURRENCY}={named}: it is a number")
+def _count(parameters: dict[str, str], name: str, default: str) -> int:
+    """Return a parameter that is a whole number; raise UsageError when it is none."""
+    named = str(parameters.get(name, default))
+    if not (named.isascii() and named.isdecimal()):
+        raise UsageError(f"{name}={named}: it is a whole number")
     return int(named)
 
 

@@ -68,11 +68,11 @@ def test_limits_that_suffice_are_not_mentioned(aws: Any, functions: int) -> None
 
 def test_limits_that_are_too_low_are_said_with_what_to_do(aws: Any) -> None:
     aws.limits(10, 5.0)
-    functions, vcpus = limits_too_low(aws, "c7i.2xlarge", 4)
+    functions, vcpus = limits_too_low(aws, "c7i.large", 4, 3)
     assert "at most 10 functions at once" in functions
     assert "this stack up to 14: set MaximumConcurrency to 2, or ask AWS to raise quota L-B99A" in functions
     assert "at most 5 vCPUs at once" in vcpus
-    assert "a c7i.2xlarge has 8" in vcpus
+    assert "3 c7i.large have 6" in vcpus
 
 
 def test_where_no_parameter_helps_none_is_named(aws: Any) -> None:
