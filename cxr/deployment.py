@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr.options import begin
-from pipeline.errors import StackError, UsageError
+from pipeline.errors import CxrError, StackError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.deploy import DeployOptions, Plan
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
@@ -69,7 +68,6 @@ def deploy_command(
 
     Keep options that you give each time in cxr.toml instead. After Ctrl-C, the same command goes on.
     """
-    from ec2_runner.stack.account import limits_too_low
     from ec2_runner.stack.cloudformation import CloudFormationStack
     from ec2_runner.stack.deploy import carry_out, check_options, make_plan
     from ec2_runner.stack.release import build, source_tree
@@ -89,34 +87,22 @@ def deploy_command(
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
     check_options(options)
     _let_sigterm_interrupt()
-    try:
-        aws = _account()
-    except UsageError as error:
-        if not dry_run:
-            raise
-        return _tell_without_account(options, root, error)
+    if dry_run:
+        for part in _dry_run(options, root):
+            typer.echo(part)
+        return
+    aws = _account()
     with stack_errors():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
-        if dry_run and (state := target.read()) and state.is_busy:
-            typer.echo(
-                f"The stack {name} is in {state.status}: a deploy would wait for the end. Try again then."
-            )
-            return None
         plan = make_plan(options, aws, target)
-        verb = "Update" if plan.before else "Create"
-        typer.echo(f"{verb} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
-        for line in (*plan.notes, *limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts)):
-            typer.echo(f"Note: {line}.")
-        _tell_cost(plan.instance_type, plan.idle_minutes)
-        if dry_run:
-            return _tell_changes(plan, aws, target, root)
+        for line in _described(plan, aws):
+            typer.echo(line)
         if not yes:
             typer.confirm("Continue?", abort=True)
         fleet = wiring.make_fleet(settings)
         carry_out(plan, aws, target, fleet, partial(build, root), display)
     typer.echo(f"Drop chest X-rays into s3://{plan.bucket}/inbox/")
     typer.echo(f"and see them with: cxr up --bucket {plan.bucket} --stack {name}")
-    return None
 
 
 def status_command(stack: _StackOption = None, region: _RegionOption = None) -> None:
@@ -172,35 +158,65 @@ def _let_sigterm_interrupt() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _tell_cost(instance_type: str, idle_minutes: float) -> None:
+def _described(plan: "Plan", aws: "Aws") -> Iterator[str]:
+    """Yield lines that describe a deploy to the person who is to agree to it."""
+    from ec2_runner.stack.account import limits_too_low
     from ec2_runner.stack.cost import estimate
 
-    typer.echo("\n".join(estimate(instance_type, idle_minutes).lines()))
+    verb = "Update" if plan.before else "Create"
+    yield f"{verb} the stack {plan.stack} in {aws.region}, account {aws.account}, bucket {plan.bucket}."
+    limits = limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts)
+    yield from (f"Note: {line}." for line in (*plan.notes, *limits))
+    yield from estimate(plan.instance_type, plan.idle_minutes).lines()
 
 
-def _tell_changes(plan: "Plan", aws: "Aws", stack: "CloudFormationStack", root: Path) -> None:
+def _dry_run(options: "DeployOptions", root: Path) -> Iterator[str]:
+    """Yield lines that say what a deploy would do, as far as these credentials may know."""
     from ec2_runner.stack.account import missing_permissions
+    from ec2_runner.stack.cloudformation import CloudFormationStack
+    from ec2_runner.stack.deploy import make_plan
     from ec2_runner.stack.preview import changes
+    from pipeline.aws.errors import stack_errors
+    from pipeline.aws.names import StackNames
 
-    lines: tuple[Iterator[str], ...] = (
-        changes(plan, stack, root / "template.yaml"),
-        missing_permissions(aws, root, plan.stack, plan.bucket),
-    )
-    for part in lines:
-        for line in part:
-            typer.echo(line)
-    typer.echo("Nothing was changed.")
+    try:
+        aws = _account()
+    except UsageError as error:
+        yield from _from_the_template(options, root)
+        yield f"Without an account, no more can be told: {error}."
+        return
+    names = StackNames(options.stack)
+    bucket = options.bucket or options.existing_bucket or names.bucket(aws.account, aws.region)
+    with stack_errors():
+        target = CloudFormationStack(options.stack, aws.client("cloudformation"), lambda _: None)
+        try:
+            if (state := target.read()) and state.is_busy:
+                yield f"The stack {target.name} is in {state.status}: a deploy would wait for its end."
+                return
+            plan = make_plan(options, aws, target)
+        except CxrError as error:
+            if not isinstance(error, StoreError) and not isinstance(error.__cause__, StoreError):
+                raise
+            yield from _from_the_template(options, root)
+            yield f"The account cannot be compared with that: {error}."
+        else:
+            bucket = plan.bucket
+            yield from _described(plan, aws)
+            yield from changes(plan, target, root / "template.yaml")
+        yield from missing_permissions(aws, root, options.stack, bucket)
+    yield "Nothing was changed."
 
 
-def _tell_without_account(options: "DeployOptions", root: Path, reason: UsageError) -> None:
+def _from_the_template(options: "DeployOptions", root: Path) -> Iterator[str]:
+    """Yield lines that say what a new stack would be."""
+    from ec2_runner.stack.cost import estimate
     from ec2_runner.stack.deploy import DEFAULT_IDLE_MINUTES, DEFAULT_TYPE
     from ec2_runner.stack.preview import resources
 
-    typer.echo(f"Create the stack {options.stack}.")
-    for line in resources(root / "template.yaml", not options.existing_bucket, bool(options.email)):
-        typer.echo(line)
-    _tell_cost(options.instance_type or DEFAULT_TYPE, options.idle_minutes or DEFAULT_IDLE_MINUTES)
-    typer.echo(f"Without an account, no more can be told: {reason}.")
+    yield f"A new stack {options.stack}:"
+    yield from resources(root / "template.yaml", not options.existing_bucket, bool(options.email))
+    cost = estimate(options.instance_type or DEFAULT_TYPE, options.idle_minutes or DEFAULT_IDLE_MINUTES)
+    yield from cost.lines()
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -48,13 +48,13 @@ _DEFAULT_FUNCTIONS: Architecture = "x86_64"
 _CONCURRENCY, _HOSTS = ("MaximumConcurrency", "2"), ("MaxHosts", "1")  # the same
 _LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
 _INSTEAD = {  # parameters that have an option of their own, which is read for more than the template
-    "BucketName": "--bucket or --existing-bucket",
-    "CreateBucket": "--bucket or --existing-bucket",
-    "InstanceType": "--instance-type",
-    "NotificationEmail": "--email",
-    "IdleMinutes": "--idle-minutes",
-    "RetentionDays": "--retention-days",
-    "EventMapping": "nothing, since deploy sets it itself",
+    "BucketName": "use --bucket or --existing-bucket",
+    "CreateBucket": "use --bucket or --existing-bucket",
+    "InstanceType": "use --instance-type",
+    "NotificationEmail": "use --email",
+    "IdleMinutes": "use --idle-minutes",
+    "RetentionDays": "use --retention-days",
+    "EventMapping": "leave it out, deploy sets it",
 }
 _MENDED = "its failed creation is deleted, or its failed rollback continued, first"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
@@ -104,7 +104,7 @@ def check_options(options: DeployOptions) -> None:
         raise UsageError("--bucket creates a bucket, --existing-bucket uses one: name only one of them")
     for name, instead in _INSTEAD.items():
         if name in options.more:
-            raise UsageError(f"--parameter {name}: use {instead}")
+            raise UsageError(f"the parameter {name} cannot be given by itself: {instead}")
     if options.instance_type and options.instance_type not in HOST_TYPES:
         raise UsageError(f"--instance-type {options.instance_type} is none of: {', '.join(HOST_TYPES)}")
     _functions(options.more)

@@ -120,6 +120,23 @@ def test_an_interruption_leaves_the_release_of_the_update_that_goes_on(
     assert (state.outputs["Release"], cloud.text(CURRENT)) == ("3", "3\n")
 
 
+def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudFormationStack, "_settled", interrupt)
+        with pytest.raises(StackGoesOn, match="interrupted"):
+            cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.status, state.outputs["EventMapping"]) == ("CREATE_COMPLETE", "false")
+    cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.outputs["EventMapping"], cloud.text(CURRENT)) == ("true", "2\n")
+
+
 def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
     cloud: Cloud, operation: Operation
 ) -> None:
@@ -387,11 +404,11 @@ def test_rules_that_may_not_be_read_count_as_others(cloud: Cloud) -> None:
         ("InstanceType", "--instance-type"),
         ("RetentionDays", "--retention-days"),
         ("CreateBucket", "--existing-bucket"),
-        ("EventMapping", "deploy sets it itself"),
+        ("EventMapping", "deploy sets it"),
     ],
 )
 def test_a_parameter_with_an_option_of_its_own_is_refused(cloud: Cloud, name: str, instead: str) -> None:
-    with pytest.raises(UsageError, match=f"--parameter {name}: use .*{instead}"):
+    with pytest.raises(UsageError, match=f"the parameter {name} cannot .*{instead}"):
         cloud.deploy(more={name: "x"})
 
 

@@ -196,6 +196,31 @@ def test_a_change_set_that_is_refused_is_told(cloud: Cloud) -> None:
     assert "the changes cannot be told: CloudFormation refused: AccessDenied" in said
 
 
+@pytest.mark.parametrize(
+    ("service", "operation", "code"),
+    [("cloudformation", "DescribeStacks", "AccessDenied"), ("s3", "HeadBucket", "403")],
+)
+def test_who_may_not_even_look_hears_what_is_missing(
+    cloud: Cloud, service: Any, operation: str, code: str
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": ""}}, operation)
+
+    event = f"before-parameter-build.{service}.{operation}"
+    cloud.aws.client(service).meta.events.register(event, refuse)
+    status, said = dry_run()
+    assert status == 0
+    assert said.startswith(f"A new stack {NAME}:\n")
+    assert "at rest: about $" in said
+    assert "The account cannot be compared with that: " in said
+    assert "permissions: not checked" in said
+
+
+def test_options_that_do_not_fit_are_refused_by_a_dry_run_too(cloud: Cloud) -> None:
+    with pytest.raises(UsageError, match="there is no bucket"):
+        dry_run("--existing-bucket", "none-there")
+
+
 @pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_REGION"])
 def test_without_an_account_the_template_and_the_cost_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
@@ -215,5 +240,5 @@ def test_without_an_account_the_template_and_the_cost_are_told(
     assert "Without an account, no more can be told: no AWS" in said
     with pytest.raises(UsageError, match="is none of"):
         dry_run("--instance-type", "p5.48xlarge")
-    with pytest.raises(UsageError, match="--parameter EventMapping: use nothing"):
+    with pytest.raises(UsageError, match="the parameter EventMapping cannot be given by itself"):
         dry_run("--parameter", "EventMapping=false")

@@ -1,5 +1,7 @@
 """`cxr status`, `cxr destroy`, and the commands as people type them."""
 
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from cxr.commands import app
 from ec2_runner.host.agent import Publisher
 from ec2_runner.stack import release
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.destroy import destroy_stack
 from ec2_runner.stack.status import report
 from ec2_runner.stack.upload import CURRENT
@@ -264,6 +267,23 @@ def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.
     assert code == 0
     assert "are deleted, every version of them" in said
     assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_deploy_that_is_stopped_says_what_goes_on(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
+    monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))
+    monkeypatch.setattr(CloudFormationStack, "_settled", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(
+            StackGoesOn, match=r"^interrupted\. CloudFormation goes on .* run the same command"
+        ):
+            invoke("deploy", "--yes")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("command", ["deploy", "status", "destroy"])
