@@ -180,11 +180,11 @@ def carry_out(
         with display.at_work("making the stack"):
             stack.apply(template, {**plan.parameters, "EventMapping": "false"})
     before = current_release(S3Store(plan.bucket, s3))
-    with display.bytes("uploading the release", total_size(release_files(release))) as advance:
-        upload_release(s3, plan.bucket, release, advance)
-    if not plan.makes_bucket:
-        _notify(plan, s3, stack)
     try:
+        with display.bytes("uploading the release", total_size(release_files(release))) as advance:
+            upload_release(s3, plan.bucket, release, advance)
+        if not plan.makes_bucket:
+            _notify(plan, s3, stack)
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
     except StackGoesOn:

@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.cloudformation.models import CloudFormationBackend
 
+from ec2_runner.stack import deploy
 from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.deploy import DeployOptions, make_plan
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
@@ -176,6 +177,21 @@ def test_an_update_that_never_began_takes_the_release_back(
     with pytest.raises(KeyboardInterrupt):
         cloud.deploy(partial(cloud.build, number=3))
     assert cloud.text(CURRENT) == "2\n"
+
+
+def test_a_failure_before_the_update_takes_the_release_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket="department")
+    cloud.deploy(existing_bucket="department")
+
+    def refuse(*_: object) -> None:
+        raise StackError("another notification covers inbox/")
+
+    monkeypatch.setattr(deploy, "add_notifications", refuse)
+    with pytest.raises(StackError, match="covers"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT, "department") == "2\n"
 
 
 def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> None:
