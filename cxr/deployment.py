@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,13 +87,12 @@ def deploy_command(
     )
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
     check_options(options)
-    _let_sigterm_interrupt()
     if dry_run:
         for part in _dry_run(options, root):
             typer.echo(part)
         return
     aws = _account()
-    with stack_errors():
+    with stack_errors(), _interrupted_by_sigterm():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
         for line in _described(plan, aws):
@@ -140,8 +140,7 @@ def destroy_command(
 
     settings, display = begin(stack=stack, region=region), _display()
     name, aws = settings.stack, _account()
-    _let_sigterm_interrupt()
-    with stack_errors():
+    with stack_errors(), _interrupted_by_sigterm():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         bucket = bucket_of(target, aws)
         typer.echo(f"Delete the stack {name} in {aws.region}, its hosts and its worklist.")
@@ -153,9 +152,14 @@ def destroy_command(
         destroy_stack(target, aws, wiring.make_fleet(settings), everything, display)
 
 
-def _let_sigterm_interrupt() -> None:
-    """Have a plain `kill` interrupt this command as Ctrl-C does, so that it says what goes on in AWS."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Have a plain `kill` interrupt a `with` block as Ctrl-C does, so that it says what goes on in AWS."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _described(plan: "Plan", aws: "Aws") -> Iterator[str]:
@@ -187,7 +191,7 @@ def _dry_run(options: "DeployOptions", root: Path) -> Iterator[str]:
         return
     names = StackNames(options.stack)
     bucket = options.bucket or options.existing_bucket or names.bucket(aws.account, aws.region)
-    with stack_errors():
+    with stack_errors(), _interrupted_by_sigterm():
         target = CloudFormationStack(options.stack, aws.client("cloudformation"), lambda _: None)
         try:
             if (state := target.read()) and state.is_busy:

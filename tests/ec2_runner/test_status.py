@@ -277,13 +277,9 @@ def test_a_deploy_that_is_stopped_says_what_goes_on(
     monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))
     monkeypatch.setattr(CloudFormationStack, "_settled", lambda *_: os.kill(os.getpid(), number))
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(
-            StackGoesOn, match=r"^interrupted\. CloudFormation goes on .* run the same command"
-        ):
-            invoke("deploy", "--yes")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(StackGoesOn, match=r"^interrupted\. CloudFormation goes on .* run the same command"):
+        invoke("deploy", "--yes")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("command", ["deploy", "status", "destroy"])
