@@ -22,13 +22,13 @@ POLICIES = tuple(f"docs/policies/{name}.json" for name in ("deploy", "cloudforma
 
 
 class _Quotas(Protocol):
-    """The part of boto3's Service Quotas client that is used here."""
+    """Describe the part of boto3's Service Quotas client that is used here."""
 
     def get_service_quota(self, *, ServiceCode: str, QuotaCode: str) -> dict[str, Any]: ...
 
 
 class _Iam(Protocol):
-    """The part of boto3's IAM client that is used here."""
+    """Describe the part of boto3's IAM client that is used here."""
 
     def get_role(self, *, RoleName: str) -> dict[str, Any]: ...
 
