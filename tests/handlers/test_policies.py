@@ -85,7 +85,6 @@ NOT_NEEDED = {
     "no managed policies, boundaries and descriptions of roles": (
         r"iam:(Attach|Detach)RolePolicy|iam:\w+RolePermissionsBoundary|iam:UpdateRole(Description)?"
     ),
-    "no replicas of a secret": r"secretsmanager:\w*Re(plicat|moveRegions)\w+",
     "no data protection of a topic": r"sns:\w+DataProtectionPolicy",
 }
 OF_THE_TEMPLATE = {  # for the template itself, not for one of its resources
