@@ -1,15 +1,19 @@
 """Run `cxr deploy`, `status` and `destroy`. The AWS library is imported when a command runs."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr.options import begin
-from pipeline.errors import StackError, UsageError
+from pipeline.errors import CxrError, StackError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from ec2_runner.stack.deploy import DeployOptions
+    from ec2_runner.stack.deploy import DeployOptions, Plan
     from ec2_runner.stack.display import Display
     from pipeline.aws.clients import Aws
     from pipeline.settings import Settings
@@ -53,15 +57,20 @@ def deploy_command(
         list[str] | None,
         typer.Option(help="NAME=VALUE for another parameter of template.yaml, such as Ami. May be repeated."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would change, its cost and missing permissions; change nothing."
+        ),
+    ] = False,
     yes: _YesOption = False,
 ) -> None:
     """Create the AWS stack, or update it to the release of this checkout. Safe to repeat.
 
-    Keep options that you give each time in cxr.toml instead.
+    Keep options that you give each time in cxr.toml instead. After Ctrl-C, the same command goes on.
     """
     from ec2_runner.stack.cloudformation import CloudFormationStack
-    from ec2_runner.stack.cost import estimate
-    from ec2_runner.stack.deploy import carry_out, make_plan
+    from ec2_runner.stack.deploy import carry_out, check_options, make_plan
     from ec2_runner.stack.release import build, source_tree
     from handlers import wiring
     from pipeline.aws.errors import stack_errors
@@ -77,14 +86,17 @@ def deploy_command(
         retention_days=retention_days,
     )
     options, name = _options(settings, bucket, existing_bucket, more), settings.stack
+    check_options(options)
+    if dry_run:
+        for part in _dry_run(options, root):
+            typer.echo(part)
+        return
     aws = _account()
-    with stack_errors():
+    with stack_errors(), _interrupted_by_sigterm():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         plan = make_plan(options, aws, target)
-        cost = estimate(plan.instance_type, plan.idle_minutes)
-        verb = "Update" if plan.before else "Create"
-        typer.echo(f"{verb} the stack {name} in {aws.region}, account {aws.account}, bucket {plan.bucket}.")
-        typer.echo("\n".join(cost.lines()))
+        for line in _described(plan, aws):
+            typer.echo(line)
         if not yes:
             typer.confirm("Continue?", abort=True)
         fleet = wiring.make_fleet(settings)
@@ -128,7 +140,7 @@ def destroy_command(
 
     settings, display = begin(stack=stack, region=region), _display()
     name, aws = settings.stack, _account()
-    with stack_errors():
+    with stack_errors(), _interrupted_by_sigterm():
         target = CloudFormationStack(name, aws.client("cloudformation"), display.say)
         bucket = bucket_of(target, aws)
         typer.echo(f"Delete the stack {name} in {aws.region}, its hosts and its worklist.")
@@ -138,6 +150,77 @@ def destroy_command(
         if not yes:
             typer.confirm("Continue?", abort=True)
         destroy_stack(target, aws, wiring.make_fleet(settings), everything, display)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Have a plain `kill` interrupt a `with` block as Ctrl-C does, so that it says what goes on in AWS."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _described(plan: "Plan", aws: "Aws") -> Iterator[str]:
+    """Yield lines that describe a deploy to the person who is to agree to it."""
+    from ec2_runner.stack.account import limits_too_low
+    from ec2_runner.stack.cost import estimate
+
+    verb = "Update" if plan.before else "Create"
+    yield f"{verb} the stack {plan.stack} in {aws.region}, account {aws.account}, bucket {plan.bucket}."
+    limits = limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts)
+    yield from (f"Note: {line}." for line in (*plan.notes, *limits))
+    yield from estimate(plan.instance_type, plan.idle_minutes).lines()
+
+
+def _dry_run(options: "DeployOptions", root: Path) -> Iterator[str]:
+    """Yield lines that say what a deploy would do, as far as these credentials may know."""
+    from ec2_runner.stack.account import missing_permissions
+    from ec2_runner.stack.cloudformation import CloudFormationStack
+    from ec2_runner.stack.deploy import make_plan
+    from ec2_runner.stack.preview import changes
+    from pipeline.aws.errors import stack_errors
+    from pipeline.aws.names import StackNames
+
+    try:
+        aws = _account()
+    except UsageError as error:
+        yield from _from_the_template(options, root)
+        yield f"Without an account, no more can be told: {error}."
+        return
+    names = StackNames(options.stack)
+    bucket = options.bucket or options.existing_bucket or names.bucket(aws.account, aws.region)
+    with stack_errors(), _interrupted_by_sigterm():
+        target = CloudFormationStack(options.stack, aws.client("cloudformation"), lambda _: None)
+        try:
+            if (state := target.read()) and state.is_busy:
+                yield f"The stack {target.name} is in {state.status}: a deploy would wait for its end."
+                return
+            plan = make_plan(options, aws, target)
+        except CxrError as error:
+            if not isinstance(error, StoreError) and not isinstance(error.__cause__, StoreError):
+                raise
+            yield from _from_the_template(options, root)
+            yield f"The account cannot be compared with that: {error}."
+        else:
+            bucket = plan.bucket
+            yield from _described(plan, aws)
+            yield from changes(plan, target, root / "template.yaml")
+        yield from missing_permissions(aws, root, options.stack, bucket)
+    yield "Nothing was changed."
+
+
+def _from_the_template(options: "DeployOptions", root: Path) -> Iterator[str]:
+    """Yield lines that say what a new stack would be."""
+    from ec2_runner.stack.cost import estimate
+    from ec2_runner.stack.deploy import DEFAULT_IDLE_MINUTES, DEFAULT_TYPE
+    from ec2_runner.stack.preview import resources
+
+    yield f"A new stack {options.stack}:"
+    yield from resources(root / "template.yaml", not options.existing_bucket, bool(options.email))
+    cost = estimate(options.instance_type or DEFAULT_TYPE, options.idle_minutes or DEFAULT_IDLE_MINUTES)
+    yield from cost.lines()
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

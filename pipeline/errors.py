@@ -15,6 +15,7 @@ CxrError
 │   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
 │       └── HostNotDone     the host had no time left for the rest of the jobs, or broke off: send them again
 ├── StackError              AWS did not do what `cxr deploy`, `status` or `destroy` asked of it
+│   └── StackGoesOn         CloudFormation goes on with an operation whose end was not seen
 └── IngestFailed            some records of an event failed: the sender delivers the event again
 """
 
@@ -164,6 +165,10 @@ class HostNotDone(HostNotReady):
 
 class StackError(CxrError):
     """Report that AWS did not make, show or delete the stack; the message says what to do."""
+
+
+class StackGoesOn(StackError):
+    """Report that CloudFormation goes on with an operation whose end this process did not see."""
 
 
 class IngestFailed(CxrError):

@@ -43,6 +43,7 @@ _WHOLE_FILES = {
     *("test_backfill_command", "test_backfill_ray", "test_bucket_commands", "test_bucket_page", "test_cli"),
     *("test_deploy", "test_host", "test_instance_connect", "test_monitor", "test_reaper", "test_slot"),
     *(
+        "test_preview",
         "test_slots",
         "test_release",
         "test_remote",

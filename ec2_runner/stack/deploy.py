@@ -3,17 +3,23 @@
 A new stack does not take jobs before its release is uploaded. An existing one gets the release first, then
 the functions that send its jobs. A host that still runs the old release refuses those: they wait in the
 queue, and the host updates itself.
+
+`system/releases/current`, by which hosts update themselves, follows the functions: their release is an output
+of the stack. It goes back only when the stack is seen to be back, never while CloudFormation is at work.
 """
 
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
+from ec2_runner.stack.cost import HOST_TYPES
 from ec2_runner.stack.display import Display
+from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
 from ec2_runner.stack.upload import (
@@ -21,23 +27,36 @@ from ec2_runner.stack.upload import (
     ensure_bucket,
     has_bucket,
     release_files,
+    released,
     set_current,
     total_size,
     upload_artifacts,
     upload_release,
 )
 from pipeline.aws.clients import Aws
+from pipeline.aws.errors import ask
 from pipeline.aws.names import StackNames
-from pipeline.errors import UsageError
+from pipeline.errors import StackGoesOn, StoreError, UsageError
 from pipeline.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-DEFAULT_TYPE = "t3.medium"
+DEFAULT_TYPE, DEFAULT_IDLE_MINUTES = "t3.medium", 20.0
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
+_CONCURRENCY, _HOSTS = ("MaximumConcurrency", "2"), ("MaxHosts", "1")  # the same
 _LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
+_INSTEAD = {  # parameters that have an option of their own, which is read for more than the template
+    "BucketName": "use --bucket or --existing-bucket",
+    "CreateBucket": "use --bucket or --existing-bucket",
+    "InstanceType": "use --instance-type",
+    "NotificationEmail": "use --email",
+    "IdleMinutes": "use --idle-minutes",
+    "RetentionDays": "use --retention-days",
+    "EventMapping": "leave it out, deploy sets it",
+}
+_MENDED = "its failed creation is deleted, or its failed rollback continued, first"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
@@ -65,8 +84,11 @@ class Plan:
     instance_type: str
     idle_minutes: float
     functions: Architecture
+    concurrency: int  # batches of X-rays
+    hosts: int  # at most, at a time
     before: StackState | None
     parameters: dict[str, str] = field(default_factory=dict, repr=False)  # one of them is a secret
+    notes: tuple[str, ...] = ()  # what a person should know before agreeing
 
     @property
     def changes_type(self) -> bool:
@@ -74,15 +96,32 @@ class Plan:
         return self.before is not None and self.before.parameters.get("InstanceType") != self.instance_type
 
 
-def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
-    """Look at the current state, and plan the changes; raise UsageError when the options do not fit it."""
+def check_options(options: DeployOptions) -> None:
+    """Raise UsageError for options that no stack can have."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
     if options.bucket and options.existing_bucket:
         raise UsageError("--bucket creates a bucket, --existing-bucket uses one: name only one of them")
+    for name, instead in _INSTEAD.items():
+        if name in options.more:
+            raise UsageError(f"the parameter {name} cannot be given by itself: {instead}")
+    if options.instance_type and options.instance_type not in HOST_TYPES:
+        raise UsageError(f"--instance-type {options.instance_type} is none of: {', '.join(HOST_TYPES)}")
+    _functions(options.more)
+    _count(options.more, *_CONCURRENCY)
+    _count(options.more, *_HOSTS)
+
+
+def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
+    """Look at the current state, and plan the changes; raise UsageError when the options do not fit it.
+
+    Waits until no operation runs on the stack, and changes nothing.
+    """
+    check_options(options)
     if options.existing_bucket and not has_bucket(aws, options.existing_bucket):
         raise UsageError(f"there is no bucket {options.existing_bucket}; --bucket creates one")
-    before = stack.ready()
+    found = stack.rested()
+    before = None if found and found.was_never_made else found
     known = before.parameters if before else {}
     bucket, makes_bucket = _bucket(options, aws, before)
     given = {
@@ -95,15 +134,23 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         "BucketName": bucket,
         "CreateBucket": str(makes_bucket).lower(),
     }
+    parameters = {name: str(value) for name, value in given.items() if value is not None}
+    notes = [f"the stack is in {found.status}: {_MENDED}"] if found and not found.is_sound else []
+    if not makes_bucket:
+        check_settings(aws.client("s3"), bucket, parameters)
+        notes.append(kept_note(bucket))
     return Plan(
         options.stack,
         bucket,
         makes_bucket,
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
-        options.idle_minutes or float(known.get("IdleMinutes", 20)),
+        options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
         _functions({**known, **options.more}),
+        _count({**known, **options.more}, *_CONCURRENCY),
+        _count({**known, **options.more}, *_HOSTS),
         before,
-        {name: str(value) for name, value in given.items() if value is not None},
+        parameters,
+        tuple(notes),
     )
 
 
@@ -115,33 +162,64 @@ def carry_out(
     build: Callable[[Architecture, Architecture], Bundle],  # for these hosts and functions
     display: Display,
 ) -> None:
-    """Carry out the plan. Safe to repeat, also after a failure in the middle."""
+    """Carry out the plan. Safe to repeat, also after a failure or an interruption in the middle.
+
+    Raises StackGoesOn where CloudFormation goes on.
+    """
     s3 = aws.client("s3")
+    state = stack.ready()
+    if state:
+        _follow_functions(s3, plan.bucket, state, None, display)
     with display.at_work("building the release"):
         release = build(architecture_of(plan.instance_type), plan.functions)
     artifacts = StackNames(plan.stack).artifacts(aws.account, aws.region)
     ensure_bucket(aws, artifacts)
     with display.bytes("uploading the functions", total_size([release.package])) as advance:
         template = upload_artifacts(s3, artifacts, aws.region, release, advance)
-    if plan.before is None:
+    if state is None:
         with display.at_work("making the stack"):
             stack.apply(template, {**plan.parameters, "EventMapping": "false"})
     before = current_release(S3Store(plan.bucket, s3))
-    with display.bytes("uploading the release", total_size(release_files(release))) as advance:
-        upload_release(s3, plan.bucket, release, advance)
-    if not plan.makes_bucket:
-        _notify(plan, s3, stack)
     try:
+        with display.bytes("uploading the release", total_size(release_files(release))) as advance:
+            upload_release(s3, plan.bucket, release, advance)
+        if not plan.makes_bucket:
+            _notify(plan, s3, stack)
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
+    except StackGoesOn:
+        raise  # the functions may be of either release by the time that a person reads this
     except BaseException:
-        if before:  # the functions are back at that release, so hosts have to be, too
-            set_current(s3, plan.bucket, before)
+        with suppress(StoreError):  # the next deploy does it
+            if state := stack.read():
+                _follow_functions(s3, plan.bucket, state, before, display)
         raise
-    if plan.changes_type:
-        for host in fleet.instances():
+    types = (plan.instance_type, *HOST_TYPES[plan.instance_type].substitutes)
+    for host in fleet.instances():
+        if plan.changes_type or host.type not in types:  # an interrupted deploy may have changed the type
             fleet.terminate(host)
             display.say(f"ended the host {host.id}: the next one has the new type")
+
+
+def _follow_functions(
+    s3: "S3Client", bucket: str, state: StackState, before: int | None, display: Display
+) -> None:
+    """Have hosts install the release of the functions, or `before` where the stack does not name it.
+
+    Does nothing unless the stack is as an operation left it, and hosts have had a release.
+    """
+    number, current = released(state) or before, current_release(S3Store(bucket, s3))
+    if state.is_sound and number and current and number != current:
+        ask("S3", set_current, s3, bucket, number)
+        display.say(f"hosts install release {number} again, which is that of the functions")
+
+
+def _count(parameters: dict[str, str], name: str, default: str) -> int:
+    """Return a parameter that is a whole number; raise UsageError when it is none."""
+    named = str(parameters.get(name, default))
+    if not (named.isascii() and named.isdecimal()):
+        raise UsageError(f"{name}={named}: it is a whole number")
+    return int(named)
 
 
 def _functions(parameters: dict[str, str]) -> Architecture:

@@ -33,7 +33,8 @@ def destroy_stack(
     """Delete a stack; inbox and outbox stay in their bucket unless `everything` is set. Safe to repeat."""
     state, bucket = stack.read(), bucket_of(stack, aws)
     if state:
-        _stop_work(state, aws)
+        if state.status != "DELETE_IN_PROGRESS":
+            _stop_work(state, aws)
         with display.at_work("ending the hosts"):
             end_hosts(fleet)
         if bucket:
@@ -42,6 +43,7 @@ def destroy_stack(
         with display.at_work("deleting the stack"):
             stack.delete()
     else:
+        stack.delete()  # one that was only planned, by a deploy that was interrupted
         display.say(f"there is no stack {stack.name} in {aws.region}")
     if bucket:
         made = bucket == _default_bucket(stack, aws) or _was_made(state)

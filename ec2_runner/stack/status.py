@@ -7,7 +7,7 @@ from itertools import islice
 from ec2_runner.reach.fleet import Instance
 from ec2_runner.reach.observe import Observer
 from ec2_runner.stack.cloudformation import StackState
-from ec2_runner.stack.upload import current_release
+from ec2_runner.stack.upload import current_release, released
 from pipeline.classify import line
 from pipeline.errors import ObjectTooLarge
 from pipeline.names import INBOX
@@ -28,7 +28,10 @@ def report(
     names, bucket = seen.names, store.bucket
     yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
-    yield f"release   {current_release(store) or 'none is uploaded: run `cxr deploy`'}"
+    current, functions = current_release(store), released(state)
+    yield f"release   {current or 'none is uploaded: run `cxr deploy`'}"
+    if current and functions and current != functions:
+        yield f"          the functions have release {functions}: `cxr deploy` was interrupted, run it again"
     yield from _hosts(seen, store)
     counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ec2_runner.stack.cloudformation import StackState
 from ec2_runner.stack.release import MANIFEST, Bundle, sha256_of
 from pipeline.aws.clients import Aws
 from pipeline.aws.errors import AwsRefused, ask
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 RELEASES = "system/releases/"
 CURRENT = RELEASES + "current"
 _CODE = "CodeUri: build/lambda"
+_NUMBER = "RELEASE-NUMBER"  # value of the output Release
 
 Advance = Callable[[int], None]  # takes how many more bytes were sent
 
@@ -39,6 +41,12 @@ def current_release(store: S3Store) -> int | None:
     return int(found[1]) if found else None
 
 
+def released(state: StackState) -> int | None:
+    """Return the release of a stack's functions; None where the stack does not name it."""
+    number = state.outputs.get("Release", "")
+    return int(number) if number.isdecimal() else None
+
+
 def release_files(release: Bundle) -> list[Path]:
     """Return the files that the manifest names."""
     return sorted([*(release.folder / "wheelhouse").iterdir(), *(release.folder / "host").iterdir()])
@@ -48,14 +56,22 @@ def upload_artifacts(s3: "S3Client", bucket: str, region: str, release: Bundle, 
     """Upload the Lambda package and the template that names it; return the template's address."""
     package = f"lambda/{sha256_of(release.package)}.zip"
     upload(s3, bucket, package, release.package, advance)
-    template = release.template.read_text(encoding="utf-8")
-    if template.count(_CODE) != 1:
-        raise StackError(f"{release.template.name} has to say `{_CODE}` exactly once")
     written = release.folder / "template.yaml"
-    written.write_text(template.replace(_CODE, f"CodeUri: s3://{bucket}/{package}"), encoding="utf-8")
+    text = deployable(release.template, f"s3://{bucket}/{package}", release.number)
+    written.write_text(text, encoding="utf-8")
     key = f"template/{sha256_of(written)}.yaml"
     upload(s3, bucket, key, written, advance)
     return f"https://{bucket}.s3.{region}.amazonaws.com/{key}"
+
+
+def deployable(template: Path, package: str, number: int) -> str:
+    """Return the template's text with the address of the functions' package and the release's number."""
+    text = template.read_text(encoding="utf-8")
+    for word, value in ((_CODE, f"CodeUri: {package}"), (_NUMBER, f'"{number}"')):
+        if text.count(word) != 1:
+            raise StackError(f"{template.name} has to say `{word}` exactly once")
+        text = text.replace(word, value)
+    return text
 
 
 def upload(s3: "S3Client", bucket: str, key: str, path: Path, advance: Advance) -> None:

@@ -188,6 +188,7 @@ def test_every_option_of_deploy_is_a_setting_too() -> None:
 
     options = set(inspect.signature(deployment.deploy_command).parameters) - {
         "yes",
+        "dry_run",
         "parameter",
         "existing_bucket",
     }

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
+from moto.cloudformation.models import CloudFormationBackend
 
+from ec2_runner.stack import deploy
 from ec2_runner.stack.cloudformation import CloudFormationStack
+from ec2_runner.stack.deploy import DeployOptions, make_plan
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
 from ec2_runner.stack.upload import CURRENT
-from pipeline.errors import StackError, UsageError
+from pipeline.errors import StackError, StackGoesOn, StoreError, UsageError
 from tests.support import stacks
-from tests.support.stacks import BUCKET, REGION, Cloud
+from tests.support.stacks import BUCKET, NAME, REGION, Cloud
 
 RELEASE = "system/releases/2/"
 
@@ -62,6 +65,189 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     with pytest.raises(StackError):
         cloud.deploy(partial(cloud.build, number=3))
     assert cloud.text(CURRENT) == "2\n"
+
+
+class Operation:
+    """Hold an update of the stack in the state UPDATE_IN_PROGRESS until a test ends it."""
+
+    def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._cloud, self._patch, self._real = cloud, monkeypatch, CloudFormationBackend.execute_change_set
+        monkeypatch.setattr(
+            CloudFormationBackend,
+            "execute_change_set",
+            lambda backend, **request: self._begin(backend, **request),
+        )
+
+    def _begin(self, backend: Any, **request: Any) -> None:
+        self._end = partial(self._real, backend, **request)
+        backend.get_stack(NAME)._add_stack_event("UPDATE_IN_PROGRESS")
+        self._cloud.pretend("UPDATE_IN_PROGRESS")
+
+    def roll_back(self, _: float = 0) -> None:
+        self._patch.setattr(CloudFormationBackend, "execute_change_set", self._real)
+        self._cloud.pretend("UPDATE_ROLLBACK_COMPLETE")
+
+    def complete(self, _: float = 0) -> None:
+        self._patch.setattr(CloudFormationBackend, "execute_change_set", self._real)
+        self._end()
+
+
+@pytest.fixture
+def operation(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Operation:
+    cloud.deploy()
+    return Operation(cloud, monkeypatch)
+
+
+def stop_watching(cloud: Cloud, error: BaseException) -> None:
+    def fail(_: float) -> None:
+        raise error
+
+    cloud.sleep = fail
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("CloudFormation did not answer: X")])
+def test_an_interruption_leaves_the_release_of_the_update_that_goes_on(
+    cloud: Cloud, operation: Operation, error: BaseException
+) -> None:
+    stop_watching(cloud, error)
+    with pytest.raises(StackGoesOn, match=r"CloudFormation goes on with the stack cxr-inbox: run the same"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+    cloud.sleep = operation.complete  # while the same command waits
+    cloud.deploy(partial(cloud.build, number=3))
+    assert "waiting: the stack is in UPDATE_IN_PROGRESS" in cloud.output.getvalue()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.outputs["Release"], cloud.text(CURRENT)) == ("3", "3\n")
+
+
+def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudFormationStack, "_settled", interrupt)
+        with pytest.raises(StackGoesOn, match="interrupted"):
+            cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.status, state.outputs["EventMapping"]) == ("CREATE_COMPLETE", "false")
+    cloud.deploy()
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.outputs["EventMapping"], cloud.text(CURRENT)) == ("true", "2\n")
+
+
+def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
+    cloud: Cloud, operation: Operation
+) -> None:
+    cloud.sleep = operation.roll_back
+    with pytest.raises(StackError, match="UPDATE_ROLLBACK_COMPLETE"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "2\n"
+
+
+def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
+    cloud: Cloud, operation: Operation
+) -> None:
+    stop_watching(cloud, KeyboardInterrupt())
+    with pytest.raises(StackGoesOn):
+        cloud.deploy(partial(cloud.build, number=3))
+    operation.roll_back()
+
+    def fail(*_: object) -> Bundle:
+        raise StackError("no network")
+
+    with pytest.raises(StackError, match="no network"):
+        cloud.deploy(fail)
+    assert cloud.text(CURRENT) == "2\n"
+    cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+
+
+def test_an_update_that_never_began_takes_the_release_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.deploy()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CloudFormationStack, "_has_changes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "2\n"
+
+
+def test_a_failure_before_the_update_takes_the_release_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket="department")
+    cloud.deploy(existing_bucket="department")
+
+    def refuse(*_: object) -> None:
+        raise StackError("another notification covers inbox/")
+
+    monkeypatch.setattr(deploy, "add_notifications", refuse)
+    with pytest.raises(StackError, match="covers"):
+        cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT, "department") == "2\n"
+
+
+def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> None:
+    lost: list[str] = []
+
+    def lose(**_: Any) -> None:
+        if lost and len(lost) < 5:
+            lost.append("again")
+            raise EndpointConnectionError(endpoint_url="https://cloudformation")
+
+    def end(_: float) -> None:
+        if lost:
+            operation.complete()
+        else:
+            lost.append("first")
+
+    cloud.aws.client("cloudformation").meta.events.register(
+        "before-parameter-build.cloudformation.DescribeStacks", lose
+    )
+    cloud.sleep = end
+    cloud.deploy(partial(cloud.build, number=3))
+    assert cloud.text(CURRENT) == "3\n"
+    assert "did not answer: EndpointConnectionError; trying again" in cloud.output.getvalue()
+
+
+def test_an_interrupted_change_of_the_type_still_ends_the_hosts(cloud: Cloud, operation: Operation) -> None:
+    host = cloud.launch()
+    stop_watching(cloud, KeyboardInterrupt())
+    with pytest.raises(StackGoesOn):
+        cloud.deploy(instance_type="c7i.large")
+    assert _state(cloud, host) == "running"
+    operation.complete()
+    cloud.deploy(instance_type="c7i.large")
+    assert _state(cloud, host) in ("shutting-down", "terminated")
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "CREATE_FAILED", "DELETE_FAILED", "ROLLBACK_FAILED"])
+def test_a_creation_that_failed_is_begun_anew(cloud: Cloud, status: str) -> None:
+    cloud.deploy()
+    cloud.aws.client("s3").delete_object(Bucket=BUCKET, Key=CURRENT)
+    cloud.pretend(status)
+    plan = cloud.deploy()
+    assert plan.before is None
+    assert any(status in line for line in plan.notes)
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.is_sound
+
+
+def test_looking_changes_nothing(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.pretend("ROLLBACK_COMPLETE")
+    make_plan(DeployOptions(NAME), cloud.aws, cloud.stack)
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.status == "ROLLBACK_COMPLETE"
 
 
 def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -> None:
@@ -155,6 +341,91 @@ def test_a_bucket_that_a_stack_left_is_taken_up_again(cloud: Cloud) -> None:
     assert not plan.makes_bucket
     assert "inbox/a.jpeg" in cloud.names()
     assert set(_queues(cloud.aws.client("s3"), BUCKET).values()) == {"inbox/", "outbox/"}
+
+
+def test_a_bucket_that_was_there_is_told_to_keep_its_settings(cloud: Cloud) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket=BUCKET)
+    for _ in range(2):  # a new stack, and an update
+        plan = cloud.deploy()
+        assert plan.notes == (
+            f"the bucket {BUCKET} is there already and keeps its settings: RetentionDays, PreviewDays,"
+            " PageOrigins do not apply to it",
+        )
+
+
+def test_a_bucket_of_the_stack_takes_its_settings(cloud: Cloud) -> None:
+    assert cloud.deploy(retention_days=30).notes == ()
+    assert cloud.deploy(retention_days=60).notes == ()
+
+
+IGNORED: list[dict[str, Any]] = [
+    {"retention_days": 30},
+    {"more": {"PreviewDays": "7"}},
+    {"more": {"PageOrigins": "http://127.0.0.1:8080"}},
+]
+
+
+@pytest.mark.parametrize("options", IGNORED)
+def test_an_option_that_a_bucket_would_ignore_is_refused(cloud: Cloud, options: dict[str, Any]) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket=BUCKET)
+    with pytest.raises(UsageError, match=r"would have no effect: the bucket .* leave out"):
+        cloud.deploy(**options)
+    assert cloud.stack.read() is None
+    cloud.deploy()
+    with pytest.raises(UsageError, match=r"would have no effect"):
+        cloud.deploy(**options)
+
+
+@pytest.mark.parametrize("options", IGNORED)
+def test_an_option_that_a_bucket_has_already_is_fine(cloud: Cloud, options: dict[str, Any]) -> None:
+    """As after `cxr destroy`, with the same cxr.toml: the bucket kept the rules that the stack made."""
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    days = {"inbox/": 30, "outbox/": 30, "outbox/.previews/": 7}
+    rules: list[Any] = [
+        {"ID": prefix, "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": count}}
+        for prefix, count in days.items()
+    ]
+    rules.append(
+        {
+            "ID": "old",
+            "Status": "Enabled",
+            "Prefix": "",
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+        }
+    )
+    s3.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": rules})
+    page: Any = {"AllowedMethods": ["POST"], "AllowedOrigins": ["http://127.0.0.1:8080", "http://other"]}
+    s3.put_bucket_cors(Bucket=BUCKET, CORSConfiguration={"CORSRules": [page]})
+    cloud.deploy(**options)
+
+
+def test_rules_that_may_not_be_read_count_as_others(cloud: Cloud) -> None:
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+
+    def forbid(**_: Any) -> None:
+        raise ClientError(
+            {"Error": {"Code": "AccessDenied", "Message": ""}}, "GetBucketLifecycleConfiguration"
+        )
+
+    s3.meta.events.register("before-parameter-build.s3.GetBucketLifecycleConfiguration", forbid)
+    with pytest.raises(UsageError, match="would have no effect"):
+        cloud.deploy(retention_days=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("InstanceType", "--instance-type"),
+        ("RetentionDays", "--retention-days"),
+        ("CreateBucket", "--existing-bucket"),
+        ("EventMapping", "deploy sets it"),
+    ],
+)
+def test_a_parameter_with_an_option_of_its_own_is_refused(cloud: Cloud, name: str, instead: str) -> None:
+    with pytest.raises(UsageError, match=f"the parameter {name} cannot .*{instead}"):
+        cloud.deploy(more={name: "x"})
 
 
 def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> None:

@@ -1,19 +1,24 @@
 """`cxr status`, `cxr destroy`, and the commands as people type them."""
 
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from moto.cloudformation.models import CloudFormationBackend
 from typer.testing import CliRunner
 
 from cxr.commands import app
 from ec2_runner.host.agent import Publisher
 from ec2_runner.stack import release
+from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.destroy import destroy_stack
 from ec2_runner.stack.status import report
+from ec2_runner.stack.upload import CURRENT
 from handlers import wiring
-from pipeline.errors import CxrError, StackError, UsageError
+from pipeline.errors import CxrError, StackError, StackGoesOn, UsageError
 from pipeline.intake import record_verdict
 from pipeline.running.service import WorkerStatus
 from pipeline.settings import Settings
@@ -153,6 +158,42 @@ def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
     ]
 
 
+def test_a_release_that_the_functions_do_not_have_is_shown(deployed: Cloud) -> None:
+    assert not any("the functions have" in line for line in lines(deployed))
+    put(deployed, CURRENT, b"3\n")
+    assert "          the functions have release 2: `cxr deploy` was interrupted, run it again" in lines(
+        deployed
+    )
+
+
+def test_destroy_removes_a_stack_that_was_only_planned(cloud: Cloud) -> None:
+    client = cloud.aws.client("cloudformation")
+    client.create_change_set(
+        StackName=NAME, ChangeSetName="cxr-1", ChangeSetType="CREATE", TemplateBody='{"Resources": {}}'
+    )
+    destroy_stack(cloud.stack, cloud.aws, cloud.fleet, False, cloud.display)
+    assert client.list_stacks(StackStatusFilter=["REVIEW_IN_PROGRESS"])["StackSummaries"] == []
+
+
+def test_destroy_goes_on_where_it_was_interrupted(deployed: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    def begin(*_: object, **__: object) -> None:
+        deployed.pretend("DELETE_IN_PROGRESS")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudFormationBackend, "delete_stack", begin)
+        deployed.sleep = interrupt
+        with pytest.raises(StackGoesOn, match="run the same command again"):
+            destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    state = deployed.stack.read()
+    assert state is not None
+    assert state.status == "DELETE_IN_PROGRESS"
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    assert deployed.stack.read() is None
+
+
 def test_destroy_keeps_the_x_rays(deployed: Cloud) -> None:
     host = deployed.launch()
     put(deployed, "inbox/a.jpeg", "x")
@@ -226,6 +267,19 @@ def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.
     assert code == 0
     assert "are deleted, every version of them" in said
     assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_deploy_that_is_stopped_says_what_goes_on(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
+    monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))
+    monkeypatch.setattr(CloudFormationStack, "_settled", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StackGoesOn, match=r"^interrupted\. CloudFormation goes on .* run the same command"):
+        invoke("deploy", "--yes")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("command", ["deploy", "status", "destroy"])

@@ -41,14 +41,15 @@ def test_sam_takes_it(tmp_path: Path) -> None:
 
 def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
     ((name, bucket),) = resources("AWS::S3::Bucket").items()
-    assert template()["Resources"][name]["DeletionPolicy"] == "Retain"
+    assert template()["Resources"][name]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert template()["Resources"][name]["UpdateReplacePolicy"] == "Retain"
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
-    (policy,) = resources("AWS::S3::BucketPolicy").values()
+    ((name, policy),) = resources("AWS::S3::BucketPolicy").items()
+    assert template()["Resources"][name]["DeletionPolicy"] == "RetainExceptOnCreate"  # as long as the bucket
     denied = [(found["Effect"], found["Condition"]) for found in statements(policy["PolicyDocument"])]
     assert ("Deny", {"Bool": {"aws:SecureTransport": "false"}}) in denied
     assert {effect for effect, _ in denied} == {"Deny"}  # whom it lets in, the roles say

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_PACKAGES = ("ec2_runner", "handlers", "pipeline")
+_PACKAGES = ("cxr", "ec2_runner", "handlers", "pipeline", "web")
 _LOCAL = {  # adapters that AWS Lambda never chooses
     "pipeline.store.folder",
     "pipeline.worklist.sqlite",

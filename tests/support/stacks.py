@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
+from moto.cloudformation.models import cloudformation_backends
 from rich.console import Console
 
 from ec2_runner.reach.fleet import Fleet
@@ -47,7 +49,7 @@ TEMPLATE = {
         "Bucket": {
             "Type": "AWS::S3::Bucket",
             "Condition": "MakesBucket",
-            "DeletionPolicy": "Retain",
+            "DeletionPolicy": "RetainExceptOnCreate",
             "Properties": {"BucketName": {"Ref": "BucketName"}},
         },
         "IndexTable": {
@@ -89,6 +91,7 @@ TEMPLATE = {
         },
     },
     "Outputs": {
+        "Release": {"Value": "RELEASE-NUMBER"},
         "BucketName": {"Value": {"Ref": "BucketName"}},
         "JobsQueueArn": {"Value": {"Fn::GetAtt": ["Queue0", "Arn"]}},
         "VerdictsQueueArn": {"Value": {"Fn::GetAtt": ["Queue2", "Arn"]}},
@@ -108,6 +111,7 @@ class Cloud:
     folder: Path
     calls: list[str] = field(default_factory=list)
     output: StringIO = field(default_factory=StringIO)
+    sleep: Callable[[float], None] = lambda _: None  # what a wait for CloudFormation does
 
     @property
     def display(self) -> Display:
@@ -117,9 +121,13 @@ class Cloud:
     @property
     def stack(self) -> CloudFormationStack:
         """Return the stack, without pauses between two looks at it."""
-        return CloudFormationStack(
-            NAME, self.aws.client("cloudformation"), self.display.say, sleep=lambda _: None
-        )
+        client = self.aws.client("cloudformation")
+        return CloudFormationStack(NAME, client, self.display.say, sleep=lambda time: self.sleep(time))
+
+    def pretend(self, status: str) -> None:
+        """Have CloudFormation report this status of the stack."""
+        backend = cloudformation_backends[ACCOUNT][REGION]
+        backend.get_stack(NAME).status = status
 
     @property
     def fleet(self) -> Fleet:
@@ -141,7 +149,8 @@ class Cloud:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"{name} {hosts} {functions} {number}")
         template = self.folder / "source.yaml"
-        template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
+        text = json.dumps(TEMPLATE).replace('"RELEASE-NUMBER"', "RELEASE-NUMBER")
+        template.write_text(f"# CodeUri: build/lambda\n{text}")
         write_manifest(folder)
         return Bundle(number, folder, folder / "lambda.zip", template)
 
@@ -182,6 +191,8 @@ def cloud(folder: Path) -> Iterator[Cloud]:
         made = Cloud(wiring.aws(), folder)
         for client in (made.aws.client("s3"), made.aws.client("cloudformation")):
             client.meta.events.register("before-parameter-build.*.*", _noter(made.calls))
+        simulate = "before-parameter-build.iam.SimulatePrincipalPolicy"  # which moto does not do
+        made.aws.client("iam").meta.events.register(simulate, _refuse)
         yield made
 
 
@@ -194,6 +205,10 @@ def _apply(change_set: FakeChangeSet) -> None:
     change_set.stack.template = change_set.template
     change_set.stack._parse_template()
     change_set.stack.output_map = change_set.stack._create_output_map()
+
+
+def _refuse(model: Any, **_: Any) -> None:
+    raise ClientError({"Error": {"Code": "AccessDenied", "Message": "by the tests"}}, model.name)
 
 
 def _noter(calls: list[str]) -> Callable[..., None]:
