@@ -11,6 +11,7 @@ import signal
 import sys
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,6 +167,7 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
+    from handlers import wiring
     from model import CARD
     from pipeline.store.folder import PRIVATE_FOLDER
     from web.app import create_page
@@ -173,6 +175,8 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
 
     audit = Audit(settings.root / PRIVATE_FOLDER / "audit.jsonl", settings.log_key)
     card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have no card
+    if find_spec("highdicom"):  # an optional extra
+        parts["results"] = wiring.make_results(store, settings)
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
@@ -270,12 +274,13 @@ for _command in (
     upkeep.replay_command,
     backfill_command,
     upkeep.forget_command,
+    upkeep.export_dicom_command,
     upkeep.reconcile_command,
     deployment.deploy_command,
     deployment.status_command,
     deployment.destroy_command,
 ):
-    app.command(_command.__name__.removesuffix("_command"))(_command)
+    app.command(_command.__name__.removesuffix("_command").replace("_", "-"))(_command)
 index_app.command("rebuild")(upkeep.rebuild_command)
 
 

@@ -1,4 +1,4 @@
-"""Run `cxr replay`, `forget`, `reconcile` and `index rebuild` on a folder, or on a bucket and its stack."""
+"""Run `cxr replay`, `forget`, `export-dicom`, `reconcile` and `index rebuild` on a folder or a stack."""
 
 from __future__ import annotations
 
@@ -70,6 +70,30 @@ def forget_command(
     )
     erase_xray(name, store, index, quiet)
     typer.echo(f"{for_terminal(name)} is erased")
+
+
+def export_dicom_command(
+    key: Annotated[str, typer.Argument(help="Name of the X-ray in the inbox.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files, which name the patient.")] = Path(),
+    root: RootOption = None,
+    bucket: BucketOption = None,
+    stack: StackOption = None,
+) -> None:
+    """Write a verdict as DICOM files for the study of its X-ray: a structured report and a capture."""
+    from handlers import wiring
+
+    settings = begin_with_existing_store(root, bucket, stack)
+    if not settings.bucket and out.resolve().is_relative_to((settings.root / INBOX).resolve()):
+        raise UsageError(f"{out} is in the inbox: the files would be judged, too; name another --out")
+    results = wiring.make_results(wiring.make_store(settings), settings)
+    for made in results.make(INBOX + key.removeprefix(INBOX)):
+        path = out / f"{made.kind}-{made.uid}.dcm"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(made.data)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written ({error.strerror}); name another --out") from error
+        typer.echo(for_terminal(str(path)))
 
 
 def reconcile_command(

@@ -13,7 +13,7 @@ from pipeline.aws.clients import Aws
 from pipeline.aws.names import StackNames
 from pipeline.errors import InputRejected
 from pipeline.intake import Ports
-from pipeline.ports import FullStore, Host, Index, Queue, Store
+from pipeline.ports import FullStore, Host, Index, Queue, Results, Store
 from pipeline.records import Job, Outcome
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
@@ -128,6 +128,19 @@ def make_mirror(settings: Settings) -> "tuple[Mirror, SqliteIndex]":
 
     copy = SqliteIndex(settings.root / PRIVATE_FOLDER / f"{settings.bucket}.sqlite")
     return Mirror(make_dynamo_index(settings), copy), copy
+
+
+def make_results(store: Store, settings: Settings) -> Results:
+    """Return what makes DICOM objects of the store's verdicts; its libraries are loaded on use."""
+    from model.results.make import ResultMaker
+
+    def picture(data: bytes) -> bytes | None:
+        from model.serve.guarded import GuardedEngine
+
+        with GuardedEngine.of(settings.model_copy(update={"burned_in_previews": True})) as engine:
+            return engine.examine(data).preview
+
+    return ResultMaker(store, settings.max_bytes, picture)
 
 
 def make_queue(settings: Settings) -> "SqsQueue | None":

@@ -10,6 +10,7 @@ CxrError
 │   ├── KeyNotUsable        this store cannot hold an object of that name
 │   ├── NotQueued           the queue did not take some of the jobs
 │   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
+├── NoResult                no DICOM result can be made of this X-ray and its verdict
 ├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
@@ -124,6 +125,10 @@ class NotQueued(StoreError):
 
 class IndexNotReady(StoreError):
     """Report that the worklist cannot be read or written now; it repairs itself from the outbox."""
+
+
+class NoResult(CxrError):
+    """Report that no DICOM result can be made of an X-ray and its verdict; the message says why."""
 
 
 class EngineFailed(CxrError):

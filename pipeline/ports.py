@@ -9,7 +9,17 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
-from pipeline.records import Examination, Job, ObjectInfo, Operations, Outcome, Row, SourceState, Ticket
+from pipeline.records import (
+    DicomObject,
+    Examination,
+    Job,
+    ObjectInfo,
+    Operations,
+    Outcome,
+    Row,
+    SourceState,
+    Ticket,
+)
 from pipeline.verdict import ModelRef
 
 
@@ -92,6 +102,13 @@ class InferenceEngine(Protocol):
 
     def close(self) -> None:
         """Stop, and abort work in progress: `examine` then raises HostError."""
+
+
+class Results(Protocol):
+    """Make the DICOM objects of a verdict, for the study of its X-ray."""
+
+    def make(self, key: str) -> list[DicomObject]:
+        """Return the report, and the capture where there is a map; raise NoResult where there can be none."""
 
 
 class Host(Protocol):

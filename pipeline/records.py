@@ -58,6 +58,15 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class DicomObject:
+    """Hold a DICOM file that was made of a verdict; it names the patient, as its source does."""
+
+    kind: Literal["report", "capture"]
+    uid: str  # SOP Instance UID
+    data: bytes
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """Describe an image file, whether or not it is judged."""
 

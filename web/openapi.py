@@ -51,11 +51,11 @@ def document() -> dict[str, Any]:
     """Return the whole document for the current page."""
     models = [(model, _OUT) for model in _MODELS]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS)
-    tickets = "upload.ticket" in current_app.view_functions
+    tickets, results = (view in current_app.view_functions for view in ("upload.ticket", "results.download"))
     return {
         "openapi": "3.1.0",
         "info": {"title": "CXR Inbox", "version": VERSION, "description": _ABOUT},
-        "paths": _reads() | _writes() | (_ticket() if tickets else {}),
+        "paths": _reads() | (_results() if results else {}) | _writes() | (_ticket() if tickets else {}),
         "security": [{"basic": []}, {}],
         "components": {
             "schemas": schemas["$defs"],
@@ -64,16 +64,26 @@ def document() -> dict[str, Any]:
     }
 
 
-def _reads() -> dict[str, Any]:
+def _name() -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    name["description"] = "The key without `inbox/`; slashes in it need no escape."
+    return {**name, "description": "The key without `inbox/`; slashes in it need no escape."}
+
+
+def _results() -> dict[str, Any]:
+    summary = "A verdict as DICOM files, which name the patient, in a ZIP archive"
+    content = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    made = _operation(summary, content, "404", "409", "503", parameters=[_name()])
+    return {"/dicom/{name}": {"get": made}}
+
+
+def _reads() -> dict[str, Any]:
     view = _parameters("state", "search", "order")
     text = {"schema": {"type": "string"}}
     anything = {"application/json": {"schema": {"type": "object"}}}
     page, whole = _json(WorklistItems), _json(ItemWithVerdict)
     listed = _operation("The worklist, one page at a time", page, parameters=_parameters(*_SAID))
     table = _operation("The worklist as a CSV table", {"text/csv": text}, parameters=view)
-    one = _operation("One X-ray with its verdict", whole, "404", "503", parameters=[name])
+    one = _operation("One X-ray with its verdict", whole, "404", "503", parameters=[_name()])
     alive = _operation("Whether the page and everything that it needs is running", anything)
     failing = "Something is not running as it should: `problems` says what"
     alive["responses"]["503"] = {"description": failing, "content": anything}

@@ -1,22 +1,26 @@
 """The pages: worklist, X-ray, preview, model card, host panel, and the changes that the script asks for."""
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
-from flask import Blueprint, Response, abort, render_template, request
+from flask import Blueprint, Response, abort, render_template, request, send_file
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import PathConverter
 
+from pipeline.errors import NoResult
 from pipeline.judge import SeenVerdict, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
-from pipeline.ports import Monitor, Store
+from pipeline.ports import Monitor, Results, Store
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
+from web.errors import error_answer
 from web.query import asked
 from web.wording import HOST_STATE_NAMES
 
@@ -159,6 +163,33 @@ def host_blueprint(
         return response.make_conditional(request)
 
     return host
+
+
+def results_blueprint(index: SqliteIndex, results: Results) -> Blueprint:
+    """Return the download of a verdict as DICOM objects; they name the patient, as the source does."""
+    blueprint = Blueprint("results", __name__)
+
+    @blueprint.get("/dicom/<name:name>")
+    def download(name: str) -> ResponseReturnValue:
+        row = index.get(INBOX + name)
+        if row is None:
+            abort(404, "No X-ray with this name is in the worklist.")
+        try:
+            made = results.make(row.key)
+        except NoResult as error:
+            return error_answer(409, f"There is no DICOM result: {error}.", "No DICOM result")
+        file = io.BytesIO()
+        with ZipFile(file, "w") as archive:
+            for one in made:
+                archive.writestr(ZipInfo(f"{one.kind}-{one.uid}.dcm"), one.data)
+        file.seek(0)
+        note("export", row.key, count=1)
+        name = f"{name.rpartition('/')[2]}.dicom.zip"
+        answer = send_file(file, "application/zip", as_attachment=True, download_name=name)
+        answer.cache_control.no_store = True
+        return answer
+
+    return blueprint
 
 
 def _preview_key(row: Row, version: str | None) -> str | None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "backfill": ["none", "out"],
     "replay": ["event.json", "--root", "r"],
     "forget": ["x", "--root", "none"],
+    "export-dicom": ["x.dcm", "--root", "none"],
     "reconcile": ["--root", "none"],
     "index rebuild": ["--root", "none"],
     "password": [],

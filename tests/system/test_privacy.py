@@ -33,7 +33,13 @@ from cxr import local
 from model.serve import process
 process.CHILD[:] = [sys.executable, "-m", "tests.support.engine_child"]
 local._PAUSES = (0.0, 0.0)
-cxr.main()
+command, exports = sys.argv[1:5], sys.argv[5:]
+for words in (command, *(["export-dicom", name, *command[2:], "--out", exports[0]] for name in exports[1:])):
+    sys.argv[1:] = words
+    try:
+        cxr.main()
+    except SystemExit:
+        pass
 """
 
 
@@ -56,6 +62,7 @@ def tagged(**tags: object) -> Dataset:
         "AccessionNumber": "770077",
         "StudyDescription": f"chest of {NAME}",
         "StudyInstanceUID": "1.2.770077.1",
+        "SeriesInstanceUID": "1.2.770077.2",
         "SOPInstanceUID": "1.2.770077.19520304",
         "RequestAttributesSequence": [nested],
         "ViewCodeSequence": [nested],
@@ -137,6 +144,15 @@ PLANTED: dict[str, Callable[[], bytes]] = {
 }
 
 
+# Results as DICOM are made of these; the last two cannot be.
+EXPORTED = ("1.dcm", "2.dcm", "5 PatientAge.dcm", "6 cut.dcm", "13 boom.dcm", "8.jpeg")
+
+
+def results_of(root: Path) -> Path:
+    """Return the folder for the results, outside the root."""
+    return root.with_name("results")
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """Run all planted files through local mode; return its root, standard output and log."""
@@ -152,8 +168,19 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     (root / "inbox" / f"{FILE_NAME} no place.png").write_bytes(png())
     event = root / "event.json"
     event.write_text(json.dumps(s3_event("b", [f"inbox/{name}" for name in (*names, *extra)])))
+    exports = [f"{FILE_NAME} {name}" for name in EXPORTED]
     answer = subprocess.run(
-        [sys.executable, "-c", RUN, "replay", str(event), "--root", str(root)],
+        [
+            sys.executable,
+            "-c",
+            RUN,
+            "replay",
+            str(event),
+            "--root",
+            str(root),
+            str(results_of(root)),
+            *exports,
+        ],
         env={"CXR_LOG_LEVEL": "DEBUG", "PATH": ""},
         capture_output=True,
         timeout=100,
@@ -196,6 +223,19 @@ def test_previews_are_pixels_alone(outcome: tuple[Path, str, str]) -> None:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
             assert np.asarray(image).ndim == 2
+
+
+def test_a_result_for_the_pacs_names_the_patient_and_not_the_hospital(outcome: tuple[Path, str, str]) -> None:
+    root, output, log = outcome
+    files = {path: path.read_bytes() for path in results_of(root).iterdir()}
+    kinds = sorted(path.name.partition("-")[0] for path in files)
+    assert kinds == ["capture"] * 3 + ["report"] * 4
+    assert {Path(line) for line in output.splitlines() if line.endswith(".dcm")} == set(files)
+    for content in files.values():
+        assert all(planted.encode() in content for planted in (NAME, NUMBER, BORN, "1.2.770077.1"))
+        assert PLACE.encode() not in content
+        assert FILE_NAME.encode() not in content
+    assert log.count("cxr: the X-ray is not a DICOM file") == 2
 
 
 def test_no_log_names_a_file(outcome: tuple[Path, str, str]) -> None:

@@ -30,7 +30,7 @@ _SHORT = frozenset(
     )
 )
 
-_WANTED = frozenset(TAGS.values())
+_READ = frozenset(TAGS.values())
 _SEQUENCES = frozenset(tag for word, tag in TAGS.items() if word.endswith("Sequence"))
 
 
@@ -143,18 +143,23 @@ def read_elements(view: memoryview, big_endian: bool) -> Elements:
 
     Raises CutShortError and OvergrownError for their reasons, and struct.error when the file ends early.
     """
-    order: ByteOrder = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
-    found = Elements(order)
-    implicit = bytes(view[4:6]) not in _LONG | _SHORT
-    _Reader(view, order).elements(0, len(view), implicit, found)
+    found = Elements()
+    fill_elements(found, view, big_endian)
     return found
+
+
+def fill_elements(found: Elements, view: memoryview, big_endian: bool, tags: frozenset[int] = _READ) -> None:
+    """Read the elements with these tags into `found`, which keeps what precedes an error; see above."""
+    found.order = ">" if big_endian or bytes(view[:2]) == b"\0\x08" else "<"
+    implicit = bytes(view[4:6]) not in _LONG | _SHORT
+    _Reader(view, found.order, tags).elements(0, len(view), implicit, found)
 
 
 class _Reader:
     """Step from element to element."""
 
-    def __init__(self, view: memoryview, order: ByteOrder) -> None:
-        self._view, self._order = view, order
+    def __init__(self, view: memoryview, order: ByteOrder, tags: frozenset[int] = _READ) -> None:
+        self._view, self._order, self._tags = view, order, tags
         self._head = struct.Struct(f"{order}HHI").unpack_from
         self._long = struct.Struct(f"{order}I").unpack_from
         self._short = struct.Struct(f"{order}H").unpack_from
@@ -186,7 +191,7 @@ class _Reader:
             elif kind.isalpha():
                 length = self._short(self._view, place + 6)[0]
             # else the element has no type, as some devices write private ones
-        wanted = found is not None and tag in _WANTED
+        wanted = found is not None and tag in self._tags
         if tag == _PIXEL_DATA and not depth and found is not None:
             stop = min(start + length, end) if length != _UNDEFINED else end
             found.values[tag] = Value(self._view[start:stop], kind, length != _UNDEFINED)

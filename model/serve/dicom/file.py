@@ -26,7 +26,7 @@ _DROP_IMAGE = "Drop the file of a frontal chest X-ray."
 _HEADER_BYTES, _BYTES_A_PIXEL = 1 << 24, 6  # limits of an inflated file; 3 colours of 16 bits
 
 _STANDARD = "1.2.840.10008."
-_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _PACKINGS: tuple[tuple[str, Packing], ...] = (  # by the number after 1.2.840.10008.1.2
     (r"|\.1|\.1\.98|\.1\.99|\.2", "none"),
     (r"\.5", "runs"),
@@ -114,9 +114,9 @@ def _read(data: bytes, most: int) -> tuple[Packing | None, Elements]:
         raise InputRejected("unsupported_format", message)
     syntax = header.text("TransferSyntaxUID")
     packing = _packing(syntax) if syntax else None
-    if syntax == _DEFLATED:
+    if syntax == DEFLATED:
         rest = memoryview(_inflated(rest, most))
-    elements = read_elements(rest, syntax == _BIG_ENDIAN)
+    elements = read_elements(rest, syntax == BIG_ENDIAN)
     elements.values = header.values | elements.values
     return packing, elements
 
