@@ -142,7 +142,7 @@ class CloudFormationStack:
             raise StackError(f"the stack {self.name} was deleted while it was being changed; run this again")
         return state
 
-    def preview(self, template: str, changes: Mapping[str, str]) -> "list[ResourceChangeTypeDef]":
+    def planned_changes(self, template: str, changes: Mapping[str, str]) -> "list[ResourceChangeTypeDef]":
         """Return what applying the text of a template would change; leave nothing behind.
 
         The stack, if there is one, has to be at rest and able to be updated.

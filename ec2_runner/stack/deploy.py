@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.cost import HOST_TYPES
+from ec2_runner.stack.destroy import end_hosts
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_TYPE, DEFAULT_IDLE_MINUTES = "t3.medium", 20.0
+_NETWORK = "NetworkPrefix"  # parameter of the template
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
 _CONCURRENCY, _HOSTS = ("MaximumConcurrency", "2"), ("MaxHosts", "1")  # the same
@@ -89,6 +91,13 @@ class Plan:
     before: StackState | None
     parameters: dict[str, str] = field(default_factory=dict, repr=False)  # one of them is a secret
     notes: tuple[str, ...] = ()  # what a person should know before agreeing
+
+    @property
+    def changes_network(self) -> bool:
+        """Return whether CloudFormation replaces the network, which it cannot while hosts are in it."""
+        if self.before is None or _NETWORK not in self.parameters:
+            return False
+        return self.parameters[_NETWORK] != self.before.parameters.get(_NETWORK)
 
     @property
     def changes_type(self) -> bool:
@@ -185,6 +194,11 @@ def carry_out(
             upload_release(s3, plan.bucket, release, advance)
         if not plan.makes_bucket:
             _notify(plan, s3, stack)
+        if plan.changes_network:
+            with display.at_work("ending the hosts, since the network changes"):
+                others = {name: value for name, value in plan.parameters.items() if name != _NETWORK}
+                stack.apply(template, {**others, "EventMapping": "false"})  # so that nobody launches another
+                end_hosts(fleet)
         with display.at_work("bringing the stack up to date"):
             stack.apply(template, {**plan.parameters, "EventMapping": "true"})
     except StackGoesOn:

@@ -44,7 +44,7 @@ def changes(plan: Plan, stack: CloudFormationStack, template: Path) -> Iterator[
         reason = f"CloudFormation makes no change set of a stack in {state.status}"
     else:
         try:
-            found = stack.preview(text, {**plan.parameters, "EventMapping": "true"})
+            found = stack.planned_changes(text, {**plan.parameters, "EventMapping": "true"})
         except (StackError, StoreError) as error:
             reason = str(error)
     if reason:

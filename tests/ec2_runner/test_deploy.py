@@ -445,6 +445,22 @@ def test_another_instance_type_ends_the_hosts_of_the_old_one(cloud: Cloud) -> No
     assert f"ended the host {host}" in cloud.output.getvalue()
 
 
+def test_another_network_ends_the_hosts_first_while_nobody_launches_one(cloud: Cloud) -> None:
+    """CloudFormation cannot delete a subnet while an instance is in it, and would leave the old network."""
+    cloud.deploy()
+    host = cloud.launch()
+    cloud.deploy(more={"NetworkPrefix": "10.97"})
+    assert _state(cloud, host) == "running"
+    cloud.calls.clear()
+    cloud.deploy(more={"NetworkPrefix": "10.50"})
+    assert _state(cloud, host) == "terminated"
+    changes = [call for call in cloud.calls if call.startswith("CreateChangeSet")]
+    assert changes == ["CreateChangeSet false", "CreateChangeSet true"]
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.parameters["NetworkPrefix"], state.parameters["EventMapping"]) == ("10.50", "true")
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

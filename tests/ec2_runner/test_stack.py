@@ -282,14 +282,14 @@ def test_a_preview_of_a_new_stack_leaves_nothing(played: Played) -> None:
     previewed(played, "CREATE", added, added)
     played.status("REVIEW_IN_PROGRESS")
     played.stub.add_response("delete_stack", {}, {"StackName": "arn:cxr/1"})
-    assert len(played.stack.preview("Resources:", {})) == 2
+    assert len(played.stack.planned_changes("Resources:", {})) == 2
 
 
 def test_a_preview_keeps_the_change_sets_of_others(played: Played) -> None:
     played.status("REVIEW_IN_PROGRESS")
     played.status("REVIEW_IN_PROGRESS")
     previewed(played, "CREATE", reason="The submitted information didn't contain changes.")
-    assert played.stack.preview("Resources:", {}) == []
+    assert played.stack.planned_changes("Resources:", {}) == []
 
 
 def test_a_preview_that_is_refused_made_nothing(played: Played) -> None:
@@ -297,7 +297,7 @@ def test_a_preview_that_is_refused_made_nothing(played: Played) -> None:
     played.status("CREATE_COMPLETE")
     played.stub.add_client_error("create_change_set", "AccessDenied")
     with pytest.raises(StoreError, match="refused: AccessDenied"):
-        played.stack.preview("Resources:", {})
+        played.stack.planned_changes("Resources:", {})
 
 
 def test_a_preview_that_may_not_be_removed_is_named(played: Played) -> None:
@@ -307,7 +307,7 @@ def test_a_preview_that_may_not_be_removed_is_named(played: Played) -> None:
     played.stub._queue.pop()
     played.stub.add_client_error("delete_change_set", "AccessDenied")
     with pytest.raises(StackError, match="change set cxr-0 of the stack cxr is left over, and harmless"):
-        played.stack.preview("Resources:", {})
+        played.stack.planned_changes("Resources:", {})
 
 
 def test_a_change_set_that_was_never_executed_is_no_stack(played: Played) -> None:

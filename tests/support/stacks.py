@@ -35,6 +35,7 @@ _DEFAULTS = {
     "RetentionDays": "0",
     "FunctionArchitecture": "x86_64",
     "EventMapping": "true",
+    "NetworkPrefix": "10.97",
 }
 TEMPLATE = {
     "Parameters": {
