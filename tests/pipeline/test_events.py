@@ -38,7 +38,7 @@ def test_many_records_in_one_event() -> None:
 
 def test_many_records_in_many_messages() -> None:
     records = parse(load("s3_put_sqs.json"))
-    assert keys(records) == [f"inbox/normal-{number}.jpeg" for number in (1, 2, 3)]
+    assert keys(records) == [f"inbox/{name}-1.jpeg" for name in ("normal", "pneumonia", "uncertain")]
     assert [record.message_id[-1:] for record in records if record.message_id] == ["1", "1", "2", "3"]
     assert reasons(records) == ["S3's test of the connection"]
 

@@ -34,11 +34,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in (1, 2, 3, 4):
         kind = ("bacteria", "virus")[number % 2]
         for folder_name, source, name in (
-            ("NORMAL", f"normal-{number}.jpeg", f"IM-000{number}-0001.jpeg"),
-            ("PNEUMONIA", f"pneumonia-{number}.jpeg", f"person{number}_{kind}_1.jpeg"),
+            ("NORMAL", f"normal-{1 + number % 2}.jpeg", f"IM-000{number}-0001.jpeg"),
+            ("PNEUMONIA", f"pneumonia-{1 + number % 2}.jpeg", f"person{number}_{kind}_1.jpeg"),
         ):
             (root / folder_name).mkdir(exist_ok=True)
-            shutil.copy(SAMPLES / source, root / folder_name / name)
+            data = (SAMPLES / source).read_bytes()
+            (root / folder_name / name).write_bytes(data + b"%d" % number)  # not the same file twice
     return root
 
 

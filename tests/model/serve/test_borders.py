@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageOps
 from model.serve.borders import content_box
 from model.serve.engine import Engine
 from tests.support import pictures
+from tests.support.fakes import XRAYS
 
 
 def bordered(share: float, colour: int, gray: Image.Image | None = None) -> Image.Image:
@@ -49,7 +50,7 @@ def test_the_preview_shows_the_border_that_the_map_leaves_out(engine: Engine) ->
 
 
 def test_nothing_but_black_is_cut_off_the_samples() -> None:
-    for path in sorted(pictures.SAMPLES.glob("*.jpeg")):
+    for path in XRAYS:
         with Image.open(path) as image:
             gray = np.array(image.convert("L"))
         left, top, right, bottom = content_box(gray)
