@@ -120,7 +120,9 @@ def status_command(stack: _StackOption = None, region: _RegionOption = None) -> 
             raise StackError(f"there is no stack {name} in {aws.region}: create it with `cxr deploy`")
         store = wiring.open_bucket(state.parameters["BucketName"])
         index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
-        for line in report(state, aws.region, store, index, seen):
+        named = state.outputs.get("ArtifactBucket")
+        artifacts = wiring.open_bucket(named) if named else None
+        for line in report(state, aws.region, store, artifacts, index, seen):
             typer.echo(line)
 
 

@@ -16,22 +16,29 @@ from pipeline.verdict import Verdict
 from pipeline.worklist.dynamodb import DynamoIndex
 
 _VERDICTS = 5  # lines
+_NAME_SHOWN = 40  # characters of a release's name, which ends in a long hash
 _PAGE = 100  # changes of the worklist that are searched for them
 _CLOCKS_APART = timedelta(minutes=1)  # a writer's clock may be ahead of ours
 _TEXT_LIMIT, _VERDICT_LIMIT = 100_000, 1 << 20  # bytes
 
 
 def report(
-    state: StackState, region: str, store: S3Store, index: DynamoIndex, seen: Observer
+    state: StackState,
+    region: str,
+    store: S3Store,
+    artifacts: S3Store | None,  # of a stack that has an artifact bucket
+    index: DynamoIndex,
+    seen: Observer,
 ) -> Iterator[str]:
     """Yield the lines, which show names of files."""
     names, bucket = seen.names, store.bucket
     yield f"stack     {names.stack} in {region}: {state.status}"
     yield f"inbox     s3://{bucket}/{INBOX}"
-    current, functions = current_release(store), released(state)
-    yield f"release   {current or 'none is uploaded: run `cxr deploy`'}"
+    current, functions = current_release(artifacts) if artifacts else None, released(state)
+    yield f"release   {current[:_NAME_SHOWN] if current else 'none is uploaded: run `cxr deploy`'}"
     if current and functions and current != functions:
-        yield f"          the functions have release {functions}: `cxr deploy` was interrupted, run it again"
+        short = functions[:_NAME_SHOWN]
+        yield f"          the functions have release {short}: `cxr deploy` was interrupted, run it again"
     yield from _hosts(seen, store)
     counts = ", ".join(f"{count} {word}" for word, count in seen.depth(names.jobs).items())
     wait = seen.wait(datetime.now(UTC))

@@ -10,17 +10,16 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.cloudformation.models import CloudFormationBackend
 
+from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack import deploy
 from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.deploy import DeployOptions, make_plan
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
-from ec2_runner.stack.upload import CURRENT
+from ec2_runner.stack.upload import CURRENT, OLD_RELEASES
 from pipeline.errors import StackError, StackGoesOn, StoreError, UsageError
 from tests.support import stacks
-from tests.support.stacks import BUCKET, NAME, REGION, Cloud
-
-RELEASE = "system/releases/2/"
+from tests.support.stacks import ARTIFACTS, BUCKET, NAME, REGION, Cloud
 
 
 @pytest.fixture
@@ -34,13 +33,25 @@ def changes(cloud: Cloud) -> list[str]:
     return [call for call in cloud.calls if call.startswith(("Put", "CreateChangeSet"))]
 
 
+def release(cloud: Cloud) -> str:
+    """Return the release that the stack's launch template names."""
+    state = cloud.stack.read()
+    assert state is not None
+    return state.parameters["Release"]
+
+
+def current(cloud: Cloud) -> str:
+    """Return the number of the release that hosts install."""
+    return cloud.text(CURRENT, ARTIFACTS).partition("-")[0]
+
+
 def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> None:
     cloud.deploy()
-    calls = changes(cloud)
+    calls, place = changes(cloud), f"releases/{release(cloud)}/"
     order = [
         "CreateChangeSet false",
-        f"PutObject {RELEASE}wheelhouse/cxr_inbox-0.1-py3-none-any.whl",
-        f"PutObject {RELEASE}{MANIFEST}",
+        f"PutObject {place}wheelhouse/cxr_inbox-0.1-py3-none-any.whl",
+        f"PutObject {place}{MANIFEST}",
         f"PutObject {CURRENT}",
         "CreateChangeSet true",
     ]
@@ -49,14 +60,122 @@ def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> 
     assert state is not None
     assert state.outputs["EventMapping"] == "true"
     assert state.parameters["BucketName"] == BUCKET
-    assert cloud.text(CURRENT) == "2\n"
+    assert state.parameters["Release"] == release(cloud)
+    assert cloud.text(CURRENT, ARTIFACTS) == f"{release(cloud)}\n"
     assert "uploading the release" in cloud.output.getvalue()
+    assert not any(name.startswith("system/") for name in cloud.names())
+
+
+def test_the_artifact_bucket_is_closed(cloud: Cloud) -> None:
+    cloud.deploy()
+    s3 = cloud.aws.client("s3")
+    closed = s3.get_public_access_block(Bucket=ARTIFACTS)["PublicAccessBlockConfiguration"]
+    assert set(closed.values()) == {True}
+    assert len(closed) == 4
+    assert s3.get_bucket_versioning(Bucket=ARTIFACTS)["Status"] == "Enabled"
+    (rule,) = s3.get_bucket_encryption(Bucket=ARTIFACTS)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    owner = s3.get_bucket_ownership_controls(Bucket=ARTIFACTS)["OwnershipControls"]
+    assert owner == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    denied = json.loads(s3.get_bucket_policy(Bucket=ARTIFACTS)["Policy"])["Statement"]
+    assert {found["Effect"] for found in denied} == {"Deny"}
+    assert {"Bool": {"aws:SecureTransport": "false"}} in [found["Condition"] for found in denied]
+    assert all(
+        found["Resource"] == [f"arn:aws:s3:::{ARTIFACTS}", f"arn:aws:s3:::{ARTIFACTS}/*"] for found in denied
+    )
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=ARTIFACTS)["Rules"]
+    assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 30
+    assert "Days" not in rule.get("Expiration", {})  # the current release may be old
+
+
+def test_an_artifact_bucket_of_another_account_is_not_used(cloud: Cloud) -> None:
+    """Its name can be guessed, and whoever has it would decide what hosts run."""
+
+    def forbid(params: dict[str, Any], **_: Any) -> None:
+        if params["Bucket"] == ARTIFACTS:
+            assert params["ExpectedBucketOwner"] == stacks.ACCOUNT
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+
+    cloud.aws.client("s3").meta.events.register("before-parameter-build.s3.HeadBucket", forbid)
+    with pytest.raises(UsageError, match=ARTIFACTS):
+        cloud.deploy()
+    assert not any(call.startswith("PutObject") for call in cloud.calls)
+
+
+def test_a_deploy_keeps_this_release_and_the_one_before(cloud: Cloud) -> None:
+    places = []
+    for number in (2, 3, 4):
+        cloud.deploy(partial(cloud.build, number=number))
+        places.append(f"releases/{release(cloud)}/")
+    names = cloud.names(ARTIFACTS)
+    assert not any(name.startswith(places[0]) for name in names)
+    for place in places[1:]:
+        assert sum(name.startswith(place) for name in names) == 3
+    assert sum(name.startswith(("lambda/", "template/")) for name in names) == 2
+    found = cloud.aws.client("s3").list_object_versions(Bucket=ARTIFACTS, Prefix=places[0])
+    assert len(found["Versions"]) == 3  # for 30 days
+
+
+def test_the_same_number_built_again_leaves_the_files_of_the_first(cloud: Cloud) -> None:
+    """A rollback names the earlier release, so its files must not have been written over."""
+    cloud.deploy()
+    first = release(cloud)
+    cloud.deploy(lambda hosts, functions: cloud.build("arm64", functions))
+    assert release(cloud) != first
+    assert cloud.text(f"releases/{first}/host/install.sh", ARTIFACTS) == "host/install.sh x86_64 x86_64 2"
+
+
+def old_stack(cloud: Cloud) -> str:
+    """Make a stack whose releases lie in the bucket of X-rays, as earlier ones did; return its host."""
+    cloud.deploy()
+    s3 = cloud.aws.client("s3")
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for name in ("2/host/install.sh", "current", "current"):
+        s3.put_object(Bucket=BUCKET, Key=f"{OLD_RELEASES}{name}", Body=b"x")
+    s3.put_object(Bucket=BUCKET, Key="system/hosts/A:i-1/ready.json", Body=b"x")
+    return cloud.launch()
+
+
+def test_hosts_of_an_older_stack_are_ended_and_its_releases_deleted(cloud: Cloud) -> None:
+    host = old_stack(cloud)
+    cloud.deploy()
+    assert _state(cloud, host) in ("shutting-down", "terminated")
+    assert f"ended the host {host}: the next one takes its releases" in cloud.output.getvalue()
+    assert cloud.names() == ["system/hosts/A:i-1/ready.json"]
+    found = cloud.aws.client("s3").list_object_versions(Bucket=BUCKET, Prefix=OLD_RELEASES)
+    assert "Versions" not in found
+    host = cloud.launch()
+    cloud.deploy()
+    assert _state(cloud, host) == "running"
+
+
+def test_an_older_stack_that_cannot_be_updated_keeps_its_hosts_and_releases(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = old_stack(cloud)
+
+    def refuse(*_: object) -> None:
+        raise StackError("the stack did not take it")
+
+    with monkeypatch.context() as context:
+        context.setattr(CloudFormationStack, "apply", refuse)
+        with pytest.raises(StackError):
+            cloud.deploy()
+    assert _state(cloud, host) == "running"
+    assert f"{OLD_RELEASES}current" in cloud.names()
+    with monkeypatch.context() as context:  # a connection that is lost while hosts end
+        context.setattr(Fleet, "terminate", refuse)
+        with pytest.raises(StackError):
+            cloud.deploy()
+    cloud.deploy()
+    assert _state(cloud, host) in ("shutting-down", "terminated")
 
 
 def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.deploy()
+    before = cloud.text(CURRENT, ARTIFACTS)
 
     def refuse(*_: object) -> None:
         raise StackError("the stack did not take it")
@@ -64,7 +183,8 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     monkeypatch.setattr(CloudFormationStack, "apply", refuse)
     with pytest.raises(StackError):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert before.startswith("2-")
+    assert cloud.text(CURRENT, ARTIFACTS) == before
 
 
 class Operation:
@@ -112,13 +232,14 @@ def test_an_interruption_leaves_the_release_of_the_update_that_goes_on(
     stop_watching(cloud, error)
     with pytest.raises(StackGoesOn, match=r"CloudFormation goes on with the stack cxr-inbox: run the same"):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
     cloud.sleep = operation.complete  # while the same command waits
     cloud.deploy(partial(cloud.build, number=3))
     assert "waiting: the stack is in UPDATE_IN_PROGRESS" in cloud.output.getvalue()
     state = cloud.stack.read()
     assert state is not None
-    assert (state.outputs["Release"], cloud.text(CURRENT)) == ("3", "3\n")
+    assert state.outputs["Release"] == cloud.text(CURRENT, ARTIFACTS).strip()
+    assert current(cloud) == "3"
 
 
 def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +256,7 @@ def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.Mo
     cloud.deploy()
     state = cloud.stack.read()
     assert state is not None
-    assert (state.outputs["EventMapping"], cloud.text(CURRENT)) == ("true", "2\n")
+    assert (state.outputs["EventMapping"], current(cloud)) == ("true", "2")
 
 
 def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
@@ -144,7 +265,7 @@ def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
     cloud.sleep = operation.roll_back
     with pytest.raises(StackError, match="UPDATE_ROLLBACK_COMPLETE"):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
 
 
 def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
@@ -160,9 +281,9 @@ def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
 
     with pytest.raises(StackError, match="no network"):
         cloud.deploy(fail)
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
     cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
 
 
 def test_an_update_that_never_began_takes_the_release_back(
@@ -176,7 +297,7 @@ def test_an_update_that_never_began_takes_the_release_back(
     monkeypatch.setattr(CloudFormationStack, "_has_changes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
 
 
 def test_a_failure_before_the_update_takes_the_release_back(
@@ -213,7 +334,7 @@ def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> 
     )
     cloud.sleep = end
     cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
     assert "did not answer: EndpointConnectionError; trying again" in cloud.output.getvalue()
 
 
@@ -257,7 +378,7 @@ def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -
     calls = changes(cloud)
     assert [call for call in calls if "ChangeSet" in call] == ["CreateChangeSet true"]
     assert calls.index(f"PutObject {CURRENT}") < calls.index("CreateChangeSet true")
-    assert cloud.text(CURRENT) == "3\n"
+    assert cloud.text(CURRENT, ARTIFACTS).startswith("3-")
     state = cloud.stack.read()
     assert state is not None
     assert (state.parameters["NotificationEmail"], state.outputs["IdleMinutes"]) == ("a@example.org", "7")
@@ -272,13 +393,9 @@ def test_what_is_there_is_not_uploaded_again(cloud: Cloud) -> None:
 
 def test_the_template_names_the_package_that_was_uploaded(cloud: Cloud) -> None:
     cloud.deploy()
-    artifacts = f"cxr-inbox-artifacts-{stacks.ACCOUNT}-{REGION}"
-    package, template = cloud.names(artifacts)
-    assert cloud.text(template, artifacts).startswith(f"# CodeUri: s3://{artifacts}/{package}\n")
-    closed = cloud.aws.client("s3").get_public_access_block(Bucket=artifacts)[
-        "PublicAccessBlockConfiguration"
-    ]
-    assert set(closed.values()) == {True}
+    (package,) = [name for name in cloud.names(ARTIFACTS) if name.startswith("lambda/")]
+    (template,) = [name for name in cloud.names(ARTIFACTS) if name.startswith("template/")]
+    assert cloud.text(template, ARTIFACTS).startswith(f"# CodeUri: s3://{ARTIFACTS}/{package}\n")
 
 
 def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> None:

@@ -55,7 +55,7 @@ def decoded(text: str, folder: Path) -> Any:
 
 
 def test_the_compact_template_says_the_same(tmp_path: Path) -> None:
-    text = deployable(TEMPLATE, "s3://a/b.zip", 7)
+    text = deployable(TEMPLATE, "s3://a/b.zip")
     assert decoded(compact(text), tmp_path) == decoded(text, tmp_path)
     assert len(compact(text).encode()) <= 51_200, "too long for a change set without a bucket: see preview.py"
 
@@ -70,7 +70,7 @@ def test_comments_and_texts_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_template_is_read_without_a_library() -> None:
-    text = deployable(TEMPLATE, "s3://a/b.zip", 7)
+    text = deployable(TEMPLATE, "s3://a/b.zip")
     content, _ = decode(str(TEMPLATE))
     found = set(template_resources(text))
     assert found == {

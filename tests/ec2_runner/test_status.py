@@ -1,6 +1,7 @@
 """`cxr status`, `cxr destroy`, and the commands as people type them."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests.support import stacks
 from tests.support.fakes import FakeEngine
-from tests.support.stacks import BUCKET, NAME, REGION, Cloud
+from tests.support.stacks import ARTIFACTS, BUCKET, NAME, REGION, Cloud
 
 HOST = "AROAEXAMPLE:"
 
@@ -49,7 +50,8 @@ def lines(cloud: Cloud) -> list[str]:
     settings = Settings(stack=NAME)
     store = wiring.open_bucket(state.parameters["BucketName"])
     observer = wiring.make_observer(settings, store)
-    return list(report(state, REGION, store, wiring.make_dynamo_index(settings), observer))
+    artifacts = wiring.open_bucket(state.outputs["ArtifactBucket"])
+    return list(report(state, REGION, store, artifacts, wiring.make_dynamo_index(settings), observer))
 
 
 def put(cloud: Cloud, key: str, content: str | bytes) -> None:
@@ -70,7 +72,7 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
     said = "\n".join(lines(deployed))
     assert "UPDATE_COMPLETE" in said
     assert f"s3://{BUCKET}/inbox/" in said
-    assert "release   2" in said
+    assert "release   2-" in said
     assert "none; the next job launches one" in said
     assert "0 waiting, 0 at work, 0 to come again; no wait measured recently" in said
     assert "none lately" in said
@@ -160,10 +162,11 @@ def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
 
 def test_a_release_that_the_functions_do_not_have_is_shown(deployed: Cloud) -> None:
     assert not any("the functions have" in line for line in lines(deployed))
-    put(deployed, CURRENT, b"3\n")
-    assert "          the functions have release 2: `cxr deploy` was interrupted, run it again" in lines(
-        deployed
-    )
+    other = f"3-{'0' * 64}\n".encode()
+    deployed.aws.client("s3").put_object(Bucket=ARTIFACTS, Key=CURRENT, Body=other)
+    said = "\n".join(lines(deployed))
+    assert "release   3-000000" in said
+    assert re.search(r"the functions have release 2-\w+: `cxr deploy` was interrupted, run it again", said)
 
 
 def test_destroy_removes_a_stack_that_was_only_planned(cloud: Cloud) -> None:

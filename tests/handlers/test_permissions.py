@@ -7,9 +7,11 @@ import botocore.session
 import pytest
 from botocore import xform_name
 
+from pipeline.aws.names import StackNames
 from tests.support.aws import ROOT, as_list, resources, statements
 from tests.support.calls import Place, calls
 
+ARTIFACTS = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
 SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
 ACTIONS = {  # a boto3 method, and what IAM asks for it
     "get_object": {"s3:GetObject", "s3:ListBucket"},  # without the second, a missing object is a 403
@@ -111,7 +113,9 @@ def test_a_function_may_do_what_it_does_and_nothing_else(name: str) -> None:
 
 def test_a_host_may_do_what_it_does_and_nothing_else() -> None:
     actions = {action for action, _ in needed(calls(HOST, methods(), made="pipeline.store.s3.S3Store"))}
-    for script in (ROOT / "ec2_runner" / "host").glob("*.sh"):
+    scripts = list((ROOT / "ec2_runner" / "host").rglob("*.sh"))
+    assert len(scripts) == 3
+    for script in scripts:
         text = script.read_text(encoding="utf-8")
         actions |= {action for words, of in SHELL.items() if words in text for action in of}
     assert {action for action, _ in granted("HostRole")} == actions
@@ -133,18 +137,27 @@ def test_no_role_has_more_than_it_names(role: str) -> None:
 
 @pytest.mark.parametrize("role", sorted(resources("AWS::IAM::Role")))
 def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> None:
-    base = "arn:${AWS::Partition}:s3:::${BucketName}"
+    base, artifacts = "arn:${AWS::Partition}:s3:::${BucketName}", f"arn:${{AWS::Partition}}:s3:::{ARTIFACTS}"
+    ours = {"StringEquals": {"aws:ResourceAccount": {"Ref": "AWS::AccountId"}}}
     reads = {"inbox/*", "outbox/*", "system/hosts/*"}
     writes = {"outbox/*"}
     if role == "ReconcileRole":
         reads, writes = {"inbox/*", "outbox/*", "system/reconcile.json"}, {"system/reconcile.json"}
     if role == "HostRole":
         own = "system/hosts/${!aws:userid}/*"
-        reads, writes = {"inbox/*", "outbox/*", "system/releases/*", own}, {"outbox/*", own}
+        reads, writes = {"inbox/*", "outbox/*", own}, {"outbox/*", own}
     for statement in policy(role):
         (action, *_) = as_list(statement["Action"])
         places = [place["Fn::Sub"] for place in as_list(statement["Resource"])] if "s3:" in action else []
-        if action == "s3:ListBucket":
+        if any(place.startswith(artifacts) for place in places):  # hosts only read their releases
+            assert role == "HostRole"
+            if action == "s3:ListBucket":
+                assert places == [artifacts]
+                assert statement["Condition"] == {**ours, "StringLike": {"s3:prefix": "releases/*"}}
+            else:
+                assert (action, places) == ("s3:GetObject", [f"{artifacts}/releases/*"])
+                assert statement["Condition"] == ours
+        elif action == "s3:ListBucket":
             assert places == [base]
         elif places:
             keys = {place.removeprefix(f"{base}/") for place in places}

@@ -39,6 +39,8 @@ ACTIONS = {  # where IAM's name is not the method's
     "head_object": {"s3:GetObject", "s3:ListBucket"},
     "list_object_versions": {"s3:ListBucketVersions"},
     "list_objects_v2": {"s3:ListBucket"},
+    "put_bucket_encryption": {"s3:PutEncryptionConfiguration"},
+    "put_bucket_lifecycle_configuration": {"s3:PutLifecycleConfiguration"},
     "put_bucket_notification_configuration": {"s3:PutBucketNotification"},
     "put_public_access_block": {"s3:PutBucketPublicAccessBlock"},
     "upload_file": {"s3:AbortMultipartUpload", "s3:PutObject"},  # boto3's own: it uploads in parts

@@ -14,7 +14,7 @@ from ec2_runner.reach.identity import HOSTS
 from ec2_runner.stack import cost
 from pipeline.aws.names import StackNames
 from pipeline.settings import Settings, load_settings
-from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template
+from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template, user_data
 
 SIX = 6  # times a function's timeout: what AWS advises for the visibility timeout of its queue
 
@@ -192,7 +192,7 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_hosts_settings_are_settings() -> None:
     names = {name.lower() for name in re.findall(r"\bCXR_(\w+)=", user_data())}
     assert names <= set(Settings.model_fields)
-    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # install.sh needs these
+    assert names >= {"bucket", "artifacts", "host_role_id", "idle_minutes"}  # install.sh needs these
 
 
 def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
@@ -230,7 +230,29 @@ def test_the_network_leads_to_s3_alone() -> None:
         place for found in statements(gateway["PolicyDocument"]) for place in as_list(found["Resource"])
     ]
     names = {re.sub(r".*:::|/\*$", "", place["Fn::Sub"]) for place in places}
-    assert names == {"${BucketName}", "al2023-repos-${AWS::Region}-de612dc2"}
+    artifacts = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
+    assert names == {
+        "${BucketName}",
+        artifacts,
+        f"{artifacts}/releases",
+        "al2023-repos-${AWS::Region}-de612dc2",
+    }
+    for found in statements(gateway["PolicyDocument"]):
+        if "s3:PutObject" in as_list(found["Action"]):
+            assert all("${BucketName}" in place["Fn::Sub"] for place in found["Resource"])
+        if found["Sid"] != "AmazonLinux":
+            assert found["Condition"] == {
+                "ArnEquals": {"aws:PrincipalArn": {"Fn::GetAtt": ["HostRole", "Arn"]}}
+            }
+
+
+def test_the_launch_template_names_the_release_and_the_bucket_that_deploy_writes() -> None:
+    artifacts = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
+    assert f"CXR_ARTIFACTS={artifacts} CXR_FIRST_RELEASE=${{Release}}\n" in user_data()
+    release = template()["Parameters"]["Release"]
+    assert "Default" not in release
+    assert re.fullmatch(release["AllowedPattern"], f"2-{'0' * 64}")
+    assert template()["Outputs"]["ArtifactBucket"]["Value"] == {"Fn::Sub": artifacts}
 
 
 def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
@@ -369,8 +391,3 @@ def test_the_logs_end() -> None:
     functions, logs = resources("AWS::Serverless::Function"), resources("AWS::Logs::LogGroup")
     assert {function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()} == set(logs)
     assert all(log["RetentionInDays"] == {"Ref": "LogRetentionDays"} for log in logs.values())
-
-
-def user_data() -> str:
-    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
-    return str(launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"])
