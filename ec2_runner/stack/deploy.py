@@ -23,6 +23,7 @@ from ec2_runner.stack.display import Display
 from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
+from ec2_runner.stack.surroundings import check_key, s3_prefix_list
 from ec2_runner.stack.upload import (
     OLD_RELEASES,
     current_release,
@@ -135,12 +136,16 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
     before = None if found and found.was_never_made else found
     known = before.parameters if before else {}
     bucket, makes_bucket = _bucket(options, aws, before)
+    wanted = {**known, **options.more}
+    if not makes_bucket:
+        check_key(aws, bucket, wanted.get("KmsKeyArn", ""))
     given = {
         "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
         "NotificationEmail": options.email,
         "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
         _LOG_KEY: None if _LOG_KEY in known else secrets.token_hex(24),
+        "S3PrefixList": wanted.get("S3PrefixList") or s3_prefix_list(aws),
         **options.more,
         "BucketName": bucket,
         "CreateBucket": str(makes_bucket).lower(),
@@ -156,9 +161,9 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         makes_bucket,
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
         options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
-        _functions({**known, **options.more}),
-        _count({**known, **options.more}, *_CONCURRENCY),
-        _count({**known, **options.more}, *_HOSTS),
+        _functions(wanted),
+        _count(wanted, *_CONCURRENCY),
+        _count(wanted, *_HOSTS),
         before,
         parameters,
         tuple(notes),

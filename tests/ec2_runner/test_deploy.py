@@ -650,13 +650,101 @@ def test_a_stack_of_before_gets_a_log_key(cloud: Cloud) -> None:
     cloud.aws.client("cloudformation").create_stack(
         StackName=stacks.NAME,
         TemplateBody=json.dumps({**stacks.TEMPLATE, "Parameters": former, "Outputs": outputs}),
-        Parameters=[{"ParameterKey": "BucketName", "ParameterValue": BUCKET}],
+        Parameters=[
+            {"ParameterKey": "BucketName", "ParameterValue": BUCKET},
+            {"ParameterKey": "Release", "ParameterValue": f"1-{'0' * 64}"},
+        ],
     )
     cloud.deploy()
     made = _output(cloud, "LogKey")
     assert len(made) >= 32
     cloud.deploy()
     assert _output(cloud, "LogKey") == made
+
+
+def encrypted(cloud: Cloud, key: str | None, algorithm: Any = "aws:kms") -> None:
+    """Make a bucket with default encryption."""
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket="department")
+    rule: Any = {"SSEAlgorithm": algorithm, **({"KMSMasterKeyID": key} if key else {})}
+    s3.put_bucket_encryption(
+        Bucket="department",
+        ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
+    )
+
+
+KEY = f"arn:aws:kms:{REGION}:{stacks.ACCOUNT}:key/12345678-1234-1234-1234-123456789012"
+OTHER = KEY.replace("key/1", "key/2")
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "advice"),
+    [
+        (KEY, None, f"add --parameter KmsKeyArn={KEY}$"),
+        (KEY, OTHER, f"not by {OTHER}, .*add --parameter KmsKeyArn={KEY}$"),
+        ("alias/x-rays", None, "describe-key --key-id alias/x-rays --query"),
+        (KEY.replace("key/", "alias/"), None, "describe-key --key-id arn:aws:kms:.*:alias/1"),
+        (KEY[-36:], None, f"describe-key --key-id {KEY[-36:]}"),
+        (KEY[-36:], OTHER, f"describe-key --key-id {KEY[-36:]}"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["aws:kms", "aws:kms:dsse"])
+def test_the_key_of_an_existing_bucket_has_to_be_named(
+    cloud: Cloud, algorithm: str, key: str, given: str | None, advice: str
+) -> None:
+    encrypted(cloud, key, algorithm)
+    with pytest.raises(UsageError, match=advice):
+        cloud.deploy(existing_bucket="department", more={"KmsKeyArn": given} if given else {})
+    assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        (KEY, KEY),
+        (KEY[-36:], KEY),
+        ("alias/x-rays", KEY),
+        (None, ""),  # AWS's own key, which everybody may use who may use the bucket
+        ("alias/aws/s3", ""),
+        (f"arn:aws:kms:{REGION}:{stacks.ACCOUNT}:alias/aws/s3", ""),
+    ],
+)
+def test_a_key_that_the_roles_may_use_is_fine(cloud: Cloud, key: str | None, given: str) -> None:
+    encrypted(cloud, key)
+    cloud.deploy(existing_bucket="department", more={"KmsKeyArn": given})
+    cloud.deploy()  # it stays
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.parameters["KmsKeyArn"] == given
+
+
+def test_a_bucket_without_default_encryption_needs_no_key(cloud: Cloud) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket="department")
+    cloud.deploy(existing_bucket="department")
+    encrypted_by_s3 = "AES256"
+    cloud.aws.client("s3").delete_bucket_encryption(Bucket="department")
+    rule: Any = {"SSEAlgorithm": encrypted_by_s3}
+    cloud.aws.client("s3").put_bucket_encryption(
+        Bucket="department",
+        ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
+    )
+    cloud.deploy(more={"KmsKeyArn": KEY})  # of single objects
+
+
+def test_the_hosts_are_limited_to_the_addresses_of_s3(cloud: Cloud) -> None:
+    def used() -> str:
+        state = cloud.stack.read()
+        assert state is not None
+        return state.parameters["S3PrefixList"]
+
+    name = f"com.amazonaws.{REGION}.s3"
+    found = cloud.aws.client("ec2").describe_managed_prefix_lists()["PrefixLists"]
+    (ours,) = [one["PrefixListId"] for one in found if one["PrefixListName"] == name]
+    cloud.deploy()
+    assert used() == ours
+    cloud.deploy(more={"S3PrefixList": "pl-0123456789"})
+    cloud.deploy()  # it stays
+    assert used() == "pl-0123456789"
 
 
 def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:

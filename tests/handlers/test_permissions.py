@@ -14,9 +14,10 @@ from tests.support.calls import Place, calls
 ARTIFACTS = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
 SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
 ACTIONS = {  # a boto3 method, and what IAM asks for it
-    "get_object": {"s3:GetObject", "s3:ListBucket"},  # without the second, a missing object is a 403
+    # Without s3:ListBucket, a missing object is a 403. kms: for a bucket with SSE-KMS.
+    "get_object": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"},
     "head_object": {"s3:GetObject", "s3:ListBucket"},
-    "put_object": {"s3:PutObject"},
+    "put_object": {"s3:PutObject", "kms:GenerateDataKey"},
     "delete_object": {"s3:DeleteObject"},
     "list_objects_v2": {"s3:ListBucket"},
     "get_item": {"dynamodb:GetItem"},
@@ -48,7 +49,7 @@ KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # elsewhere `read` is that
 ASKS_CLOUDWATCH = {"ReconcileFunction"}  # elsewhere `wait` is the worklist's, not the observer's
 HOST = ("ec2_runner.host.agent.Publisher", "pipeline.judge.Judge")
 SHELL = {
-    "s3 cp": {"s3:GetObject", "s3:PutObject"},
+    "s3 cp": {"s3:GetObject", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"},
     "--recursive": {"s3:ListBucket"},
     "s3 rm": {"s3:DeleteObject"},
 }
@@ -162,6 +163,21 @@ def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> No
         elif places:
             keys = {place.removeprefix(f"{base}/") for place in places}
             assert keys <= (reads if action == "s3:GetObject" else writes)
+
+
+def test_roles_use_the_key_of_the_bucket_alone_and_only_through_s3() -> None:
+    for role in resources("AWS::IAM::Role"):
+        (part,) = resources("AWS::IAM::Role")[role]["Policies"]
+        (conditional,) = [found for found in part["PolicyDocument"]["Statement"] if "Fn::If" in found]
+        assert conditional["Fn::If"][0] == "HasKey"
+        assert conditional["Fn::If"][2] == {"Ref": "AWS::NoValue"}
+        assert [found for found in policy(role) if "kms:" in str(found["Action"])] == [
+            conditional["Fn::If"][1]
+        ]
+        statement = conditional["Fn::If"][1]
+        assert statement["Resource"] == {"Ref": "KmsKeyArn"}
+        service = {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}
+        assert statement["Condition"] == {"StringEquals": {"kms:ViaService": service}}
 
 
 def test_only_the_stacks_hosts_can_be_touched() -> None:

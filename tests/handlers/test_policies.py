@@ -30,6 +30,7 @@ COMMANDS = {
 }
 ACTIONS = {  # where IAM's name is not the method's
     "delete_objects": {"s3:DeleteObject", "s3:DeleteObjectVersion"},
+    "get_bucket_encryption": {"s3:GetEncryptionConfiguration"},
     "get_bucket_cors": {"s3:GetBucketCORS"},
     "get_bucket_lifecycle_configuration": {"s3:GetLifecycleConfiguration"},
     "get_bucket_notification_configuration": {"s3:GetBucketNotification"},

@@ -45,7 +45,11 @@ def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
     assert template()["Resources"][name]["UpdateReplacePolicy"] == "Retain"
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
-    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    condition, with_key, without = encryption["ServerSideEncryptionByDefault"]["Fn::If"]
+    assert condition == "HasKey"
+    assert with_key == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": {"Ref": "KmsKeyArn"}}
+    assert without == {"SSEAlgorithm": "AES256"}
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     ((name, policy),) = resources("AWS::S3::BucketPolicy").items()
@@ -270,6 +274,21 @@ def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
     assert disk["Ebs"]["VolumeType"] == "gp3"
     for tags in data["TagSpecifications"]:
         assert {"Key": "cxr:stack", "Value": {"Ref": "AWS::StackName"}} in tags["Tags"]
+
+
+@pytest.mark.parametrize(
+    ("arn", "fits"),
+    [
+        ("", True),
+        ("arn:aws:kms:eu-west-1:123456789012:key/12345678-1234-1234-1234-123456789012", True),
+        ("arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-0123456789abcdef", True),
+        ("arn:aws:kms:eu-west-1:123456789012:alias/x-rays", False),
+        ("12345678-1234-1234-1234-123456789012", False),
+        ("arn:aws:kms:eu-west-1:123456789012:key/*", False),
+    ],
+)
+def test_a_key_is_named_by_its_arn(arn: str, fits: bool) -> None:
+    assert bool(re.fullmatch(template()["Parameters"]["KmsKeyArn"]["AllowedPattern"], arn)) == fits
 
 
 @pytest.mark.whole

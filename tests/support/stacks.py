@@ -31,6 +31,8 @@ ARTIFACTS = f"{NAME}-artifacts-{ACCOUNT}-{REGION}"
 _DEFAULTS = {
     "BucketName": None,
     "Release": None,
+    "KmsKeyArn": "",
+    "S3PrefixList": "",
     "CreateBucket": "true",
     "InstanceType": "t3.medium",
     "NotificationEmail": "",
