@@ -250,6 +250,49 @@ def test_the_network_leads_to_s3_alone() -> None:
             }
 
 
+def matches(name: str, domain: str) -> bool:
+    """Return whether a domain of a DNS Firewall's list covers a name."""
+    return domain == "*" or name == domain or (domain[0] == "*" and name.endswith(domain[1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("department.s3.eu-west-1.amazonaws.com", True),
+        ("s3.eu-west-1.amazonaws.com", True),
+        ("cxr-inbox-artifacts-1-eu-west-1.s3.amazonaws.com", True),
+        ("al2023-repos-eu-west-1-de612dc2.s3.dualstack.eu-west-1.amazonaws.com", True),
+        ("patient-name.attacker.example", False),
+        ("s3.eu-west-1.amazonaws.com.attacker.example", False),
+        ("attackers3.eu-west-1.amazonaws.com", False),
+        ("x.execute-api.eu-west-1.amazonaws.com", False),  # whose owner could read its log
+    ],
+)
+def test_the_dns_firewall_lets_names_of_s3_pass_alone(name: str, passes: bool) -> None:
+    kinds = ("FirewallDomainList", "FirewallRuleGroup", "FirewallRuleGroupAssociation")
+    lists, groups, associations = (resources(f"AWS::Route53Resolver::{kind}") for kind in kinds)
+    for resource in (*lists, *groups, *associations):
+        assert template()["Resources"][resource]["Condition"] == "FiltersNames"
+    (group,) = groups.values()
+    (association,) = associations.values()
+    assert association["VpcId"] == {"Ref": "Network"}
+    assert 100 < association["Priority"] < 9900
+    for rule in sorted(group["FirewallRules"], key=lambda rule: int(rule["Priority"])):
+        domains = [
+            domain if isinstance(domain, str) else domain["Fn::Sub"]
+            for domain in lists[rule["FirewallDomainListId"]["Ref"]]["Domains"]
+        ]
+        values = {"${AWS::Region}": "eu-west-1", "${AWS::URLSuffix}": "amazonaws.com"}
+        for variable, value in values.items():
+            domains = [domain.replace(variable, value) for domain in domains]
+        if any(matches(name, domain) for domain in domains):
+            assert (rule["Action"] == "ALLOW") == passes
+            if passes:  # the canonical names of S3's are others, in no list
+                assert rule["FirewallDomainRedirectionAction"] == "TRUST_REDIRECTION_DOMAIN"
+            return
+    pytest.fail("no rule decides about this name")
+
+
 def test_the_launch_template_names_the_release_and_the_bucket_that_deploy_writes() -> None:
     artifacts = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
     assert f"CXR_ARTIFACTS={artifacts} CXR_FIRST_RELEASE=${{Release}}\n" in user_data()
