@@ -122,7 +122,7 @@ def status_command(stack: _StackOption = None, region: _RegionOption = None) -> 
         index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
         named = state.outputs.get("ArtifactBucket")
         artifacts = wiring.open_bucket(named) if named else None
-        for line in report(state, aws.region, store, artifacts, index, seen):
+        for line in report(state, aws.region, store, artifacts, index, seen, aws.client("ec2")):
             typer.echo(line)
 
 
