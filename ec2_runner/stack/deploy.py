@@ -76,6 +76,7 @@ class DeployOptions:
     email: str | None = None
     idle_minutes: float | None = None
     retention_days: int | None = None
+    new_image: bool = False  # of Amazon Linux, for the hosts
     more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
 
 
@@ -145,6 +146,7 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
         _LOG_KEY: None if _LOG_KEY in known else secrets.token_hex(24),
+        "PinnedAmi": _image(options, before),
         "S3PrefixList": wanted.get("S3PrefixList") or s3_prefix_list(aws),
         **options.more,
         "BucketName": bucket,
@@ -208,7 +210,7 @@ def carry_out(
                 stack.apply(template, {**others, "EventMapping": "false"})  # so that nobody launches another
                 end_hosts(fleet)
         with display.at_work("bringing the stack up to date"):
-            stack.apply(template, {**parameters, "EventMapping": "true"})
+            applied = stack.apply(template, {**parameters, "EventMapping": "true"})
     except StackGoesOn:
         raise  # the functions may be of either release by the time that a person reads this
     except BaseException:
@@ -228,6 +230,35 @@ def carry_out(
     if is_older:  # last, so that a deploy that breaks off before is repeated as a whole
         old_releases.empty(OLD_RELEASES)
     prune(S3Store(artifacts, s3), release, before, template)
+    _tell_image(plan, applied, display)
+
+
+def _image(options: DeployOptions, before: StackState | None) -> str:
+    """Return the public AMI that the stack keeps; "" for the newest one."""
+    if before is None:
+        return ""
+    own = {**before.parameters, **options.more}.get("Ami", "")
+    if own and options.new_image:
+        raise UsageError(
+            f"the hosts have an image of your own, {own}: name another with --parameter Ami=ami-..., or"
+            " return to Amazon Linux's with --parameter Ami="
+        )
+    kind = before.parameters.get("InstanceType", DEFAULT_TYPE)
+    is_other_kind = architecture_of(options.instance_type or kind) != architecture_of(kind)
+    if options.new_image or is_other_kind or before.parameters.get("Ami"):
+        return ""
+    return before.outputs.get("Image", "")
+
+
+def _tell_image(plan: Plan, state: StackState, display: Display) -> None:
+    """Say that the hosts' image changed, or could."""
+    image, before = state.outputs.get("Image"), plan.before.outputs.get("Image") if plan.before else None
+    if before and image != before:
+        display.say(
+            f"new hosts have the image {image}; --parameter PinnedAmi={before} returns to the one before"
+        )
+    elif image != state.outputs.get("NewestImage") and not state.parameters.get("Ami"):
+        display.say("there is a newer image of Amazon Linux: `cxr deploy --new-image` gives it to new hosts")
 
 
 def _follow_functions(

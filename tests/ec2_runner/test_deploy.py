@@ -747,6 +747,66 @@ def test_the_hosts_are_limited_to_the_addresses_of_s3(cloud: Cloud) -> None:
     assert used() == "pl-0123456789"
 
 
+def image(cloud: Cloud) -> str:
+    """Return the image of the stack's hosts."""
+    state = cloud.stack.read()
+    assert state is not None
+    return state.outputs["Image"]
+
+
+def test_the_image_stays_until_a_new_one_is_asked_for(cloud: Cloud) -> None:
+    """Amazon's public parameter names another image every few weeks."""
+    first, second = "ami-00000001", "ami-00000002"
+    cloud.deploy()
+    assert image(cloud) == first
+    newer = {"Newest": second}
+    cloud.deploy(more=newer)
+    assert image(cloud) == first
+    assert "there is a newer image of Amazon Linux: `cxr deploy --new-image`" in cloud.said()
+    cloud.deploy(new_image=True)
+    assert image(cloud) == second
+    assert f"have the image {second}; --parameter PinnedAmi={first} returns" in cloud.said()
+    cloud.output.truncate(0)
+    cloud.deploy()
+    assert image(cloud) == second
+    assert "image" not in cloud.said()
+    cloud.deploy(more={"PinnedAmi": first})
+    cloud.deploy()
+    assert image(cloud) == first
+
+
+def test_another_architecture_has_another_image(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.deploy(instance_type="t3.large", more={"Newest": "ami-00000002"})
+    assert image(cloud) == "ami-00000001"
+    cloud.deploy(instance_type="c7g.large")
+    assert image(cloud) == "ami-00000002"
+
+
+def test_an_image_of_ones_own_is_not_replaced(cloud: Cloud) -> None:
+    own = "ami-0000000f"
+    cloud.deploy(more={"Ami": own})
+    cloud.deploy()
+    assert image(cloud) == own
+    assert "newer image" not in cloud.said()
+    with pytest.raises(UsageError, match=f"an image of your own, {own}: .*--parameter Ami=$"):
+        cloud.deploy(new_image=True)
+    cloud.deploy(more={"Ami": ""})
+    assert image(cloud) == "ami-00000001"
+    cloud.deploy(more={"Ami": own})
+    assert image(cloud) == own
+
+
+def test_a_stack_that_named_no_image_takes_the_newest_once(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.delitem(stacks.TEMPLATE["Outputs"], "Image")
+        cloud.deploy()
+    cloud.deploy(more={"Newest": "ami-00000002"})
+    assert image(cloud) == "ami-00000002"
+
+
 def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:
     cloud.deploy()
     with pytest.raises(UsageError, match=f"has the bucket {BUCKET}"):

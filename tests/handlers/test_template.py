@@ -354,6 +354,23 @@ def test_the_architecture_follows_the_instance_type() -> None:
         assert len(row["Types"]) > 1
 
 
+def test_hosts_have_the_image_that_the_functions_may_launch_and_deploy_reads() -> None:
+    newest = {"Fn::If": ["IsArm", {"Ref": "AmiArm"}, {"Ref": "AmiX86"}]}
+    pinned = {"Fn::If": ["HasPinnedAmi", {"Ref": "PinnedAmi"}, newest]}
+    image = {"Fn::If": ["HasAmi", {"Ref": "Ami"}, pinned]}
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    assert launch["LaunchTemplateData"]["ImageId"] == image
+    assert template()["Outputs"]["Image"]["Value"] == image
+    assert template()["Outputs"]["NewestImage"]["Value"] == newest
+    (part,) = resources("AWS::IAM::Role")["IngestRole"]["Policies"]
+    (parts,) = [
+        found["Resource"]
+        for found in statements(part["PolicyDocument"])
+        if found.get("Sid") == "LaunchWithTheTemplatesParts"
+    ]
+    assert {"Image": image} in [place["Fn::Sub"][1] for place in parts if isinstance(place["Fn::Sub"], list)]
+
+
 def test_the_resources_are_those_that_the_code_names() -> None:
     index, lease = resources("AWS::DynamoDB::Table").values()
     names = StackNames("${AWS::StackName}")

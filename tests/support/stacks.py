@@ -33,6 +33,9 @@ _DEFAULTS = {
     "Release": None,
     "KmsKeyArn": "",
     "S3PrefixList": "",
+    "Ami": "",
+    "PinnedAmi": "",
+    "Newest": "ami-00000001",  # where template.yaml reads the public parameter
     "CreateBucket": "true",
     "InstanceType": "t3.medium",
     "NotificationEmail": "",
@@ -50,7 +53,11 @@ TEMPLATE = {
         },
         "LogKey": {"Type": "String", "NoEcho": True},
     },
-    "Conditions": {"MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]}},
+    "Conditions": {
+        "MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]},
+        "HasAmi": {"Fn::Not": [{"Fn::Equals": [{"Ref": "Ami"}, ""]}]},
+        "HasPinnedAmi": {"Fn::Not": [{"Fn::Equals": [{"Ref": "PinnedAmi"}, ""]}]},
+    },
     "Resources": {
         "Bucket": {
             "Type": "AWS::S3::Bucket",
@@ -104,6 +111,16 @@ TEMPLATE = {
         "BucketName": {"Value": {"Ref": "BucketName"}},
         "JobsQueueArn": {"Value": {"Fn::GetAtt": ["Queue0", "Arn"]}},
         "VerdictsQueueArn": {"Value": {"Fn::GetAtt": ["Queue2", "Arn"]}},
+        "Image": {
+            "Value": {
+                "Fn::If": [
+                    "HasAmi",
+                    {"Ref": "Ami"},
+                    {"Fn::If": ["HasPinnedAmi", {"Ref": "PinnedAmi"}, {"Ref": "Newest"}]},
+                ]
+            }
+        },
+        "NewestImage": {"Value": {"Ref": "Newest"}},
         "HostRoleId": {"Value": "AROAEXAMPLE"},
         "EventMapping": {"Value": {"Ref": "EventMapping"}},
         "IdleMinutes": {"Value": {"Ref": "IdleMinutes"}},
@@ -172,6 +189,10 @@ class Cloud:
         return [
             item["Key"] for item in self.aws.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
         ]
+
+    def said(self) -> str:
+        """Return what was displayed, without line breaks."""
+        return " ".join(self.output.getvalue().split())
 
     def launch(self) -> str:
         """Launch a host of the stack and return its id."""
