@@ -29,7 +29,7 @@ _REASONS = 4  # properties named for a resource
 
 def changes(plan: Plan, stack: CloudFormationStack, template: Path) -> Iterator[str]:
     """Yield lines that say what carrying out the plan would change, by a change set that is deleted again."""
-    text = compact(deployable(template, _NO_PACKAGE))
+    text = compact(bare(deployable(template, _NO_PACKAGE)))
     state = plan.before
     if state:
         number = (released(state) or "an unknown one").partition("-")[0]
@@ -99,6 +99,12 @@ def described(found: "list[ResourceChangeTypeDef]") -> Iterator[str]:
     for change in by_verb["create"]:
         names[change["ResourceType"]].append(change["LogicalResourceId"])
     yield from _created(names)
+
+
+def bare(text: str) -> str:
+    """Return our template without what only people read: descriptions, the groups of its parameters."""
+    text = re.sub(r"^Metadata:\n(?:(?:  .*)?\n)+", "", text, flags=re.MULTILINE)
+    return re.sub(r"^    (?:Constraint)?Description: .*\n", "", text, flags=re.MULTILINE)
 
 
 def compact(text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from botocore import xform_name
 
 from pipeline.aws.names import StackNames
-from tests.support.aws import ROOT, as_list, resources, statements
+from tests.support.aws import ROOT, as_list, resources, statements, template
 from tests.support.calls import Place, calls
 
 ARTIFACTS = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
@@ -62,7 +62,8 @@ def functions() -> dict[str, dict[str, Any]]:
 
 
 def policy(role: str) -> list[dict[str, Any]]:
-    found = resources("AWS::IAM::Role")[role]["Policies"]
+    found = [*resources("AWS::IAM::Role")[role]["Policies"]]
+    found += [part for part in resources("AWS::IAM::Policy").values() if {"Ref": role} in part["Roles"]]
     return [statement for part in found for statement in statements(part["PolicyDocument"])]
 
 
@@ -166,18 +167,15 @@ def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> No
 
 
 def test_roles_use_the_key_of_the_bucket_alone_and_only_through_s3() -> None:
-    for role in resources("AWS::IAM::Role"):
-        (part,) = resources("AWS::IAM::Role")[role]["Policies"]
-        (conditional,) = [found for found in part["PolicyDocument"]["Statement"] if "Fn::If" in found]
-        assert conditional["Fn::If"][0] == "HasKey"
-        assert conditional["Fn::If"][2] == {"Ref": "AWS::NoValue"}
-        assert [found for found in policy(role) if "kms:" in str(found["Action"])] == [
-            conditional["Fn::If"][1]
-        ]
-        statement = conditional["Fn::If"][1]
+    service = {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}
+    for name, part in resources("AWS::IAM::Policy").items():
+        assert template()["Resources"][name]["Condition"] == "HasKey"
+        (statement,) = statements(part["PolicyDocument"])
+        assert statement["Action"].startswith("kms:")
         assert statement["Resource"] == {"Ref": "KmsKeyArn"}
-        service = {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}
         assert statement["Condition"] == {"StringEquals": {"kms:ViaService": service}}
+    for role in resources("AWS::IAM::Role").values():
+        assert "kms:" not in str(role)
 
 
 def test_only_the_stacks_hosts_can_be_touched() -> None:

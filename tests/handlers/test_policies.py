@@ -88,6 +88,7 @@ NOT_NEEDED = {
     "no managed policies, boundaries and descriptions of roles": (
         r"iam:(Attach|Detach)RolePolicy|iam:\w+RolePermissionsBoundary|iam:UpdateRole(Description)?"
     ),
+    "policies of roles, not of users and groups": r"iam:\w+(User|Group)Policy",
     "no data protection of a topic": r"sns:\w+DataProtectionPolicy",
 }
 OF_THE_TEMPLATE = {  # for the template itself, not for one of its resources

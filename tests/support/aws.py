@@ -42,8 +42,8 @@ def resources(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def statements(policy: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the statements of a policy document, also those that it has only under a condition."""
-    return [found["Fn::If"][1] if "Fn::If" in found else found for found in policy["Statement"]]
+    """Return the statements of a policy document."""
+    return list(policy["Statement"])
 
 
 def user_data() -> str:
