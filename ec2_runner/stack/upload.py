@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RELEASES = "releases/"
 CURRENT = RELEASES + "current"
 OLD_RELEASES = "system/releases/"  # in the bucket of X-rays, where earlier stacks kept them
+_PACKAGES, _TEMPLATES = "lambda/", "template/"
+_OURS = (RELEASES, _PACKAGES, _TEMPLATES)
 _KEPT_DAYS = 30  # of versions that were replaced or deleted
 _CODE = "CodeUri: build/lambda"
 _NAME = re.compile(r"[0-9]+-[0-9a-f]{64}")  # of a release
@@ -68,7 +70,7 @@ def prune(artifacts: S3Store, release: Bundle, before: str | None, template: str
     """Delete what neither this release nor the one before it needs, once the stack runs this one."""
     places = tuple(_place(name) for name in (release.name, before) if name)
     kept = {CURRENT, _package(release), template.partition(".amazonaws.com/")[2]}
-    for info in list(artifacts.list("")):
+    for info in [info for place in _OURS for info in artifacts.list(place)]:
         if info.key not in kept and not info.key.startswith(places):
             artifacts.delete(info.key)
 
@@ -91,7 +93,7 @@ def upload_artifacts(s3: "S3Client", bucket: str, region: str, release: Bundle, 
     written = release.folder / "template.yaml"
     text = deployable(release.template, f"s3://{bucket}/{package}")
     written.write_text(text, encoding="utf-8")
-    key = f"template/{sha256_of(written)}.yaml"
+    key = f"{_TEMPLATES}{sha256_of(written)}.yaml"
     upload(s3, bucket, key, written, advance)
     return f"https://{bucket}.s3.{region}.amazonaws.com/{key}"
 
@@ -188,7 +190,7 @@ def _place(name: str) -> str:
 
 
 def _package(release: Bundle) -> str:
-    return f"lambda/{sha256_of(release.package)}.zip"
+    return f"{_PACKAGES}{sha256_of(release.package)}.zip"
 
 
 def _digest_of(s3: "S3Client", bucket: str, key: str) -> tuple[str, int] | None:

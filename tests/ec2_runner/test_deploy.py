@@ -104,10 +104,13 @@ def test_an_artifact_bucket_of_another_account_is_not_used(cloud: Cloud) -> None
 
 def test_a_deploy_keeps_this_release_and_the_one_before(cloud: Cloud) -> None:
     places = []
+    cloud.deploy()
+    cloud.aws.client("s3").put_object(Bucket=ARTIFACTS, Key="notes/of-others", Body=b"x")
     for number in (2, 3, 4):
         cloud.deploy(partial(cloud.build, number=number))
         places.append(f"releases/{release(cloud)}/")
     names = cloud.names(ARTIFACTS)
+    assert "notes/of-others" in names
     assert not any(name.startswith(places[0]) for name in names)
     for place in places[1:]:
         assert sum(name.startswith(place) for name in names) == 3
