@@ -206,7 +206,7 @@ def carry_out(
             _notify(plan, s3, stack)
         if plan.changes_network:
             with display.at_work("ending the hosts, since the network changes"):
-                others = {name: value for name, value in plan.parameters.items() if name != _NETWORK}
+                others = {name: value for name, value in parameters.items() if name != _NETWORK}
                 stack.apply(template, {**others, "EventMapping": "false"})  # so that nobody launches another
                 end_hosts(fleet)
         with display.at_work("bringing the stack up to date"):
