@@ -53,6 +53,12 @@ def deploy_command(
             help="Days until X-rays and verdicts are deleted; 0 keeps them (default: 0, or unchanged).",
         ),
     ] = None,
+    new_image: Annotated[
+        bool,
+        typer.Option(
+            "--new-image", help="Give new hosts the newest image of Amazon Linux (default: unchanged)."
+        ),
+    ] = False,
     parameter: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE for another parameter of template.yaml, such as Ami. May be repeated."),
@@ -85,7 +91,7 @@ def deploy_command(
         idle_minutes=idle_minutes,
         retention_days=retention_days,
     )
-    options, name = _options(settings, bucket, existing_bucket, more), settings.stack
+    options, name = _options(settings, bucket, existing_bucket, more, new_image), settings.stack
     check_options(options)
     if dry_run:
         for part in _dry_run(options, root):
@@ -120,7 +126,9 @@ def status_command(stack: _StackOption = None, region: _RegionOption = None) -> 
             raise StackError(f"there is no stack {name} in {aws.region}: create it with `cxr deploy`")
         store = wiring.open_bucket(state.parameters["BucketName"])
         index, seen = wiring.make_dynamo_index(settings), wiring.make_observer(settings, store)
-        for line in report(state, aws.region, store, index, seen):
+        named = state.outputs.get("ArtifactBucket")
+        artifacts = wiring.open_bucket(named) if named else None
+        for line in report(state, aws.region, store, artifacts, index, seen, aws.client("ec2")):
             typer.echo(line)
 
 
@@ -231,7 +239,11 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 
 def _options(
-    settings: "Settings", bucket: str | None, existing_bucket: str | None, more: dict[str, str]
+    settings: "Settings",
+    bucket: str | None,
+    existing_bucket: str | None,
+    more: dict[str, str],
+    new_image: bool = False,
 ) -> "DeployOptions":
     """Return what to deploy; command-line options come before settings."""
     from ec2_runner.stack.deploy import DeployOptions
@@ -247,6 +259,7 @@ def _options(
         settings.email,
         settings.idle_minutes if "idle_minutes" in settings.model_fields_set else None,
         settings.retention_days,
+        new_image,
         {**settings.parameters, **more},
     )
 

@@ -229,6 +229,8 @@ class DeployedSettings(_Group):
     max_hosts: int = Field(1, ge=1, le=8, description="most hosts at a time")
     spot: bool = Field(False, description="launch Spot Instances where there is capacity")
     template_version: str = Field("$Latest", description="version of the launch template, to launch from")
+    artifacts: str = Field("", description="bucket of the releases that a host installs")
+    first_release: str = Field("", description="release that a host installs first, with its manifest's hash")
     host_id: str | None = Field(None, description="name of this EC2 host, `<role id>:<instance id>`")
 
 

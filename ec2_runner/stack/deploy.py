@@ -4,7 +4,7 @@ A new stack does not take jobs before its release is uploaded. An existing one g
 the functions that send its jobs. A host that still runs the old release refuses those: they wait in the
 queue, and the host updates itself.
 
-`system/releases/current`, by which hosts update themselves, follows the functions: their release is an output
+`releases/current`, by which hosts update themselves, follows the functions: their release is an output
 of the stack. It goes back only when the stack is seen to be back, never while CloudFormation is at work.
 """
 
@@ -23,10 +23,13 @@ from ec2_runner.stack.display import Display
 from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
+from ec2_runner.stack.surroundings import check_key, s3_prefix_list
 from ec2_runner.stack.upload import (
+    OLD_RELEASES,
     current_release,
-    ensure_bucket,
     has_bucket,
+    prepare_artifacts,
+    prune,
     release_files,
     released,
     set_current,
@@ -73,6 +76,7 @@ class DeployOptions:
     email: str | None = None
     idle_minutes: float | None = None
     retention_days: int | None = None
+    new_image: bool = False  # of Amazon Linux, for the hosts
     more: dict[str, str] = field(default_factory=dict)  # other parameters of the template
 
 
@@ -133,12 +137,17 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
     before = None if found and found.was_never_made else found
     known = before.parameters if before else {}
     bucket, makes_bucket = _bucket(options, aws, before)
+    wanted = {**known, **options.more}
+    if not makes_bucket:
+        check_key(aws, bucket, wanted.get("KmsKeyArn", ""))
     given = {
         "InstanceType": options.instance_type or (None if before else DEFAULT_TYPE),
         "NotificationEmail": options.email,
         "IdleMinutes": f"{options.idle_minutes:g}" if options.idle_minutes else None,
         "RetentionDays": options.retention_days,
         _LOG_KEY: None if _LOG_KEY in known else secrets.token_hex(24),
+        "PinnedAmi": _image(options, before),
+        "S3PrefixList": wanted.get("S3PrefixList") or s3_prefix_list(aws),
         **options.more,
         "BucketName": bucket,
         "CreateBucket": str(makes_bucket).lower(),
@@ -154,9 +163,9 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         makes_bucket,
         options.instance_type or known.get("InstanceType", DEFAULT_TYPE),
         options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
-        _functions({**known, **options.more}),
-        _count({**known, **options.more}, *_CONCURRENCY),
-        _count({**known, **options.more}, *_HOSTS),
+        _functions(wanted),
+        _count(wanted, *_CONCURRENCY),
+        _count(wanted, *_HOSTS),
         before,
         parameters,
         tuple(notes),
@@ -176,56 +185,93 @@ def carry_out(
     Raises StackGoesOn where CloudFormation goes on.
     """
     s3 = aws.client("s3")
+    artifacts = StackNames(plan.stack).artifacts(aws.account, aws.region)
+    prepare_artifacts(aws, artifacts)
     state = stack.ready()
     if state:
-        _follow_functions(s3, plan.bucket, state, None, display)
+        _follow_functions(s3, artifacts, state, None, display)
     with display.at_work("building the release"):
         release = build(architecture_of(plan.instance_type), plan.functions)
-    artifacts = StackNames(plan.stack).artifacts(aws.account, aws.region)
-    ensure_bucket(aws, artifacts)
+    parameters = {**plan.parameters, "Release": release.name}
     with display.bytes("uploading the functions", total_size([release.package])) as advance:
         template = upload_artifacts(s3, artifacts, aws.region, release, advance)
     if state is None:
         with display.at_work("making the stack"):
-            stack.apply(template, {**plan.parameters, "EventMapping": "false"})
-    before = current_release(S3Store(plan.bucket, s3))
+            stack.apply(template, {**parameters, "EventMapping": "false"})
+    before = current_release(S3Store(artifacts, s3))
     try:
         with display.bytes("uploading the release", total_size(release_files(release))) as advance:
-            upload_release(s3, plan.bucket, release, advance)
+            upload_release(s3, artifacts, release, advance)
         if not plan.makes_bucket:
             _notify(plan, s3, stack)
         if plan.changes_network:
             with display.at_work("ending the hosts, since the network changes"):
-                others = {name: value for name, value in plan.parameters.items() if name != _NETWORK}
+                others = {name: value for name, value in parameters.items() if name != _NETWORK}
                 stack.apply(template, {**others, "EventMapping": "false"})  # so that nobody launches another
                 end_hosts(fleet)
         with display.at_work("bringing the stack up to date"):
-            stack.apply(template, {**plan.parameters, "EventMapping": "true"})
+            applied = stack.apply(template, {**parameters, "EventMapping": "true"})
     except StackGoesOn:
         raise  # the functions may be of either release by the time that a person reads this
     except BaseException:
         with suppress(StoreError):  # the next deploy does it
             if state := stack.read():
-                _follow_functions(s3, plan.bucket, state, before, display)
+                _follow_functions(s3, artifacts, state, before, display)
         raise
+    old_releases = S3Store(plan.bucket, s3)
+    is_older = any(old_releases.list(OLD_RELEASES))
+    why = "takes its releases from the artifact bucket" if is_older else "has the new type"
     types = (plan.instance_type, *HOST_TYPES[plan.instance_type].substitutes)
     for host in fleet.instances():
-        if plan.changes_type or host.type not in types:  # an interrupted deploy may have changed the type
+        # An interrupted deploy may have changed the type.
+        if plan.changes_type or is_older or host.type not in types:
             fleet.terminate(host)
-            display.say(f"ended the host {host.id}: the next one has the new type")
+            display.say(f"ended the host {host.id}: the next one {why}")
+    if is_older:  # last, so that a deploy that breaks off before is repeated as a whole
+        old_releases.empty(OLD_RELEASES)
+    prune(S3Store(artifacts, s3), release, before, template)
+    _tell_image(plan, applied, display)
+
+
+def _image(options: DeployOptions, before: StackState | None) -> str:
+    """Return the public AMI that the stack keeps; "" for the newest one."""
+    if before is None:
+        return ""
+    own = {**before.parameters, **options.more}.get("Ami", "")
+    if own and options.new_image:
+        raise UsageError(
+            f"the hosts have an image of your own, {own}: name another with --parameter Ami=ami-..., or"
+            " return to Amazon Linux's with --parameter Ami="
+        )
+    kind = before.parameters.get("InstanceType", DEFAULT_TYPE)
+    is_other_kind = architecture_of(options.instance_type or kind) != architecture_of(kind)
+    if options.new_image or is_other_kind or before.parameters.get("Ami"):
+        return ""
+    return before.outputs.get("Image", "")
+
+
+def _tell_image(plan: Plan, state: StackState, display: Display) -> None:
+    """Say that the hosts' image changed, or could."""
+    image, before = state.outputs.get("Image"), plan.before.outputs.get("Image") if plan.before else None
+    if before and image != before:
+        display.say(
+            f"new hosts have the image {image}; --parameter PinnedAmi={before} returns to the one before"
+        )
+    elif image != state.outputs.get("NewestImage") and not state.parameters.get("Ami"):
+        display.say("there is a newer image of Amazon Linux: `cxr deploy --new-image` gives it to new hosts")
 
 
 def _follow_functions(
-    s3: "S3Client", bucket: str, state: StackState, before: int | None, display: Display
+    s3: "S3Client", artifacts: str, state: StackState, before: str | None, display: Display
 ) -> None:
     """Have hosts install the release of the functions, or `before` where the stack does not name it.
 
     Does nothing unless the stack is as an operation left it, and hosts have had a release.
     """
-    number, current = released(state) or before, current_release(S3Store(bucket, s3))
-    if state.is_sound and number and current and number != current:
-        ask("S3", set_current, s3, bucket, number)
-        display.say(f"hosts install release {number} again, which is that of the functions")
+    name, current = released(state) or before, current_release(S3Store(artifacts, s3))
+    if state.is_sound and name and current and name != current:
+        ask("S3", set_current, s3, artifacts, name)
+        display.say(f"hosts install release {name} again, which is that of the functions")
 
 
 def _count(parameters: dict[str, str], name: str, default: str) -> int:

@@ -29,10 +29,11 @@ _REASONS = 4  # properties named for a resource
 
 def changes(plan: Plan, stack: CloudFormationStack, template: Path) -> Iterator[str]:
     """Yield lines that say what carrying out the plan would change, by a change set that is deleted again."""
-    text = compact(deployable(template, _NO_PACKAGE, RELEASE))
+    text = compact(bare(deployable(template, _NO_PACKAGE)))
     state = plan.before
     if state:
-        yield f"release {RELEASE} of this checkout; the functions have {released(state) or 'an unknown one'}"
+        number = (released(state) or "an unknown one").partition("-")[0]
+        yield f"release {RELEASE} of this checkout; the functions have {number}"
     found, reason = [], ""
     if len(text.encode()) > _LIMIT:
         reason = (
@@ -44,7 +45,8 @@ def changes(plan: Plan, stack: CloudFormationStack, template: Path) -> Iterator[
         reason = f"CloudFormation makes no change set of a stack in {state.status}"
     else:
         try:
-            found = stack.planned_changes(text, {**plan.parameters, "EventMapping": "true"})
+            named = {} if state and released(state) else {"Release": f"{RELEASE}-{'0' * 64}"}  # not built yet
+            found = stack.planned_changes(text, {**plan.parameters, **named, "EventMapping": "true"})
         except (StackError, StoreError) as error:
             reason = str(error)
     if reason:
@@ -97,6 +99,12 @@ def described(found: "list[ResourceChangeTypeDef]") -> Iterator[str]:
     for change in by_verb["create"]:
         names[change["ResourceType"]].append(change["LogicalResourceId"])
     yield from _created(names)
+
+
+def bare(text: str) -> str:
+    """Return our template without what only people read: descriptions, the groups of its parameters."""
+    text = re.sub(r"^Metadata:\n(?:(?:  .*)?\n)+", "", text, flags=re.MULTILINE)
+    return re.sub(r"^    (?:Constraint)?Description: .*\n", "", text, flags=re.MULTILINE)
 
 
 def compact(text: str) -> str:

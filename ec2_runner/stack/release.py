@@ -37,6 +37,11 @@ class Bundle:
     package: Path  # zip of the Lambda functions
     template: Path
 
+    @property
+    def name(self) -> str:
+        """Return its number and the hash of its manifest, which stands for all that a host installs."""
+        return f"{self.number}-{sha256_of(self.folder / MANIFEST)}"
+
 
 def source_tree() -> Path:
     """Return the checkout that this code runs from; raise UsageError when it is an installed copy."""

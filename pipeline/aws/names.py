@@ -44,5 +44,5 @@ class StackNames:
         return f"{self.stack}-{account}-{region}"
 
     def artifacts(self, account: str, region: str) -> str:
-        """Return the bucket that CloudFormation reads from."""
+        """Return the bucket of releases, templates and the functions' package, written by deploys alone."""
         return f"{self.stack}-artifacts-{account}-{region}"

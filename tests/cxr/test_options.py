@@ -192,5 +192,6 @@ def test_every_option_of_deploy_is_a_setting_too() -> None:
         "dry_run",
         "parameter",
         "existing_bucket",
+        "new_image",  # once, not each time
     }
     assert options <= {*SECTIONS["stack"].model_fields, "bucket"}

@@ -10,17 +10,16 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.cloudformation.models import CloudFormationBackend
 
+from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack import deploy
 from ec2_runner.stack.cloudformation import CloudFormationStack
 from ec2_runner.stack.deploy import DeployOptions, make_plan
 from ec2_runner.stack.notifications import add_notifications, remove_notifications
 from ec2_runner.stack.release import MANIFEST, Architecture, Bundle
-from ec2_runner.stack.upload import CURRENT
+from ec2_runner.stack.upload import CURRENT, OLD_RELEASES
 from pipeline.errors import StackError, StackGoesOn, StoreError, UsageError
 from tests.support import stacks
-from tests.support.stacks import BUCKET, NAME, REGION, Cloud
-
-RELEASE = "system/releases/2/"
+from tests.support.stacks import ARTIFACTS, BUCKET, NAME, REGION, Cloud
 
 
 @pytest.fixture
@@ -34,13 +33,25 @@ def changes(cloud: Cloud) -> list[str]:
     return [call for call in cloud.calls if call.startswith(("Put", "CreateChangeSet"))]
 
 
+def release(cloud: Cloud) -> str:
+    """Return the release that the stack's launch template names."""
+    state = cloud.stack.read()
+    assert state is not None
+    return state.parameters["Release"]
+
+
+def current(cloud: Cloud) -> str:
+    """Return the number of the release that hosts install."""
+    return cloud.text(CURRENT, ARTIFACTS).partition("-")[0]
+
+
 def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> None:
     cloud.deploy()
-    calls = changes(cloud)
+    calls, place = changes(cloud), f"releases/{release(cloud)}/"
     order = [
         "CreateChangeSet false",
-        f"PutObject {RELEASE}wheelhouse/cxr_inbox-0.1-py3-none-any.whl",
-        f"PutObject {RELEASE}{MANIFEST}",
+        f"PutObject {place}wheelhouse/cxr_inbox-0.1-py3-none-any.whl",
+        f"PutObject {place}{MANIFEST}",
         f"PutObject {CURRENT}",
         "CreateChangeSet true",
     ]
@@ -49,14 +60,125 @@ def test_a_new_stack_takes_jobs_only_when_its_release_is_there(cloud: Cloud) -> 
     assert state is not None
     assert state.outputs["EventMapping"] == "true"
     assert state.parameters["BucketName"] == BUCKET
-    assert cloud.text(CURRENT) == "2\n"
+    assert state.parameters["Release"] == release(cloud)
+    assert cloud.text(CURRENT, ARTIFACTS) == f"{release(cloud)}\n"
     assert "uploading the release" in cloud.output.getvalue()
+    assert not any(name.startswith("system/") for name in cloud.names())
+
+
+def test_the_artifact_bucket_is_closed(cloud: Cloud) -> None:
+    cloud.deploy()
+    s3 = cloud.aws.client("s3")
+    closed = s3.get_public_access_block(Bucket=ARTIFACTS)["PublicAccessBlockConfiguration"]
+    assert set(closed.values()) == {True}
+    assert len(closed) == 4
+    assert s3.get_bucket_versioning(Bucket=ARTIFACTS)["Status"] == "Enabled"
+    (rule,) = s3.get_bucket_encryption(Bucket=ARTIFACTS)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    owner = s3.get_bucket_ownership_controls(Bucket=ARTIFACTS)["OwnershipControls"]
+    assert owner == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    denied = json.loads(s3.get_bucket_policy(Bucket=ARTIFACTS)["Policy"])["Statement"]
+    assert {found["Effect"] for found in denied} == {"Deny"}
+    assert {"Bool": {"aws:SecureTransport": "false"}} in [found["Condition"] for found in denied]
+    assert all(
+        found["Resource"] == [f"arn:aws:s3:::{ARTIFACTS}", f"arn:aws:s3:::{ARTIFACTS}/*"] for found in denied
+    )
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=ARTIFACTS)["Rules"]
+    assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 30
+    assert "Days" not in rule.get("Expiration", {})  # the current release may be old
+
+
+def test_an_artifact_bucket_of_another_account_is_not_used(cloud: Cloud) -> None:
+    """Its name can be guessed, and whoever has it would decide what hosts run."""
+
+    def forbid(params: dict[str, Any], **_: Any) -> None:
+        if params["Bucket"] == ARTIFACTS:
+            assert params["ExpectedBucketOwner"] == stacks.ACCOUNT
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+
+    cloud.aws.client("s3").meta.events.register("before-parameter-build.s3.HeadBucket", forbid)
+    with pytest.raises(UsageError, match=ARTIFACTS):
+        cloud.deploy()
+    assert not any(call.startswith("PutObject") for call in cloud.calls)
+
+
+def test_a_deploy_keeps_this_release_and_the_one_before(cloud: Cloud) -> None:
+    places = []
+    cloud.deploy()
+    cloud.aws.client("s3").put_object(Bucket=ARTIFACTS, Key="notes/of-others", Body=b"x")
+    for number in (2, 3, 4):
+        cloud.deploy(partial(cloud.build, number=number))
+        places.append(f"releases/{release(cloud)}/")
+    names = cloud.names(ARTIFACTS)
+    assert "notes/of-others" in names
+    assert not any(name.startswith(places[0]) for name in names)
+    for place in places[1:]:
+        assert sum(name.startswith(place) for name in names) == 3
+    assert sum(name.startswith(("lambda/", "template/")) for name in names) == 2
+    found = cloud.aws.client("s3").list_object_versions(Bucket=ARTIFACTS, Prefix=places[0])
+    assert len(found["Versions"]) == 3  # for 30 days
+
+
+def test_the_same_number_built_again_leaves_the_files_of_the_first(cloud: Cloud) -> None:
+    """A rollback names the earlier release, so its files must not have been written over."""
+    cloud.deploy()
+    first = release(cloud)
+    cloud.deploy(lambda hosts, functions: cloud.build("arm64", functions))
+    assert release(cloud) != first
+    assert cloud.text(f"releases/{first}/host/install.sh", ARTIFACTS) == "host/install.sh x86_64 x86_64 2"
+
+
+def old_stack(cloud: Cloud) -> str:
+    """Make a stack whose releases lie in the bucket of X-rays, as earlier ones did; return its host."""
+    cloud.deploy()
+    s3 = cloud.aws.client("s3")
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for name in ("2/host/install.sh", "current", "current"):
+        s3.put_object(Bucket=BUCKET, Key=f"{OLD_RELEASES}{name}", Body=b"x")
+    s3.put_object(Bucket=BUCKET, Key="system/hosts/A:i-1/ready.json", Body=b"x")
+    return cloud.launch()
+
+
+def test_hosts_of_an_older_stack_are_ended_and_its_releases_deleted(cloud: Cloud) -> None:
+    host = old_stack(cloud)
+    cloud.deploy()
+    assert _state(cloud, host) in ("shutting-down", "terminated")
+    assert f"ended the host {host}: the next one takes its releases" in cloud.output.getvalue()
+    assert cloud.names() == ["system/hosts/A:i-1/ready.json"]
+    found = cloud.aws.client("s3").list_object_versions(Bucket=BUCKET, Prefix=OLD_RELEASES)
+    assert "Versions" not in found
+    host = cloud.launch()
+    cloud.deploy()
+    assert _state(cloud, host) == "running"
+
+
+def test_an_older_stack_that_cannot_be_updated_keeps_its_hosts_and_releases(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = old_stack(cloud)
+
+    def refuse(*_: object) -> None:
+        raise StackError("the stack did not take it")
+
+    with monkeypatch.context() as context:
+        context.setattr(CloudFormationStack, "apply", refuse)
+        with pytest.raises(StackError):
+            cloud.deploy()
+    assert _state(cloud, host) == "running"
+    assert f"{OLD_RELEASES}current" in cloud.names()
+    with monkeypatch.context() as context:  # a connection that is lost while hosts end
+        context.setattr(Fleet, "terminate", refuse)
+        with pytest.raises(StackError):
+            cloud.deploy()
+    cloud.deploy()
+    assert _state(cloud, host) in ("shutting-down", "terminated")
 
 
 def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.deploy()
+    before = cloud.text(CURRENT, ARTIFACTS)
 
     def refuse(*_: object) -> None:
         raise StackError("the stack did not take it")
@@ -64,7 +186,8 @@ def test_a_failed_update_leaves_hosts_the_release_of_the_functions(
     monkeypatch.setattr(CloudFormationStack, "apply", refuse)
     with pytest.raises(StackError):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert before.startswith("2-")
+    assert cloud.text(CURRENT, ARTIFACTS) == before
 
 
 class Operation:
@@ -112,13 +235,14 @@ def test_an_interruption_leaves_the_release_of_the_update_that_goes_on(
     stop_watching(cloud, error)
     with pytest.raises(StackGoesOn, match=r"CloudFormation goes on with the stack cxr-inbox: run the same"):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
     cloud.sleep = operation.complete  # while the same command waits
     cloud.deploy(partial(cloud.build, number=3))
     assert "waiting: the stack is in UPDATE_IN_PROGRESS" in cloud.output.getvalue()
     state = cloud.stack.read()
     assert state is not None
-    assert (state.outputs["Release"], cloud.text(CURRENT)) == ("3", "3\n")
+    assert state.outputs["Release"] == cloud.text(CURRENT, ARTIFACTS).strip()
+    assert current(cloud) == "3"
 
 
 def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +259,7 @@ def test_an_interrupted_creation_is_resumed(cloud: Cloud, monkeypatch: pytest.Mo
     cloud.deploy()
     state = cloud.stack.read()
     assert state is not None
-    assert (state.outputs["EventMapping"], cloud.text(CURRENT)) == ("true", "2\n")
+    assert (state.outputs["EventMapping"], current(cloud)) == ("true", "2")
 
 
 def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
@@ -144,7 +268,7 @@ def test_an_update_that_is_seen_rolled_back_takes_the_release_back(
     cloud.sleep = operation.roll_back
     with pytest.raises(StackError, match="UPDATE_ROLLBACK_COMPLETE"):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
 
 
 def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
@@ -160,9 +284,9 @@ def test_a_rollback_that_nobody_saw_takes_the_release_back_at_the_next_deploy(
 
     with pytest.raises(StackError, match="no network"):
         cloud.deploy(fail)
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
     cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
 
 
 def test_an_update_that_never_began_takes_the_release_back(
@@ -176,7 +300,7 @@ def test_an_update_that_never_began_takes_the_release_back(
     monkeypatch.setattr(CloudFormationStack, "_has_changes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "2\n"
+    assert current(cloud) == "2"
 
 
 def test_a_failure_before_the_update_takes_the_release_back(
@@ -191,7 +315,7 @@ def test_a_failure_before_the_update_takes_the_release_back(
     monkeypatch.setattr(deploy, "add_notifications", refuse)
     with pytest.raises(StackError, match="covers"):
         cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT, "department") == "2\n"
+    assert current(cloud) == "2"
 
 
 def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> None:
@@ -213,7 +337,7 @@ def test_a_lost_connection_is_waited_out(cloud: Cloud, operation: Operation) -> 
     )
     cloud.sleep = end
     cloud.deploy(partial(cloud.build, number=3))
-    assert cloud.text(CURRENT) == "3\n"
+    assert current(cloud) == "3"
     assert "did not answer: EndpointConnectionError; trying again" in cloud.output.getvalue()
 
 
@@ -257,7 +381,7 @@ def test_an_existing_stack_gets_the_release_before_its_functions(cloud: Cloud) -
     calls = changes(cloud)
     assert [call for call in calls if "ChangeSet" in call] == ["CreateChangeSet true"]
     assert calls.index(f"PutObject {CURRENT}") < calls.index("CreateChangeSet true")
-    assert cloud.text(CURRENT) == "3\n"
+    assert cloud.text(CURRENT, ARTIFACTS).startswith("3-")
     state = cloud.stack.read()
     assert state is not None
     assert (state.parameters["NotificationEmail"], state.outputs["IdleMinutes"]) == ("a@example.org", "7")
@@ -272,13 +396,9 @@ def test_what_is_there_is_not_uploaded_again(cloud: Cloud) -> None:
 
 def test_the_template_names_the_package_that_was_uploaded(cloud: Cloud) -> None:
     cloud.deploy()
-    artifacts = f"cxr-inbox-artifacts-{stacks.ACCOUNT}-{REGION}"
-    package, template = cloud.names(artifacts)
-    assert cloud.text(template, artifacts).startswith(f"# CodeUri: s3://{artifacts}/{package}\n")
-    closed = cloud.aws.client("s3").get_public_access_block(Bucket=artifacts)[
-        "PublicAccessBlockConfiguration"
-    ]
-    assert set(closed.values()) == {True}
+    (package,) = [name for name in cloud.names(ARTIFACTS) if name.startswith("lambda/")]
+    (template,) = [name for name in cloud.names(ARTIFACTS) if name.startswith("template/")]
+    assert cloud.text(template, ARTIFACTS).startswith(f"# CodeUri: s3://{ARTIFACTS}/{package}\n")
 
 
 def test_a_failure_in_the_middle_is_mended_by_the_same_command(cloud: Cloud) -> None:
@@ -533,13 +653,161 @@ def test_a_stack_of_before_gets_a_log_key(cloud: Cloud) -> None:
     cloud.aws.client("cloudformation").create_stack(
         StackName=stacks.NAME,
         TemplateBody=json.dumps({**stacks.TEMPLATE, "Parameters": former, "Outputs": outputs}),
-        Parameters=[{"ParameterKey": "BucketName", "ParameterValue": BUCKET}],
+        Parameters=[
+            {"ParameterKey": "BucketName", "ParameterValue": BUCKET},
+            {"ParameterKey": "Release", "ParameterValue": f"1-{'0' * 64}"},
+        ],
     )
     cloud.deploy()
     made = _output(cloud, "LogKey")
     assert len(made) >= 32
     cloud.deploy()
     assert _output(cloud, "LogKey") == made
+
+
+def encrypted(cloud: Cloud, key: str | None, algorithm: Any = "aws:kms") -> None:
+    """Make a bucket with default encryption."""
+    s3 = cloud.aws.client("s3")
+    s3.create_bucket(Bucket="department")
+    rule: Any = {"SSEAlgorithm": algorithm, **({"KMSMasterKeyID": key} if key else {})}
+    s3.put_bucket_encryption(
+        Bucket="department",
+        ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
+    )
+
+
+KEY = f"arn:aws:kms:{REGION}:{stacks.ACCOUNT}:key/12345678-1234-1234-1234-123456789012"
+OTHER = KEY.replace("key/1", "key/2")
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "advice"),
+    [
+        (KEY, None, f"add --parameter KmsKeyArn={KEY}$"),
+        (KEY, OTHER, f"not by {OTHER}, .*add --parameter KmsKeyArn={KEY}$"),
+        ("alias/x-rays", None, "describe-key --key-id alias/x-rays --query"),
+        (KEY.replace("key/", "alias/"), None, "describe-key --key-id arn:aws:kms:.*:alias/1"),
+        (KEY[-36:], None, f"describe-key --key-id {KEY[-36:]}"),
+        (KEY[-36:], OTHER, f"describe-key --key-id {KEY[-36:]}"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["aws:kms", "aws:kms:dsse"])
+def test_the_key_of_an_existing_bucket_has_to_be_named(
+    cloud: Cloud, algorithm: str, key: str, given: str | None, advice: str
+) -> None:
+    encrypted(cloud, key, algorithm)
+    with pytest.raises(UsageError, match=advice):
+        cloud.deploy(existing_bucket="department", more={"KmsKeyArn": given} if given else {})
+    assert cloud.stack.read() is None
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        (KEY, KEY),
+        (KEY[-36:], KEY),
+        ("alias/x-rays", KEY),
+        (None, ""),  # AWS's own key, which everybody may use who may use the bucket
+        ("alias/aws/s3", ""),
+        (f"arn:aws:kms:{REGION}:{stacks.ACCOUNT}:alias/aws/s3", ""),
+    ],
+)
+def test_a_key_that_the_roles_may_use_is_fine(cloud: Cloud, key: str | None, given: str) -> None:
+    encrypted(cloud, key)
+    cloud.deploy(existing_bucket="department", more={"KmsKeyArn": given})
+    cloud.deploy()  # it stays
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.parameters["KmsKeyArn"] == given
+
+
+def test_a_bucket_without_default_encryption_needs_no_key(cloud: Cloud) -> None:
+    cloud.aws.client("s3").create_bucket(Bucket="department")
+    cloud.deploy(existing_bucket="department")
+    encrypted_by_s3 = "AES256"
+    cloud.aws.client("s3").delete_bucket_encryption(Bucket="department")
+    rule: Any = {"SSEAlgorithm": encrypted_by_s3}
+    cloud.aws.client("s3").put_bucket_encryption(
+        Bucket="department",
+        ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
+    )
+    cloud.deploy(more={"KmsKeyArn": KEY})  # of single objects
+
+
+def test_the_hosts_are_limited_to_the_addresses_of_s3(cloud: Cloud) -> None:
+    def used() -> str:
+        state = cloud.stack.read()
+        assert state is not None
+        return state.parameters["S3PrefixList"]
+
+    name = f"com.amazonaws.{REGION}.s3"
+    found = cloud.aws.client("ec2").describe_managed_prefix_lists()["PrefixLists"]
+    (ours,) = [one["PrefixListId"] for one in found if one["PrefixListName"] == name]
+    cloud.deploy()
+    assert used() == ours
+    cloud.deploy(more={"S3PrefixList": "pl-0123456789"})
+    cloud.deploy()  # it stays
+    assert used() == "pl-0123456789"
+
+
+def image(cloud: Cloud) -> str:
+    """Return the image of the stack's hosts."""
+    state = cloud.stack.read()
+    assert state is not None
+    return state.outputs["Image"]
+
+
+def test_the_image_stays_until_a_new_one_is_asked_for(cloud: Cloud) -> None:
+    """Amazon's public parameter names another image every few weeks."""
+    first, second = "ami-00000001", "ami-00000002"
+    cloud.deploy()
+    assert image(cloud) == first
+    newer = {"Newest": second}
+    cloud.deploy(more=newer)
+    assert image(cloud) == first
+    assert "there is a newer image of Amazon Linux: `cxr deploy --new-image`" in cloud.said()
+    cloud.deploy(new_image=True)
+    assert image(cloud) == second
+    assert f"have the image {second}; --parameter PinnedAmi={first} returns" in cloud.said()
+    cloud.output.truncate(0)
+    cloud.deploy()
+    assert image(cloud) == second
+    assert "image" not in cloud.said()
+    cloud.deploy(more={"PinnedAmi": first})
+    cloud.deploy()
+    assert image(cloud) == first
+
+
+def test_another_architecture_has_another_image(cloud: Cloud) -> None:
+    cloud.deploy()
+    cloud.deploy(instance_type="t3.large", more={"Newest": "ami-00000002"})
+    assert image(cloud) == "ami-00000001"
+    cloud.deploy(instance_type="c7g.large")
+    assert image(cloud) == "ami-00000002"
+
+
+def test_an_image_of_ones_own_is_not_replaced(cloud: Cloud) -> None:
+    own = "ami-0000000f"
+    cloud.deploy(more={"Ami": own})
+    cloud.deploy()
+    assert image(cloud) == own
+    assert "newer image" not in cloud.said()
+    with pytest.raises(UsageError, match=f"an image of your own, {own}: .*--parameter Ami=$"):
+        cloud.deploy(new_image=True)
+    cloud.deploy(more={"Ami": ""})
+    assert image(cloud) == "ami-00000001"
+    cloud.deploy(more={"Ami": own})
+    assert image(cloud) == own
+
+
+def test_a_stack_that_named_no_image_takes_the_newest_once(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.delitem(stacks.TEMPLATE["Outputs"], "Image")
+        cloud.deploy()
+    cloud.deploy(more={"Newest": "ami-00000002"})
+    assert image(cloud) == "ami-00000002"
 
 
 def test_a_stack_keeps_its_bucket(cloud: Cloud) -> None:

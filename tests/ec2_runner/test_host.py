@@ -1,5 +1,6 @@
 """Installation and updates of the inference host."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -10,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import HOST_ID, SCRIPTS, SSHD, FakeHost, copy_host, make_command, make_host
+from tests.support.aws import user_data
+from tests.support.hosts import (
+    HOST_ID,
+    SCRIPTS,
+    SSHD,
+    FakeHost,
+    copy_host,
+    make_command,
+    make_host,
+    write_manifest,
+)
 
 FAILED = f"system/hosts/{HOST_ID}/update-failed.txt"
 
@@ -30,6 +41,69 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> FakeHost:
 def host(installed: FakeHost, tmp_path: Path) -> FakeHost:
     """Provide a host with release 1."""
     return copy_host(installed, tmp_path / "host")
+
+
+def first_boot(host: FakeHost, release: str) -> subprocess.CompletedProcess[str]:
+    """Run the launch template's script until it is done or pauses, and return what the console shows."""
+    values = {
+        "AWS::Region": "eu-west-1",
+        "BucketName": "cxr-test",
+        "HostRole.RoleId": "AROAROLE",
+        "IdleMinutes": "20",
+        "Release": release,
+        "ExtraUserData": "echo more >$CXR_PREFIX/more",
+        "AWS::StackName": "cxr",
+        "AWS::AccountId": "1",
+    }
+    script = re.sub(r"\$\{([\w:.]+)\}", lambda found: values[found[1]], user_data())
+    host.s3.joinpath("cxr-artifacts").rename(host.s3 / "cxr-artifacts-1-eu-west-1")
+    make_command(host.prefix / "bin/sleep", "kill $PPID\n")
+    console = host.prefix / "console"
+    return subprocess.run(
+        ["bash", "-c", script.replace("/dev/console", str(console))],
+        env=host.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_first_boot_installs_the_release_that_its_launch_template_names(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    name = host.release(1)
+    host.release(2)
+    answer = first_boot(host, name)
+    assert answer.returncode == 0, answer.stdout
+    assert (host.opt / "host/update.sh").read_bytes() == (SCRIPTS / "update.sh").read_bytes()
+    settings = (host.prefix / "etc/cxr/host.env").read_text().splitlines()
+    assert {f"CXR_FIRST_RELEASE={name}", "CXR_ARTIFACTS=cxr-artifacts-1-eu-west-1"} <= set(settings)
+    assert (host.prefix / "more").exists()
+
+
+@pytest.mark.parametrize("changed", ["host/install.sh", "host/log.sh", "manifest.sha256"])
+def test_the_first_boot_runs_nothing_that_was_changed(tmp_path: Path, changed: str) -> None:
+    host = make_host(tmp_path / "host")
+    name = host.release(1)
+    with (host.place(1) / changed).open("a") as file:
+        file.write(f"touch {tmp_path}/ran\n")
+    if changed == "manifest.sha256":
+        (host.place(1) / "host/install.sh").write_text(f"touch {tmp_path}/ran\n")
+        write_manifest(host.place(1))
+    answer = first_boot(host, name)
+    assert answer.returncode != 0
+    assert "cxr: the installation failed, and is tried again: " in answer.stdout
+    assert "FAILED" in (host.prefix / "console").read_text()
+    assert not (tmp_path / "ran").exists()
+    assert not (host.opt / "host").exists()
+
+
+def test_the_first_boot_says_on_the_console_why_it_does_not_get_on(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    name = host.release(1)
+    make_command(host.prefix / "bin/aws", "echo 'fatal error: 403 Forbidden' >&2; exit 1\n")
+    assert first_boot(host, name).returncode != 0
+    assert "403 Forbidden" in (host.prefix / "console").read_text()
 
 
 def test_from_nothing(installed: FakeHost) -> None:
@@ -87,7 +161,7 @@ def test_an_unhealthy_release_is_refused_once_and_the_bucket_says_so(host: FakeH
 
 def test_a_wheel_that_was_changed_is_refused(host: FakeHost) -> None:
     host.release(2)
-    (wheel,) = host.at("system/releases/2/wheelhouse").iterdir()
+    (wheel,) = (host.place(2) / "wheelhouse").iterdir()
     wheel.write_bytes(wheel.read_bytes() + b"!")
     answer = host.run("update.sh")
     assert answer.returncode == 0
@@ -98,8 +172,11 @@ def test_a_wheel_that_was_changed_is_refused(host: FakeHost) -> None:
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "wheelhouse/../x", "wheelhouse/a b", "other/x"])
 def test_a_manifest_cannot_name_another_place(host: FakeHost, name: str) -> None:
     host.release(2)
-    manifest = host.at("system/releases/2/manifest.sha256")
+    manifest = host.place(2) / "manifest.sha256"
     manifest.write_text(f"{'0' * 64}  {name}\n" + manifest.read_text())
+    named = f"2-{hashlib.sha256(manifest.read_bytes()).hexdigest()}"
+    manifest.parent.rename(host.artifact(f"releases/{named}"))
+    host.artifact("releases/current").write_text(named)
     answer = host.run("update.sh")
     assert answer.returncode == 0
     assert "names a file that no release has" in answer.stderr
@@ -107,7 +184,7 @@ def test_a_manifest_cannot_name_another_place(host: FakeHost, name: str) -> None
 
 def test_what_no_manifest_names_is_not_installed(host: FakeHost) -> None:
     host.release(2)
-    (host.at("system/releases/2/wheelhouse") / "evil-1.0-py3-none-any.whl").write_text("no wheel")
+    (host.place(2) / "wheelhouse/evil-1.0-py3-none-any.whl").write_text("no wheel")
     assert host.run("update.sh").returncode == 0
     assert host.running() == "2"
 
@@ -120,10 +197,65 @@ def test_without_the_bucket_the_release_that_runs_stays(host: FakeHost) -> None:
 
 
 def test_a_missing_file_of_a_release_is_no_new_release(host: FakeHost) -> None:
-    host.at("system/releases/current").write_text("9")
+    host.artifact("releases/current").write_text(f"9-{'0' * 64}")
     answer = host.run("update.sh")
     assert answer.returncode == 0
-    assert "release 9 has no manifest" in answer.stderr
+    assert "release 9-000000000000 has no manifest" in answer.stderr
+
+
+@pytest.mark.parametrize("current", ["2", "2-abc", "", f"2-{'0' * 63}/", f"../../2-{'0' * 64}"])
+def test_a_release_is_named_with_the_hash_of_its_manifest(host: FakeHost, current: str) -> None:
+    host.release(2)
+    host.artifact("releases/current").write_text(current)
+    answer = host.run("update.sh")
+    assert answer.returncode == 0
+    assert "does not name a release; release 1-" in answer.stderr
+
+
+def test_a_release_whose_files_and_manifest_were_replaced_is_refused(host: FakeHost) -> None:
+    """The manifest fits its files, but it is not the one that was deployed."""
+    other = host.release(3)
+    name = host.release(2)
+    shutil.rmtree(host.artifact(f"releases/{name}"))
+    host.artifact(f"releases/{other}").rename(host.artifact(f"releases/{name}"))
+    answer = host.run("update.sh")
+    assert answer.returncode == 0
+    assert "its manifest is not the one that was deployed; release 1-" in answer.stderr
+    assert "is not the one that was deployed" in host.at(FAILED).read_text()
+    assert host.running() == "1"
+
+
+def test_what_lies_in_the_bucket_of_x_rays_is_no_release(host: FakeHost) -> None:
+    """Whoever may write the bucket of X-rays must not become root on the host."""
+    name = host.release(2)
+    shutil.copytree(host.artifact("releases"), host.at("system/releases"))
+    shutil.copytree(host.artifact("releases"), host.at("releases"))
+    shutil.rmtree(host.artifact(f"releases/{name}"))
+    assert host.run("update.sh").returncode == 0
+    assert host.running() == "1"
+
+
+def test_the_first_release_is_the_one_that_the_launch_template_names(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    first = host.release(1)
+    host.release(2)
+    answer = host.run("update.sh", CXR_FIRST_RELEASE=first)
+    assert answer.returncode == 0, answer.stderr
+    assert host.running() == "1"
+    copy = copy_host(host, tmp_path / "copy")
+    assert copy.run("update.sh", CXR_FIRST_RELEASE=first).returncode == 0
+    assert copy.running() == "2"
+
+
+def test_a_first_release_that_was_replaced_is_not_installed(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    first, other = host.release(1), host.release(2)
+    shutil.rmtree(host.artifact(f"releases/{first}"))
+    shutil.copytree(host.artifact(f"releases/{other}"), host.artifact(f"releases/{first}"))
+    answer = host.run("update.sh", CXR_FIRST_RELEASE=first)
+    assert answer.returncode == 1
+    assert "is not the one that was deployed" in answer.stderr
+    assert not (host.opt / "current").exists()
 
 
 def test_without_bucket_and_release_it_fails_and_says_so(tmp_path: Path) -> None:
@@ -214,6 +346,7 @@ def test_install_asks_the_metadata_who_it_is(host: FakeHost) -> None:
     ("changes", "reason"),
     [
         ({"CXR_BUCKET": ""}, "CXR_BUCKET is not set"),
+        ({"CXR_ARTIFACTS": ""}, "CXR_ARTIFACTS is not set"),
         ({"AWS_REGION": ""}, "AWS_REGION is not set"),
         ({"CXR_HOST_ID": ""}, "CXR_HOST_ROLE_ID is not set"),
         ({"CXR_WEIGHTS": "a b; reboot"}, "CXR_WEIGHTS holds a character"),

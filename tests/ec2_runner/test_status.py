@@ -1,13 +1,19 @@
 """`cxr status`, `cxr destroy`, and the commands as people type them."""
 
+import base64
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.cloudformation.models import CloudFormationBackend
+from moto.core.responses import ActionResult
+from moto.ec2.responses.general import General
 from typer.testing import CliRunner
 
 from cxr.commands import app
@@ -26,7 +32,7 @@ from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Source, Verdict
 from tests.support import stacks
 from tests.support.fakes import FakeEngine
-from tests.support.stacks import BUCKET, NAME, REGION, Cloud
+from tests.support.stacks import ARTIFACTS, BUCKET, NAME, REGION, Cloud
 
 HOST = "AROAEXAMPLE:"
 
@@ -49,7 +55,11 @@ def lines(cloud: Cloud) -> list[str]:
     settings = Settings(stack=NAME)
     store = wiring.open_bucket(state.parameters["BucketName"])
     observer = wiring.make_observer(settings, store)
-    return list(report(state, REGION, store, wiring.make_dynamo_index(settings), observer))
+    index, artifacts = (
+        wiring.make_dynamo_index(settings),
+        wiring.open_bucket(state.outputs["ArtifactBucket"]),
+    )
+    return list(report(state, REGION, store, artifacts, index, observer, cloud.aws.client("ec2")))
 
 
 def put(cloud: Cloud, key: str, content: str | bytes) -> None:
@@ -70,7 +80,7 @@ def test_a_new_stack_has_no_host_and_nothing_to_do(deployed: Cloud) -> None:
     said = "\n".join(lines(deployed))
     assert "UPDATE_COMPLETE" in said
     assert f"s3://{BUCKET}/inbox/" in said
-    assert "release   2" in said
+    assert "release   2-" in said
     assert "none; the next job launches one" in said
     assert "0 waiting, 0 at work, 0 to come again; no wait measured recently" in said
     assert "none lately" in said
@@ -110,6 +120,113 @@ def test_a_host_at_work_is_shown_with_its_worker(deployed: Cloud) -> None:
     said = "\n".join(lines(deployed))
     assert "update failed" not in said
     assert "worker" not in said
+
+
+def console(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
+    """Let the hosts' console show a text."""
+    content = text if isinstance(text, bytes) else text.encode()
+    answer = {"InstanceId": "i-1", "Output": base64.b64encode(content).decode()}
+    monkeypatch.setattr(General, "get_console_output", lambda _: ActionResult(answer))
+
+
+def shown(said: list[str]) -> list[str]:
+    """Return the lines of the console."""
+    if not any(line.startswith("console") for line in said):
+        return []
+    first = next(n for n, line in enumerate(said) if line.startswith("console")) + 1
+    return [line.strip() for line in said[first : said.index(next(x for x in said if x.startswith("jobs ")))]]
+
+
+def reported(cloud: Cloud, instance: str, at: datetime) -> None:
+    """Publish a report of a host's worker."""
+    status = WorkerStatus(
+        state="ready",
+        since=at,
+        release=Release(number=2),
+        model=FakeEngine.model,
+        started_at=at,
+        at=at,
+        last_job_at=None,
+        active=0,
+        results={},
+        jobs_a_minute=0,
+        last_error=None,
+        last_error_at=None,
+    )
+    put(cloud, f"system/hosts/{HOST}{instance}/status.json", status.model_dump_json())
+
+
+def test_the_console_of_a_host_that_installs_is_shown(
+    deployed: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.launch()
+    text = "".join(f"line {n}\r\n" for n in range(50))
+    console(deployed, monkeypatch, f"{text}\x1b[0;32mcxr: the installation failed\x1b[0m: 403\r\n\r\n")
+    said = lines(deployed)
+    assert any("the host is installing, or does not report" in line for line in said)
+    (*rest, last) = shown(said)
+    assert last == "cxr: the installation failed: 403"
+    assert rest == [f"line {n}" for n in range(31, 50)]
+
+
+def test_a_console_cannot_move_the_cursor(deployed: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that was taken over decides what its console holds."""
+    deployed.launch()
+    evil = (
+        b"\x1b]0;title\x07a\x1b[2Jb\x1b]52;c;aGk=\x1b\\c\x9b31md\x08\x00\xff\xfe \xe2\x80\xaee\x1b"
+        + b"x" * 500
+    )
+    console(deployed, monkeypatch, evil)
+    said = "".join(lines(deployed))
+    assert said.isprintable()
+    assert "abc" in said
+    assert "title" not in said
+    assert max(map(len, lines(deployed))) <= 210
+
+
+def test_a_console_that_is_empty_or_forbidden_is_said_to_be(
+    deployed: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed.launch()
+    console(deployed, monkeypatch, "")
+    assert shown(lines(deployed))[0] == "nothing yet"
+    asked: list[bool] = []
+
+    def refuse(code: str) -> Callable[..., None]:
+        def answer(params: dict[str, Any], **_: Any) -> None:
+            asked.append(params.get("Latest", False))
+            if code != "UnsupportedOperation" or params.get("Latest"):
+                raise ClientError({"Error": {"Code": code, "Message": ""}}, "GetConsoleOutput")
+
+        return answer
+
+    events = deployed.aws.client("ec2").meta.events
+    for code, expected, calls in (
+        ("UnauthorizedOperation", "unknown: EC2 refused: UnauthorizedOperation", [True]),
+        ("UnsupportedOperation", "nothing yet", [True, False]),
+    ):
+        asked.clear()
+        handler = refuse(code)
+        events.register("before-parameter-build.ec2.GetConsoleOutput", handler)
+        assert shown(lines(deployed))[0] == expected
+        assert asked == calls
+        events.unregister("before-parameter-build.ec2.GetConsoleOutput", handler)
+
+
+def test_the_console_of_a_host_that_reports_is_not_asked_for(
+    deployed: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = deployed.launch()
+    console(deployed, monkeypatch, "the console")
+    now = datetime.now(UTC) + timedelta(seconds=2)  # after the launch
+    reported(deployed, instance, now)
+    assert "  the console" in lines(deployed)  # not ready: no handler can reach it
+    put(deployed, f"system/hosts/{HOST}{instance}/ready.json", "{}")
+    assert "  the console" not in lines(deployed)
+    reported(deployed, instance, now - timedelta(hours=1))  # silent
+    assert "  the console" in lines(deployed)
+    deployed.aws.client("ec2").stop_instances(InstanceIds=[instance])
+    assert "  the console" not in lines(deployed)
 
 
 def test_a_host_that_is_gone_is_not_shown(deployed: Cloud) -> None:
@@ -160,10 +277,11 @@ def test_the_last_verdicts_are_shown_and_no_preview(deployed: Cloud) -> None:
 
 def test_a_release_that_the_functions_do_not_have_is_shown(deployed: Cloud) -> None:
     assert not any("the functions have" in line for line in lines(deployed))
-    put(deployed, CURRENT, b"3\n")
-    assert "          the functions have release 2: `cxr deploy` was interrupted, run it again" in lines(
-        deployed
-    )
+    other = f"3-{'0' * 64}\n".encode()
+    deployed.aws.client("s3").put_object(Bucket=ARTIFACTS, Key=CURRENT, Body=other)
+    said = "\n".join(lines(deployed))
+    assert "release   3-000000" in said
+    assert re.search(r"the functions have release 2-\w+: `cxr deploy` was interrupted, run it again", said)
 
 
 def test_destroy_removes_a_stack_that_was_only_planned(cloud: Cloud) -> None:

@@ -7,14 +7,17 @@ import botocore.session
 import pytest
 from botocore import xform_name
 
-from tests.support.aws import ROOT, as_list, resources, statements
+from pipeline.aws.names import StackNames
+from tests.support.aws import ROOT, as_list, resources, statements, template
 from tests.support.calls import Place, calls
 
+ARTIFACTS = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
 SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
 ACTIONS = {  # a boto3 method, and what IAM asks for it
-    "get_object": {"s3:GetObject", "s3:ListBucket"},  # without the second, a missing object is a 403
+    # Without s3:ListBucket, a missing object is a 403. kms: for a bucket with SSE-KMS.
+    "get_object": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"},
     "head_object": {"s3:GetObject", "s3:ListBucket"},
-    "put_object": {"s3:PutObject"},
+    "put_object": {"s3:PutObject", "kms:GenerateDataKey"},
     "delete_object": {"s3:DeleteObject"},
     "list_objects_v2": {"s3:ListBucket"},
     "get_item": {"dynamodb:GetItem"},
@@ -46,7 +49,7 @@ KEEPS_THE_LEASE = {"IngestFunction", "ReapFunction"}  # elsewhere `read` is that
 ASKS_CLOUDWATCH = {"ReconcileFunction"}  # elsewhere `wait` is the worklist's, not the observer's
 HOST = ("ec2_runner.host.agent.Publisher", "pipeline.judge.Judge")
 SHELL = {
-    "s3 cp": {"s3:GetObject", "s3:PutObject"},
+    "s3 cp": {"s3:GetObject", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"},
     "--recursive": {"s3:ListBucket"},
     "s3 rm": {"s3:DeleteObject"},
 }
@@ -59,7 +62,8 @@ def functions() -> dict[str, dict[str, Any]]:
 
 
 def policy(role: str) -> list[dict[str, Any]]:
-    found = resources("AWS::IAM::Role")[role]["Policies"]
+    found = [*resources("AWS::IAM::Role")[role]["Policies"]]
+    found += [part for part in resources("AWS::IAM::Policy").values() if {"Ref": role} in part["Roles"]]
     return [statement for part in found for statement in statements(part["PolicyDocument"])]
 
 
@@ -111,7 +115,9 @@ def test_a_function_may_do_what_it_does_and_nothing_else(name: str) -> None:
 
 def test_a_host_may_do_what_it_does_and_nothing_else() -> None:
     actions = {action for action, _ in needed(calls(HOST, methods(), made="pipeline.store.s3.S3Store"))}
-    for script in (ROOT / "ec2_runner" / "host").glob("*.sh"):
+    scripts = list((ROOT / "ec2_runner" / "host").rglob("*.sh"))
+    assert len(scripts) == 3
+    for script in scripts:
         text = script.read_text(encoding="utf-8")
         actions |= {action for words, of in SHELL.items() if words in text for action in of}
     assert {action for action, _ in granted("HostRole")} == actions
@@ -133,22 +139,43 @@ def test_no_role_has_more_than_it_names(role: str) -> None:
 
 @pytest.mark.parametrize("role", sorted(resources("AWS::IAM::Role")))
 def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> None:
-    base = "arn:${AWS::Partition}:s3:::${BucketName}"
+    base, artifacts = "arn:${AWS::Partition}:s3:::${BucketName}", f"arn:${{AWS::Partition}}:s3:::{ARTIFACTS}"
+    ours = {"StringEquals": {"aws:ResourceAccount": {"Ref": "AWS::AccountId"}}}
     reads = {"inbox/*", "outbox/*", "system/hosts/*"}
     writes = {"outbox/*"}
     if role == "ReconcileRole":
         reads, writes = {"inbox/*", "outbox/*", "system/reconcile.json"}, {"system/reconcile.json"}
     if role == "HostRole":
         own = "system/hosts/${!aws:userid}/*"
-        reads, writes = {"inbox/*", "outbox/*", "system/releases/*", own}, {"outbox/*", own}
+        reads, writes = {"inbox/*", "outbox/*", own}, {"outbox/*", own}
     for statement in policy(role):
         (action, *_) = as_list(statement["Action"])
         places = [place["Fn::Sub"] for place in as_list(statement["Resource"])] if "s3:" in action else []
-        if action == "s3:ListBucket":
+        if any(place.startswith(artifacts) for place in places):  # hosts only read their releases
+            assert role == "HostRole"
+            if action == "s3:ListBucket":
+                assert places == [artifacts]
+                assert statement["Condition"] == {**ours, "StringLike": {"s3:prefix": "releases/*"}}
+            else:
+                assert (action, places) == ("s3:GetObject", [f"{artifacts}/releases/*"])
+                assert statement["Condition"] == ours
+        elif action == "s3:ListBucket":
             assert places == [base]
         elif places:
             keys = {place.removeprefix(f"{base}/") for place in places}
             assert keys <= (reads if action == "s3:GetObject" else writes)
+
+
+def test_roles_use_the_key_of_the_bucket_alone_and_only_through_s3() -> None:
+    service = {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}
+    for name, part in resources("AWS::IAM::Policy").items():
+        assert template()["Resources"][name]["Condition"] == "HasKey"
+        (statement,) = statements(part["PolicyDocument"])
+        assert statement["Action"].startswith("kms:")
+        assert statement["Resource"] == {"Ref": "KmsKeyArn"}
+        assert statement["Condition"] == {"StringEquals": {"kms:ViaService": service}}
+    for role in resources("AWS::IAM::Role").values():
+        assert "kms:" not in str(role)
 
 
 def test_only_the_stacks_hosts_can_be_touched() -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
 }
 ACTIONS = {  # where IAM's name is not the method's
     "delete_objects": {"s3:DeleteObject", "s3:DeleteObjectVersion"},
+    "get_bucket_encryption": {"s3:GetEncryptionConfiguration"},
     "get_bucket_cors": {"s3:GetBucketCORS"},
     "get_bucket_lifecycle_configuration": {"s3:GetLifecycleConfiguration"},
     "get_bucket_notification_configuration": {"s3:GetBucketNotification"},
@@ -39,6 +40,8 @@ ACTIONS = {  # where IAM's name is not the method's
     "head_object": {"s3:GetObject", "s3:ListBucket"},
     "list_object_versions": {"s3:ListBucketVersions"},
     "list_objects_v2": {"s3:ListBucket"},
+    "put_bucket_encryption": {"s3:PutEncryptionConfiguration"},
+    "put_bucket_lifecycle_configuration": {"s3:PutLifecycleConfiguration"},
     "put_bucket_notification_configuration": {"s3:PutBucketNotification"},
     "put_public_access_block": {"s3:PutBucketPublicAccessBlock"},
     "upload_file": {"s3:AbortMultipartUpload", "s3:PutObject"},  # boto3's own: it uploads in parts
@@ -85,6 +88,7 @@ NOT_NEEDED = {
     "no managed policies, boundaries and descriptions of roles": (
         r"iam:(Attach|Detach)RolePolicy|iam:\w+RolePermissionsBoundary|iam:UpdateRole(Description)?"
     ),
+    "policies of roles, not of users and groups": r"iam:\w+(User|Group)Policy",
     "no data protection of a topic": r"sns:\w+DataProtectionPolicy",
 }
 OF_THE_TEMPLATE = {  # for the template itself, not for one of its resources

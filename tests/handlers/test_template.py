@@ -14,7 +14,7 @@ from ec2_runner.reach.identity import HOSTS
 from ec2_runner.stack import cost
 from pipeline.aws.names import StackNames
 from pipeline.settings import Settings, load_settings
-from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template
+from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template, user_data
 
 SIX = 6  # times a function's timeout: what AWS advises for the visibility timeout of its queue
 
@@ -45,7 +45,11 @@ def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
     assert template()["Resources"][name]["UpdateReplacePolicy"] == "Retain"
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
-    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    condition, with_key, without = encryption["ServerSideEncryptionByDefault"]["Fn::If"]
+    assert condition == "HasKey"
+    assert with_key == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": {"Ref": "KmsKeyArn"}}
+    assert without == {"SSEAlgorithm": "AES256"}
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     ((name, policy),) = resources("AWS::S3::BucketPolicy").items()
@@ -192,7 +196,7 @@ def test_the_functions_settings_are_settings(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_hosts_settings_are_settings() -> None:
     names = {name.lower() for name in re.findall(r"\bCXR_(\w+)=", user_data())}
     assert names <= set(Settings.model_fields)
-    assert names >= {"bucket", "host_role_id", "idle_minutes"}  # install.sh needs these
+    assert names >= {"bucket", "artifacts", "host_role_id", "idle_minutes"}  # install.sh needs these
 
 
 def test_a_host_is_let_in_by_the_endpoint_alone() -> None:
@@ -230,7 +234,72 @@ def test_the_network_leads_to_s3_alone() -> None:
         place for found in statements(gateway["PolicyDocument"]) for place in as_list(found["Resource"])
     ]
     names = {re.sub(r".*:::|/\*$", "", place["Fn::Sub"]) for place in places}
-    assert names == {"${BucketName}", "al2023-repos-${AWS::Region}-de612dc2"}
+    artifacts = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
+    assert names == {
+        "${BucketName}",
+        artifacts,
+        f"{artifacts}/releases",
+        "al2023-repos-${AWS::Region}-de612dc2",
+    }
+    for found in statements(gateway["PolicyDocument"]):
+        if "s3:PutObject" in as_list(found["Action"]):
+            assert all("${BucketName}" in place["Fn::Sub"] for place in found["Resource"])
+        if found["Sid"] != "AmazonLinux":
+            assert found["Condition"] == {
+                "ArnEquals": {"aws:PrincipalArn": {"Fn::GetAtt": ["HostRole", "Arn"]}}
+            }
+
+
+def matches(name: str, domain: str) -> bool:
+    """Return whether a domain of a DNS Firewall's list covers a name."""
+    return domain == "*" or name == domain or (domain[0] == "*" and name.endswith(domain[1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("department.s3.eu-west-1.amazonaws.com", True),
+        ("s3.eu-west-1.amazonaws.com", True),
+        ("cxr-inbox-artifacts-1-eu-west-1.s3.amazonaws.com", True),
+        ("al2023-repos-eu-west-1-de612dc2.s3.dualstack.eu-west-1.amazonaws.com", True),
+        ("patient-name.attacker.example", False),
+        ("s3.eu-west-1.amazonaws.com.attacker.example", False),
+        ("attackers3.eu-west-1.amazonaws.com", False),
+        ("x.execute-api.eu-west-1.amazonaws.com", False),  # whose owner could read its log
+    ],
+)
+def test_the_dns_firewall_lets_names_of_s3_pass_alone(name: str, passes: bool) -> None:
+    kinds = ("FirewallDomainList", "FirewallRuleGroup", "FirewallRuleGroupAssociation")
+    lists, groups, associations = (resources(f"AWS::Route53Resolver::{kind}") for kind in kinds)
+    for resource in (*lists, *groups, *associations):
+        assert template()["Resources"][resource]["Condition"] == "FiltersNames"
+    (group,) = groups.values()
+    (association,) = associations.values()
+    assert association["VpcId"] == {"Ref": "Network"}
+    assert 100 < association["Priority"] < 9900
+    for rule in sorted(group["FirewallRules"], key=lambda rule: int(rule["Priority"])):
+        domains = [
+            domain if isinstance(domain, str) else domain["Fn::Sub"]
+            for domain in lists[rule["FirewallDomainListId"]["Ref"]]["Domains"]
+        ]
+        values = {"${AWS::Region}": "eu-west-1", "${AWS::URLSuffix}": "amazonaws.com"}
+        for variable, value in values.items():
+            domains = [domain.replace(variable, value) for domain in domains]
+        if any(matches(name, domain) for domain in domains):
+            assert (rule["Action"] == "ALLOW") == passes
+            if passes:  # the canonical names of S3's are others, in no list
+                assert rule["FirewallDomainRedirectionAction"] == "TRUST_REDIRECTION_DOMAIN"
+            return
+    pytest.fail("no rule decides about this name")
+
+
+def test_the_launch_template_names_the_release_and_the_bucket_that_deploy_writes() -> None:
+    artifacts = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
+    assert f"CXR_ARTIFACTS={artifacts} CXR_FIRST_RELEASE=${{Release}}\n" in user_data()
+    release = template()["Parameters"]["Release"]
+    assert "Default" not in release
+    assert re.fullmatch(release["AllowedPattern"], f"2-{'0' * 64}")
+    assert template()["Outputs"]["ArtifactBucket"]["Value"] == {"Fn::Sub": artifacts}
 
 
 def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
@@ -248,6 +317,21 @@ def test_a_host_is_launched_without_a_key_and_with_an_encrypted_disk() -> None:
     assert disk["Ebs"]["VolumeType"] == "gp3"
     for tags in data["TagSpecifications"]:
         assert {"Key": "cxr:stack", "Value": {"Ref": "AWS::StackName"}} in tags["Tags"]
+
+
+@pytest.mark.parametrize(
+    ("arn", "fits"),
+    [
+        ("", True),
+        ("arn:aws:kms:eu-west-1:123456789012:key/12345678-1234-1234-1234-123456789012", True),
+        ("arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-0123456789abcdef", True),
+        ("arn:aws:kms:eu-west-1:123456789012:alias/x-rays", False),
+        ("12345678-1234-1234-1234-123456789012", False),
+        ("arn:aws:kms:eu-west-1:123456789012:key/*", False),
+    ],
+)
+def test_a_key_is_named_by_its_arn(arn: str, fits: bool) -> None:
+    assert bool(re.fullmatch(template()["Parameters"]["KmsKeyArn"]["AllowedPattern"], arn)) == fits
 
 
 @pytest.mark.whole
@@ -268,6 +352,23 @@ def test_the_architecture_follows_the_instance_type() -> None:
         assert graviton == {row["Architecture"] == "arm64"}, kind
         assert row["Types"][0] == kind
         assert len(row["Types"]) > 1
+
+
+def test_hosts_have_the_image_that_the_functions_may_launch_and_deploy_reads() -> None:
+    newest = {"Fn::If": ["IsArm", {"Ref": "AmiArm"}, {"Ref": "AmiX86"}]}
+    pinned = {"Fn::If": ["HasPinnedAmi", {"Ref": "PinnedAmi"}, newest]}
+    image = {"Fn::If": ["HasAmi", {"Ref": "Ami"}, pinned]}
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    assert launch["LaunchTemplateData"]["ImageId"] == image
+    assert template()["Outputs"]["Image"]["Value"] == image
+    assert template()["Outputs"]["NewestImage"]["Value"] == newest
+    (part,) = resources("AWS::IAM::Role")["IngestRole"]["Policies"]
+    (parts,) = [
+        found["Resource"]
+        for found in statements(part["PolicyDocument"])
+        if found.get("Sid") == "LaunchWithTheTemplatesParts"
+    ]
+    assert {"Image": image} in [place["Fn::Sub"][1] for place in parts if isinstance(place["Fn::Sub"], list)]
 
 
 def test_the_resources_are_those_that_the_code_names() -> None:
@@ -369,8 +470,3 @@ def test_the_logs_end() -> None:
     functions, logs = resources("AWS::Serverless::Function"), resources("AWS::Logs::LogGroup")
     assert {function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()} == set(logs)
     assert all(log["RetentionInDays"] == {"Ref": "LogRetentionDays"} for log in logs.values())
-
-
-def user_data() -> str:
-    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
-    return str(launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"])

@@ -46,6 +46,12 @@ def statements(policy: dict[str, Any]) -> list[dict[str, Any]]:
     return list(policy["Statement"])
 
 
+def user_data() -> str:
+    """Return the script that a host runs at its first boot, with CloudFormation's `${...}`."""
+    (launch,) = resources("AWS::EC2::LaunchTemplate").values()
+    return str(launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"])
+
+
 def as_list(value: Any) -> list[Any]:
     """Return a list; IAM allows a single value in its place."""
     return value if isinstance(value, list) else [value]

@@ -41,7 +41,7 @@ def main():
 
 @dataclass(frozen=True)
 class FakeHost:
-    """Hold a machine below `prefix`, and the bucket that it sees."""
+    """Hold a machine below `prefix`, and the buckets that it sees."""
 
     prefix: Path
     python: str = sys.executable
@@ -63,8 +63,17 @@ class FakeHost:
         return path.read_text().splitlines() if path.exists() else []
 
     def at(self, key: str) -> Path:
-        """Return the file of an object."""
+        """Return the file of an object in the bucket of X-rays."""
         return self.s3 / "cxr-test" / key
+
+    def artifact(self, key: str) -> Path:
+        """Return the file of an object in the artifact bucket."""
+        return self.s3 / "cxr-artifacts" / key
+
+    def place(self, number: int) -> Path:
+        """Return the folder of the last upload of a release."""
+        found = self.artifact("releases").glob(f"{number}-*")
+        return max(found, key=lambda path: path.stat().st_mtime_ns)
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a script of this host to its end."""
@@ -84,6 +93,7 @@ class FakeHost:
             "PATH": f"{self.prefix}/bin:{os.environ['PATH']}:/usr/sbin",
             "AWS_REGION": "eu-west-1",
             "CXR_BUCKET": "cxr-test",
+            "CXR_ARTIFACTS": "cxr-artifacts",
             "CXR_HOST_ID": HOST_ID,
             "CXR_PREFIX": str(self.prefix),
             "CXR_PYTHON": self.python,
@@ -94,9 +104,9 @@ class FakeHost:
             **more,
         }
 
-    def release(self, number: int, healthy: bool = True, install: str | None = None) -> None:
-        """Upload a release and make it current; `install` replaces its installation script."""
-        folder = self.at(f"system/releases/{number}")
+    def release(self, number: int, healthy: bool = True, install: str | None = None) -> str:
+        """Upload a release, make it current, return its name; `install` replaces its installation script."""
+        folder = self.artifact("upload")
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "wheelhouse").mkdir(parents=True)
         make_wheel(folder / "wheelhouse", number, 0 if healthy else 1)
@@ -104,7 +114,12 @@ class FakeHost:
         if install:
             (folder / "host/install.sh").write_text(install)
         write_manifest(folder)
-        self.at("system/releases/current").write_text(f"{number}\n")
+        name = f"{number}-{hashlib.sha256((folder / 'manifest.sha256').read_bytes()).hexdigest()}"
+        place = self.artifact(f"releases/{name}")
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
+        self.artifact("releases/current").write_text(f"{name}\n")
+        return name
 
     def running(self) -> str:
         """Return the number of the release that would be started."""
@@ -126,7 +141,7 @@ def make_host(prefix: Path) -> FakeHost:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     _configure_sshd(prefix)
     host = FakeHost(prefix)
-    host.at("system/releases").mkdir(parents=True)
+    host.artifact("releases").mkdir(parents=True)
     return host
 
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
 from moto.cloudformation.models import cloudformation_backends
+from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 from rich.console import Console
 
 from ec2_runner.reach.fleet import Fleet
@@ -26,8 +27,15 @@ from pipeline.aws.clients import Aws
 
 NAME, REGION, ACCOUNT = "cxr-inbox", "us-east-1", "123456789012"
 BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"
+ARTIFACTS = f"{NAME}-artifacts-{ACCOUNT}-{REGION}"
 _DEFAULTS = {
     "BucketName": None,
+    "Release": None,
+    "KmsKeyArn": "",
+    "S3PrefixList": "",
+    "Ami": "",
+    "PinnedAmi": "",
+    "Newest": "ami-00000001",  # where template.yaml reads the public parameter
     "CreateBucket": "true",
     "InstanceType": "t3.medium",
     "NotificationEmail": "",
@@ -45,12 +53,16 @@ TEMPLATE = {
         },
         "LogKey": {"Type": "String", "NoEcho": True},
     },
-    "Conditions": {"MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]}},
+    "Conditions": {
+        "MakesBucket": {"Fn::Equals": [{"Ref": "CreateBucket"}, "true"]},
+        "HasAmi": {"Fn::Not": [{"Fn::Equals": [{"Ref": "Ami"}, ""]}]},
+        "HasPinnedAmi": {"Fn::Not": [{"Fn::Equals": [{"Ref": "PinnedAmi"}, ""]}]},
+    },
     "Resources": {
         "Bucket": {
             "Type": "AWS::S3::Bucket",
             "Condition": "MakesBucket",
-            "DeletionPolicy": "RetainExceptOnCreate",
+            "DeletionPolicy": "Retain",  # as RetainExceptOnCreate does, which moto does not know
             "Properties": {"BucketName": {"Ref": "BucketName"}},
         },
         "IndexTable": {
@@ -92,10 +104,23 @@ TEMPLATE = {
         },
     },
     "Outputs": {
-        "Release": {"Value": "RELEASE-NUMBER"},
+        "Release": {"Value": {"Ref": "Release"}},
+        "ArtifactBucket": {
+            "Value": {"Fn::Sub": "${AWS::StackName}-artifacts-${AWS::AccountId}-${AWS::Region}"}
+        },
         "BucketName": {"Value": {"Ref": "BucketName"}},
         "JobsQueueArn": {"Value": {"Fn::GetAtt": ["Queue0", "Arn"]}},
         "VerdictsQueueArn": {"Value": {"Fn::GetAtt": ["Queue2", "Arn"]}},
+        "Image": {
+            "Value": {
+                "Fn::If": [
+                    "HasAmi",
+                    {"Ref": "Ami"},
+                    {"Fn::If": ["HasPinnedAmi", {"Ref": "PinnedAmi"}, {"Ref": "Newest"}]},
+                ]
+            }
+        },
+        "NewestImage": {"Value": {"Ref": "Newest"}},
         "HostRoleId": {"Value": "AROAEXAMPLE"},
         "EventMapping": {"Value": {"Ref": "EventMapping"}},
         "IdleMinutes": {"Value": {"Ref": "IdleMinutes"}},
@@ -150,8 +175,7 @@ class Cloud:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"{name} {hosts} {functions} {number}")
         template = self.folder / "source.yaml"
-        text = json.dumps(TEMPLATE).replace('"RELEASE-NUMBER"', "RELEASE-NUMBER")
-        template.write_text(f"# CodeUri: build/lambda\n{text}")
+        template.write_text(f"# CodeUri: build/lambda\n{json.dumps(TEMPLATE)}")
         write_manifest(folder)
         return Bundle(number, folder, folder / "lambda.zip", template)
 
@@ -165,6 +189,10 @@ class Cloud:
         return [
             item["Key"] for item in self.aws.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
         ]
+
+    def said(self) -> str:
+        """Return what was displayed, without line breaks."""
+        return " ".join(self.output.getvalue().split())
 
     def launch(self) -> str:
         """Launch a host of the stack and return its id."""
@@ -186,6 +214,7 @@ def cloud(folder: Path) -> Iterator[Cloud]:
     with (
         mock.patch.dict(os.environ, {**keys, "AWS_DEFAULT_REGION": REGION}),
         mock.patch.object(FakeChangeSet, "apply", _apply),
+        mock.patch.object(IAMPolicyStatement, "is_action_permitted", _is_permitted),
         mock_aws(),
     ):
         wiring.aws.cache_clear()
@@ -195,6 +224,16 @@ def cloud(folder: Path) -> Iterator[Cloud]:
         simulate = "before-parameter-build.iam.SimulatePrincipalPolicy"  # which moto does not do
         made.aws.client("iam").meta.events.register(simulate, _refuse)
         yield made
+
+
+_permitted_by_moto = IAMPolicyStatement.is_action_permitted
+
+
+def _is_permitted(statement: IAMPolicyStatement, *arguments: Any, **more: Any) -> PermissionResult:
+    """Judge a statement as moto does, except that it denies without looking at the conditions."""
+    if statement._statement["Effect"] == "Deny" and "Condition" in statement._statement:
+        return PermissionResult.NEUTRAL
+    return _permitted_by_moto(statement, *arguments, **more)
 
 
 _applied_by_moto = FakeChangeSet.apply

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Turns this machine (Amazon Linux 2023) into an inference host. Safe to repeat; each new release runs it again.
 #
-# Needs AWS_REGION, CXR_BUCKET, and CXR_HOST_ID or CXR_HOST_ROLE_ID, from the environment or /etc/cxr/host.env.
+# Needs AWS_REGION, CXR_BUCKET, CXR_ARTIFACTS, and CXR_HOST_ID or CXR_HOST_ROLE_ID, from the environment or
+# /etc/cxr/host.env.
 # That file then holds these and all other CXR_ variables: the worker's settings. CXR_PREFIX installs everything
 # below another folder.
 set -euo pipefail
@@ -51,7 +52,8 @@ settings() {
             [[ -n ${!name:-} ]] || export "$name=$value"
         done < <(grep -E '^(AWS_REGION|CXR_[A-Z_]+)=' "$file")
     fi
-    [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: name the bucket that holds the releases"
+    [[ -n ${CXR_BUCKET:-} ]] || fail "CXR_BUCKET is not set: name the bucket of inbox and outbox"
+    [[ -n ${CXR_ARTIFACTS:-} ]] || fail "CXR_ARTIFACTS is not set: name the bucket of the releases"
     [[ -n ${AWS_REGION:-} ]] || fail "AWS_REGION is not set: name the region of the bucket"
     export AWS_DEFAULT_REGION=$AWS_REGION
     unset CXR_STORE CXR_INDEX # settings of earlier releases, which the bucket replaces

@@ -1,5 +1,9 @@
 #!/bin/bash
-# Updates this host to the bucket's current release, before the worker starts. Runs as root.
+# Updates this host to the current release, before the worker starts. Runs as root.
+#
+# A release is named <number>-<SHA-256 of its manifest>. The first one is that of the launch template, whose name
+# CloudFormation wrote; later ones are named by `releases/current` in the artifact bucket, to which only `cxr deploy`
+# may write. No file is read before the manifest has proved to be the named one, and the file to be the manifest's.
 #
 # The release is installed beside the running one, tested, and only then switched to. Whatever goes wrong,
 # the running release stays, and this script succeeds; it fails only if there is none. A refused release is
@@ -13,7 +17,9 @@ refused="$base/refused" # names of refused releases; its age is that of the last
 python=${CXR_PYTHON:-python3.12}
 user=${CXR_ACCOUNT-cxr}
 retry_minutes=10
-bucket="s3://$CXR_BUCKET/system"
+artifacts="s3://$CXR_ARTIFACTS/releases"
+own="s3://$CXR_BUCKET/system/hosts/$CXR_HOST_ID"
+console="${CXR_PREFIX:-}/dev/console" # `cxr status` shows it when the log does not reach the bucket
 
 main() {
     mkdir -p "$releases"
@@ -23,20 +29,26 @@ main() {
     rm -rf "$base"/work.* # left by a killed update
     work=$(mktemp -d "$base/work.XXXXXX")
 
-    local number name
-    number=$(copy 30 "$bucket/releases/current" - | head -c 20) || keep "the bucket did not name a release"
-    [[ $number =~ ^[0-9]+$ ]] || keep "the bucket does not name a release"
-    copy 30 "$bucket/releases/$number/manifest.sha256" "$work/manifest.sha256" \
-        || keep "release $number has no manifest, or the bucket did not answer"
-    # The name holds the manifest's hash, so that a rebuilt release of the same number counts as another one.
-    name="$number-$(sha256sum "$work/manifest.sha256" | head -c 12)"
+    local wanted hash name
+    if running >/dev/null || [[ -z ${CXR_FIRST_RELEASE:-} ]]; then
+        wanted=$(copy 30 "$artifacts/current" - | head -c 100) || keep "the bucket did not name a release"
+    else
+        wanted=$CXR_FIRST_RELEASE
+    fi
+    [[ $wanted =~ ^([0-9]{1,9})-([0-9a-f]{64})$ ]] || keep "the bucket does not name a release"
+    hash=${BASH_REMATCH[2]}
+    name="${BASH_REMATCH[1]}-${hash:0:12}" # here
     if [[ $(running) == "$name" ]]; then
         tell_success
         echo "update: release $name is already installed"
         exit 0
     fi
     is_refused "$name" && keep "release $name was refused a while ago"
-    fetch "$number" "$name"
+    copy 30 "$artifacts/$wanted/manifest.sha256" "$work/manifest.sha256" \
+        || keep "release $name has no manifest, or the bucket did not answer"
+    sha256sum --check --status --strict <<<"$hash  $work/manifest.sha256" \
+        || refuse "$name" "its manifest is not the one that was deployed"
+    fetch "$wanted" "$name"
     build "$name"
     switch "$name"
     tidy "$name"
@@ -60,12 +72,17 @@ keep() {
     local now
     ended=yes
     if now=$(running); then
-        echo "update: $1; release $now stays" >&2
+        tell "$1; release $now stays"
         exit 0
     fi
-    echo "update: $1; there is no other release to run" >&2
+    tell "$1; there is no other release to run"
     sleep "${CXR_PAUSE:-10}"
     exit 1
+}
+
+tell() {
+    echo "update: $1" >&2
+    [[ ! -w $console ]] || echo "cxr update: $1" >"$console" || true
 }
 
 # End as `keep` does, and remember this release as refused.
@@ -73,7 +90,7 @@ refuse() {
     rm -rf "${releases:?}/$1"
     is_refused "$1" || echo "$1" >>"$refused"
     touch "$refused"
-    echo "release $1: $2" | copy 30 - "$bucket/hosts/$CXR_HOST_ID/update-failed.txt" || true
+    echo "release $1: $2" | copy 30 - "$own/update-failed.txt" || true
     keep "release $1 is refused: $2"
 }
 
@@ -85,7 +102,7 @@ is_refused() {
 tell_success() {
     [[ -e $refused ]] || return 0
     rm -f "$refused"
-    echo -n | copy 30 - "$bucket/hosts/$CXR_HOST_ID/update-failed.txt" || true
+    echo -n | copy 30 - "$own/update-failed.txt" || true
 }
 
 # copy SECONDS FROM TO [OPTION...]
@@ -97,7 +114,7 @@ copy() {
 # Download into $work, and keep only the files that the manifest names.
 fetch() {
     local sum file new="$releases/$2"
-    copy 300 "$bucket/releases/$1/" "$work/files" --recursive || keep "release $1 could not be downloaded"
+    copy 300 "$artifacts/$1/" "$work/files" --recursive || keep "release $2 could not be downloaded"
     while read -r sum file; do
         [[ $file =~ ^(wheelhouse|host)/[A-Za-z0-9_.+-]+$ ]] \
             || refuse "$2" "its manifest names a file that no release has"
