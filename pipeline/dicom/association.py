@@ -21,7 +21,7 @@ from pipeline.errors import CxrError
 log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 10.0  # for the request that opens the association
-_CLOSE_SECONDS, _CLOSE_BYTES = 2.0, 1 << 20  # to wait for the sender to close after our last message
+_CLOSE_SECONDS, _CLOSE_BYTES = 1.0, 1 << 20  # to wait for the sender to close after our last message
 _SEND_SECONDS = 20.0
 _SLOPPY_BYTES = 1 << 10  # some senders count their messages wrongly
 _MOST_COMMAND = 1 << 14

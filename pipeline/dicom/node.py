@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _SPARE = 8  # connections beyond the limit that are read, to be told that it is reached
 _WAITING = 64  # connections that the system keeps for us
-_TICK_SECONDS = 0.5
+_TICK_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 10.0
 _STOP_SECONDS = 3.0  # to put received objects into the inbox when the node stops
 _AGAIN_SECONDS, _MOST_TOLD = 600.0, 1_000  # before the same is told again; texts that are remembered

@@ -6,6 +6,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,17 @@ def test_a_kill_between_receipt_and_answer_leaves_one_object(tmp_path: Path) -> 
     assert path.stat().st_nlink == 1
 
 
-class node:
-    """Run a node in a process of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self._port = free_port()
-        command = [sys.executable, "-m", "tests.support.node_main", str(root), str(self._port)]
-        self._process = Process(command, root / "log")
-
-    def __enter__(self) -> int:
-        wait_for(lambda: listens(self._port), what="the node")
-        return self._port
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
+@contextmanager
+def node(root: Path) -> Iterator[int]:
+    """Run a node in a process of its own; yield its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.support.node_main", str(root), str(port)]
+    process = Process(command, root / "log")
+    try:
+        wait_for(lambda: listens(port), what="the node")
+        yield port
+    finally:
+        process.kill()
 
 
 class Up:
@@ -119,30 +117,27 @@ def test_orthanc_sends_to_the_node(up: Up, tmp_path: Path) -> None:
     wait_for(lambda: len(up.verdicts()) == before + 4, 60)
 
 
-class orthanc:
+@contextmanager
+def orthanc(folder: Path, modalities: dict[str, list[object]]) -> Iterator[str]:
     """Run Orthanc on the loopback; yield the address of its REST interface."""
-
-    def __init__(self, folder: Path, modalities: dict[str, list[object]]) -> None:
-        self._port = free_port()
-        settings = {
-            "HttpPort": self._port,
-            "DicomPort": free_port(),
-            "DicomModalities": modalities,
-            "StorageDirectory": str(folder / "db"),
-            "IndexDirectory": str(folder / "db"),
-            "Plugins": [],
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        self._process = Process([ORTHANC, str(folder / "orthanc.json")], folder / "orthanc.log")
-
-    def __enter__(self) -> str:
-        wait_for(lambda: listens(self._port), what="Orthanc")
-        return f"http://127.0.0.1:{self._port}"
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
+    port = free_port()
+    settings = {
+        "HttpPort": port,
+        "DicomPort": free_port(),
+        "DicomModalities": modalities,
+        "Plugins": [],
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    process = Process([ORTHANC, str(folder / "orthanc.json")], folder / "orthanc.log")
+    try:
+        wait_for(lambda: listens(port), what="Orthanc")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
 
 
 def post(url: str, body: bytes) -> dict[str, object]:

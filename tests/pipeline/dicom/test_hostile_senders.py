@@ -200,7 +200,7 @@ def test_a_broken_rule_ends_the_association_with_one_line(
     assert send(node.port, dicoms.dicom()) == [0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(some.binary(max_size=300), some.binary(max_size=300))
 def test_no_bytes_raise_anything_else(head: bytes, data: bytes) -> None:
     items = struct.pack(">BxH", 0x20, len(data)) + data + struct.pack(">BxH", 0x50, len(head)) + head
