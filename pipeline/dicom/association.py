@@ -62,6 +62,8 @@ class Wire:
 
     def __init__(self, connection: socket.socket, ends: float) -> None:
         self._socket, self._ends = connection, ends
+        with suppress(OSError):  # the sender may be gone already
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = memoryview(bytearray(pdu.MOST_BYTES + _SLOPPY_BYTES))
 
     def read(self, seconds: float) -> tuple[int, memoryview]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from pipeline.dicom import pdu
 from pipeline.dicom.arrivals import Arrivals, Kinds
 from pipeline.dicom.association import Association, EndedError, LostError, Terms, Wire
 from pipeline.errors import HostError, UsageError, place_of
@@ -161,7 +162,6 @@ class Node:
             self._tell(f"{peer}: no TLS connection: {why}")
             raw.close()
             return
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wire = Wire(connection, ends)
         association = Association(
             self._terms, self._arrivals, wire, lambda told: self._tell(f"{peer}: {told}")
@@ -175,7 +175,7 @@ class Node:
             level = logging.INFO if harmless or self._stopping.is_set() else logging.WARNING
             received = f"after {association.stored} objects"
             log.log(level, "%s: association ended %s: %s", peer, received, error)
-            wire.close(error.farewell)
+            wire.close(error.farewell or (pdu.abortion() if self._stopping.is_set() else b""))
         finally:
             wire.close()
 
