@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread, uid
 
+from model.results.objects import MAKER
 from model.serve.dicom import network
 from model.serve.dicom.file import DicomFile, _packing
 from pipeline.dicom import arrivals
@@ -150,7 +151,7 @@ def test_a_name_survives_a_restart(tmp_path: Path) -> None:
         (data_set(dicoms.dataset(SOPClassUID=dicoms.SECONDARY_CAPTURE)), 0xA900),
         (data_set(dicoms.dataset())[:700], 0xC000),
         (data_set(dicoms.dataset(PixelData=None, Rows=None)), 0xC000),
-        (data_set(dicoms.dataset(Manufacturer="CXR Inbox")), 0xC000),
+        (data_set(dicoms.dataset(Manufacturer=MAKER)), 0xC000),  # a result that a PACS routes back
         (b"", 0xC000),
     ],
 )
