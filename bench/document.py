@@ -145,12 +145,20 @@ def _ssh(of: Json) -> Iterable[Row]:
     yield "time that SSH adds to a batch of 32", f"{of['cost_ms']:.0f} ms"
 
 
+def _dicom(of: list[Json]) -> Iterable[Row]:
+    for one in of:
+        node, other = (f"{one[f'{name}_mb']:.0f} MB/s" for name in ("node", "storescp"))
+        yield f"DICOM objects of {one['kind']}: the node and DCMTK's storescp", f"{node} and {other}"
+        yield "the same, node to storescp, median of the rounds", f"{one['ratio']:.2f} times"
+
+
 _FIGURES: dict[str, Callable[[Json], Iterable[Row]]] = {
     "memory": _memory,
     "cold": _cold,
     "latency": _latency,
     "inference": _inference,
     "ssh": _ssh,
+    "dicom": _dicom,
 }
 
 

@@ -17,13 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import cold, compare, document, inference, latency, load, memory, page, ssh, worker
+from bench import cold, compare, dicom, document, inference, latency, load, memory, page, ssh, worker
 from bench.images import SAMPLES, paths_of
 from bench.running import BATCH, CORES
 
 ROOT = Path(__file__).parents[1]
 _LIBRARIES = ("onnxruntime", "pillow", "numpy", "torch")
-PARTS = ("worker", "compare", "load", "memory", "cold", "latency", "inference", "ssh", "page")
+PARTS = ("worker", "compare", "load", "memory", "cold", "latency", "inference", "ssh", "page", "dicom")
 Json = dict[str, Any]
 
 
@@ -40,6 +40,7 @@ def measure(paths: list[Path], quick: bool) -> dict[str, Callable[[], Any]]:
         "inference": inference.measure,
         "ssh": lambda: ssh.measure(2 if quick else ssh.ROUNDS),
         "page": lambda: page.measure(1_000 if quick else 100_000),
+        "dicom": lambda: dicom.measure(1 if quick else 5),
     }
 
 

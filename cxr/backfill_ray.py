@@ -21,8 +21,8 @@ import ray.exceptions
 from cxr.archive import absolute, make_backfill, open_archive
 from pipeline.backfill import Done
 from pipeline.errors import HostError, UsageError
-from pipeline.logs import start_logging
 from pipeline.records import Job
+from pipeline.running.logs import start_logging
 from pipeline.settings import Settings
 
 _BATCH = 32  # images per batch, the unit of work of an actor

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
-    from pipeline.ports import Store
+    from pipeline.ports import Landing, Store
     from pipeline.running.alone import Tell
+    from pipeline.running.background import Background
     from pipeline.settings import Settings
     from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
@@ -88,6 +89,15 @@ def up_command(
         typer.Option(help="Serve the page of a bucket; its AWS stack judges (default: CXR_BUCKET, if set)."),
     ] = None,
     stack: StackOption = None,
+    dicom_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of a DICOM node that receives X-rays, such as 11112; 0 picks a free one "
+            "(default: no node).",
+        ),
+    ] = None,
 ) -> None:
     """Watch the inbox, judge new X-rays and serve the page. Stop it with Ctrl-C."""
     from pipeline.running.alone import alone
@@ -95,7 +105,8 @@ def up_command(
     from web.access import access_of
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    settings = begin_with_store(root, bucket, stack, address=host, port=port, poll=poll or None)
+    given: dict[str, object] = {"address": host, "port": port, "poll": poll or None, "dicom_port": dicom_port}
+    settings = begin_with_store(root, bucket, stack, **given)
     access = access_of(settings, settings.address)
     if bucket := settings.bucket:
         from handlers import wiring
@@ -134,11 +145,12 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
 
     page = _page(settings, access, ports.store, worklist, operations=monitor, problems=problems)
     server = _server(page, access.address, settings.port)
+    node = _start_node(settings, ports.store, background)
     wiring.provide(replace(ports, queue=queue))
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
-        _run(server, tell, f"Drop chest X-rays into {settings.root / INBOX}")
+        _run(server, tell, f"Drop chest X-rays into {settings.root / INBOX}", node)
     finally:
         queue.stop()  # this also stops the background threads
         watcher.stop()
@@ -158,10 +170,11 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
         parts = {"tickets": store, "operations": monitor, "problems": background.problems}
         page = _page(settings, access, store, worklist, **parts)
         server = _server(page, access.address, settings.port)
+        node = _start_node(settings, store, background)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
-            _run(server, tell, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}")
+            _run(server, tell, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}", node)
         finally:
             background.stop()
 
@@ -180,7 +193,18 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
-def _run(server: BaseWSGIServer, tell: Tell, where: str) -> None:
+def _start_node(settings: Settings, store: Landing, background: Background) -> str | None:
+    """Start the DICOM node, if the settings ask for one; return where it is."""
+    if settings.dicom_port is None:
+        return None
+    from handlers import wiring
+
+    node = wiring.make_node(settings, store)
+    background.start("DICOM node", lambda: node.run(background.stopping))
+    return f"{settings.ae_title} at {settings.dicom_address}, port {node.port}"
+
+
+def _run(server: BaseWSGIServer, tell: Tell, where: str, node: str | None) -> None:
     """Serve until Ctrl-C; `tell` tells the address to anyone who starts a second `cxr up`."""
     from web.access import url_of
 
@@ -188,6 +212,8 @@ def _run(server: BaseWSGIServer, tell: Tell, where: str) -> None:
     tell(f"at {address}")
     typer.echo(where)
     typer.echo(f"and see them at {address}  (stop with Ctrl-C)")
+    if node:
+        typer.echo(f"or send them by DICOM to {node}")
     try:
         server.run()
     finally:

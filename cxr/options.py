@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.logs import start_logging
 from pipeline.names import INBOX, OUTBOX
+from pipeline.running.logs import start_logging
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

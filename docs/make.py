@@ -119,6 +119,7 @@ _INTRODUCTIONS = {
     "page": "the page that `cxr up` serves.",
     "judging": "how images are judged.",
     "host": "where images are judged.",
+    "dicom": "the DICOM node of `cxr up` ([docs/pacs.md](docs/pacs.md)).",
     "stack": "the AWS stack that `cxr deploy` creates and other commands use.",
 }
 

@@ -9,7 +9,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from pipeline.logs import start_logging
+from pipeline.running.logs import start_logging
 from pipeline.settings import load_settings
 
 _NAMESPACE = "CXRInbox"

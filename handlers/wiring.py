@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from handlers import telemetry
 from pipeline.aws.clients import Aws
 from pipeline.aws.names import StackNames
-from pipeline.errors import InputRejected
+from pipeline.errors import InputRejected, UsageError
 from pipeline.intake import Ports
-from pipeline.ports import FullStore, Host, Index, Queue, Results, Store
+from pipeline.ports import FullStore, Host, Index, Landing, Queue, Results, Store
 from pipeline.records import Job, Outcome
 from pipeline.settings import Settings, load_settings
 from pipeline.verdict import Release
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ec2_runner.reach.reaper import Reaper
     from ec2_runner.reach.slot import Slot
     from pipeline.aws.sqs import SqsQueue
+    from pipeline.dicom.node import Node
     from pipeline.judge import Judge
     from pipeline.running.service import Service
     from pipeline.running.worker import Worker
@@ -141,6 +142,29 @@ def make_results(store: Store, settings: Settings) -> Results:
             return engine.examine(data).preview
 
     return ResultMaker(store, settings.max_bytes, picture)
+
+
+def make_node(settings: Settings, store: Landing) -> "Node":
+    """Build the DICOM node over a store's inbox; it listens from then on. Raises UsageError."""
+    from model.serve.dicom import network
+    from pipeline.dicom.arrivals import Arrivals, Kinds, lasting_secret
+    from pipeline.dicom.node import Node, door_of, terms_of
+    from pipeline.store.folder import PRIVATE_FOLDER
+
+    private = settings.root / PRIVATE_FOLDER
+    door = door_of(settings)
+    kinds = Kinds(network.RADIOGRAPHS, network.SYNTAXES, network.identify, network.fingerprint)
+    given = settings.log_key if "log_key" in settings.model_fields_set else None
+    secret = given or lasting_secret(private / "dicom.key")
+    folder = private / f"dicom-{settings.bucket or 'up'}"  # the lock of `cxr up` makes it this process's own
+    arrivals = Arrivals(store, folder, kinds, settings.max_bytes, secret, settings.log_key)
+    try:
+        return Node(door, terms_of(settings, kinds), arrivals)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on port {door.port} of {door.address} ({error.strerror}); "
+            "name another --dicom-port"
+        ) from error
 
 
 def make_queue(settings: Settings) -> "SqsQueue | None":

@@ -7,6 +7,7 @@ bring fakes.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.records import (
@@ -56,6 +57,16 @@ class Store(Protocol):
         """Yield all objects under a prefix, in no particular order."""
 
 
+class Landing(Store, Protocol):
+    """Extend a store so that it takes finished files, for good."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a file as a new object, which survives a power cut from then on; the file may be moved.
+
+        Raises ConditionFailed when the object exists.
+        """
+
+
 class ArchiveSource(Store, Protocol):
     """Extend a store to serve as an archive of X-rays that is too large to read twice."""
 
@@ -63,7 +74,7 @@ class ArchiveSource(Store, Protocol):
         """Yield the jobs under a prefix, with ETags where the listing has them."""
 
 
-class FullStore(Store, Protocol):
+class FullStore(Landing, Protocol):
     """Extend a store so that it can be compared with its worklist, and X-rays erased from it."""
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:

@@ -2,82 +2,36 @@
 
 import difflib
 import os
-import re
 import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from pipeline.errors import UsageError
+from pipeline.setting_types import (
+    AeTitle,
+    AeTitles,
+    Level,
+    Pairs,
+    Printable,
+    PublicKey,
+    SshAddress,
+    UserPath,
+    Words,
+    at_home,
+)
 
 FILE = "cxr.toml"
 _NAMES_FILE = "CXR_CONFIG"
-
-
-def _split(words: object) -> object:
-    return tuple(word.strip() for word in words.split(",")) if isinstance(words, str) else words
-
-
-def _pairs(given: object) -> object:
-    if isinstance(given, str):
-        parts = [part.partition("=") for part in given.split(",")]
-        if any(not mark for _, mark, _ in parts):
-            raise ValueError("write NAME=VALUE,NAME=VALUE")
-        return {name.strip(): value.strip() for name, _, value in parts}
-    if isinstance(given, Mapping):  # TOML has numbers and booleans, CloudFormation only text
-        return {name: _text(value) for name, value in given.items()}
-    return given
-
-
-def _text(value: object) -> object:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _ssh_address(given: str) -> str:
-    found = SSH_ADDRESS.fullmatch(given)
-    if found is None or not 0 < int(found["port"] or 22) < 65536:
-        raise ValueError("write user@address or user@address:port, an IPv6 address in [brackets]")
-    return given
-
-
-def _public_key(given: str) -> str:
-    if len(given.split()) < 2:
-        raise ValueError("write the kind and the key, `ssh-ed25519 AAAA...`, as the .pub file has them")
-    return given
-
-
-def _printable(secret: str) -> str:
-    if not all("!" <= letter <= "~" for letter in secret):
-        raise ValueError("use printable ASCII characters without spaces")
-    return secret
-
-
-def _upper(word: object) -> object:
-    return word.upper() if isinstance(word, str) else word
-
-
-def _at_home(path: Path) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for an unknown user
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
-SSH_ADDRESS = re.compile(
-    r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
-)
-UserPath = Annotated[Path, AfterValidator(_at_home)]
 
 
 class _Group(BaseModel, defer_build=True):
@@ -92,7 +46,7 @@ class GeneralSettings(_Group):
         None,
         description="S3 bucket to use instead of the folder; its worklist is the stack's DynamoDB table",
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+    log_level: Level = Field(
         "WARNING", description="least level to log: `DEBUG`, `INFO`, `WARNING` or `ERROR`"
     )
     log_key: str = Field(
@@ -168,24 +122,63 @@ class HostSettings(_Group):
         "local",
         description="`local`: this process, `ssh`: a machine of your own; the stack sets `ec2`",
     )
-    ssh: Annotated[str, AfterValidator(_ssh_address)] | None = Field(
+    ssh: SshAddress | None = Field(
         None, description='with `host = "ssh"`: `user@address` or `user@address:port` of the machine'
     )
     ssh_key: UserPath | None = Field(
         None, description="private key file for SSH", json_schema_extra={"shown": "the SSH agent's keys"}
     )
-    ssh_host_key: Annotated[str, AfterValidator(_public_key)] | None = Field(
+    ssh_host_key: PublicKey | None = Field(
         None, description="public key that the machine must have, `ssh-ed25519 AAAA...`"
     )
     worker_port: int = Field(
         8477, gt=0, lt=65536, description="port of `cxr worker` on its machine's loopback address"
     )
-    worker_token: Annotated[str, AfterValidator(_printable)] | None = Field(
+    worker_token: Printable | None = Field(
         None,
         min_length=16,
         description="secret of at least 16 characters that `cxr worker` asks its callers for; "
         "without it, they must be processes of its own user",
     )
+
+
+class DicomSettings(_Group):
+    """Set up the DICOM node of `cxr up`, which receives X-rays from a modality or a PACS."""
+
+    dicom_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of the DICOM node, such as 11112; none without it; 0 picks a free one",
+    )
+    dicom_address: str = Field(
+        "127.0.0.1", description="address to listen on; one of a network needs `dicom_callers`"
+    )
+    ae_title: AeTitle = Field("CXR-INBOX", description="AE title of the node, which senders must call")
+    calling_ae_titles: AeTitles = Field(
+        (),
+        description="AE titles of the senders that may call",
+        json_schema_extra={"shown": "any AE title"},
+    )
+    dicom_callers: Words = Field(
+        ("127.0.0.1", "::1"), description="addresses or networks of the senders that may call"
+    )
+    dicom_certificate: UserPath | None = Field(
+        None,
+        description="TLS certificate of the node (PEM, with those between it and its authority)",
+        json_schema_extra={"shown": "none: no TLS"},
+    )
+    dicom_key: UserPath | None = Field(None, description="file of that certificate's private key")
+    dicom_client_ca: UserPath | None = Field(
+        None, description="certificates of the authorities that a sender's own certificate must come from"
+    )
+    dicom_associations: int = Field(
+        32, ge=1, le=500, description="most associations at a time; further ones are rejected for the moment"
+    )
+    dicom_idle_seconds: float = Field(
+        60, gt=0, description="time limit for a sender's next message, in seconds"
+    )
+    dicom_total_seconds: float = Field(3600, gt=0, description="time limit for one association, in seconds")
 
 
 class StackSettings(_Group):
@@ -240,6 +233,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "page": PageSettings,
     "judging": JudgingSettings,
     "host": HostSettings,
+    "dicom": DicomSettings,
     "stack": StackSettings,
 }
 _SECTION_OF = {key: section for section, group in SECTIONS.items() for key in group.model_fields}
@@ -249,6 +243,7 @@ _SECRETS = ("log_key", "worker_token")
 class Settings(
     DeployedSettings,
     StackSettings,
+    DicomSettings,
     HostSettings,
     JudgingSettings,
     PageSettings,
@@ -306,7 +301,7 @@ class _File(TomlConfigSettingsSource):
 def config_file() -> Path | None:
     """Return the settings file: `CXR_CONFIG`, or `cxr.toml` of the current folder if it exists."""
     named = os.environ.get(_NAMES_FILE)
-    path = _at_home(Path(named or FILE))
+    path = at_home(Path(named or FILE))
     try:
         if path.is_file():
             return path

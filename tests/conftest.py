@@ -15,7 +15,7 @@ from botocore.loaders import JSONFileLoader
 from moto.core.models import MockAWS
 
 from handlers import wiring
-from pipeline import logs
+from pipeline.running import logs
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support import webpage
 from tests.support.tables import FEED, make_table
@@ -54,6 +54,7 @@ _WHOLE_FILES = {
     ),
     *("test_figures", "test_fuzz", "test_guarded", "test_overlay", "test_populations", "test_site"),
     *("test_training", "test_api", "test_watch", "test_watch_faults", "test_mirror", "test_s3_faults"),
+    *("test_node", "test_hostile_senders"),
     *("test_sqs", "test_interleavings", "test_engine", "test_decode", "test_dicom_frames", "test_pointing"),
 }
 _WHOLE_FIXTURES = {"browser", "dig", "dynamo", "moto", "s3_store"}

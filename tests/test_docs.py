@@ -90,13 +90,12 @@ def test_no_key_and_no_open_door_in_the_repository() -> None:
         assert not bad.search((ROOT / name).read_text(encoding="utf-8", errors="replace")), name
 
 
-def test_the_readmes_settings_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = re.findall(
-        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
-    )
-    assert len(examples) == 2
+def test_the_documents_settings_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/pacs.md")]
+    examples = [found for text in texts for found in re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)]
+    assert len(examples) >= 4
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.toml"
         path.write_text(example, encoding="utf-8")
         monkeypatch.setenv("CXR_CONFIG", str(path))
-        assert {"root", "bucket"} & load_settings().model_fields_set
+        assert {"root", "bucket", "dicom_port"} & load_settings().model_fields_set

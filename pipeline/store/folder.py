@@ -38,12 +38,14 @@ from pipeline.store.files import (
     Place,
     at,
     beneath,
+    finish,
     open_beneath,
     remove,
     rename,
     same,
     shared,
     signature,
+    sync_folder,
     write_new,
 )
 from pipeline.store.walk import keys
@@ -154,16 +156,31 @@ class FolderStore:
 
     def put(self, key: str, data: bytes, expected: str | None) -> str:
         """Write on condition, see `ports.Store`; return the new ETag."""
+        with self._writing(key) as parts:
+            self._put(key, parts, data, expected)
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a file of the same disk as a new object, see `ports.Landing`; it is moved, or linked."""
+        with self._writing(key) as parts, beneath(self._root, parts, make=True) as place:
+            finish(path, place)
+            try:
+                self._put_new(key, (str(path), None), place)
+            finally:  # also where the object exists: it may have come a moment ago
+                sync_folder(place)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[Sequence[str]]:
+        """Yield the folders and the name of a key that can be written; translate the errors of writing."""
         parts = self._parts(key) if self._writable else None
         if parts is None or len(os.fsencode(parts[-1])) > MAX_NAME_BYTES:
             raise KeyNotUsable("this name cannot be a file in the folder")
         try:
-            self._put(key, parts, data, expected)
+            yield parts
         except OSError as error:
             if error.errno in NO_SUCH_FILE or isinstance(error, NotADirectoryError | FileExistsError):
                 raise KeyNotUsable("a file or folder of the same name is in the way") from None
             raise StoreError(f"the folder cannot be written to: {error.strerror or 'it is locked'}") from None
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def _put(self, key: str, parts: Sequence[str], data: bytes, expected: str | None) -> None:
         if expected is not None:
@@ -175,17 +192,20 @@ class FolderStore:
                     rename(new, place)
             return
         with self._written(parts, data) as (new, place):
-            try:  # without the lock, which guards replacing; a link is made only where nothing is
-                os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
-            except FileExistsError:
-                raise _in_the_way(place) from None
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                with self._lock(key):  # needed on some network shares
-                    if at(place):
-                        raise _in_the_way(place) from None
-                    rename(new, place)
+            self._put_new(key, new, place)
+
+    def _put_new(self, key: str, new: Place, place: Place) -> None:
+        try:  # without the lock, which guards replacing; a link is made only where nothing is
+            os.link(new[0], place[0], src_dir_fd=new[1], dst_dir_fd=place[1], follow_symlinks=False)
+        except FileExistsError:
+            raise _in_the_way(place) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with self._lock(key):  # needed on some network shares
+                if at(place):
+                    raise _in_the_way(place) from None
+                rename(new, place)
 
     @contextmanager
     def _written(self, parts: Sequence[str], data: bytes) -> Iterator[tuple[Place, Place]]:

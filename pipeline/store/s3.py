@@ -5,7 +5,8 @@ docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.aws.errors import AwsRefused, ask, translated
@@ -58,6 +59,14 @@ class S3Store:
     def put(self, key: str, data: bytes, expected: str | None) -> str:
         """Write on condition, see `ports.Store`; return the new ETag."""
         condition = {"IfMatch": f'"{expected}"'} if expected else {"IfNoneMatch": "*"}
+        return self._put(key, data, condition)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a file as a new object, see `ports.Landing`; it is not read into memory."""
+        with path.open("rb") as file:
+            self._put(key, file, {"IfNoneMatch": "*"})
+
+    def _put(self, key: str, data: bytes | BinaryIO, condition: dict[str, str]) -> str:
         content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
         request = {"Bucket": self.bucket, "Key": key, "Body": data, "ContentType": content_type, **condition}
         answer = _ask(self._client.put_object, **request)

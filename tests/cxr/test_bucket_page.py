@@ -22,7 +22,10 @@ from pipeline.intake import record_verdict
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.dynamodb import DynamoIndex
+from tests.support import dicoms
+from tests.support.dicom_senders import send
 from tests.support.fakes import make_judge
+from tests.support.machines import free_port
 from tests.support.tables import FEED, make_table
 
 
@@ -76,6 +79,33 @@ def test_the_page_shows_the_stacks_worklist(
     assert "Pneumonia" in pages[1]
     assert {info.key for info in store.list("inbox/")} == {"inbox/a.jpeg", "inbox/b.jpeg"}
     assert store.head("outbox/b.jpeg.json") is None  # nothing is judged here
+
+
+def test_a_dicom_node_puts_into_the_bucket(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, statuses = free_port(), list[int]()
+
+    class Server:
+        """Stand in for a server: send by DICOM while the page is served."""
+
+        effective_host, effective_port = "127.0.0.1", 1
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def run(self) -> None:
+            statuses.extend(send(port, dicoms.dicom(), dicoms.dicom()))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(commands, "_server", Server)
+    told = up("--bucket", "xrays", "--root", str(tmp_path), "--dicom-port", str(port))
+    assert f"or send them by DICOM to CXR-INBOX at 127.0.0.1, port {port}" in told
+    assert statuses == [0, 0]
+    [info] = store.list("inbox/")
+    assert info.key.endswith(".dcm")
 
 
 def test_the_page_of_a_bucket_loads_no_network(

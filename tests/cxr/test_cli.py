@@ -171,7 +171,14 @@ def test_help_imports_only_what_it_needs() -> None:
     assert {"typer", "cxr.commands"} <= modules
     assert not {"numpy", "PIL", "pydantic", "pydantic_settings", "filelock", *ONLY} & modules
     ours = {name for name in modules if name.partition(".")[0] in OURS}
-    light = {"pipeline.errors", "pipeline.logs", "pipeline.names", "model.serve", "model.serve.process"}
+    light = {
+        "pipeline.errors",
+        "pipeline.names",
+        "pipeline.running",
+        "pipeline.running.logs",
+        "model.serve",
+        "model.serve.process",
+    }
     assert ours == {"pipeline", "model", *light}
 
 

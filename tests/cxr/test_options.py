@@ -14,7 +14,7 @@ from cxr import deployment
 from cxr.commands import app
 from cxr.options import begin, begin_with_store
 from handlers import telemetry
-from pipeline import logs
+from pipeline.running import logs
 
 ROOT = Path(__file__).parents[2]
 # Each command, so called that it ends soon after it has begun.

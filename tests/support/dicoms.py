@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from openjpeg.utils import encode_array
 from PIL import Image
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
@@ -79,6 +79,15 @@ def written(found: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
 
 def dicom(pixels: Pixels | None = None, syntax: str = uid.ExplicitVRLittleEndian, **tags: object) -> bytes:
     return written(dataset(pixels, **tags), syntax)
+
+
+def renamed(data: bytes, instance: str, **tags: object) -> bytes:
+    """Return a file as another object, of this SOP Instance UID."""
+    found = dcmread(io.BytesIO(data))
+    for name, value in tags.items():
+        setattr(found, name, value)
+    found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = uid.UID(instance)
+    return written(found, found.file_meta.TransferSyntaxUID)
 
 
 def bare(syntax: str) -> bytes:

@@ -45,6 +45,9 @@ class MemoryStore:
         self.objects[key] = data
         return _info(key, data).etag
 
+    def put_file(self, key: str, path: Path) -> None:
+        self.put(key, path.read_bytes(), None)
+
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 

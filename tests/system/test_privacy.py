@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from pipeline.events import s3_event
+from pipeline.store.folder import FolderStore
 from pipeline.verdict import Verdict
 from tests.support import dicoms, pictures
+from tests.support.dicom_senders import Raw, data_set, send, served
 from tests.support.engine_child import DEFECT
+from tests.support.machines import wait_for
 
 # Of the contents. Of the file names only what must not get into a log: verdict, index and page show them.
 SECRETS = ("Zaphod", "Beeblebrox", "770077", "19520304", "1952-03-04", "Betelgeuse")
@@ -216,6 +220,32 @@ def test_the_contents_get_nowhere(outcome: tuple[Path, str, str]) -> None:
     for place, content in contents.items():
         found = [secret for secret in SECRETS if secret.lower().encode() in content.lower()]
         assert not found, place
+
+
+def test_the_dicom_node_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with served(tmp_path, FolderStore(tmp_path), dicom_idle_seconds=0.3) as node:
+        assert send(node.port, dicoms.written(tagged()), calling="BEEBLEBROX") == [0]
+        assert send(node.port, dicoms.written(tagged(StudyDescription="another"))) == [0]
+        assert send(node.port, dicoms.written(tagged(BodyPartExamined="HAND"))) == [0]  # the same UID
+        assert send(node.port, dicoms.dicom(), called="BEEBLEBROX") == [-1]
+        with Raw(node.port) as raw:
+            assert raw.request(sop_class="1.2.770077", syntax="Zaphod.19520304") == 2
+        for sent in (data_set(tagged(SOPInstanceUID="1.2.3")), data_set(tagged())[:300], NAME.encode()):
+            with Raw(node.port) as raw:
+                raw.request()
+                raw.store("1.2.770077.19520304")
+                raw.data(sent)
+                assert raw.status() >= 0xA000
+                raw.store(NAME)
+                raw.fragment(3, NAME.encode())
+                raw.answer()
+        wait_for(lambda: "same UID" in caplog.text and "breaks the rules" in caplog.text)
+    said = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("pipeline"))
+    assert "received" in said
+    assert not [secret for secret in (*SECRETS, NUMBER) if secret.lower() in said.lower()]
+    names = [path.name for path in (tmp_path / "inbox").iterdir()]
+    assert not [secret for secret in SECRETS if any(secret in name for name in names)]
 
 
 def test_previews_are_pixels_alone(outcome: tuple[Path, str, str]) -> None:

@@ -293,10 +293,13 @@ def test_a_folder_that_a_group_shares_is_shared_further(tmp_path: Path) -> None:
     try:
         store = FolderStore(root)
         store.put("outbox/ward/a.json", b"1", None)
+        (root / ".cxr/new").write_bytes(b"X-ray")
+        (root / ".cxr/new").chmod(0o600)
+        store.put_file("inbox/a.dcm", root / ".cxr/new")
     finally:
         os.umask(umask)
     made = {name: mode & 0o777 for name, mode in modes(root).items()}
-    assert made["outbox/ward/a.json"] == 0o660
+    assert made["outbox/ward/a.json"] == made["inbox/a.dcm"] == 0o660
     assert {made[name] for name in ("outbox", "outbox/ward", ".cxr", ".cxr/tmp", "inbox")} == {0o770}
     assert (root / "outbox/ward/a.json").stat().st_gid == root.stat().st_gid
 

@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConditionFailed, KeyNotUsable, ObjectTooLarge, ObjectUnreadable, UsageError
-from pipeline.ports import Store
+from pipeline.errors import (
+    ConditionFailed,
+    KeyNotUsable,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StoreError,
+    UsageError,
+)
+from pipeline.ports import Landing, Store
 from pipeline.store.files import Place, at
 from pipeline.store.folder import FolderStore
 from pipeline.store.s3 import S3Store
@@ -46,6 +53,42 @@ def test_create_read_replace_delete(store: Store) -> None:
     store.delete(KEY)
     store.delete(KEY)
     assert store.head(KEY) is None
+
+
+def test_a_file_becomes_a_new_object_or_changes_nothing(store: Landing, tmp_path: Path) -> None:
+    for number, data in enumerate((b"one", b"other")):
+        path = tmp_path / f"{number}"
+        path.write_bytes(data)
+        with suppress(ConditionFailed):
+            store.put_file(KEY, path)
+            assert number == 0
+        found = store.get(KEY, 10)
+        assert found
+        assert found[1] == b"one"
+
+
+def test_a_file_in_the_folder_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, synced, sync = FolderStore(tmp_path), list[str](), os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(tmp_path)))
+        sync(descriptor)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    new = tmp_path / ".cxr/new"
+    new.write_bytes(b"data")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", noted)
+        store.put_file("inbox/a", new)
+        assert synced == ["/.cxr/new", "/inbox"]
+        with suppress(ConditionFailed):  # what came a moment ago is made safe as well
+            store.put_file("inbox/a", new)
+        assert synced[3:] == ["/inbox"]
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match="Input/output"):
+        store.put_file("inbox/b", new)
 
 
 def test_a_write_on_a_wrong_condition_changes_nothing(store: Store) -> None:
