@@ -182,7 +182,9 @@ def photograph() -> bytes:
     sea = np.stack([20 + 0 * x, 70 + waves, 120 + waves], -1)
     picture = Image.fromarray(np.where((y < 380)[..., None], sky, sea).clip(0, 255).astype(np.uint8))
     ImageDraw.Draw(picture).ellipse((520, 90, 640, 210), fill=(255, 236, 150))
-    return jpeg(picture.filter(ImageFilter.GaussianBlur(1)))
+    data = io.BytesIO()
+    picture.filter(ImageFilter.GaussianBlur(1)).save(data, "PNG", optimize=True)
+    return data.getvalue()
 
 
 def patient(path: Path) -> str:
@@ -257,7 +259,7 @@ def main() -> int:
                 (args.out / sample).write_bytes(dicom(data) if sample.endswith(".dcm") else data)
                 sys.stdout.write(f"{sample:18} {len(data) / 1024:5.0f} KiB  nearest {nearest:5.1f}\n")
                 sys.stdout.flush()
-    (args.out / "photograph-1.jpeg").write_bytes(photograph())
+    (args.out / "photograph-1.png").write_bytes(photograph())
     for odd, sample in _ODD_KEYS.items():
         shutil.copy(args.out / sample, args.out / "odd keys" / odd)
     if close:

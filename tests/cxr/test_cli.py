@@ -33,7 +33,7 @@ def test_replay_twice_the_second_time_all_is_current(root: Path) -> None:
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     lines = first.stdout.decode().splitlines()
     assert len([line for line in lines if line.endswith(": classified")]) == 9
-    assert "s3_many.json: inbox/photograph-1.jpeg: rejected" in lines
+    assert "s3_many.json: inbox/photograph-1.png: rejected" in lines
     assert "s3_odd_keys.json: inbox/odd keys/Röntgen 胸部 (1).jpeg: classified" in lines
     assert "s3_test_event.json: ignored: S3's test of the connection" in lines
     assert len(list((root / "outbox").rglob("*.json"))) == 10

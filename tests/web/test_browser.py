@@ -19,7 +19,7 @@ FILES = {
     "ward 3/pneumonia-2.jpeg": "pneumonia-2.jpeg",
     "ward 3/normal-1.jpeg": "normal-1.jpeg",
     HOSTILE: "normal-2.jpeg",
-    UNICODE: "pneumonia-3.jpeg",
+    UNICODE: "adult-1.jpeg",
 }
 
 
@@ -58,7 +58,7 @@ def test_an_upload_becomes_a_verdict_without_a_reload(page: Page) -> None:
     assert page.evaluate("window.sameDocument") is True
 
 
-def arrives(page: Page, name: str, sample: str = "normal-3.jpeg") -> None:
+def arrives(page: Page, name: str, sample: str = "uncertain-1.jpeg") -> None:
     """Add an X-ray from outside, and return when its row is there."""
     data = (SAMPLES / sample).read_bytes()
     file = FilePayload(name=name, mimeType="image/jpeg", buffer=data)
@@ -87,7 +87,7 @@ def test_the_focus_stays_through_a_refresh(page: Page) -> None:
 def test_selected_text_holds_its_part_and_that_is_said(page: Page) -> None:
     page.locator(".row .name", has_text="normal-1.jpeg").select_text()
     data = FilePayload(
-        name="held.jpeg", mimeType="image/jpeg", buffer=(SAMPLES / "normal-3.jpeg").read_bytes()
+        name="held.jpeg", mimeType="image/jpeg", buffer=(SAMPLES / "uncertain-1.jpeg").read_bytes()
     )
     page.request.post("/upload", multipart={"files": data})
     expect(page.get_by_text("Paused while text is selected.")).to_be_visible(timeout=20_000)
