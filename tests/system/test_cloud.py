@@ -11,12 +11,12 @@ import pytest
 from tests.ec2_runner.test_remote import needs_sshd
 from tests.support.cloud import BUCKET, Cloud, Pump, until
 from tests.support.engine_child import CRASHES, SLOW
-from tests.support.fakes import SAMPLES
+from tests.support.fakes import XRAYS
 from tests.support.machines import InvocationFailed
 
 pytestmark = [needs_sshd, pytest.mark.timeout(300)]
 
-IMAGES = [path.read_bytes() for path in sorted(SAMPLES.glob("*.jpeg"))]
+IMAGES = [path.read_bytes() for path in XRAYS]
 
 
 def images(count: int) -> Iterator[bytes]:
