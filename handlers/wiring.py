@@ -256,7 +256,7 @@ def _remote_host(store: Store, settings: Settings, release: Release) -> Host:
 
     queue = make_queue(settings)
     assert queue is not None  # a stack has one
-    return Pool(list(hosts), Demand(queue, make_observer(settings, store), len(hosts)))
+    return Pool(list(hosts), Demand(queue, make_observer(settings, store), len(hosts)), telemetry.count)
 
 
 class _Later:

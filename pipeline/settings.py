@@ -219,7 +219,7 @@ class DeployedSettings(_Group):
     instance_types: Words = Field((), description="EC2 types that a host may have, in this order")
     connect_endpoint: str | None = Field(None, description="Instance Connect Endpoint, `eice-...`")
     host_role_id: str = Field("", description="unique id of the hosts' role, `AROA...`")
-    max_hosts: int = Field(1, ge=1, le=8, description="most hosts at a time")
+    max_hosts: int = Field(1, ge=1, le=5, description="most hosts at a time")
     spot: bool = Field(False, description="launch Spot Instances where there is capacity")
     template_version: str = Field("$Latest", description="version of the launch template, to launch from")
     artifacts: str = Field("", description="bucket of the releases that a host installs")

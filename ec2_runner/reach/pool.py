@@ -7,16 +7,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from ec2_runner.reach.remote import BATCH_SECONDS
 from pipeline.errors import CxrError, HostError, HostNotDone, HostNotReady, place_of
+from pipeline.intake import CountFigure
 from pipeline.records import Job, Outcome
 
 log = logging.getLogger(__name__)
 
-_SHARE = 8  # jobs that a host takes at a time: a quarter of a batch
+_FEW = 8  # jobs of a batch, for which no more hosts are used than are wanted
 _ASKED_SECONDS = 15.0  # between two looks at the queue
 _USUAL_RATE = (
     600.0  # images a minute of one host, before a rate was measured; a t3.medium judges ten a second
@@ -24,6 +24,7 @@ _USUAL_RATE = (
 _MEASURING_SECONDS = 90.0  # of uninterrupted work, before the last minute says what a host can do
 _LEAST_RATE = 20.0  # below this, a host waits for something else than its own work
 _GRACE_SECONDS = 10.0  # beyond the batch's deadline, within which each host ends by itself
+_SOON = 10.0
 # More hosts come for work that would take longer than this: a first boot takes six minutes, a start two.
 _PATIENCE_MINUTES = 10.0
 
@@ -85,8 +86,8 @@ class Demand:
             self._behind_since = now
         # A host that had nothing to do for a part of the last minute is faster than its figure.
         is_measured = now - self._behind_since > _MEASURING_SECONDS
-        rates = [rate for rate in self._measured.rates() if rate >= _LEAST_RATE] if is_measured else []
-        rate = sum(rates) / len(rates) if rates else _USUAL_RATE
+        rate = max(self._measured.rates(), default=0.0) if is_measured else 0.0
+        rate = rate if rate >= _LEAST_RATE else _USUAL_RATE
         return min(max(math.ceil(waiting / (rate * _PATIENCE_MINUTES)), 1), self._most)
 
 
@@ -98,25 +99,29 @@ class Pool:
     batch. The jobs of a host that goes away go to the others.
     """
 
-    def __init__(self, hosts: list[Reachable], demand: Demand) -> None:
+    def __init__(
+        self, hosts: list[Reachable], demand: Demand, count: CountFigure = lambda name, value: None
+    ) -> None:
         """Take one host for each slot, and what says how many of them are wanted now."""
-        self._hosts, self._demand = hosts, demand
+        self._hosts, self._demand, self._count = hosts, demand, count
         self._at_work: dict[int, threading.Thread] = {}
+        self._refused: dict[int, tuple[float, HostNotReady]] = {}  # until when a slot is left alone, and why
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Reach a host, then return an iterator over one outcome for each job, see `ports.Host`.
 
         Raises HostNotReady when no host is left for the jobs that are.
         """
-        tried_first = sorted(jobs, key=lambda job: -job.tries)
-        batch = _Batch(tried_first, time.monotonic() + BATCH_SECONDS)
-        for number in self._chosen(len(batch.todo)):
-            batch.hosts += 1
-            work = threading.Thread(target=batch.work, args=(self._hosts[number],), daemon=True)
-            self._at_work[number] = work
-            work.start()
-        outcomes = batch.outcomes()
-        return outcomes if batch.is_reached() else iter(list(outcomes))  # the latter says why not
+        taken = sorted(jobs, key=lambda job: -job.tries)
+        chosen = self._chosen(len(taken))
+        if not chosen:
+            raise self._why_none()
+        batch = _Batch(taken, time.monotonic() + BATCH_SECONDS, len(chosen))
+        for number in chosen:
+            self._at_work[number] = threading.Thread(target=self._work, args=(number, batch), daemon=True)
+            self._at_work[number].start()
+        batch.wait_reached()
+        return batch.outcomes()
 
     def abandon(self) -> None:
         """Abort work in progress, by ending the connections."""
@@ -127,109 +132,166 @@ class Pool:
         """Return the slots for a batch: as many as are wanted, and those that are connected all the same.
 
         Fewer are wanted as the queue empties. The others then help until it is empty, and power themselves
-        off; jobs that arrive one by one do not keep them from that.
+        off; jobs that arrive one by one do not keep them from that, unless no wanted host is connected.
         """
-        wanted = self._demand.hosts()
+        wanted = list(range(self._demand.hosts()))
+        connected = [number for number, host in enumerate(self._hosts) if host.is_connected]
+        if not set(wanted) & set(connected):
+            wanted += connected[:1]
+        helping = connected if jobs > _FEW else []
+        now = time.monotonic()
         return [
             number
-            for number, host in enumerate(self._hosts)
-            if (number < wanted or (jobs > _SHARE and host.is_connected)) and not self._is_at_work(number)
+            for number in sorted({*wanted, *helping})
+            if not self._is_at_work(number) and now >= self._refused.get(number, (0.0, None))[0]
         ]
+
+    def _why_none(self) -> HostNotReady:
+        now = time.monotonic()
+        left = [(until - now, error) for until, error in self._refused.values() if until > now]
+        if not left:
+            return HostNotReady("the hosts are being reached", _SOON)
+        wait, error = min(left, key=lambda one: one[0])
+        return HostNotReady(str(error), max(wait, 1.0), error.is_fault)
 
     def _is_at_work(self, number: int) -> bool:
         """Return whether a host is still being reached for an earlier batch."""
         return number in self._at_work and self._at_work[number].is_alive()
 
-
-class _Batch:
-    """Hold the jobs of a batch, and what became of them."""
-
-    def __init__(self, jobs: list[Job], deadline: float) -> None:
-        self.todo, self.hosts = deque(jobs), 0
-        self._left, self._deadline = len(jobs), deadline
-        self._said: SimpleQueue[Outcome | HostNotReady | None] = SimpleQueue()
-        self._reached: SimpleQueue[bool] = SimpleQueue()
-        self._begun = threading.Event()
-
-    def is_reached(self) -> bool:
-        """Wait until a host is reached; return False when none was."""
-        return any(self._reached.get() for _ in range(self.hosts))
-
-    def work(self, host: Reachable) -> None:
+    def _work(self, number: int, batch: "_Batch") -> None:
         """Have one host do jobs until none is left, or it goes away."""
         end: HostNotReady | None = None
+        host = self._hosts[number]
         try:
             host.reach()
-            self._reached.put(True)
-            self._begun.wait(max(self._deadline - time.monotonic(), 0))
-            while share := self._share():
-                self._do(host, share)
+            batch.note_reached()
+            while share := batch.take():
+                batch.do(host, share)
         except HostNotReady as error:
             end = error
-        except Exception as error:  # noqa: BLE001  a host that cannot be used for any reason must not end the batch
+        except Exception as error:  # noqa: BLE001  one host that cannot be used must not end the batch
             end = HostNotReady(str(error) if isinstance(error, HostError) else place_of(error))
         finally:
-            self._said.put(end)
-            self._reached.put(False)
+            if end and not isinstance(end, HostNotDone):
+                self._refused[number] = (time.monotonic() + end.retry_after, end)
+                level = logging.ERROR if end.is_fault else logging.INFO
+                log.log(level, "host %s is not ready: %s", number + 1, end)
+                if end.is_fault:
+                    self._count("HostFault", 1.0)
+            batch.end(end)
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Yield the outcomes until every job has one; raise HostNotReady when no host is left."""
-        ends: list[HostNotReady] = []
-        self._begun.set()
-        try:
-            while self._left:
-                if not self.hosts:
-                    raise _together(ends)
-                said = self._next()
-                if isinstance(said, Outcome):
-                    self._left -= 1
-                    yield said
-                    continue
-                self.hosts -= 1
-                if said:
-                    ends.append(said)
-                    level = logging.ERROR if said.is_fault else logging.INFO
-                    log.log(level, "one of the hosts is not ready: %s", said)
-        finally:
-            self.todo.clear()
 
-    def _next(self) -> Outcome | HostNotReady | None:
-        try:
-            return self._said.get(timeout=max(self._deadline + _GRACE_SECONDS - time.monotonic(), 0))
-        except Empty as error:
-            raise HostNotReady("the hosts took too long", 10) from error
+class _Batch:
+    """Hold the jobs of a batch, and what became of them. Its threads agree by `_changed`."""
 
-    def _share(self) -> list[Job]:
-        share: list[Job] = []
-        while self.todo and len(share) < _SHARE:
-            try:
-                share.append(self.todo.popleft())
-            except IndexError:  # another host was faster
-                break
-        return share
+    def __init__(self, jobs: list[Job], deadline: float, hosts: int) -> None:
+        self._todo, self._left, self._deadline = deque(jobs), len(jobs), deadline
+        self._tries = {job.key: job.tries for job in jobs}
+        self._hosts = hosts  # whose threads have not ended
+        self._found: deque[Outcome] = deque()
+        self._ends: list[HostNotReady] = []
+        self._changed = threading.Condition()
+        self._is_reached = self._is_begun = self._is_over = False
 
-    def _do(self, host: Reachable, share: list[Job]) -> None:
+    def wait_reached(self) -> None:
+        """Wait until a host is reached; raise HostNotReady when none can be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_reached or not self._hosts, self._seconds())
+            if not self._is_reached:
+                self._is_over = True
+                raise self._why()
+
+    def note_reached(self) -> None:
+        """Note that a host is ready."""
+        with self._changed:
+            self._is_reached = True
+            self._changed.notify_all()
+
+    def take(self) -> list[Job]:
+        """Return the next jobs for a host, once there are some; none when all are done, or the time is over.
+
+        A job that was tried before is given alone: it may be one that ends the worker. Half of the batch's
+        time has to be left, so that an image is not called slow that had no time.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (self._is_begun and self._todo) or not self._left or self._is_over, self._seconds()
+            )
+            if self._is_over or not self._todo or not self._has_time():
+                return []
+            if self._todo[0].tries:
+                return [self._todo.popleft()]
+            count = len(self._todo)
+            if self._hosts > 1:  # the last few jobs are shared, too
+                count = math.ceil(count / (2 * self._hosts))
+            return [self._todo.popleft() for _ in range(count)]
+
+    def do(self, host: Reachable, share: list[Job]) -> None:
+        """Have a host do jobs; those that it does not answer go back when it goes away."""
         left = {job.key: job for job in share}
         try:
             for outcome in host.run(share, self._deadline):
                 del left[outcome.key]
-                self._said.put(outcome)
+                self._note([outcome])
         except HostNotReady as error:
             tried = error.tried if isinstance(error, HostNotDone) else ()
-            self.todo.extend(replace(job, tries=job.tries + (key in tried)) for key, job in left.items())
+            with self._changed:
+                self._todo.extend(replace(job, tries=job.tries + (key in tried)) for key, job in left.items())
+                self._changed.notify_all()
             raise
         except Exception as error:  # noqa: BLE001  the others must learn what became of these jobs
             why = str(error) if isinstance(error, HostError) else place_of(error)
-            for key in left:
-                self._said.put(Outcome(key, "failed", why))
+            self._note([Outcome(key, "failed", why) for key in left])
 
+    def end(self, error: HostNotReady | None) -> None:
+        """Note that a thread has ended."""
+        with self._changed:
+            self._hosts -= 1
+            if error:
+                self._ends.append(error)
+            self._changed.notify_all()
 
-def _together(ends: list[HostNotReady]) -> HostNotReady:
-    """Return one error for all hosts: the reason of the first, and the shortest wait."""
-    if not ends:
-        return HostNotReady("the hosts are being reached", 10)
-    soon, is_fault = min(end.retry_after for end in ends), any(end.is_fault for end in ends)
-    at_work = [end for end in ends if isinstance(end, HostNotDone)]
-    if at_work:
-        return HostNotDone(str(at_work[0]), soon, is_fault, {key for end in at_work for key in end.tried})
-    return HostNotReady(str(ends[0]), soon, is_fault)
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the outcomes until every job has one; raise HostNotReady when no host is left.
+
+        No job begins before the first outcome is asked for.
+        """
+        try:
+            with self._changed:
+                answered, total, self._is_begun = 0, self._left, True
+                self._changed.notify_all()
+            while answered < total:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._found or not self._hosts, self._seconds())
+                    if not self._found:
+                        raise self._why()
+                    found = self._found.popleft()
+                answered += 1
+                yield found
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify_all()
+
+    def _note(self, outcomes: list[Outcome]) -> None:
+        with self._changed:
+            self._found.extend(outcomes)
+            self._left -= len(outcomes)
+            self._changed.notify_all()
+
+    def _has_time(self) -> bool:
+        return self._deadline - time.monotonic() > BATCH_SECONDS / 2
+
+    def _seconds(self) -> float:
+        return max(self._deadline + _GRACE_SECONDS - time.monotonic(), 0.0)
+
+    def _why(self) -> HostNotReady:
+        """Return one error for all hosts: the first reason, the shortest wait, and which jobs were tried."""
+        if not self._ends:
+            return HostNotDone("no time was left for the other jobs", _SOON)
+        soon = min(end.retry_after for end in self._ends)
+        is_fault = any(end.is_fault for end in self._ends)
+        tried = {job.key for job in self._todo if job.tries > self._tries[job.key]}
+        if tried or any(isinstance(end, HostNotDone) for end in self._ends):
+            return HostNotDone(str(self._ends[0]), soon, is_fault, tried)
+        return HostNotReady(str(self._ends[0]), soon, is_fault)

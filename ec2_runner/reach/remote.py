@@ -13,6 +13,7 @@ from pipeline.verdict import Release
 BATCH_SECONDS = 80.0  # for a batch, including the connection: less than the function's 120
 _CONNECT_SECONDS = 20.0
 _RESTART_SECONDS = 30.0  # for a crashed worker to come back
+_RENEWED_SECONDS = 780.0  # a tunnel is ended after 900, see `tunnel`
 _LOOK_SECONDS = 0.25  # between checks for that
 _SOON = 10.0
 
@@ -24,6 +25,7 @@ class RemoteHost:
         """Use the worker's `port` on the loopback of its machine, and its secret `token`, if it has one."""
         self._route, self._port, self._release, self._token = route, port, release, token
         self._connection: Connection | None = None
+        self._connected_at = 0.0
 
     @property
     def is_connected(self) -> bool:
@@ -32,6 +34,7 @@ class RemoteHost:
 
     def reach(self) -> None:
         """Connect to the worker, if it is not connected; raise HostNotReady where that is impossible."""
+        self._renew()
         self._stream(time.monotonic() + _CONNECT_SECONDS).close()
 
     def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
@@ -43,11 +46,13 @@ class RemoteHost:
         the batch, on the monotonic clock.
         """
         deadline = deadline or time.monotonic() + BATCH_SECONDS
+        self._renew()
         if not self.is_connected:
             self._connect(deadline)
+        has_full_time = deadline - time.monotonic() > BATCH_SECONDS - _CONNECT_SECONDS
         taken = sorted(jobs, key=lambda job: -job.tries)
         alone = [job for job in taken if job.tries or len(taken) == 1]
-        return self._judged(alone, taken[len(alone) :], deadline)
+        return self._judged(alone, taken[len(alone) :], deadline, has_full_time)
 
     def abandon(self) -> None:
         """Abort work in progress, by ending the connection."""
@@ -59,12 +64,19 @@ class RemoteHost:
             self._connection.close()
             self._connection = None
 
-    def _judged(self, alone: list[Job], others: list[Job], deadline: float) -> Iterator[Outcome]:
+    def _renew(self) -> None:
+        """End a connection whose tunnel would soon end, in the middle of a batch."""
+        if time.monotonic() - self._connected_at > _RENEWED_SECONDS:
+            self.close()
+
+    def _judged(
+        self, alone: list[Job], others: list[Job], deadline: float, has_full_time: bool
+    ) -> Iterator[Outcome]:
         for number, job in enumerate(alone):
             if number:
                 _check_time(deadline)
                 self._wait_for_worker(deadline)
-            yield self._tried_alone(job, deadline, is_first=not number)
+            yield self._tried_alone(job, deadline, is_first=has_full_time and not number)
         if not others:
             return
         if alone:
@@ -184,6 +196,7 @@ class RemoteHost:
 
     def _connect(self, deadline: float) -> Connection:
         self.close()
+        self._connected_at = time.monotonic()
         self._connection = self._route.open(min(deadline, time.monotonic() + _CONNECT_SECONDS))
         return self._connection
 

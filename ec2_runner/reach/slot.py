@@ -15,6 +15,7 @@ from pipeline.errors import HostNotReady, StoreError
 log = logging.getLogger(__name__)
 
 _CLAIM_SECONDS = 60.0  # time for a handler to launch; then another handler does, and gets the same instance
+_LAUNCH_SECONDS = 15.0  # for tries in several places; the next call goes on where this one ended
 # After a launch, EC2 may not know the instance everywhere: it is eventually consistent.
 _SHOWN_SECONDS = 120.0
 _SOON = 20.0  # seconds until a change of state is likely
@@ -131,11 +132,13 @@ class Slot:
 
     def _launched(self, holding: Holding) -> Instance:
         """Launch an instance in the first place that has room, and return it."""
-        now = self._now()
+        began = now = self._now()
         if now < holding.launch_after:
             raise HostNotReady(*_put_off(holding.ended_by or "", holding.launch_after - now), is_fault=True)
         for _ in self._placements:
-            generation = holding.generation
+            generation, now = holding.generation, self._now()
+            if now - began > _LAUNCH_SECONDS:
+                raise HostNotReady("no capacity so far; other types and subnets are tried", 5)
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
                 raise HostNotReady("another handler is launching the host", _SOON)
             try:

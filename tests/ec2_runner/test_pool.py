@@ -27,10 +27,13 @@ class Machine:
     def __init__(self, seconds: float = 0, lives: float = float("inf"), judge: Judge | None = None) -> None:
         self.seconds, self.lives, self.judge = seconds, lives, judge
         self.is_connected = False
+        self.asked, self.far = 0, 0.0  # how often it was reached, and how many seconds that takes
         self.done: list[str] = []
         self.boots: HostNotReady | threading.Event | None = None
 
     def reach(self) -> None:
+        self.asked += 1
+        time.sleep(self.far)
         if isinstance(self.boots, HostNotReady):
             raise self.boots
         if self.boots:
