@@ -74,7 +74,7 @@ def test_a_worker_of_this_process_and_its_queue(tmp_path: Path, monkeypatch: pyt
         assert after.host.since is not None
         assert after.host.since > busy.host.since
         assert after.host.jobs_a_minute >= 3  # `b` was delivered twice
-        assert after.host.last_error == "RuntimeError at fakes.py:86"
+        assert after.host.last_error == "RuntimeError at fakes.py:90"
         assert after.host.last_error_at is not None
         assert (after.host.model, after.host.release) == (MODEL, RELEASE)
     finally:

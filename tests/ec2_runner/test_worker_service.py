@@ -57,7 +57,7 @@ def test_outcomes_come_one_by_one_and_are_counted() -> None:
     status = service.status()
     assert (status.state, status.active, status.jobs_a_minute) == ("ready", 0, 2)
     assert status.results == {"classified": 1, "failed": 1, "gone": 1}
-    assert status.last_error == "RuntimeError at fakes.py:86"
+    assert status.last_error == "RuntimeError at fakes.py:90"
 
 
 def test_another_release_is_refused_and_a_newer_one_ends_the_worker() -> None:

@@ -67,7 +67,7 @@ def test_of_several_windows_the_first() -> None:
 
 REFERENCE: dict[str, dict[str, object]] = {
     "window": {"WindowCenter": 1500, "WindowWidth": 1700},
-    "narrowest window": {"WindowCenter": 2000, "WindowWidth": 1},
+    "narrowest window": {"WindowCenter": 2600, "WindowWidth": 1},
     "exact window": {"WindowCenter": 1500, "WindowWidth": 1700.5, "VOILUTFunction": "LINEAR_EXACT"},
     "sigmoid": {"WindowCenter": 2000, "WindowWidth": 1000, "VOILUTFunction": "SIGMOID"},
     "rescale": {"RescaleSlope": 2.5, "RescaleIntercept": -1000, "WindowCenter": 4000, "WindowWidth": 6000},
