@@ -3,7 +3,7 @@
 import time
 
 from pipeline.errors import StoreError, UsageError
-from pipeline.names import preview_prefix, printable, verdict_key
+from pipeline.names import BOOKMARK, preview_prefix, printable, verdict_key
 from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
@@ -40,6 +40,7 @@ def _erase(key: str, store: FullStore, index: Index) -> bool:
     row = printable(key)
     known = index.get(row) is not None
     removed = sum(map(store.purge, _places(key)))
+    store.purge(BOOKMARK)  # a version of it may name this X-ray; reconcile begins anew
     index.remove(verdict_key(key))
     index.mark(row, "deleted")
     return bool(removed) or known

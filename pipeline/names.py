@@ -7,7 +7,8 @@ import re
 
 INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
-_PREVIEWS = OUTBOX + ".previews/"
+PREVIEWS = OUTBOX + ".previews/"
+BOOKMARK = "system/reconcile.json"  # where the last look at a part of the inbox ended: a key
 _RESERVED = ("name-not-usable/", ".previews/")
 # Endings, after a dot, of files that are being written, downloaded or synchronised.
 _UNFINISHED = """
@@ -76,7 +77,7 @@ def preview_key(inbox_key: str, etag: str) -> str:
 
 def preview_prefix(inbox_key: str) -> str:
     """Return the folder of all the previews of an inbox key."""
-    return f"{_PREVIEWS}{_digest(inbox_key)}/"
+    return f"{PREVIEWS}{_digest(inbox_key)}/"
 
 
 def name_problem(inbox_key: str) -> str | None:

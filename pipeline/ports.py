@@ -198,3 +198,9 @@ class Index(Protocol):
 
     def all(self) -> Iterator[Row]:
         """Yield all rows, in no particular order."""
+
+    def part(self, after: str, end: str) -> Iterator[Row]:
+        """Yield the rows after the key `after`, up to `end`; an empty key sets no bound.
+
+        Without `after`, the rows of verdicts with hashed names come, too.
+        """

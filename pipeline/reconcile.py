@@ -7,16 +7,18 @@ here as waiting, and the next look leaves that alone, too.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 
 from pipeline.errors import ConditionFailed, IndexNotReady, NotQueued, StoreError
 from pipeline.intake import PATIENCE, mark_source, record_verdict
 from pipeline.names import (
+    BOOKMARK,
     INBOX,
     OUTBOX,
+    PREVIEWS,
     UNUSABLE,
     inbox_key,
     is_unfinished,
@@ -31,7 +33,7 @@ MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its 
 _LATE = timedelta(minutes=5)  # a notification that comes later than this may be taken for a lost one
 MOST_AT_ONCE = 100_000  # X-rays that one run of a function compares; they need about 100 MB
 _CHUNK = 1000  # keys that are queued together
-_BOOKMARK, _BOOKMARK_LIMIT = "system/reconcile.json", 10_000
+_BOOKMARK_LIMIT = 10_000
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ def reconcile_inbox(
     look.read_queue(queue)
     look.read_inbox(most, seconds_left)
     look.read_outbox()
-    look.read_worklist()
+    look.read_worklist(seconds_left)
     is_done = look.correct(seconds_left) and look.send(queue, seconds_left)
     return Reconciled(look.queued, look.waiting, look.oldest_seconds, look.end if is_done else after)
 
 
 def next_look(store: Store) -> str:
     """Return the key after which the last look of `reconcile_inbox` ended; empty where it saw everything."""
-    found = store.get(_BOOKMARK, _BOOKMARK_LIMIT)
+    found = store.get(BOOKMARK, _BOOKMARK_LIMIT)
     try:
         return str(json.loads(found[1])["after"]) if found else ""
     except (ValueError, KeyError, TypeError):
@@ -86,11 +88,11 @@ def next_look(store: Store) -> str:
 
 def note_next_look(store: Store, after: str) -> None:
     """Keep for `next_look` where this look ended."""
-    found = store.head(_BOOKMARK)
+    found = store.head(BOOKMARK)
     if found is None and not after:
         return
     try:
-        store.put(_BOOKMARK, json.dumps({"after": after}).encode(), found.etag if found else None)
+        store.put(BOOKMARK, json.dumps({"after": after}).encode(), found.etag if found else None)
     except ConditionFailed:
         return  # another run knows better
 
@@ -138,17 +140,15 @@ class _Look:
 
     def read_outbox(self) -> None:
         """List the verdicts of these objects."""
-        first = OUTBOX + self._after.removeprefix(INBOX) if self._after else ""
-        last = f"{OUTBOX}{self.end.removeprefix(INBOX)}.json" if self.end else ""
-        for job in self._store.names(OUTBOX, first):
-            if last and job.key > last and not job.key.startswith(UNUSABLE):
-                break  # what is left out by that is read again, and found to be right
+        for job in self._outbox_names():
             if is_verdict(job.key) and self._has_verdict(job.key):
                 self._outbox[job.key] = job.etag
 
-    def read_worklist(self) -> None:
+    def read_worklist(self, seconds_left: Callable[[], float]) -> None:
         """Compare each row with the lists, and drop from them what needs no more work."""
-        for row in self._index.all():
+        for number, row in enumerate(self._index.part(self._after, self.end)):
+            if number % _CHUNK == 0 and seconds_left() < 0:
+                raise StoreError("the worklist is too long to be compared in the time of one run")
             info = self._inbox.pop(row.key, None)
             place = row.verdict_key or verdict_key(row.key)
             if self._has_verdict(place):
@@ -158,6 +158,22 @@ class _Look:
                     self._wrong.append((place, row, info))
                     continue
             self._compare(row, info)
+
+    def _outbox_names(self) -> Iterator[Job]:
+        """List the verdicts' names of this part; where it is not all, the previews are passed over."""
+        if not self._after and not self.end:
+            yield from self._store.names(OUTBOX)
+            return
+        first = OUTBOX + self._after.removeprefix(INBOX)
+        last = f"{OUTBOX}{self.end.removeprefix(INBOX)}.json" if self.end else ""
+        # What is left out by `last`, or by the order of S3, is read again, and found to be right.
+        if first < PREVIEWS:
+            yield from takewhile(lambda job: job.key < PREVIEWS, self._store.names(OUTBOX, first))
+        behind = PREVIEWS.removesuffix("/") + chr(ord("/") + 1)
+        rest = self._store.names(OUTBOX, max(first, behind))
+        yield from takewhile(lambda job: not last or job.key <= last, rest)
+        if not self._after:
+            yield from self._store.names(UNUSABLE)
 
     def correct(self, seconds_left: Callable[[], float]) -> bool:
         """Bring the rows in line; return whether there was time for all of them."""

@@ -141,6 +141,12 @@ class SqliteIndex:
         """Yield all rows, in no particular order."""
         return (row for _, row in self.rows("1"))
 
+    def part(self, after: str, end: str) -> Iterator[Row]:
+        """Yield the rows between two keys, see `ports.Index`."""
+        hashed = "" if after else f"{UNUSABLE}%"
+        condition = "(key > ? AND (? = '' OR key <= ?)) OR verdict_key LIKE ?"
+        return (row for _, row in self.rows(condition, after, end, end, hashed))
+
     def rows(self, condition: str, *values: object) -> Iterator[tuple[int, Row]]:
         """Yield the rows that meet a condition, with their numbers; for `pipeline.worklist.views`."""
         query = f"SELECT id, {', '.join(COLUMNS)} FROM rows WHERE {condition}"

@@ -12,6 +12,8 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
 from pipeline.forget import erase_xray, is_known
 from pipeline.intake import Ports
+from pipeline.names import BOOKMARK
+from pipeline.reconcile import note_next_look
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
 from tests.support.fakes import MemoryStore, make_judge, make_ports
@@ -43,6 +45,15 @@ def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
     assert ports.index.get(KEY) is None
     assert ports.index.get("inbox/a.jpeg.png") is not None
     assert erase_xray(KEY, ports.store, ports.index, 0) is False
+
+
+def test_no_bookmark_of_reconcile_names_it(ports: Ports) -> None:
+    note_next_look(ports.store, KEY)
+    note_next_look(ports.store, "inbox/b")  # a bucket keeps the version before
+    assert erase_xray(KEY, ports.store, ports.index, 0)
+    assert not ports.store.holds(BOOKMARK)
+    note_next_look(ports.store, "inbox/b")
+    assert not erase_xray(KEY, ports.store, ports.index, 0)  # that was not a trace of it
 
 
 def test_what_is_known_of_a_name(ports: Ports) -> None:

@@ -1,13 +1,15 @@
 """X-rays that still wait in the queue are not queued again; a lost one is found. On a virtual clock."""
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice, takewhile
 
 import pytest
 
-from pipeline.names import inbox_key, verdict_key
+from pipeline.names import UNUSABLE, inbox_key, verdict_key
 from pipeline.reconcile import MOST_AT_ONCE, Reconciled, next_look, note_next_look, reconcile_inbox
 from pipeline.records import Job, ObjectInfo, Row
 from tests.support.fakes import MemoryStore
@@ -21,7 +23,8 @@ class Stack:
 
     bucket = "b"
     PAGE = 0.15  # seconds for a thousand names of S3
-    SCAN = 0.2  # for a megabyte of rows, about a thousand
+    SCAN, SCANS_AT_ONCE = 0.2, 8  # for a megabyte of rows, about a thousand
+    PARSE = 13 / 100_000  # a row that is returned
     WRITE, WRITES_AT_ONCE = 0.01, 16  # a row
     SEND, SENDS_AT_ONCE = 0.02, 8  # ten messages
 
@@ -33,6 +36,7 @@ class Stack:
         self.messages: deque[tuple[float, str]] = deque()
         self.queued: list[tuple[float, str]] = []  # by reconcile
         self.most_in_memory = 0
+        self.sorted: dict[str, list[str]] = {}
 
     @property
     def now(self) -> datetime:
@@ -42,7 +46,12 @@ class Stack:
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         place = self.inbox if prefix == "inbox/" else self.outbox
-        for number, key in enumerate(sorted(key for key in place if key > after)):
+        if len(self.sorted.get(prefix, "")) != len(place) or not place:  # nothing is ever removed here
+            self.sorted[prefix] = sorted(place)
+        names = self.sorted[prefix]
+        first = bisect_right(names, after) if after >= prefix else bisect_left(names, prefix)
+        found = takewhile(lambda key: key.startswith(prefix), islice(names, first, None))
+        for number, key in enumerate(found):
             if number % 1000 == 0:
                 self.clock += self.PAGE
             self.most_in_memory = max(self.most_in_memory, number)
@@ -58,11 +67,15 @@ class Stack:
 
     # The worklist.
 
-    def all(self) -> Iterator[Row]:
+    def part(self, after: str, end: str) -> Iterator[Row]:
+        """Read all, return a few, as a parallel scan with a filter does."""
         for number, row in enumerate(list(self.rows.values())):
             if number % 1000 == 0:
-                self.clock += self.SCAN
-            yield row
+                self.clock += self.SCAN / self.SCANS_AT_ONCE
+            is_hashed = not after and (row.verdict_key or "").startswith(UNUSABLE)
+            if is_hashed or (row.key > after and not (end and row.key > end)):
+                self.clock += self.PARSE
+                yield row
 
     def wait(self, keys: Iterable[str], since: datetime, at_work: bool = False) -> None:
         for key in keys:
@@ -193,6 +206,32 @@ def test_a_hundred_thousand_are_compared_and_queued_within_the_functions_time() 
             stack.outbox.add(f"outbox/.previews/{key}")
     assert runs <= 3
     assert sorted(key for _, key in stack.queued) == list(stack.inbox)
+
+
+@pytest.mark.whole
+def test_a_million_are_compared_part_by_part_each_within_the_functions_time() -> None:
+    """All are judged and have previews, but one, whose notification was lost, near the end.
+
+    Each stands for twenty, in time and in how many one run compares.
+    """
+    stack, count, lost = Stack(), 50_000, key_of(49_500)
+    stack.PAGE, stack.SCAN, stack.PARSE = (20 * time for time in (Stack.PAGE, Stack.SCAN, Stack.PARSE))
+    for number in range(count):
+        key = key_of(number)
+        stack.inbox[key] = 0.0
+        stack.outbox.add(f"outbox/.previews/{number:06}/e.jpg")
+        if key != lost:
+            stack.judge(key)
+    stack.clock, store, runs = 3600.0, MemoryStore(), 0
+    while True:
+        runs += 1
+        found = stack.look(next_look(store), MOST_AT_ONCE // 20)
+        note_next_look(store, found.after)
+        stack.clock += RUNS_SECONDS
+        if not found.after:
+            break
+    assert runs <= 11
+    assert [key for _, key in stack.queued] == [lost]
 
 
 def test_a_larger_inbox_is_looked_at_part_by_part_in_bounded_memory() -> None:

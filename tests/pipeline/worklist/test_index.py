@@ -96,6 +96,21 @@ def test_all_rows(any_index: Index) -> None:
     assert found == {DONE, Row("inbox/b", waiting_since=NOW, asked_since=NOW)}
 
 
+def test_the_rows_between_two_keys(any_index: Index) -> None:
+    any_index.wait([f"inbox/{name}" for name in "abcd"], NOW)
+    hashed = f"{UNUSABLE}1.json"
+    any_index.record(replace(DONE, key="inbox/z", verdict_key=hashed))
+
+    def keys(after: str, end: str) -> str:
+        found = [row.key.removeprefix("inbox/") for row in any_index.part(after, end)]
+        return "".join(sorted(found))
+
+    assert keys("", "") == "abcdz"
+    assert keys("inbox/a", "inbox/c") == "bc"
+    assert keys("inbox/a", "") == "bcdz"
+    assert keys("", "inbox/b") == "abz"  # with those of hashed names
+
+
 def test_what_is_not_there_stays_so(any_index: Index) -> None:
     any_index.settle(KEY, NOW)
     any_index.mark(KEY, "present")
