@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.records import Job
     from pipeline.settings import Settings
 
-_LONGEST_JOB_SECONDS = 90.0  # the longest that a batch takes on a stack's host
+_LONGEST_JOB_SECONDS = 120.0  # the longest that a batch on a host takes, or a run of ReconcileFunction
 _LOCAL_JOB_SECONDS = 2.0
 _BATCH = 16  # X-rays per event
 
