@@ -7,7 +7,7 @@ from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import remove_notifications
-from ec2_runner.stack.upload import OURS, delete_if_empty, has_bucket
+from ec2_runner.stack.upload import DEPLOYED, delete_if_empty, has_bucket
 from pipeline.aws.clients import Aws
 from pipeline.aws.names import StackNames
 from pipeline.errors import StackError
@@ -113,7 +113,7 @@ def _empty_bucket(aws: Aws, bucket: str, everything: bool, made: bool, display: 
 def _delete_artifacts(aws: Aws, bucket: str, display: Display) -> None:
     """Delete what deploys wrote into the artifact bucket, and the bucket if it held nothing else."""
     s3 = aws.client("s3")
-    for prefix in OURS:
+    for prefix in DEPLOYED:
         S3Store(bucket, s3).empty(prefix)
     if not delete_if_empty(s3, bucket):
         display.say(f"the artifact bucket {bucket} stays: it holds objects that no deploy wrote")
