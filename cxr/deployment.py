@@ -177,9 +177,9 @@ def _described(plan: "Plan", aws: "Aws") -> Iterator[str]:
 
     verb = "Update" if plan.before else "Create"
     yield f"{verb} the stack {plan.stack} in {aws.region}, account {aws.account}, bucket {plan.bucket}."
-    limits = limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts)
+    limits = limits_too_low(aws, plan.instance_type, plan.concurrency, plan.hosts, plan.spot)
     yield from (f"Note: {line}." for line in (*plan.notes, *limits))
-    yield from estimate(plan.instance_type, plan.idle_minutes).lines()
+    yield from estimate(plan.instance_type, plan.idle_minutes, hosts=plan.hosts, spot=plan.spot).lines()
 
 
 def _dry_run(options: "DeployOptions", root: Path) -> Iterator[str]:
@@ -222,12 +222,17 @@ def _dry_run(options: "DeployOptions", root: Path) -> Iterator[str]:
 def _from_the_template(options: "DeployOptions", root: Path) -> Iterator[str]:
     """Yield lines that say what a new stack would be."""
     from ec2_runner.stack.cost import estimate
-    from ec2_runner.stack.deploy import DEFAULT_IDLE_MINUTES, DEFAULT_TYPE
+    from ec2_runner.stack.deploy import DEFAULT_IDLE_MINUTES, DEFAULT_TYPE, hosts_of, is_spot
     from ec2_runner.stack.preview import resources
 
     yield f"A new stack {options.stack}:"
     yield from resources(root / "template.yaml", not options.existing_bucket, bool(options.email))
-    cost = estimate(options.instance_type or DEFAULT_TYPE, options.idle_minutes or DEFAULT_IDLE_MINUTES)
+    cost = estimate(
+        options.instance_type or DEFAULT_TYPE,
+        options.idle_minutes or DEFAULT_IDLE_MINUTES,
+        hosts=hosts_of(options.more),
+        spot=is_spot(options.more),
+    )
     yield from cost.lines()
 
 

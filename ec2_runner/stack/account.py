@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,9 @@ _FUNCTIONS = "quota L-B99A9384 of Lambda"
 # The vCPUs of all running On-Demand instances of the types A, C, D, H, I, M, R, T and Z:
 # docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-on-demand-instances.html
 _STANDARD = "L-1216C47A"
+_SPOT = "L-34B43A08"  # the same of all Spot Instance requests
 VCPUS = {"medium": 2, "large": 2, "xlarge": 4, "2xlarge": 8}  # of each size in cost.HOST_TYPES
+_EC2 = "ec2.amazonaws.com"  # the principal of EC2, which in China has another name: ec2.${AWS::URLSuffix}
 # What a person who deploys needs, for the commands' own calls and for those of CloudFormation in their name.
 POLICIES = tuple(f"docs/policies/{name}.json" for name in ("deploy", "cloudformation", "network"))
 
@@ -35,12 +38,16 @@ class _Iam(Protocol):
     def simulate_principal_policy(self, **request: Any) -> dict[str, Any]: ...
 
 
-def limits_too_low(aws: Aws, instance_type: str, concurrency: int, hosts: int = 1) -> Iterator[str]:
+def limits_too_low(
+    aws: Aws, instance_type: str, concurrency: int, hosts: int = 1, spot: bool = False
+) -> Iterator[str]:
     """Yield a sentence for each limit that is too low for a stack, or that may not be looked up."""
     looks: dict[str, Callable[[], str | None]] = {
         "functions at once": lambda: _functions(aws, concurrency),
         "EC2's vCPUs": lambda: _vcpus(aws, instance_type, hosts),
     }
+    if spot:
+        looks["EC2's Spot vCPUs"] = lambda: _vcpus(aws, instance_type, hosts, _SPOT)
     for what, look in looks.items():
         try:
             found = look()
@@ -84,6 +91,7 @@ def policy_statements(
         "REGION": region,
         "BUCKET": bucket,
         "arn:aws:": f"arn:{partition}:",
+        **({_EC2: f"{_EC2}.cn"} if partition == "aws-cn" else {}),
     }
     for word, value in words.items():
         text = text.replace(word, value)
@@ -104,15 +112,18 @@ def _functions(aws: Aws, concurrency: int) -> str | None:
     )
 
 
-def _vcpus(aws: Aws, instance_type: str, hosts: int) -> str | None:
+def _vcpus(aws: Aws, instance_type: str, hosts: int, quota: str = _STANDARD) -> str | None:
     quotas: _Quotas = aws.client("service-quotas")
-    found = ask("Service Quotas", quotas.get_service_quota, ServiceCode="ec2", QuotaCode=_STANDARD)
+    found = ask("Service Quotas", quotas.get_service_quota, ServiceCode="ec2", QuotaCode=quota)
     most, needed = float(found["Quota"]["Value"]), hosts * VCPUS[instance_type.rpartition(".")[2]]
     if most >= needed:
         return None
+    what, otherwise = "vCPUs", "hosts do not start"
+    if quota == _SPOT:
+        what, otherwise = "vCPUs of Spot Instances", "dearer On-Demand hosts are launched"
     return (
-        f"EC2 runs at most {most:.0f} vCPUs at once in this account and region, and {hosts} {instance_type}"
-        f" have {needed}: ask AWS to raise quota {_STANDARD} of EC2, else hosts do not start"
+        f"EC2 runs at most {most:.0f} {what} at once in this account and region, and {hosts} {instance_type}"
+        f" have {needed}: ask AWS to raise quota {quota} of EC2, else {otherwise}"
     )
 
 
@@ -129,12 +140,7 @@ def _identity(iam: _Iam, caller: str) -> str | None:
 
 def _denied(iam: _Iam, identity: str, statement: Mapping[str, Any]) -> Iterator[str]:
     """Yield the actions of one statement that IAM would not allow."""
-    context = [
-        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-        for pairs in statement.get("Condition", {}).values()
-        for key, values in pairs.items()
-        for value in _listed(values)[:1]
-    ]
+    pairs = [pair for kind in statement.get("Condition", {}).values() for pair in kind.items()]
     by_service: dict[str, list[str]] = {}
     for action in _listed(statement["Action"]):
         by_service.setdefault(action.partition(":")[0], []).append(action)
@@ -144,16 +150,25 @@ def _denied(iam: _Iam, identity: str, statement: Mapping[str, Any]) -> Iterator[
             "PolicySourceArn": identity,
             "ActionNames": actions,
             "ResourceArns": resources or ["*"],
-            "ContextEntries": context,
         }
-        while True:
-            page = ask("IAM", iam.simulate_principal_policy, **request)
-            for result in page["EvaluationResults"]:
-                if result["EvalDecision"] != "allowed":
-                    yield str(result["EvalActionName"])
-            if not page.get("IsTruncated"):
-                break
-            request["Marker"] = page["Marker"]
+        for values in product(*(_listed(values) for _, values in pairs)):  # each has to be allowed
+            context = [
+                {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+                for (key, _), value in zip(pairs, values, strict=True)
+            ]
+            yield from _denied_by(iam, {**request, "ContextEntries": context})
+
+
+def _denied_by(iam: _Iam, request: dict[str, Any]) -> Iterator[str]:
+    """Yield the actions that one simulation does not allow, from all its pages."""
+    while True:
+        page = ask("IAM", iam.simulate_principal_policy, **request)
+        for result in page["EvaluationResults"]:
+            if result["EvalDecision"] != "allowed":
+                yield str(result["EvalActionName"])
+        if not page.get("IsTruncated"):
+            break
+        request = {**request, "Marker": page["Marker"]}
 
 
 def _listed(value: Any) -> list[str]:

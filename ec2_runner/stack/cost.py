@@ -70,6 +70,8 @@ _BOOT_MINUTES = 2.0  # of a stopped host
 _TURN_SECONDS, _TURN_MESSAGES, _WAIT_WRITES = 22.0, 0.3, 3
 _MONTH_HOURS = 730
 
+_SPOT = "(these are On-Demand prices: Spot Instances cost less, and their price changes)"
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -79,24 +81,33 @@ class Cost:
     images: float  # 1,000 images that come together: the host works, then waits out its idle minutes
     storage: float  # of those 1,000 images, per month
     always_on: float  # per month, if images come so often that the host never stops
+    hosts: int = 1  # at a time, in `always_on`
+    spot: bool = False
     burst: str = ""  # a word on the part of `always_on` that a T type costs beyond its price
 
     def lines(self) -> list[str]:
         """Return the costs as lines for people."""
+        who = "a host that is never idle" if self.hosts == 1 else f"{self.hosts} hosts that are never idle"
         return [
             f"at rest: about ${self.at_rest:.2f} a month",
             f"1,000 images that come together: about ${self.images:.2f},"
             f" and ${self.storage:.2f} a month to keep them",
-            f"a host that is never idle: about ${self.always_on:.0f} a month",
+            f"{who}: about ${self.always_on:.0f} a month",
             *([self.burst] if self.burst else []),
+            *([_SPOT] if self.spot else []),
             f"({PRICED})",
         ]
 
 
 def estimate(
-    instance_type: str, idle_minutes: float = 20, megabytes: float = 1.0, images_a_second: float = 10.0
+    instance_type: str,
+    idle_minutes: float = 20,
+    megabytes: float = 1.0,
+    images_a_second: float = 10.0,
+    hosts: int = 1,
+    spot: bool = False,
 ) -> Cost:
-    """Return the cost with hosts of that type and images of that size; raise UsageError if unknown."""
+    """Return the cost with hosts of that type, at On-Demand prices; raise UsageError if it is unknown."""
     if instance_type not in HOST_TYPES:
         raise UsageError(f"--instance-type {instance_type} is none of: {', '.join(HOST_TYPES)}")
     host = HOST_TYPES[instance_type]
@@ -120,8 +131,10 @@ def estimate(
         at_rest=rest,
         images=hours * host.hourly + extra + functions + requests + waiting,
         storage=count * megabytes / 1000 * 1.1 * _STORAGE,  # 10% more for verdicts and previews
-        always_on=rest + _MONTH_HOURS * host.hourly + month,
-        burst=_burst_line(instance_type, host.burst, month) if host.burst else "",
+        always_on=rest + (hosts - 1) * _DISK_GB * _DISK + hosts * (_MONTH_HOURS * host.hourly + month),
+        hosts=hosts,
+        spot=spot,
+        burst=_burst_line(instance_type, host.burst, hosts * month) if host.burst else "",
     )
 
 

@@ -10,9 +10,9 @@ of the stack. It goes back only when the stack is seen to be back, never while C
 
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ec2_runner.reach.fleet import Fleet
@@ -23,7 +23,7 @@ from ec2_runner.stack.display import Display
 from ec2_runner.stack.kept import check_settings, kept_note
 from ec2_runner.stack.notifications import add_notifications
 from ec2_runner.stack.release import ARCHITECTURES, Architecture, Bundle, architecture_of
-from ec2_runner.stack.surroundings import check_key, s3_prefix_list
+from ec2_runner.stack.surroundings import check_key, key_notes, s3_prefix_list
 from ec2_runner.stack.upload import (
     OLD_RELEASES,
     current_release,
@@ -39,7 +39,7 @@ from ec2_runner.stack.upload import (
 )
 from pipeline.aws.clients import Aws
 from pipeline.aws.errors import ask
-from pipeline.aws.names import StackNames
+from pipeline.aws.names import ARTIFACTS, StackNames
 from pipeline.errors import StackGoesOn, StoreError, UsageError
 from pipeline.store.s3 import S3Store
 
@@ -62,6 +62,12 @@ _INSTEAD = {  # parameters that have an option of their own, which is read for m
     "EventMapping": "leave it out, deploy sets it",
 }
 _MENDED = "its failed creation is deleted, or its failed rollback continued, first"
+_ENDS_HOSTS = (
+    "another NetworkPrefix replaces the network: the deliveries stop and all hosts are ended first; X-rays"
+    " wait in the queue until the new network is there"
+)
+_WAITING = "the queue's deliveries are stopped: X-rays wait in it until `cxr deploy` succeeds, so repeat it"
+_RESUMED = "the network did not change; the queue's deliveries go on in the old one"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # bucket names begin with it, and have at most 63 characters
 
 
@@ -95,6 +101,7 @@ class Plan:
     before: StackState | None
     parameters: dict[str, str] = field(default_factory=dict, repr=False)  # one of them is a secret
     notes: tuple[str, ...] = ()  # what a person should know before agreeing
+    spot: bool = False
 
     @property
     def changes_network(self) -> bool:
@@ -113,6 +120,8 @@ def check_options(options: DeployOptions) -> None:
     """Raise UsageError for options that no stack can have."""
     if not _NAME.fullmatch(options.stack):
         raise UsageError("--stack has to be 1 to 20 lower-case letters, digits and hyphens, a letter first")
+    if options.stack.endswith(ARTIFACTS):
+        raise UsageError(f"--stack may not end in {ARTIFACTS}: the buckets of releases are named so")
     if options.bucket and options.existing_bucket:
         raise UsageError("--bucket creates a bucket, --existing-bucket uses one: name only one of them")
     for name, instead in _INSTEAD.items():
@@ -122,7 +131,17 @@ def check_options(options: DeployOptions) -> None:
         raise UsageError(f"--instance-type {options.instance_type} is none of: {', '.join(HOST_TYPES)}")
     _functions(options.more)
     _count(options.more, *_CONCURRENCY)
-    _count(options.more, *_HOSTS)
+    hosts_of(options.more)
+
+
+def hosts_of(parameters: dict[str, str]) -> int:
+    """Return how many hosts a stack has at most; raise UsageError when that is no number."""
+    return _count(parameters, *_HOSTS)
+
+
+def is_spot(parameters: dict[str, str]) -> bool:
+    """Return whether the hosts are Spot Instances where there are any."""
+    return parameters.get("Spot") == "true"
 
 
 def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> Plan:
@@ -153,11 +172,12 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         "CreateBucket": str(makes_bucket).lower(),
     }
     parameters = {name: str(value) for name, value in given.items() if value is not None}
-    notes = [f"the stack is in {found.status}: {_MENDED}"] if found and not found.is_sound else []
+    notes = list(key_notes(aws, wanted.get("KmsKeyArn", "")))
+    notes += [f"the stack is in {found.status}: {_MENDED}"] if found and not found.is_sound else []
     if not makes_bucket:
         check_settings(aws.client("s3"), bucket, parameters)
         notes.append(kept_note(bucket))
-    return Plan(
+    plan = Plan(
         options.stack,
         bucket,
         makes_bucket,
@@ -165,11 +185,13 @@ def make_plan(options: DeployOptions, aws: Aws, stack: CloudFormationStack) -> P
         options.idle_minutes or float(known.get("IdleMinutes", DEFAULT_IDLE_MINUTES)),
         _functions(wanted),
         _count(wanted, *_CONCURRENCY),
-        _count(wanted, *_HOSTS),
+        hosts_of(wanted),
         before,
         parameters,
         tuple(notes),
+        is_spot(wanted),
     )
+    return replace(plan, notes=(*notes, _ENDS_HOSTS)) if plan.changes_network else plan
 
 
 def carry_out(
@@ -204,12 +226,10 @@ def carry_out(
             upload_release(s3, artifacts, release, advance)
         if not plan.makes_bucket:
             _notify(plan, s3, stack)
-        if plan.changes_network:
-            with display.at_work("ending the hosts, since the network changes"):
-                others = {name: value for name, value in parameters.items() if name != _NETWORK}
-                stack.apply(template, {**others, "EventMapping": "false"})  # so that nobody launches another
-                end_hosts(fleet)
-        with display.at_work("bringing the stack up to date"):
+        with (
+            _hosts_ended(plan, template, parameters, stack, fleet, display),
+            display.at_work("bringing the stack up to date"),
+        ):
             applied = stack.apply(template, {**parameters, "EventMapping": "true"})
     except StackGoesOn:
         raise  # the functions may be of either release by the time that a person reads this
@@ -231,6 +251,47 @@ def carry_out(
         old_releases.empty(OLD_RELEASES)
     prune(S3Store(artifacts, s3), release, before, template)
     _tell_image(plan, applied, display)
+
+
+@contextmanager
+def _hosts_ended(
+    plan: Plan,
+    template: str,
+    parameters: dict[str, str],
+    stack: CloudFormationStack,
+    fleet: Fleet,
+    display: Display,
+) -> Iterator[None]:
+    """Have no host in the network during a `with` block that replaces it, and nobody who launches one.
+
+    If that breaks off, the deliveries begin again in the old network where the stack can be changed.
+    """
+    if not plan.changes_network:
+        yield
+        return
+    try:
+        with display.at_work("ending the hosts, since the network changes"):
+            others = {name: value for name, value in parameters.items() if name != _NETWORK}
+            stack.apply(template, {**others, "EventMapping": "false"})
+    except StackGoesOn:
+        display.say(_WAITING)
+        raise
+    try:
+        end_hosts(fleet)
+        yield
+    except BaseException as error:
+        resumed = not isinstance(error, StackGoesOn | KeyboardInterrupt) and _resumed(stack, template)
+        display.say(_RESUMED if resumed else _WAITING)
+        raise
+
+
+def _resumed(stack: CloudFormationStack, template: str) -> bool:
+    """Have the queue deliver jobs again, and change nothing else; return whether that was possible."""
+    try:
+        stack.apply(template, {"EventMapping": "true"})
+    except (Exception, KeyboardInterrupt):  # noqa: BLE001  the first error is the one to tell
+        return False
+    return True
 
 
 def _image(options: DeployOptions, before: StackState | None) -> str:
@@ -300,6 +361,8 @@ def _bucket(options: DeployOptions, aws: Aws, before: StackState | None) -> tupl
             raise UsageError(f"the stack has the bucket {bucket}: for another one, name another --stack")
         return bucket, before.parameters["CreateBucket"] == "true"
     bucket = named or StackNames(options.stack).bucket(aws.account, aws.region)
+    if bucket.endswith(f"{ARTIFACTS}-{aws.account}-{aws.region}"):
+        raise UsageError(f"the bucket {bucket} is for the releases of a stack, not for X-rays: name another")
     exists = has_bucket(aws, bucket)
     if exists and options.bucket:
         raise UsageError(

@@ -7,7 +7,7 @@ from ec2_runner.reach.fleet import Fleet
 from ec2_runner.stack.cloudformation import CloudFormationStack, StackState
 from ec2_runner.stack.display import Display
 from ec2_runner.stack.notifications import remove_notifications
-from ec2_runner.stack.upload import has_bucket
+from ec2_runner.stack.upload import DEPLOYED, delete_if_empty, has_bucket
 from pipeline.aws.clients import Aws
 from pipeline.aws.names import StackNames
 from pipeline.errors import StackError
@@ -50,9 +50,7 @@ def destroy_stack(
         _empty_bucket(aws, bucket, everything, made, display)
     artifacts = StackNames(stack.name).artifacts(aws.account, aws.region)
     if has_bucket(aws, artifacts):
-        s3 = aws.client("s3")
-        S3Store(artifacts, s3).empty("")
-        s3.delete_bucket(Bucket=artifacts)
+        _delete_artifacts(aws, artifacts, display)
 
 
 def end_hosts(
@@ -106,8 +104,16 @@ def _empty_bucket(aws: Aws, bucket: str, everything: bool, made: bool, display: 
     display.say(f"deleted {count} versions of objects")
     if not everything:
         display.say(f"inbox and outbox stay in s3://{bucket}; `cxr deploy` uses them again")
-    elif made and not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
-        s3.delete_bucket(Bucket=bucket)
+    elif made and delete_if_empty(s3, bucket):
         display.say(f"deleted the bucket {bucket}")
     else:
         display.say(f"the bucket {bucket} stays: it existed before, or holds other objects")
+
+
+def _delete_artifacts(aws: Aws, bucket: str, display: Display) -> None:
+    """Delete what deploys wrote into the artifact bucket, and the bucket if it held nothing else."""
+    s3 = aws.client("s3")
+    for prefix in DEPLOYED:
+        S3Store(bucket, s3).empty(prefix)
+    if not delete_if_empty(s3, bucket):
+        display.say(f"the artifact bucket {bucket} stays: it holds objects that no deploy wrote")

@@ -1,13 +1,21 @@
-"""Look up what the template cannot: the key of a bucket that is there already, and the prefix list of S3."""
+"""Look up what the template cannot: a KMS key, whether a bucket has it already, the prefix list of S3."""
 
 import re
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from pipeline.aws.clients import Aws
 from pipeline.aws.errors import AwsRefused, ask
-from pipeline.errors import StackError, UsageError
+from pipeline.errors import StackError, StoreError, UsageError
 
 _OPTION = "--parameter KmsKeyArn="
-_KEY_ARN = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
+_KEY_ARN = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):\d{12}:key/[A-Za-z0-9-]+")
+
+
+class _Kms(Protocol):
+    """Describe the part of boto3's KMS client that is used here."""
+
+    def describe_key(self, *, KeyId: str) -> dict[str, Any]: ...
 
 
 def check_key(aws: Aws, bucket: str, given: str) -> None:
@@ -31,6 +39,32 @@ def check_key(aws: Aws, bucket: str, given: str) -> None:
             f" if you name its ARN: add {_OPTION} with what"
             f" `aws kms describe-key --key-id {key} --query KeyMetadata.Arn --output text` prints"
         )
+
+
+def key_notes(aws: Aws, key: str) -> Iterator[str]:
+    """Raise UsageError for a key with which S3 cannot encrypt; yield a note where it was not looked up."""
+    if not key:
+        return
+    arn = _KEY_ARN.fullmatch(key)
+    if not arn:
+        raise UsageError(f"{_OPTION}{key} is not the ARN of a key, such as arn:aws:kms:REGION:ACCOUNT:key/ID")
+    if arn[1] != aws.region:
+        raise UsageError(
+            f"the KMS key {key} is in {arn[1]}, and S3 needs one of the bucket's region, {aws.region}"
+        )
+    kms: _Kms = aws.client("kms")
+    try:
+        found = ask("KMS", kms.describe_key, KeyId=key)["KeyMetadata"]
+    except StoreError as error:
+        if isinstance(error, AwsRefused) and error.code == "NotFoundException":
+            raise UsageError(f"there is no KMS key {key}") from error
+        yield f"the KMS key {key} was not checked: {error}"
+        return
+    state, usage, spec = (str(found.get(name)) for name in ("KeyState", "KeyUsage", "KeySpec"))
+    if (usage, spec) != ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT"):
+        raise UsageError(f"the KMS key {key} is for {usage} ({spec}): S3 needs a symmetric encryption key")
+    if state != "Enabled":
+        raise UsageError(f"the KMS key {key} is in the state {state}: enable it, or name another")
 
 
 def s3_prefix_list(aws: Aws) -> str:

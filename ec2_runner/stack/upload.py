@@ -28,7 +28,7 @@ RELEASES = "releases/"
 CURRENT = RELEASES + "current"
 OLD_RELEASES = "system/releases/"  # in the bucket of X-rays, where earlier stacks kept them
 _PACKAGES, _TEMPLATES = "lambda/", "template/"
-_OURS = (RELEASES, _PACKAGES, _TEMPLATES)
+DEPLOYED = (RELEASES, _PACKAGES, _TEMPLATES)
 _KEPT_DAYS = 30  # of versions that were replaced or deleted
 _CODE = "CodeUri: build/lambda"
 _NAME = re.compile(r"[0-9]+-[0-9a-f]{64}")  # of a release
@@ -70,7 +70,7 @@ def prune(artifacts: S3Store, release: Bundle, before: str | None, template: str
     """Delete what neither this release nor the one before it needs, once the stack runs this one."""
     places = tuple(_place(name) for name in (release.name, before) if name)
     kept = {CURRENT, _package(release), template.partition(".amazonaws.com/")[2]}
-    for info in [info for place in _OURS for info in artifacts.list(place)]:
+    for info in [info for place in DEPLOYED for info in artifacts.list(place)]:
         if info.key not in kept and not info.key.startswith(places):
             artifacts.delete(info.key)
 
@@ -169,6 +169,17 @@ def has_bucket(aws: Aws, bucket: str) -> bool:
             f"the bucket {bucket} is in {region}, not in {aws.region}, and a stack needs one in its own"
             f" region: add --region {region}, or name another bucket"
         )
+    return True
+
+
+def delete_if_empty(s3: "S3Client", bucket: str) -> bool:
+    """Delete a bucket that holds nothing, no former version either; return whether it did."""
+    try:
+        ask("S3", s3.delete_bucket, Bucket=bucket)
+    except AwsRefused as error:
+        if error.code == "BucketNotEmpty":
+            return False
+        raise
     return True
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+ARTIFACTS = "-artifacts"  # no stack's name ends so: its bucket of X-rays would be another's artifact bucket
+
 
 @dataclass(frozen=True)
 class StackNames:
@@ -45,4 +47,4 @@ class StackNames:
 
     def artifacts(self, account: str, region: str) -> str:
         """Return the bucket of releases, templates and the functions' package, written by deploys alone."""
-        return f"{self.stack}-artifacts-{account}-{region}"
+        return f"{self.stack}{ARTIFACTS}-{account}-{region}"

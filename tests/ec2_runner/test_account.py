@@ -75,6 +75,15 @@ def test_limits_that_are_too_low_are_said_with_what_to_do(aws: Any) -> None:
     assert "3 c7i.large have 6" in vcpus
 
 
+def test_spot_hosts_have_a_limit_of_their_own(aws: Any) -> None:
+    aws.limits(1000, 8.0)
+    request = {"ServiceCode": "ec2", "QuotaCode": "L-34B43A08"}
+    aws.stub("service-quotas").add_response("get_service_quota", {"Quota": {"Value": 0.0}}, request)
+    (vcpus,) = limits_too_low(aws, "t3.medium", 2, 3, spot=True)
+    assert "at most 0 vCPUs of Spot Instances at once" in vcpus
+    assert "3 t3.medium have 6: ask AWS to raise quota L-34B43A08 of EC2, else dearer On-Demand" in vcpus
+
+
 def test_where_no_parameter_helps_none_is_named(aws: Any) -> None:
     aws.limits(5, 8.0)
     (functions,) = limits_too_low(aws, "t3.medium", 2)
@@ -148,9 +157,18 @@ def test_each_action_is_tried_on_the_resources_of_its_service(aws: Any) -> None:
         (service,) = {action.partition(":")[0] for action in request["ActionNames"]}
         assert all(arn == "*" or arn.split(":")[2] == service for arn in request["ResourceArns"])
         assert request["PolicySourceArn"].endswith("user/me")
-    (passes,) = [request for request in requests if request["ActionNames"] == ["iam:PassRole"]]
-    assert passes["ResourceArns"] == [f"arn:aws:iam::{ACCOUNT}:role/cxr-*"]
-    assert passes["ContextEntries"][0]["ContextKeyName"] == "iam:PassedToService"
+    passes = [request for request in requests if request["ActionNames"] == ["iam:PassRole"]]
+    assert [request["ContextEntries"] for request in passes] == [
+        [
+            {
+                "ContextKeyName": "iam:PassedToService",
+                "ContextKeyValues": [f"{service}.amazonaws.com"],
+                "ContextKeyType": "string",
+            }
+        ]
+        for service in ("ec2", "lambda")
+    ]
+    assert all(request["ResourceArns"] == [f"arn:aws:iam::{ACCOUNT}:role/cxr-*"] for request in passes)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +192,4 @@ def test_the_policies_fit_a_stack_and_its_partition() -> None:
     text = str(found)
     assert not any(word in text for word in ("STACK", "ACCOUNT", "REGION", "BUCKET", "arn:aws:"))
     assert f"arn:aws-cn:sqs:cn-north-1:{ACCOUNT}:cxr-*" in text
+    assert "'ec2.amazonaws.com.cn', 'lambda.amazonaws.com'" in text

@@ -68,3 +68,19 @@ def test_the_lines_say_what_the_figures_are() -> None:
     text = "\n".join(estimate("t3.medium").lines())
     assert "at rest: about $" in text
     assert "check them" in text
+
+
+def test_several_hosts_that_are_never_idle_cost_their_number() -> None:
+    one, four = estimate("t3.medium"), estimate("t3.medium", hosts=4)
+    disk = 12 * 0.08
+    assert four.always_on - four.at_rest == pytest.approx(4 * (one.always_on - one.at_rest) + 3 * disk)
+    text = "\n".join(four.lines())
+    assert f"4 hosts that are never idle: about ${four.always_on:.0f} a month" in text
+    assert "adds up to $234 a month" in text
+
+
+def test_the_prices_of_spot_are_said_to_be_others() -> None:
+    assert "Spot Instances cost less, and their price changes" in "\n".join(
+        estimate("t3.medium", spot=True).lines()
+    )
+    assert "Spot" not in "\n".join(estimate("t3.medium").lines())

@@ -581,19 +581,96 @@ def test_another_network_ends_the_hosts_first_while_nobody_launches_one(cloud: C
     assert (state.parameters["NetworkPrefix"], state.parameters["EventMapping"]) == ("10.50", "true")
 
 
+def test_a_change_of_the_network_is_told_before(cloud: Cloud) -> None:
+    cloud.deploy()
+    same = make_plan(DeployOptions(NAME, more={"NetworkPrefix": "10.97"}), cloud.aws, cloud.stack)
+    other = make_plan(DeployOptions(NAME, more={"NetworkPrefix": "10.50"}), cloud.aws, cloud.stack)
+    assert "deliveries" not in str(same.notes)
+    assert "the deliveries stop and all hosts are ended first" in str(other.notes)
+
+
+@pytest.mark.parametrize(
+    ("error", "delivers", "said"),
+    [
+        (StackError("these hosts do not end: i-1"), "true", "deliveries go on in the old one"),
+        (KeyboardInterrupt(), "false", "X-rays wait in it until `cxr deploy` succeeds"),
+    ],
+)
+def test_a_change_of_the_network_that_breaks_off_says_what_becomes_of_jobs(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, error: BaseException, delivers: str, said: str
+) -> None:
+    cloud.deploy()
+
+    def fail(_: Fleet) -> None:
+        raise error
+
+    monkeypatch.setattr(deploy, "end_hosts", fail)
+    with pytest.raises(type(error)):
+        cloud.deploy(more={"NetworkPrefix": "10.50"})
+    state = cloud.stack.read()
+    assert state is not None
+    assert (state.parameters["NetworkPrefix"], state.parameters["EventMapping"]) == ("10.97", delivers)
+    assert said in cloud.said()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("fails_always", [False, True])
+def test_a_new_network_that_is_rolled_back_leaves_the_deliveries_of_the_old_one(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, fails_always: bool
+) -> None:
+    cloud.deploy()
+    apply = CloudFormationStack.apply
+
+    def fail(stack: CloudFormationStack, template: str, changes: dict[str, str]) -> Any:
+        if changes["EventMapping"] == "true" and (fails_always or "NetworkPrefix" in changes):
+            raise StackError("the stack is in UPDATE_ROLLBACK_COMPLETE: Network: too many")
+        return apply(stack, template, changes)
+
+    monkeypatch.setattr(CloudFormationStack, "apply", fail)
+    with pytest.raises(StackError, match="too many"):
+        cloud.deploy(more={"NetworkPrefix": "10.50"})
+    state = cloud.stack.read()
+    assert state is not None
+    assert state.parameters["EventMapping"] == str(not fails_always).lower()
+    assert ("until `cxr deploy` succeeds" in cloud.said()) == fails_always
+
+
+def test_a_stop_of_the_deliveries_whose_end_is_not_seen_is_told(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.deploy()
+
+    def goes_on(*_: object) -> None:
+        raise StackGoesOn("interrupted")
+
+    monkeypatch.setattr(CloudFormationStack, "apply", goes_on)
+    with pytest.raises(StackGoesOn):
+        cloud.deploy(more={"NetworkPrefix": "10.50"})
+    assert "until `cxr deploy` succeeds" in cloud.said()
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"bucket": "a", "existing_bucket": "b"}, "name only one"),
         ({"existing_bucket": "not-there"}, "there is no bucket not-there"),
         ({"bucket": "mine"}, "--existing-bucket mine"),
+        ({"bucket": ARTIFACTS}, "for the releases of a stack"),
+        ({"existing_bucket": ARTIFACTS}, "for the releases of a stack"),
+        ({"existing_bucket": ARTIFACTS.replace(NAME, "other")}, "for the releases of a stack"),
     ],
 )
 def test_wrong_buckets_are_refused(cloud: Cloud, options: dict[str, str], reason: str) -> None:
-    cloud.aws.client("s3").create_bucket(Bucket="mine")
+    for bucket in ("mine", ARTIFACTS, ARTIFACTS.replace(NAME, "other")):
+        cloud.aws.client("s3").create_bucket(Bucket=bucket)
     with pytest.raises(UsageError, match=reason):
         cloud.deploy(**options)
     assert cloud.stack.read() is None
+
+
+def test_a_stack_whose_bucket_would_be_anothers_artifact_bucket_is_refused(cloud: Cloud) -> None:
+    with pytest.raises(UsageError, match="may not end in -artifacts"):
+        make_plan(DeployOptions(f"{NAME}-artifacts"), cloud.aws, cloud.stack)
 
 
 @pytest.mark.parametrize("options", [{}, {"existing_bucket": BUCKET}, {"bucket": BUCKET}])
@@ -680,6 +757,45 @@ KEY = f"arn:aws:kms:{REGION}:{stacks.ACCOUNT}:key/12345678-1234-1234-1234-123456
 OTHER = KEY.replace("key/1", "key/2")
 
 
+def known_key(cloud: Cloud, **more: str) -> None:
+    """Have KMS describe every key so."""
+    usual = {"KeyState": "Enabled", "KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT"}
+    kms: Any = cloud.aws.client("kms")
+    kms.describe_key = lambda **_: {"KeyMetadata": {**usual, **more}}
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "reason"),
+    [
+        ("alias/x-rays", {}, "is not the ARN of a key"),
+        (KEY.replace(REGION, "eu-west-1"), {}, "is in eu-west-1, and S3 needs one of the bucket's region"),
+        (KEY, {"KeyState": "PendingDeletion"}, "is in the state PendingDeletion"),
+        (KEY, {"KeyState": "Disabled"}, "is in the state Disabled"),
+        (KEY, {"KeySpec": "RSA_4096"}, r"ENCRYPT_DECRYPT \(RSA_4096\): S3 needs a symmetric"),
+        (KEY, {"KeyUsage": "GENERATE_VERIFY_MAC", "KeySpec": "HMAC_256"}, "S3 needs a symmetric"),
+        (KEY, None, "there is no KMS key"),
+    ],
+)
+def test_a_key_with_which_s3_cannot_encrypt_is_refused(
+    cloud: Cloud, key: str, found: dict[str, str] | None, reason: str
+) -> None:
+    if found is not None:
+        known_key(cloud, **found)
+    with pytest.raises(UsageError, match=reason):
+        cloud.deploy(more={"KmsKeyArn": key})
+    assert cloud.stack.read() is None
+
+
+def test_a_key_that_may_not_be_looked_up_stops_nothing(cloud: Cloud) -> None:
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": ""}}, "DescribeKey")
+
+    kms: Any = cloud.aws.client("kms")
+    kms.describe_key = refuse
+    plan = make_plan(DeployOptions(NAME, more={"KmsKeyArn": KEY}), cloud.aws, cloud.stack)
+    assert f"the KMS key {KEY} was not checked: KMS refused: AccessDenied" in plan.notes[0]
+
+
 @pytest.mark.parametrize(
     ("key", "given", "advice"),
     [
@@ -714,6 +830,7 @@ def test_the_key_of_an_existing_bucket_has_to_be_named(
 )
 def test_a_key_that_the_roles_may_use_is_fine(cloud: Cloud, key: str | None, given: str) -> None:
     encrypted(cloud, key)
+    known_key(cloud)
     cloud.deploy(existing_bucket="department", more={"KmsKeyArn": given})
     cloud.deploy()  # it stays
     state = cloud.stack.read()
@@ -731,6 +848,7 @@ def test_a_bucket_without_default_encryption_needs_no_key(cloud: Cloud) -> None:
         Bucket="department",
         ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
     )
+    known_key(cloud)
     cloud.deploy(more={"KmsKeyArn": KEY})  # of single objects
 
 

@@ -359,6 +359,18 @@ def invoke(*arguments: str, answer: str = "") -> tuple[int, str]:
     return done.exit_code, done.stdout
 
 
+@pytest.mark.parametrize("key", ["inbox/a.jpeg", "outbox/a.jpeg.json", "notes.txt"])
+def test_what_no_deploy_wrote_into_the_artifact_bucket_stays(deployed: Cloud, key: str) -> None:
+    s3 = deployed.aws.client("s3")
+    s3.put_object(Bucket=ARTIFACTS, Key=key, Body=b"an X-ray")
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    assert deployed.names(ARTIFACTS) == [key]
+    assert f"the artifact bucket {ARTIFACTS} stays" in deployed.said()
+    s3.delete_object(Bucket=ARTIFACTS, Key=key)  # which leaves its versions
+    destroy_stack(deployed.stack, deployed.aws, deployed.fleet, False, deployed.display)
+    assert s3.list_object_versions(Bucket=ARTIFACTS)["Versions"][0]["Key"] == key
+
+
 def test_the_commands_from_nothing_to_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "source_tree", lambda: cloud.folder)
     monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))

@@ -18,7 +18,9 @@ from tests.support.calls import Place, calls
 SERVICES = {  # boto3's name, and IAM's
     **{
         name: name
-        for name in ("cloudformation", "cloudwatch", "dynamodb", "ec2", "iam", "lambda", "s3", "sqs", "sts")
+        for name in (
+            *("cloudformation", "cloudwatch", "dynamodb", "ec2", "iam", "kms", "lambda", "s3", "sqs", "sts"),
+        )
     },
     "service-quotas": "servicequotas",
 }
