@@ -25,6 +25,7 @@ _MEASURING_SECONDS = 90.0  # of uninterrupted work, before the last minute says 
 _LEAST_RATE = 20.0  # below this, a host waits for something else than its own work
 _GRACE_SECONDS = 10.0  # beyond the batch's deadline, within which each host ends by itself
 _SOON = 10.0
+_MOMENT = 2.0  # seconds in which a thread without work has ended
 # More hosts come for work that would take longer than this: a first boot takes six minutes, a start two.
 _PATIENCE_MINUTES = 10.0
 
@@ -105,6 +106,7 @@ class Pool:
         """Take one host for each slot, and what says how many of them are wanted now."""
         self._hosts, self._demand, self._count = hosts, demand, count
         self._at_work: dict[int, threading.Thread] = {}
+        self._reaching: set[int] = set()  # slots that are being found, started or connected to
         self._refused: dict[int, tuple[float, HostNotReady]] = {}  # until when a slot is left alone, and why
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
@@ -118,6 +120,7 @@ class Pool:
             raise self._why_none()
         batch = _Batch(taken, time.monotonic() + BATCH_SECONDS, len(chosen))
         for number in chosen:
+            self._reaching.add(number)
             self._at_work[number] = threading.Thread(target=self._work, args=(number, batch), daemon=True)
             self._at_work[number].start()
         batch.wait_reached()
@@ -155,15 +158,21 @@ class Pool:
         return HostNotReady(str(error), max(wait, 1.0), error.is_fault)
 
     def _is_at_work(self, number: int) -> bool:
-        """Return whether a host is still being reached for an earlier batch."""
-        return number in self._at_work and self._at_work[number].is_alive()
+        """Return whether a host is still busy for an earlier batch, mostly because it is being reached."""
+        work = self._at_work.get(number)
+        if work and number not in self._reaching:
+            work.join(_MOMENT)  # its batch is over
+        return work is not None and work.is_alive()
 
     def _work(self, number: int, batch: "_Batch") -> None:
         """Have one host do jobs until none is left, or it goes away."""
         end: HostNotReady | None = None
         host = self._hosts[number]
         try:
-            host.reach()
+            try:
+                host.reach()
+            finally:
+                self._reaching.discard(number)
             batch.note_reached()
             while share := batch.take():
                 batch.do(host, share)

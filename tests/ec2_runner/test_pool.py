@@ -237,6 +237,7 @@ def test_ten_thousand_jobs_over_four_hosts_once_each_through_interruptions(tmp_p
         make_ports(tmp_path, store),
         host=wanted(hosts, 4),
         queue=queue,
+        now=lambda: NOON,
     )
     found: Counter[str] = Counter()
     while queue.keys:
