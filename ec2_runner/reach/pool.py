@@ -22,6 +22,7 @@ _USUAL_RATE = (
     600.0  # images a minute of one host, before a rate was measured; a t3.medium judges ten a second
 )
 _MEASURING_SECONDS = 90.0  # of uninterrupted work, before the last minute says what a host can do
+_GAP_SECONDS = 60.0  # between two looks, in which there may have been no work
 _LEAST_RATE = 20.0  # below this, a host waits for something else than its own work
 _GRACE_SECONDS = 10.0  # beyond the batch's deadline, within which each host ends by itself
 _SOON = 10.0
@@ -65,12 +66,14 @@ class Demand:
         """Choose at most `most` hosts."""
         self._queue, self._measured, self._most, self._now = queue, hosts, most, now
         self._asked_at, self._hosts = -math.inf, 1
-        self._behind_since: float | None = None  # since when each look has found waiting jobs
+        self._behind_since: float | None = None  # since when each look has found jobs waiting and at work
 
     def hosts(self) -> int:
         """Return a number between 1 and the most that the stack may have; 1 where it cannot be known."""
         now = self._now()
         if now - self._asked_at >= _ASKED_SECONDS:
+            if now - self._asked_at > _GAP_SECONDS:
+                self._behind_since = None
             self._asked_at = now
             try:
                 self._hosts = self._for(self._queue.backlog(), now)
@@ -80,15 +83,14 @@ class Demand:
         return self._hosts
 
     def _for(self, waiting: int, now: float) -> int:
-        if not waiting:
+        rate = max(self._measured.rates(), default=0.0) if waiting else 0.0
+        if not rate:
             self._behind_since = None
-            return 1
-        if self._behind_since is None:
+        elif self._behind_since is None:
             self._behind_since = now
         # A host that had nothing to do for a part of the last minute is faster than its figure.
-        is_measured = now - self._behind_since > _MEASURING_SECONDS
-        rate = max(self._measured.rates(), default=0.0) if is_measured else 0.0
-        rate = rate if rate >= _LEAST_RATE else _USUAL_RATE
+        is_measured = self._behind_since is not None and now - self._behind_since > _MEASURING_SECONDS
+        rate = rate if is_measured and rate >= _LEAST_RATE else _USUAL_RATE
         return min(max(math.ceil(waiting / (rate * _PATIENCE_MINUTES)), 1), self._most)
 
 
@@ -114,11 +116,12 @@ class Pool:
 
         Raises HostNotReady when no host is left for the jobs that are.
         """
+        deadline = time.monotonic() + BATCH_SECONDS
         taken = sorted(jobs, key=lambda job: -job.tries)
         chosen = self._chosen(len(taken))
         if not chosen:
             raise self._why_none()
-        batch = _Batch(taken, time.monotonic() + BATCH_SECONDS, len(chosen))
+        batch = _Batch(taken, deadline, len(chosen))
         for number in chosen:
             self._reaching.add(number)
             self._at_work[number] = threading.Thread(target=self._work, args=(number, batch), daemon=True)
@@ -256,6 +259,8 @@ class _Batch:
         """Note that a thread has ended."""
         with self._changed:
             self._hosts -= 1
+            if error is None and self._left:
+                error = HostNotDone("no time was left for the other jobs", _SOON)
             if error:
                 self._ends.append(error)
             self._changed.notify_all()

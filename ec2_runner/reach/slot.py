@@ -137,8 +137,10 @@ class Slot:
             raise HostNotReady(*_put_off(holding.ended_by or "", holding.launch_after - now), is_fault=True)
         for _ in self._placements:
             generation, now = holding.generation, self._now()
-            if now - began > _LAUNCH_SECONDS:
+            if now - began > _LAUNCH_SECONDS and holding.attempt < len(self._placements):
                 raise HostNotReady("no capacity so far; other types and subnets are tried", 5)
+            if now - began > _LAUNCH_SECONDS:
+                break
             if not self.lease.claim(generation, now, now + _CLAIM_SECONDS):
                 raise HostNotReady("another handler is launching the host", _SOON)
             try:

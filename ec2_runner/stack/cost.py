@@ -88,8 +88,9 @@ class Cost:
     def lines(self) -> list[str]:
         """Return the costs as lines for people."""
         who = "a host that is never idle" if self.hosts == 1 else f"{self.hosts} hosts that are never idle"
+        most = "about" if self.hosts == 1 else "at most about"
         return [
-            f"at rest: about ${self.at_rest:.2f} a month",
+            f"at rest: {most} ${self.at_rest:.2f} a month",
             f"1,000 images that come together: about ${self.images:.2f},"
             f" and ${self.storage:.2f} a month to keep them",
             f"{who}: about ${self.always_on:.0f} a month",
@@ -127,11 +128,12 @@ def estimate(
     turns = count * _BOOT_MINUTES * 60 / _TURN_SECONDS
     waiting = turns * _TURN_MESSAGES * _MESSAGE + count * _WAIT_WRITES * _WRITE
     month = host.burst.extra(_MONTH_HOURS, _MONTH_HOURS) if host.burst else 0.0
+    disks = (hosts - 1) * _DISK_GB * _DISK  # of the other hosts, which stay while these are stopped
     return Cost(
-        at_rest=rest,
+        at_rest=rest + (0 if spot else disks),
         images=hours * host.hourly + extra + functions + requests + waiting,
         storage=count * megabytes / 1000 * 1.1 * _STORAGE,  # 10% more for verdicts and previews
-        always_on=rest + (hosts - 1) * _DISK_GB * _DISK + hosts * (_MONTH_HOURS * host.hourly + month),
+        always_on=rest + disks + hosts * (_MONTH_HOURS * host.hourly + month),
         hosts=hosts,
         spot=spot,
         burst=_burst_line(instance_type, host.burst, hosts * month) if host.burst else "",

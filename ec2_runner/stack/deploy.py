@@ -50,6 +50,7 @@ DEFAULT_TYPE, DEFAULT_IDLE_MINUTES = "t3.medium", 20.0
 _NETWORK = "NetworkPrefix"  # parameter of the template
 _FUNCTIONS = "FunctionArchitecture"  # parameter of the template, and its default there
 _DEFAULT_FUNCTIONS: Architecture = "x86_64"
+_ALLOWED = {"MaximumConcurrency": (2, 8), "MaxHosts": (1, 5)}  # as in the template
 _CONCURRENCY, _HOSTS = ("MaximumConcurrency", "2"), ("MaxHosts", "1")  # the same
 _LOG_KEY = "LogKey"  # parameter of the template that CloudFormation does not show; an older stack lacks it
 _INSTEAD = {  # parameters that have an option of their own, which is read for more than the template
@@ -336,10 +337,11 @@ def _follow_functions(
 
 
 def _count(parameters: dict[str, str], name: str, default: str) -> int:
-    """Return a parameter that is a whole number; raise UsageError when it is none."""
+    """Return a parameter that is a whole number; raise UsageError when it is none of those allowed."""
     named = str(parameters.get(name, default))
-    if not (named.isascii() and named.isdecimal()):
-        raise UsageError(f"{name}={named}: it is a whole number")
+    low, high = _ALLOWED[name]
+    if named not in {str(number) for number in range(low, high + 1)}:
+        raise UsageError(f"{name}={named}: it is a whole number from {low} to {high}")
     return int(named)
 
 

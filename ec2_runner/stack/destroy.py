@@ -62,10 +62,11 @@ def end_hosts(
 
     Their jobs are delivered again. Raises StackError when a host does not end within ten minutes.
     """
-    for host in fleet.instances():
-        fleet.terminate(host)
     until = now() + _HOST_SECONDS
     while left := fleet.instances(shutting_down=True):
+        for host in left:
+            if host.state != "shutting-down":  # also one that a function has just launched
+                fleet.terminate(host)
         if now() > until:
             names = ", ".join(host.id for host in left)
             raise StackError(f"these hosts do not end: {names}; end them in the EC2 console")

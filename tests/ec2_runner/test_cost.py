@@ -72,8 +72,10 @@ def test_the_lines_say_what_the_figures_are() -> None:
 
 def test_several_hosts_that_are_never_idle_cost_their_number() -> None:
     one, four = estimate("t3.medium"), estimate("t3.medium", hosts=4)
-    disk = 12 * 0.08
-    assert four.always_on - four.at_rest == pytest.approx(4 * (one.always_on - one.at_rest) + 3 * disk)
+    disk = 12 * 0.08  # of each stopped host that holds a slot
+    assert four.at_rest == pytest.approx(one.at_rest + 3 * disk)
+    assert four.always_on - four.at_rest == pytest.approx(4 * (one.always_on - one.at_rest))
+    assert estimate("t3.medium", hosts=4, spot=True).at_rest == one.at_rest
     text = "\n".join(four.lines())
     assert f"4 hosts that are never idle: about ${four.always_on:.0f} a month" in text
     assert "adds up to $234 a month" in text

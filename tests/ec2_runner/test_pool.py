@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ec2_runner.reach import pool as pool_module
 from ec2_runner.reach.pool import Demand, Pool
 from pipeline.errors import HostError, HostNotDone, HostNotReady, StoreError
 from pipeline.events import sqs_event
@@ -106,8 +107,8 @@ def test_so_many_hosts_that_the_backlog_lasts_ten_minutes(
 ) -> None:
     asked = Asked(waiting, *rates)
     demand = asked.demand(4)
-    demand.hosts()
-    asked.now = 100
+    for asked.now in range(0, 101, 20):
+        demand.hosts()
     assert demand.hosts() == hosts
 
 
@@ -116,10 +117,11 @@ def test_a_rate_counts_after_a_while_of_work_alone() -> None:
     asked = Asked(0, 30)
     demand = asked.demand(8)
     assert demand.hosts() == 1
-    asked.now, asked.waiting = 1000, 600
-    assert demand.hosts() == 1
-    asked.now = 1100
-    assert demand.hosts() == 2
+    asked.waiting = 600
+    wants = []
+    for asked.now in range(1000, 1120, 20):
+        wants.append(demand.hosts())
+    assert wants == [1, 1, 1, 1, 1, 2]
 
 
 def test_the_queue_is_asked_four_times_a_minute_at_most() -> None:
@@ -213,6 +215,124 @@ def test_a_defect_of_ours_is_an_answer_too() -> None:
             yield
 
     assert set(results(wanted([Defect()], 1).run(jobs(3))).values()) == {"failed"}
+
+
+def test_a_host_that_is_refused_is_left_alone_as_long_as_it_says() -> None:
+    """Else a quota that is used up would mean several launches for each batch."""
+    first, second = Machine(), Machine()
+    second.boots = HostNotReady("no capacity", 120, is_fault=True)
+    pool = wanted([first, second], 2)
+    for _ in range(20):
+        results(pool.run(jobs(32)))
+    assert second.asked == 1
+
+
+def test_while_all_are_refused_nobody_is_asked_again() -> None:
+    only = [Machine(), Machine()]
+    for host in only:
+        host.boots = HostNotReady("it boots", 20)
+    pool = wanted(only, 2)
+    for _ in range(3):
+        with pytest.raises(HostNotReady, match="it boots") as wait:
+            pool.run(jobs(3))
+        assert 1 <= wait.value.retry_after <= 20
+    assert [host.asked for host in only] == [1, 1]
+
+
+def test_a_connected_host_is_used_when_the_wanted_one_is_away() -> None:
+    first, second = Machine(), Machine()
+    asked = Asked(12_000)
+    pool = Pool([first, second], asked.demand(2))
+    results(pool.run(jobs(32)))
+    first.is_connected, first.boots = False, HostNotReady("it was interrupted", 20)
+    asked.waiting, asked.now = 0, 20
+    for count in (3, 1):
+        assert len(results(pool.run(jobs(count)))) == count
+
+
+def test_a_fault_rings_though_others_do_the_work(caplog: pytest.LogCaptureFixture) -> None:
+    rung: list[tuple[str, float]] = []
+    first, second = Machine(), Machine()
+    second.boots, second.far = HostNotReady("the host's key is not the one", 60, is_fault=True), 0.2
+    pool = Pool([first, second], Asked(12_000).demand(2), lambda name, value: rung.append((name, value)))
+    assert len(results(pool.run(jobs(16)))) == 16
+    deadline = time.monotonic() + 10
+    while not rung and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert rung == [("HostFault", 1.0)]
+    assert "host 2 is not ready: the host's key is not the one" in caplog.text
+
+
+def test_jobs_of_a_host_that_goes_away_late_are_taken_over() -> None:
+    class Leaving(Machine):
+        def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+            time.sleep(0.3)
+            raise HostNotDone("it was interrupted", 5, tried=[job.key for job in jobs])
+            yield
+
+    other = Machine()
+    assert len(results(wanted([Leaving(), other], 2).run(jobs(16)))) == 16
+    assert len(other.done) == 16
+
+
+class Timed(Machine):
+    """Keep to the deadline."""
+
+    def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+        assert deadline is not None
+        left = list(jobs)
+        for outcome in super().run(list(left), deadline):
+            left.pop(0)
+            yield outcome
+            if time.monotonic() > deadline:
+                raise HostNotDone("the batch took too long", 10, tried=[job.key for job in left])
+
+
+def test_jobs_that_get_no_time_are_postponed_and_have_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "BATCH_SECONDS", 1.0)
+    outcomes = wanted([Timed(0.1), Timed(0.1)], 2).run(jobs(40))
+    found: list[Outcome] = []
+    with pytest.raises(HostNotDone):
+        found.extend(outcomes)
+    assert {outcome.result for outcome in found} <= {"classified"}
+    assert 4 <= len(found) < 40
+
+
+def test_a_host_without_time_left_is_no_missing_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the jobs would wait as long as the other host's refusal says, and ring."""
+    monkeypatch.setattr(pool_module, "BATCH_SECONDS", 1.0)
+    first, second = Timed(0.1), Machine()
+    second.boots = HostNotReady("EC2 ended the host", 901, is_fault=True)
+    with pytest.raises(HostNotDone) as late:
+        list(wanted([first, second], 2).run(jobs(60)))
+    assert late.value.retry_after <= 10
+
+
+def test_the_time_of_a_batch_begins_before_the_queue_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "BATCH_SECONDS", 5.0)
+
+    class Slow(Asked):
+        def backlog(self) -> int:
+            time.sleep(0.5)
+            return 0
+
+    class Noted(Machine):
+        def run(self, jobs: Iterable[Job], deadline: float | None = None) -> Iterator[Outcome]:
+            self.deadline = deadline or 0.0
+            return super().run(jobs, deadline)
+
+    host, began = Noted(), time.monotonic()
+    results(Pool([host], Slow().demand(1)).run(jobs(1)))
+    assert host.deadline - began < 5.2
+
+
+@pytest.mark.parametrize(("before", "pause"), [(1000, 360), (5, 3600)])
+def test_neither_a_boot_nor_a_gap_counts_as_measured(before: int, pause: float) -> None:
+    asked = Asked(before)
+    demand = asked.demand(5)
+    demand.hosts()
+    asked.now, asked.waiting, asked.measured = pause, 1000, [30.0]
+    assert demand.hosts() == 1
 
 
 class Queued(SentJobs):

@@ -54,6 +54,27 @@ def test_outcomes_stream_back_and_the_connection_is_kept(served: Served) -> None
     assert route.opened == 1
 
 
+@pytest.mark.parametrize("begin", ["run", "reach"])
+def test_a_connection_whose_tunnel_would_end_in_the_batch_is_renewed(
+    served: Served, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    route = PlainRoute()
+    host = RemoteHost(route, served.port, RELEASE)  # type: ignore[arg-type]
+    results(host.run(jobs("a")))
+    monkeypatch.setattr(remote, "_RENEWED_SECONDS", 0.0)
+    results(host.run(jobs("b"))) if begin == "run" else host.reach()
+    assert route.opened == 2
+
+
+def test_a_job_that_had_a_part_of_the_time_has_not_failed() -> None:
+    """As the last share of a batch in the pool: it is tried alone the next time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = RemoteHost(PlainRoute(), silent.getsockname()[1], RELEASE)  # type: ignore[arg-type]
+        with pytest.raises(HostNotDone) as late:
+            list(host.run(jobs("a"), time.monotonic() + 0.3))
+    assert late.value.tried == {"inbox/a"}
+
+
 def test_the_first_outcome_comes_before_the_last_is_ready() -> None:
     release = threading.Event()
 

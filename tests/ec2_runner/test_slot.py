@@ -612,3 +612,20 @@ def test_the_launch_of_a_handler_of_the_release_before_is_adopted(world: World) 
     wait_for(world.slot(ec2), world.clock, 1)
     assert world.slot(ec2).host().id == other
     assert len(ec2.launches) == 1
+
+
+def test_slow_refusals_everywhere_are_somebodys_business_too(world: World) -> None:
+    """A call ends its tries after a while, and the next goes on; once all were tried, it is a fault."""
+    ec2 = Simulated(world)
+    ec2.no_room = {place.subnet for place in world.places}
+    launch = ec2.run_instances
+
+    def slowly(**request: Any) -> Any:
+        world.clock.now += 16
+        return launch(**request)
+
+    ec2.run_instances = slowly  # type: ignore[method-assign]
+    answers = wait_for(world.slot(ec2), world.clock, 4)
+    assert not answers[0].is_fault
+    assert all(answer.is_fault for answer in answers[PLACES:])
+    assert {answer.retry_after for answer in answers[PLACES:]} == {120}
