@@ -154,7 +154,7 @@ class Stage:
         return answer_of(out.read_text(errors="replace"), code, text, time.monotonic() - began)
 
     def _end(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        """Leave no container behind when SAM was interrupted."""
+        """Remove the container of a SAM that was interrupted."""
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

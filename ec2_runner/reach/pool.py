@@ -18,9 +18,7 @@ log = logging.getLogger(__name__)
 
 _FEW = 8  # jobs of a batch, for which no more hosts are used than are wanted
 _ASKED_SECONDS = 15.0  # between two looks at the queue
-_USUAL_RATE = (
-    600.0  # images a minute of one host, before a rate was measured; a t3.medium judges ten a second
-)
+_USUAL_RATE = 600.0  # images a minute of one host until they are measured; `stack.cost` assumes the same
 _MEASURING_SECONDS = 90.0  # of uninterrupted work, before the last minute says what a host can do
 _GAP_SECONDS = 60.0  # between two looks, in which there may have been no work
 _LEAST_RATE = 20.0  # below this, a host waits for something else than its own work

@@ -498,7 +498,7 @@ def test_an_option_that_a_bucket_would_ignore_is_refused(cloud: Cloud, options: 
 
 @pytest.mark.parametrize("options", IGNORED)
 def test_an_option_that_a_bucket_has_already_is_fine(cloud: Cloud, options: dict[str, Any]) -> None:
-    """As after `cxr destroy`, with the same cxr.toml: the bucket kept the rules that the stack made."""
+    """Deploy as after `cxr destroy`, with the same cxr.toml: the bucket kept the stack's rules."""
     s3 = cloud.aws.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     days = {"inbox/": 30, "outbox/": 30, "outbox/.previews/": 7}

@@ -67,7 +67,7 @@ def test_a_connection_whose_tunnel_would_end_in_the_batch_is_renewed(
 
 
 def test_a_job_that_had_a_part_of_the_time_has_not_failed() -> None:
-    """As the last share of a batch in the pool: it is tried alone the next time."""
+    """Play the last share of a batch in the pool: it is tried alone the next time."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = RemoteHost(PlainRoute(), silent.getsockname()[1], RELEASE)  # type: ignore[arg-type]
         with pytest.raises(HostNotDone) as late:

@@ -192,7 +192,7 @@ def test_whatever_happens_no_slot_has_two_and_none_is_left_behind(
 
 
 def test_ensure_that_the_simulation_can_see_two(world: World) -> None:
-    """Give two slots the same lease item: the check of the test above must be able to fail."""
+    """Launch two hosts for one slot: the check of the test above must be able to fail."""
     ec2 = Simulated(world)
     for generation in (1, 2):
         world.fleet(ec2).launch(world.places[0], 1, generation)

@@ -1,4 +1,4 @@
-"""Draw images that are not frontal chest X-rays: `python -m bench.foreign FOLDER`.
+"""Draw images that are not frontal chest X-rays: `python -m model.evaluate.foreign FOLDER`.
 
 They are for `cxr evaluate --populations`, a folder for each kind, since no such X-rays may be shipped: hands,
 knees, skulls, lateral chests and CT slices, drawn simply and at random; written pages, gradients and noise;

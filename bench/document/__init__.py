@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bench import charts
+from bench.document import charts
 
 NAME = "benchmarks.md"
 _WAYS_CHART, _IMAGE_CHART = "benchmark-ways.svg", "benchmark-image.svg"
