@@ -220,6 +220,7 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "BENTOML_DO_NOT_TRACK": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from pipeline.verdict import Verdict
 from tests.support import dicoms, pictures
 from tests.support.dicom_senders import Raw, data_set, send, served
 from tests.support.engine_child import DEFECT
-from tests.support.machines import wait_for
+from tests.support.fakes import XRAYS
+from tests.support.machines import ROOT, wait_for
 
 # Of the contents. Of the file names only what must not get into a log: verdict, index and page show them.
 SECRETS = ("Zaphod", "Beeblebrox", "770077", "19520304", "1952-03-04", "Betelgeuse")
@@ -271,3 +273,12 @@ def test_a_result_for_the_pacs_names_the_patient_and_not_the_hospital(outcome: t
 def test_no_log_names_a_file(outcome: tuple[Path, str, str]) -> None:
     lines = [line for line in outcome[2].splitlines() if FILE_NAME.lower() in line.lower()]
     assert lines == []
+
+
+def test_the_inference_library_keeps_and_reports_nothing(tmp_path: Path) -> None:
+    """It would keep an identifier in the user's folder, and report each process to its maker."""
+    command = [sys.executable, "-m", "cxr", "classify", str(XRAYS[0])]
+    # Without the variables of a test service: under one, it would report nothing anyway.
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
