@@ -1,5 +1,6 @@
 """Run `cxr explore`, `train`, `evaluate`, `export` and `calibrate`; heavy libraries are imported on use."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -66,9 +67,9 @@ def export_command(
     begin()
     _check_folder(run)
     _check_folder(data)
-    from model.train.recipe import calibrate_and_export
+    from model.train.recipe import calibrate_and_export, told
 
-    typer.echo(f"written: {calibrate_and_export(run, data)}")
+    typer.echo(told(calibrate_and_export(run, data), data))
 
 
 def evaluate_command(
@@ -142,7 +143,7 @@ def calibrate_command(
         raise UsageError(f"{out} cannot be used: name a file that ends in .onnx, in an existing folder")
     card = calibrate_site(data, out, begin(weights=weights))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
-    typer.echo(f"written: {out}; serve it with CXR_WEIGHTS={out}", err=True)
+    typer.echo(f"written: {out}\n\nServe it:\n  CXR_WEIGHTS={shlex.quote(str(out))} cxr up", err=True)
 
 
 def _check_folder(path: Path) -> None:

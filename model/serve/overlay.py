@@ -4,6 +4,7 @@ Colours and their meaning match the page (`web/static/map.js`): cool is evidence
 evidence for it, in logits; values near zero are not drawn. Only Pillow is needed.
 """
 
+import functools
 import hashlib
 import io
 import re
@@ -29,6 +30,7 @@ _WIDTH, _TALLEST, _MARGIN = 1000, 1200, 24  # pixels; the X-ray fits between the
 _FOOT, _WARNED = 142, 38  # pixels under the X-ray, and those of a line of warnings
 _NOTICE = "No localisation of disease: the map shows what moved the network's answer. Not a medical device."
 _BEHIND = 42  # grey level under the scale of colours
+_COARSE = 4  # pixels from one computed colour to the next
 _STEM_BYTES = 120  # of the source's stem kept in an overlay's name
 
 
@@ -87,15 +89,27 @@ def blend(gray: Image.Image, activation: ActivationMap, opacity: float = OPACITY
     width, height = gray.size
     left, top, right, bottom = activation.box
     box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
-    values = surface(np.array(activation.grid, np.float32), box[3] - box[1], box[2] - box[0])
-    rgb, cover = colours(values / scale_of(activation))
-    picture = np.repeat(np.asarray(gray, np.float32)[:, :, None], 3, axis=2)
-    area = picture[box[1] : box[3], box[0] : box[2]]
-    area += (rgb - area) * (opacity * cover[:, :, None])
-    blended = Image.fromarray(np.rint(picture).astype(np.uint8))
+    blended = gray.convert("RGB")
+    if box[0] < box[2] and box[1] < box[3]:
+        _paint(blended, box, activation, opacity)
     if box != (0, 0, width, height):  # the network did not see what lies outside the frame
         ImageDraw.Draw(blended).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_FAINT)
     return blended
+
+
+def _paint(
+    picture: Image.Image, box: tuple[int, int, int, int], activation: ActivationMap, opacity: float
+) -> None:
+    """Draw the colours into the box: computed for every few pixels, and stretched to all by Pillow."""
+    size = (box[2] - box[0], box[3] - box[1])
+    width, height = (-(-side // _COARSE) for side in size)
+    rgb, cover = colours(surface(np.array(activation.grid, np.float32), height, width) / scale_of(activation))
+    layers = (rgb, 255 * opacity * cover)
+    colour, mask = (
+        Image.fromarray(np.rint(layer).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+        for layer in layers
+    )
+    picture.paste(colour, box[:2], mask)
 
 
 def scale_of(activation: ActivationMap) -> float:
@@ -179,6 +193,7 @@ def _fitted(gray: Image.Image) -> Image.Image:
     return gray.resize(size, Image.Resampling.BICUBIC)
 
 
+@functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return Pillow's own font, which has no dash or minus sign, so a hyphen stands for both."""
     return ImageFont.load_default(size)

@@ -1,6 +1,7 @@
 """The whole recipe, from a folder of labelled X-rays to a network that serves: one command, one seed."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,16 @@ def run_recipe(
     console = Console()
     train_network(data, out, config, console, outside)
     path = calibrate_and_export(out, data)
-    console.print(f"written: {path}; measure it with: cxr evaluate {data} --weights {path}")
+    console.print(told(path, data), markup=False, highlight=False, soft_wrap=True)  # to be copied as it is
+
+
+def told(path: Path, data: Path) -> str:
+    """Return what was written, and the commands that come next, each on a line of its own."""
+    network = shlex.quote(str(path))
+    return (
+        f"written: {path}\n\nMeasure it:\n  cxr evaluate {shlex.quote(str(data))} --weights {network}\n"
+        f"Serve it:\n  CXR_WEIGHTS={network} cxr up"
+    )
 
 
 def calibrate_and_export(run: Path, data: Path) -> Path:

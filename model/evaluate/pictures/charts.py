@@ -1,6 +1,7 @@
 """Draw the charts of an evaluation: confusion, ranking by P, and calibration."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from model.evaluate.metrics import CALLED, ECE_BINS, Metrics
 from model.evaluate.pictures.figures import COLOURS, FAINT, NAMES, TEXT, Axes, MaxNLocator, canvas, headline
 
 _GRID = np.linspace(0, 1, 501)  # the common x values of all curves
+_STYLES = ("-", "--", "-.", ":")  # of the members' lines
 _LINE = "#2a5d9f"  # colour of lines that belong to no class
 _ENDS = (-7.6, 7.6)  # log odds: P of 0.0005 and 0.9995
 _HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}  # behind words on a curve
@@ -217,33 +219,27 @@ def probabilities(cases: Cases, path: Path) -> None:
 
 
 def losses(histories: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Draw training and validation loss and validation AUC over the epochs, one line for each member."""
+    """Draw training and validation loss and validation AUC over the epochs, with each member's name."""
     with canvas(path, (10, 4.4), columns=2) as (figure, axes):
         headline(
             figure,
             "Learning curves",
             "Training: augmented images. Validation: averaged weights, plain images",
         )
-        for history in histories:
-            last = history is histories[-1]
+        for member, (history, style) in enumerate(zip(histories, cycle(_STYLES), strict=False), 1):
             epochs = [entry["epoch"] for entry in history]
             for pane, key, name, colour in (
                 (axes[0], "loss", "training", TEXT),
                 (axes[0], "validation_loss", "validation", _LINE),
                 (axes[1], "validation_auc", "validation", _LINE),
             ):
-                _line(pane, epochs, [entry[key] for entry in history], name if last else "", colour)
+                values = [entry[key] for entry in history]
+                label = f"member {member}, {name}: {values[-1]:.3f}"
+                pane.plot(epochs, values, color=colour, linestyle=style, label=label)
         axes[0].set(title="Loss", xlabel="epoch", ylim=(0, None))
         axes[1].set(title="AUC", xlabel="epoch")
-
-
-def _line(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str) -> None:
-    axes.plot(x, y, color=colour)
-    if not name:
-        return
-    axes.annotate(
-        f"{name} {y[-1]:.3f}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=colour
-    )
+        for pane in axes:
+            pane.legend(title="after the last epoch", alignment="left")
 
 
 def _logit(probability: Floats) -> Floats:

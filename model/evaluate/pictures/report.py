@@ -33,7 +33,7 @@ def write_report(
     beside = network_beside(weights or SHIPPED)
     if beside:
         _write_network(beside, Engine(weights).calibration.size, out, console)
-    console.print(f"written: {out}. {PRIVACY_NOTICE}", soft_wrap=True, highlight=False)
+    console.print(f"written: {out}. {PRIVACY_NOTICE}", markup=False, soft_wrap=True, highlight=False)
 
 
 def _figures(evaluation: Evaluation, metrics: Metrics, out: Path) -> list[Callable[[], None]]:

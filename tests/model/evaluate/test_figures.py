@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,3 +207,21 @@ def test_a_folder_of_the_user_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(UsageError, match="name another"):
         folder(tmp_path / "notes.txt")
+
+
+def test_the_figures_words_name_members_and_the_line_of_perfect_calibration(tmp_path: Path) -> None:
+    histories = [
+        [
+            {"epoch": epoch, "loss": loss / epoch, "validation_loss": loss, "validation_auc": 0.9}
+            for epoch in (1, 2)
+        ]
+        for loss in (0.4, 0.3)
+    ]
+    charts.losses(histories, tmp_path / "losses.svg")
+    drawn = (tmp_path / "losses.svg").read_text()  # words stand in comments before their outlines
+    for words in ("member 1, training: 0.200", "member 2, training: 0.150", "member 2, validation: 0.900"):
+        assert f"<!-- {words} -->" in drawn
+    _, cases, _ = judged(tmp_path, [(0, 0.1, "normal"), (1, 0.9, "pneumonia")] * 3)
+    metrics: Any = SimpleNamespace(ece=0.1, brier=0.1)
+    charts.reliability(cases, Bootstrap(cases.patients), metrics, tmp_path / "reliability.svg")
+    assert "<!-- perfect calibration -->" in (tmp_path / "reliability.svg").read_text()

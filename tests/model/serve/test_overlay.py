@@ -74,6 +74,16 @@ def test_what_the_map_does_not_cover_keeps_its_pixels() -> None:
     assert not np.array_equal(blended[15:85, 60:140, 0], np.asarray(gray)[15:85, 60:140])
 
 
+def test_colours_computed_for_every_few_pixels_look_like_those_of_each_pixel() -> None:
+    grid = np.random.default_rng(2).normal(scale=6, size=(10, 10)).astype(np.float32)
+    activation = verdict(grid.tolist()).finding.map
+    blended = np.asarray(overlay.blend(Image.new("L", (953, 701), 100), activation), int)
+    rgb, cover = overlay.colours(overlay.surface(grid, 701, 953) / overlay.scale_of(activation))
+    exact = 100 + (rgb - 100) * (overlay.OPACITY * cover[:, :, None])
+    assert np.abs(blended - exact).mean() < 1
+    assert np.percentile(np.abs(blended - exact), 99.9) < 8
+
+
 def test_the_surface_goes_through_the_cells_and_never_beyond_their_neighbours() -> None:
     grid = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
     surface = overlay.surface(grid, 4 * 9, 5 * 9)

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import signal
 import threading
@@ -378,3 +379,12 @@ def test_a_stressed_copy_is_still_an_image(name: str) -> None:
 
 def test_the_rate_warms_up_and_comes_down() -> None:
     assert [round(rate_at(done), 3) for done in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
+
+
+def test_the_next_commands_can_be_copied() -> None:
+    told = recipe.told(Path("runs/my [first] run/cxr-3.onnx"), Path("chest x-rays")).splitlines()
+    command, serve = (line for line in told if line.startswith("  "))
+    assert shlex.split(command) == [
+        *("cxr", "evaluate", "chest x-rays", "--weights", "runs/my [first] run/cxr-3.onnx")
+    ]
+    assert shlex.split(serve) == ["CXR_WEIGHTS=runs/my [first] run/cxr-3.onnx", "cxr", "up"]
