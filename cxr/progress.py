@@ -1,22 +1,30 @@
-"""Show the progress of `cxr backfill`, and a summary at the end."""
+"""Show the progress of `cxr backfill` and `cxr classify`, and a summary at the end."""
 
 import threading
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from rich.bar import Bar
-from rich.console import Console
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.backfill import HISTOGRAM_BINS, Done, Tally
-from pipeline.errors import StoreError
+from pipeline.errors import CxrError
 from pipeline.names import INBOX, for_terminal
+from pipeline.verdict import Status, Verdict, doubt_of
 
 _EVERY = 10.0  # seconds between two lines when the output is not a terminal
 _WIDTH = 40  # characters in the longest bar
+_COLOURS = {"pneumonia": "yellow", "normal": "cyan", "rejected": "dim", "failed": "red"}
+_SIDES: tuple[JustifyMethod, ...] = ("left", "left", "right", "left", "right")
+_NARROW = 64  # a terminal of fewer characters gets two lines for each X-ray, not columns
+_LEFT_TO_RIGHT = "\u200e"  # a mark of no width
 
 
 def follow(answers: Iterable[Done], count: Callable[[], int], console: Console) -> Tally:
@@ -55,6 +63,74 @@ def show_summary(tally: Tally, seconds: float, console: Console) -> None:
         console.print(_histogram(tally))
 
 
+def tabulate(verdicts: Iterable[Verdict], count: Callable[[], int], console: Console) -> Counter[Status]:
+    """Print each verdict as a row under a progress bar, then the totals; return the number of each status.
+
+    `count` finds the number of X-rays in the background.
+    """
+    labels: Counter[str] = Counter()
+    statuses: Counter[Status] = Counter()
+    clock = time.monotonic()
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        _in_background(lambda: progress.update(task, total=count()))
+        for verdict in verdicts:
+            if not statuses:
+                console.print(_head(console.width))
+            statuses[verdict.status] += 1
+            labels[verdict.finding.label if verdict.finding else verdict.status] += 1
+            console.print(_row(verdict, console.width))
+            progress.advance(task)
+    if total := statuses.total():
+        seconds = time.monotonic() - clock
+        found = ", ".join(f"{number:,} {label}" for label, number in labels.most_common())
+        words = f"{total:,} X-ray{'' if total == 1 else 's'} in {seconds:.1f} s: {found}"
+        console.print(Text(f"\n{words}"), soft_wrap=True)
+    return statuses
+
+
+def _head(width: int) -> RenderableType:
+    cells = [Text(word, "bold") for word in ("X-ray", "Verdict", "P", "Reason", "Time")]
+    return _cells(width, *cells) if width >= _NARROW else Text("")
+
+
+def _row(verdict: Verdict, width: int) -> RenderableType:
+    finding, doubt, spent = verdict.finding, doubt_of(verdict.warnings), verdict.timing_ms
+    label = finding.label if finding else verdict.status
+    name, answer = Text(_isolated(for_terminal(verdict.source.key))), Text(label, _COLOURS.get(label, ""))
+    chance = Text(f"{finding.probability:.2f}" if finding and not doubt else "")
+    why = for_terminal(verdict.reason.message) if verdict.reason else (doubt or "").replace("_", " ")
+    milliseconds = spent.fetch + spent.decode + spent.infer
+    took = Text(f"{milliseconds:,.0f} ms" if milliseconds else "", "dim")
+    if width >= _NARROW:
+        return _cells(width, name, answer, chance, Text(why), took)
+    words = Text(" ").join(part for part in (answer, chance, Text(why), took) if part)
+    lines = Table.grid()
+    lines.add_column(overflow="fold")
+    lines.add_row(name)
+    lines.add_row(Padding(words, (0, 0, 0, 2)))
+    return lines
+
+
+def _cells(width: int, *cells: Text) -> Table:
+    """Lay one row out in columns of the same width for every row, because rows are printed as they come."""
+    fixed = (9, 4, 8)  # the longest label, P, time
+    rest = width - sum(fixed) - 4 * 2
+    name = rest // 2
+    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    for size, side in zip((name, *fixed[:2], rest - name, fixed[2]), _SIDES, strict=True):
+        table.add_column(width=size, justify=side, overflow="fold")
+    table.add_row(*cells)
+    return table
+
+
+def _isolated(name: str) -> str:
+    """Keep a name that is read from right to left from turning the rest of its row around."""
+    turns = any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in name)
+    return f"{_LEFT_TO_RIGHT}{name}{_LEFT_TO_RIGHT}" if turns else name
+
+
 def _counts(tally: Tally) -> Table:
     table = Table("", "images", box=None, show_header=False)
     reasons = [(f"rejected: {code}", number) for code, number in tally.reasons.most_common()]
@@ -82,12 +158,12 @@ def _line(task: Task, tally: Tally) -> str:
 
 
 def _in_background(work: Callable[[], None]) -> None:
-    """Run `work` in a daemon thread; ignore store errors, which the listing being judged reports as well."""
+    """Run `work` in a daemon thread; ignore our errors, which the listing being judged reports as well."""
 
     def run() -> None:
         try:
             work()
-        except StoreError:
+        except CxrError:
             return
 
     threading.Thread(target=run, name="cxr-count", daemon=True).start()
