@@ -26,7 +26,7 @@ NAMES = ["plain", "\x1b[31mred\r\n", "[bold]x", "胸部" * 12, "חזה 12", "ص�
 def test_no_name_breaks_the_table(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         (tmp_path / name).write_bytes(b"P1")
-    (tmp_path / "bad").write_bytes(b"no image")
+    (tmp_path / "bad").write_bytes(b"bad")
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False, color_system=None)
     monkeypatch.chdir(tmp_path)
