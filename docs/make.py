@@ -1,6 +1,6 @@
 """Write the parts of the documents that come from the code: `python docs/make.py [--screenshots]`.
 
-These are the schema, the README's tables of settings and sample answers, the model card's tables, and the
+These are the schema, the tables of settings and of the samples' verdicts, the model card's tables, and the
 host types in template.yaml; with Debian's chromium also the screenshots, of synthetic samples only.
 `tests/test_docs.py` fails when one of them is out of date.
 """
@@ -31,7 +31,8 @@ from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
 
 ROOT = Path(__file__).parents[1]
-README, SCHEMA = ROOT / "README.md", ROOT / "docs" / "verdict.schema.json"
+SETTINGS, VERDICT = ROOT / "docs" / "settings.md", ROOT / "docs" / "verdict.md"
+SCHEMA = ROOT / "docs" / "verdict.schema.json"
 CARD_TEXT = ROOT / "model" / "weights" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
 SAMPLES = ROOT / "events" / "samples"
@@ -42,11 +43,21 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=1) + "\n"
 
 
-def readme() -> str:
-    """Return the README with its tables up to date."""
-    text = README.read_text(encoding="utf-8")
-    for name, table in (("example", example()), ("samples", samples_table()), ("settings", settings_table())):
-        text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{table}\2", text, flags=re.DOTALL)
+def settings() -> str:
+    """Return the document of the settings with its tables up to date."""
+    return _filled(SETTINGS, {"settings": settings_table()})
+
+
+def verdict() -> str:
+    """Return the document of the verdict with its example and its table of the samples up to date."""
+    return _filled(VERDICT, {"example": example(), "samples": samples_table()})
+
+
+def _filled(path: Path, parts: dict[str, str]) -> str:
+    """Return a document with the parts between `<!-- name -->` and `<!-- /name -->` replaced."""
+    text = path.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{part}\2", text, flags=re.DOTALL)
     return text
 
 
@@ -70,8 +81,8 @@ def example() -> str:
     seen = Engine().examine(path.read_bytes())
     source = {"key": f"inbox/{path.name}", "media_type": seen.facts.media_type}
     finding = seen.finding.model_dump(exclude={"map"})
-    verdict = {"schema": SCHEMA_NAME, "status": "classified", "source": source, "finding": finding}
-    return f"```json\n{json.dumps({**verdict, 'warnings': seen.warnings}, indent=1)}\n```\n"
+    shown = {"schema": SCHEMA_NAME, "status": "classified", "source": source, "finding": finding}
+    return f"```json\n{json.dumps({**shown, 'warnings': seen.warnings}, indent=1)}\n```\n"
 
 
 def samples_table() -> str:
@@ -119,7 +130,7 @@ _INTRODUCTIONS = {
     "page": "the page that `cxr up` serves.",
     "judging": "how images are judged.",
     "host": "where images are judged.",
-    "dicom": "the DICOM node of `cxr up` ([docs/pacs.md](docs/pacs.md)).",
+    "dicom": "the DICOM node of `cxr up` ([pacs.md](pacs.md)).",
     "stack": "the AWS stack that `cxr deploy` creates and other commands use.",
 }
 
@@ -159,10 +170,7 @@ def card() -> str:
         "populations": _populations(facts),
         "limits": "".join(f"- {limit}\n" for limit in facts.limits),
     }
-    text = CARD_TEXT.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = re.sub(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\1{part}\2", text, flags=re.DOTALL)
-    return text
+    return _filled(CARD_TEXT, parts)
 
 
 def _figures(facts: Card) -> str:
@@ -218,10 +226,10 @@ def measure_card(originals: Path, copies: Path, *others: Path) -> None:
     from model.evaluate.populations import judge_populations
     from model.train.export import load_network
 
-    settings = Settings(prevalence=None, weights=None)  # ignores the environment
+    unchanged = Settings(prevalence=None, weights=None)  # ignores the environment
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
-    measured = [evaluate_folder(path, settings) for path in (originals, copies)]
-    populations = [one for path in others for one in judge_populations(path, settings).populations]
+    measured = [evaluate_folder(path, unchanged) for path in (originals, copies)]
+    populations = [one for path in others for one in judge_populations(path, unchanged).populations]
     made = make_card(parameters, Engine().calibration, measured[0], measured[1], populations)
     CARD.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -276,7 +284,8 @@ if __name__ == "__main__":
         measure_card(*arguments.card)
     CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
-    README.write_text(readme(), encoding="utf-8")
+    SETTINGS.write_text(settings(), encoding="utf-8")
+    VERDICT.write_text(verdict(), encoding="utf-8")
     TEMPLATE.write_text(template(), encoding="utf-8")
     if arguments.screenshots:
         screenshots()

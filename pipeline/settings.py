@@ -338,7 +338,7 @@ def _whereabouts(key: str, section: str) -> str:
         return f"the stack sets it, as CXR_{key.upper()}"
     found = difflib.get_close_matches(key.lower().removeprefix("cxr_"), _SECTION_OF, 1, cutoff=0.7)
     if not found:
-        return "the README lists them all"
+        return "docs/settings.md lists them all"
     there = _SECTION_OF[found[0]]
     place = f"in [{there}]" if there else "above the first section"
     where = "" if there == section else f" {place}"
@@ -360,7 +360,7 @@ def _check_names() -> None:
         if not name.upper().startswith("CXR_") or name.upper() in _KNOWN | _OF_SCRIPTS | _RETIRED.keys():
             continue
         near = difflib.get_close_matches(name.upper(), sorted(_KNOWN), 1, cutoff=0.7)
-        advice = f"did you mean {near[0]}?" if near else "the README lists all settings; unset it"
+        advice = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings; unset it"
         raise UsageError(f"{name} is not a setting: {advice}")
 
 

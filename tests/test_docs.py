@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 from cxr.commands import app
 from model import SHIPPED
@@ -32,16 +34,60 @@ def make() -> ModuleType:
 
 def test_generated_parts_are_up_to_date(make: ModuleType) -> None:
     assert make.SCHEMA.read_text(encoding="utf-8") == make.schema()
-    assert make.README.read_text(encoding="utf-8") == make.readme()
+    assert make.SETTINGS.read_text(encoding="utf-8") == make.settings()
+    assert make.VERDICT.read_text(encoding="utf-8") == make.verdict()
     assert make.TEMPLATE.read_text(encoding="utf-8") == make.template()
     assert make.template().count("m7i.large") == 3
-    assert make.readme().count("| `CXR_") >= 8
+    assert make.settings().count("| `CXR_") >= 8
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(path: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert all((path.parent / link).exists() for link in links), links
+def test_links_and_anchors_lead_somewhere(path: Path) -> None:
+    text = _without_code(path.read_text(encoding="utf-8"))
+    for link in re.findall(r"""(?:\]\(|srcset="|src=")(?!https?:)([^)"]+)""", text):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+
+
+def _anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.+)$", _without_code(path.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    text = _without_code((ROOT / "README.md").read_text(encoding="utf-8"))
+    shown = re.sub(r"\]\([^)]*\)", "]", re.sub(r"<!--.*?-->|<[^>]*>", "", text, flags=re.S))
+    assert 400 < len(re.findall(r"[^\s|]*\w[^\s|]*", shown)) <= 900
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    named = {link for link in re.findall(r"\]\(([^)]+)\)", index) if "/" not in link}
+    assert named >= {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_comparison_has_fifteen_rows() -> None:
+    rows = re.findall(r"^\| \*\*.*\|$", (ROOT / "docs/compared.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) == 15
+    assert {row.count(" | ") for row in rows} == {4}
+
+
+def test_the_readmes_figures_are_those_of_the_card() -> None:
+    figures = shipped_card().originals
+    assert figures.auc
+    assert figures.right_when_certain
+    shown = [f"{figures.auc.value:.3f}"]
+    shares = (figures.at_decision.accuracy, figures.uncertain, figures.right_when_certain)
+    shown += [f"{share.value:.1%}".replace("%", " %") for share in shares]
+    row = f"| cxr 3, {figures.images} X-rays of other patients of the same archive | {' | '.join(shown)} |"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_guide_to_changes_names_real_files() -> None:
@@ -51,13 +97,27 @@ def test_the_guide_to_changes_names_real_files() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_the_readme_names_real_commands_and_targets() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    real = {command.name for command in app.registered_commands if command.name} | {"index"}
-    assert set(re.findall(r"(?:^|`|bin/)cxr ([a-z]+)", text, re.M)) <= real
-    assert {name for name in real if re.search(rf"\bcxr {name}\b", text)} == real
+def test_the_documents_name_real_commands_options_and_targets() -> None:
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    real = dict(root.commands)
+    for path in DOCUMENTS:
+        if path.name == "CHANGELOG.md":
+            continue  # it also names commands of earlier releases
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:^|`|bin/)cxr ([a-z]+(?:-[a-z]+)*)", text, re.M):
+            assert name in real, f"{path}: cxr {name}"
+        for name, rest in re.findall(r"(?:^|`|bin/|\d )cxr ([a-z]+(?:-[a-z]+)*) ([^`\n#]*)", text, re.M):
+            known = {option for parameter in real[name].params for option in parameter.opts}
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known | {"--help"}, (
+                f"{path}: cxr {name} {rest}"
+            )
+    using = (ROOT / "docs/using.md").read_text(encoding="utf-8")
+    assert {name for name in real if f"`cxr {name}" in using} == set(real)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"^make (\w+)", text, re.M)) <= targets
+    for name in ("README.md", "CONTRIBUTING.md", "docs/aws.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"(?:^|`)make (\w+)", text, re.M)) <= targets
 
 
 def test_the_card_is_that_of_the_weights_beside_it(make: ModuleType) -> None:
@@ -91,7 +151,7 @@ def test_no_key_and_no_open_door_in_the_repository() -> None:
 
 
 def test_the_documents_settings_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/pacs.md")]
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/settings.md", "docs/pacs.md")]
     examples = [found for text in texts for found in re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)]
     assert len(examples) >= 4
     for number, example in enumerate(examples):

@@ -89,7 +89,7 @@ def test_a_file_elsewhere_is_named_by_a_variable(here: Path, monkeypatch: pytest
         ("thread = 2", "thread is not a setting: did you mean threads in [judging]?"),
         ("CXR_THREADS = 2", "CXR_THREADS is not a setting: did you mean threads in [judging]?"),
         ('[page]\nroot = "x"', "[page] root is not a setting: it belongs above the first section"),
-        ("[stack]\nzzzz = 2", "[stack] zzzz is not a setting: the README lists them all"),
+        ("[stack]\nzzzz = 2", "[stack] zzzz is not a setting: docs/settings.md lists them all"),
         ("[stack]\nsubnets = []", "[stack] subnets is not a setting: the stack sets it, as CXR_SUBNETS"),
         ("[juding]\nthreads = 2", "[juding] is not a section: did you mean [judging]?"),
         ("[threads]\nx = 2", "[threads] is not a section: it belongs in [judging]"),
