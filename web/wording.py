@@ -1,5 +1,6 @@
 """The words of the page for codes, states and numbers."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from flask import Flask
@@ -79,11 +80,26 @@ WARNING_TAGS: dict[Warning, str] = {
     "burned_in_text": "text in the image",
     "evidence_outside": "evidence outside the chest",
 }
+SAMPLES = {  # keys and ETags of the synthetic X-rays of a first run, events/samples
+    "inbox/adult-1.jpeg": "403e72d1a7458c17df6e8a866d75ff66",
+    "inbox/child-1.dcm": "5c108ac554c8eac375b1b8993b0cdaed",
+    "inbox/normal-1.jpeg": "4d11322e65f2bddceea0a257ce9294c7",
+    "inbox/normal-2.jpeg": "0647933b9a1c7c7095819eb291f7bfbb",
+    "inbox/photograph-1.png": "f34513daa0a348b75723c37eb4369b17",
+    "inbox/pneumonia-1.jpeg": "a669785a95bc21ca499185cf188d51f9",
+    "inbox/pneumonia-2.jpeg": "dd1f6633b5ae0516255134e6729fbf10",
+    "inbox/uncertain-1.jpeg": "def83f9d7f664f0461493f0cd0cdaef1",
+}
 
 
 def name_of(row: Row) -> str:
     """Return the name of an X-ray: its key without `inbox/`."""
     return row.key.removeprefix(INBOX)
+
+
+def are_samples(rows: Sequence[Row]) -> bool:
+    """Return whether there are rows, and nothing but the synthetic X-rays of a first run."""
+    return bool(rows) and all(row.key in SAMPLES and row.etag in (None, SAMPLES[row.key]) for row in rows)
 
 
 def is_addressable(name: str) -> bool:
@@ -126,7 +142,7 @@ def utc(moment: datetime) -> str:
 
 def install(app: Flask) -> None:
     """Make the words available to the templates."""
-    for function in (duration, name_of, is_addressable, doubt_of, percent, file_size, utc):
+    for function in (duration, name_of, are_samples, is_addressable, doubt_of, percent, file_size, utc):
         app.add_template_filter(function)
     app.jinja_env.globals.update(NOTICE=NOTICE, STATE_NAMES=STATE_NAMES, LABELS=LABELS, UNDECIDED=UNDECIDED)
     app.jinja_env.globals.update(REASONS=REASONS, WARNINGS=WARNINGS, WARNING_TAGS=WARNING_TAGS)

@@ -16,7 +16,7 @@ from pipeline.judge import give_up
 from pipeline.names import verdict_key
 from pipeline.records import Job
 from pipeline.verdict import DOUBTS, NOTICE, Label, ReasonCode, Verdict, Warning
-from tests.support.fakes import LIMIT
+from tests.support.fakes import LIMIT, SAMPLES
 from tests.support.webpage import HOSTILE, NOW, RELEASE, UNICODE, Page
 from web import wording
 
@@ -293,3 +293,22 @@ def test_every_code_has_its_words() -> None:
 )
 def test_a_percentage_never_says_more_than_is_known(share: float, digits: int, words: str) -> None:
     assert wording.percent(share, digits) == words
+
+
+def test_the_first_page_says_that_the_samples_are_synthetic_until_there_is_an_own_one(page: Page) -> None:
+    line = "These X-rays are synthetic."
+    assert line not in page.get("/")
+    for path in SAMPLES.iterdir():
+        if path.is_file():
+            page.judged(path.name, path.read_bytes())
+    assert set(wording.SAMPLES) == {f"inbox/{path.name}" for path in SAMPLES.iterdir() if path.is_file()}
+    assert line in page.get("/")
+    assert line not in page.get("/?state=normal")
+    assert line not in page.get("/?limit=3")
+    page.judged("mine.jpeg", b"N")
+    assert line not in page.get("/")
+
+
+def test_a_persons_own_x_ray_with_the_name_of_a_sample_is_no_sample(page: Page) -> None:
+    page.judged("normal-1.jpeg", b"N")
+    assert "These X-rays are synthetic." not in page.get("/")
