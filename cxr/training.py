@@ -39,9 +39,11 @@ def train_command(
         Path, typer.Option(help="Folder of the training run; name it again to continue a run.")
     ] = Path("runs/cxr"),
     epochs: Annotated[
-        float | None, typer.Option(min=0.1, help="Number of epochs; use few for a trial run.")
+        float | None, typer.Option(min=0.1, help="Number of epochs (default: 8); use few for a trial run.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random numbers; the same seed repeats a training.")
+    ] = None,
     outside: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +65,7 @@ def export_command(
         Path, typer.Argument(help="The data the run was trained on; calibration needs its validation fold.")
     ],
 ) -> None:
-    """Calibrate a trained network and write it as ONNX."""
+    """Calibrate a trained network again and write it as ONNX."""
     begin()
     _check_folder(run)
     _check_folder(data)
@@ -77,7 +79,7 @@ def evaluate_command(
         Path | None, typer.Argument(help="Folder with NORMAL/ and PNEUMONIA/ at any depth.")
     ] = None,
     weights: WeightsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, for programs.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Include patients that the network may have been trained on.")
     ] = False,
@@ -86,7 +88,7 @@ def evaluate_command(
     ] = None,
     populations: Annotated[
         Path | None,
-        typer.Option(help="Instead of labelled images: a folder with one folder per population."),
+        typer.Option(help="Folder with one folder per population, to measure instead of labelled images."),
     ] = None,
 ) -> None:
     """Measure a network on labelled images, with 95 % confidence intervals.
@@ -130,7 +132,7 @@ def calibrate_command(
     ],
     out: Annotated[Path, typer.Option(help="ONNX file to write; its card is written beside it.")],
     weights: WeightsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON, for programs.")] = False,
 ) -> None:
     """Fit probability, thresholds and typicality to your own X-rays; the network itself is not retrained.
 

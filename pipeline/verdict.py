@@ -14,7 +14,7 @@ RELEASE = 7  # incremented with every deployed change of model or code
 SCHEMA: Literal["cxr-inbox/verdict/1"] = "cxr-inbox/verdict/1"
 
 NOTICE = (
-    "Research software, not a medical device. Trained on X-rays of children of 1 to 5 years from one "
+    "Research software, not a medical device. Trained on X-rays of children aged 1 to 5 from one "
     "hospital. The map shows what the network looked at; it does not locate disease."
 )
 

@@ -55,7 +55,7 @@ WARNING_CODES: dict[Warning, CodedConcept] = {
     "atypical": _own("ATYPICAL", "No call: too unlike the training images"),
     "other_population": _own("POPULATION", "No call: probably of another population"),
     "age_outside_training": _own("AGE-OUTSIDE", "No call: the patient is not 1 to 5 years old"),
-    "age_unknown": _own("AGE-UNKNOWN", "Age unknown; trained on children of 1 to 5 years"),
+    "age_unknown": _own("AGE-UNKNOWN", "Age unknown; trained on children aged 1 to 5"),
     "not_frontal": _own("NOT-FRONTAL", "No call: not a frontal view"),
     "for_processing": _own("FOR-PROCESSING", "No call: raw image of a detector"),
     "burned_in_text": _own("BURNED-IN-TEXT", "Text may be burned into the image"),

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from cxr import deployment
@@ -36,6 +39,24 @@ COMMANDS = {
     "destroy": [],
 }
 WITHOUT_SETTINGS = {"train", "export", "explore"}  # they say all on standard output
+
+
+def commands() -> dict[str, Any]:
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    index = root.commands["index"]
+    assert isinstance(index, TyperGroup)
+    return {**root.commands, **{f"index {name}": command for name, command in index.commands.items()}}
+
+
+def test_every_help_text_is_made_of_sentences() -> None:
+    for name, command in commands().items():
+        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        assert len(texts) > 1 or name == "index"
+        for text in texts:
+            assert text, f"{name} has a parameter without help"
+            assert text[0].isupper(), f"{name}: {text}"
+            assert text.rstrip().endswith("."), f"{name}: {text}"
 
 
 def levels() -> set[int]:
