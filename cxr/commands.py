@@ -248,7 +248,7 @@ def classify_command(
 
     settings, show = begin(weights=weights), None
     with GuardedEngine.of(settings) as engine:  # loads the network while this process imports the rest
-        from pipeline.classify import count, line, verdicts
+        from pipeline.classify import count_inputs, line, verdicts
         from pipeline.verdict import Release
 
         if heatmaps:
@@ -262,7 +262,7 @@ def classify_command(
 
             from cxr.progress import tabulate
 
-            statuses = set(tabulate(found, lambda: count(names, _bucket), Console()))
+            statuses = set(tabulate(found, lambda: count_inputs(names, _bucket), Console()))
         else:
             statuses = set()
             for verdict in found:

@@ -70,7 +70,7 @@ def line(verdict: Verdict) -> str:
     return f"{key}: {verdict.status}, {verdict.reason.code}: {verdict.reason.message}"
 
 
-def count(names: Iterable[str], open_store: OpenStore | None = None) -> int:
+def count_inputs(names: Iterable[str], open_store: OpenStore | None = None) -> int:
     """Return the number of verdicts that `verdicts` yields for these names, without reading any file."""
     return sum(1 for _ in _readers(names, open_store))
 

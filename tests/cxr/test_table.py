@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cxr.progress import tabulate
-from pipeline.classify import count, verdicts
+from pipeline.classify import count_inputs, verdicts
 from pipeline.verdict import Release
 from tests.support import pictures
 from tests.support.fakes import LIMIT, FakeEngine
@@ -31,7 +31,9 @@ def test_no_name_breaks_the_table(tmp_path: Path, width: int, monkeypatch: pytes
     console = Console(file=out, width=width, force_terminal=False, color_system=None)
     monkeypatch.chdir(tmp_path)
     names = ["."]
-    statuses = tabulate(verdicts(names, FakeEngine(), Release(), LIMIT, 1), lambda: count(names), console)
+    statuses = tabulate(
+        verdicts(names, FakeEngine(), Release(), LIMIT, 1), lambda: count_inputs(names), console
+    )
     assert statuses == {"classified": len(NAMES), "rejected": 1}
     *rows, totals = out.getvalue().rstrip().split("\n")
     assert all(cell_len(row) <= width for row in rows)
