@@ -80,7 +80,7 @@ def tabulate(verdicts: Iterable[Verdict], count: Callable[[], int], console: Con
                 console.print(_head(console.width))
             statuses[verdict.status] += 1
             labels[verdict.finding.label if verdict.finding else verdict.status] += 1
-            console.print(_row(verdict, console.width))
+            console.print(_row(verdict, console.width, console.encoding))
             progress.advance(task)
     if total := statuses.total():
         seconds = time.monotonic() - clock
@@ -95,10 +95,11 @@ def _head(width: int) -> RenderableType:
     return _cells(width, *cells) if width >= _NARROW else Text("")
 
 
-def _row(verdict: Verdict, width: int) -> RenderableType:
+def _row(verdict: Verdict, width: int, encoding: str) -> RenderableType:
     finding, doubt, spent = verdict.finding, doubt_of(verdict.warnings), verdict.timing_ms
     label = finding.label if finding else verdict.status
-    name, answer = Text(_isolated(for_terminal(verdict.source.key))), Text(label, _COLOURS.get(label, ""))
+    key = for_terminal(verdict.source.key).encode(encoding, "backslashreplace").decode(encoding)
+    name, answer = Text(_isolated(key)), Text(label, _COLOURS.get(label, ""))
     chance = Text(f"{finding.probability:.2f}" if finding and not doubt else "")
     why = for_terminal(verdict.reason.message) if verdict.reason else (doubt or "").replace("_", " ")
     milliseconds = spent.fetch + spent.decode + spent.infer
@@ -117,7 +118,7 @@ def _cells(width: int, *cells: Text) -> Table:
     """Lay one row out in columns of the same width for every row, because rows are printed as they come."""
     fixed = (9, 4, 8)  # the longest label, P, time
     rest = width - sum(fixed) - 4 * 2
-    name = rest // 2
+    name = rest * 3 // 5
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for size, side in zip((name, *fixed[:2], rest - name, fixed[2]), _SIDES, strict=True):
         table.add_column(width=size, justify=side, overflow="fold")
