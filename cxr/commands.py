@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
-    from pipeline.ports import Landing, Store
+    from pipeline.dicom.arrivals import Arrivals
+    from pipeline.ports import Store
     from pipeline.running.alone import Tell
     from pipeline.running.background import Background
     from pipeline.settings import Settings
@@ -143,9 +144,11 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     def problems() -> list[str]:
         return [*background.problems(), *watcher.problems()]
 
-    page = _page(settings, access, ports.store, worklist, operations=monitor, problems=problems)
-    server = _server(page, access.address, settings.port)
-    node = _start_node(settings, ports.store, background)
+    arrivals = wiring.make_arrivals(settings, ports.store)
+    parts = {"operations": monitor, "problems": problems, "arrivals": arrivals}
+    page = _page(settings, access, ports.store, worklist, **parts)
+    server = _server(page, access.address, settings)
+    node = _start_node(settings, arrivals, background)
     wiring.provide(replace(ports, queue=queue))
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
@@ -167,10 +170,11 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     with closing(worklist):
         mirror.step()  # raises if something is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
+        arrivals = wiring.make_arrivals(settings, store)
         parts = {"tickets": store, "operations": monitor, "problems": background.problems}
-        page = _page(settings, access, store, worklist, **parts)
-        server = _server(page, access.address, settings.port)
-        node = _start_node(settings, store, background)
+        page = _page(settings, access, store, worklist, **parts, arrivals=arrivals)
+        server = _server(page, access.address, settings)
+        node = _start_node(settings, arrivals, background)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
@@ -193,13 +197,13 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
-def _start_node(settings: Settings, store: Landing, background: Background) -> str | None:
+def _start_node(settings: Settings, arrivals: Arrivals, background: Background) -> str | None:
     """Start the DICOM node, if the settings ask for one; return where it is."""
     if settings.dicom_port is None:
         return None
     from handlers import wiring
 
-    node = wiring.make_node(settings, store)
+    node = wiring.make_node(settings, arrivals)
     background.start("DICOM node", lambda: node.run(background.stopping))
     return f"{settings.ae_title} at {settings.dicom_address}, port {node.port}"
 
@@ -344,14 +348,16 @@ def _bucket(name: str) -> Store:
     return wiring.open_bucket(name)
 
 
-def _server(page: Flask, address: str, port: int) -> BaseWSGIServer:
+def _server(page: Flask, address: str, settings: Settings) -> BaseWSGIServer:
     from pipeline.running.serving import make_server
 
-    options = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
+    options: dict[str, Any] = {"max_request_body_size": page.config["MAX_CONTENT_LENGTH"]}
     options["clear_untrusted_proxy_headers"] = False  # web/access.py knows which proxies to trust
+    options |= {"large": page.config["LARGE_BODIES"], "request_seconds": settings.dicom_total_seconds}
     try:
-        return make_server(page, address, port, 8, **options)
+        return make_server(page, address, settings.port, 8, **options)
     except OSError as error:
         raise UsageError(
-            f"cannot listen on port {port} of {address} ({error.strerror}); name another --port or --host"
+            f"cannot listen on port {settings.port} of {address} ({error.strerror}); "
+            "name another --port or --host"
         ) from error

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ec2_runner.reach.reaper import Reaper
     from ec2_runner.reach.slot import Slot
     from pipeline.aws.sqs import SqsQueue
+    from pipeline.dicom.arrivals import Arrivals
     from pipeline.dicom.node import Node
     from pipeline.judge import Judge
     from pipeline.running.service import Service
@@ -144,22 +145,29 @@ def make_results(store: Store, settings: Settings) -> Results:
     return ResultMaker(store, settings.max_bytes, picture)
 
 
-def make_node(settings: Settings, store: Landing) -> "Node":
-    """Build the DICOM node over a store's inbox; it listens from then on. Raises UsageError."""
+def make_arrivals(settings: Settings, store: Landing) -> "Arrivals":
+    """Build what takes DICOM objects from the network into a store's inbox; one of each process."""
     from model.serve.dicom import network
     from pipeline.dicom.arrivals import Arrivals, Kinds, lasting_secret
-    from pipeline.dicom.node import Node, door_of, terms_of
     from pipeline.store.folder import PRIVATE_FOLDER
 
     private = settings.root / PRIVATE_FOLDER
-    door = door_of(settings)
-    kinds = Kinds(network.RADIOGRAPHS, network.SYNTAXES, network.identify, network.fingerprint)
+    kinds = Kinds(
+        network.RADIOGRAPHS, network.SYNTAXES, network.announce, network.identify, network.fingerprint
+    )
     given = settings.log_key if "log_key" in settings.model_fields_set else None
     secret = given or lasting_secret(private / "dicom.key")
     folder = private / f"dicom-{settings.bucket or 'up'}"  # the lock of `cxr up` makes it this process's own
-    arrivals = Arrivals(store, folder, kinds, settings.max_bytes, secret, settings.log_key)
+    return Arrivals(store, folder, kinds, settings.max_bytes, secret, settings.log_key)
+
+
+def make_node(settings: Settings, arrivals: "Arrivals") -> "Node":
+    """Build the DICOM node; it listens from then on. Raises UsageError."""
+    from pipeline.dicom.node import Node, door_of, terms_of
+
+    door = door_of(settings)
     try:
-        return Node(door, terms_of(settings, kinds), arrivals)
+        return Node(door, terms_of(settings, arrivals.kinds), arrivals)
     except OSError as error:
         raise UsageError(
             f"cannot listen on port {door.port} of {door.address} ({error.strerror}); "

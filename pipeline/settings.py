@@ -178,7 +178,9 @@ class DicomSettings(_Group):
     dicom_idle_seconds: float = Field(
         60, gt=0, description="time limit for a sender's next message, in seconds"
     )
-    dicom_total_seconds: float = Field(3600, gt=0, description="time limit for one association, in seconds")
+    dicom_total_seconds: float = Field(
+        3600, gt=0, description="time limit for one association, or for one request to the page, in seconds"
+    )
 
 
 class StackSettings(_Group):

@@ -6,16 +6,19 @@ from typing import Any
 
 from flask import Flask, request
 
+from pipeline.dicom.arrivals import Arrivals
 from pipeline.ports import Monitor, Results, Store, Tickets
 from pipeline.worklist.sqlite import SqliteIndex
 from web import errors, security, wording
 from web.access import Access, restrict
 from web.api import api_blueprint
 from web.audit import Audit, keep
+from web.pacs.stow import stow_blueprint
 from web.pages import NameConverter, host_blueprint, pages_blueprint, results_blueprint
 from web.upload import upload_blueprint
 
 _FORM_BYTES = 1_000_000  # in a request besides its file
+_LARGEST_OBJECTS = 4  # that fit together into a request of DICOMweb
 
 
 class StatusPage(Flask):
@@ -36,6 +39,7 @@ def create_page(
     *,
     tickets: Tickets | None = None,
     results: Results | None = None,
+    arrivals: Arrivals | None = None,
     operations: Monitor | None = None,
     access: Access | None = None,
     audit: Audit | None = None,
@@ -48,7 +52,8 @@ def create_page(
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if it has one.
     With `tickets` of the store, uploads go straight to the store instead of through the page.
-    `results` makes DICOM objects of verdicts; without it the page does not offer them.
+    `results` makes DICOM objects of verdicts; without it the page does not offer them. `arrivals` takes those
+    that programs send by DICOMweb.
     `operations` reports on host and queue; without it the page has no panel for them. `problems` returns
     what is not running as it should, one sentence each, without names of files: the panel shows them, and
     `/healthz` fails while there are any.
@@ -60,6 +65,7 @@ def create_page(
     app = StatusPage(__name__)
     app.config.from_mapping(ALLOWED_HOSTS=access.hosts, MAX_CONTENT_LENGTH=max_upload_bytes + _FORM_BYTES)
     app.config["CONNECT_ORIGINS"] = (tickets.origin,) if tickets else ()
+    app.config["LARGE_BODIES"] = {}  # by the path's beginning, in bytes; for the server, too
     app.url_map.merge_slashes = False  # a key may hold two in a row
     app.url_map.converters["name"] = NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
@@ -74,6 +80,9 @@ def create_page(
     app.jinja_env.globals["offers_dicom"] = results is not None
     if results:
         app.register_blueprint(results_blueprint(index, results))
+    if arrivals:
+        most = app.config["LARGE_BODIES"]["/dicom-web/"] = _LARGEST_OBJECTS * max_upload_bytes + _FORM_BYTES
+        app.register_blueprint(stow_blueprint(arrivals, most))
     if operations or problems:
         app.register_blueprint(host_blueprint(operations, card, problems or list))
     return app

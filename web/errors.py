@@ -38,7 +38,7 @@ def explain(app: Flask) -> None:
 
 def wants_json() -> bool:
     """Return whether the client is a program, or prefers JSON to a page."""
-    if request.path.startswith("/api/"):
+    if request.path.startswith(("/api/", "/dicom-web")):
         return True
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
 

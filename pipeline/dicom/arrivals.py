@@ -1,4 +1,4 @@
-"""Take the objects of an association into the inbox: streamed to a file, checked, and put there for good."""
+"""Take DICOM objects from the network into the inbox: streamed to a file, checked, and put there for good."""
 
 import hashlib
 import hmac
@@ -42,24 +42,27 @@ class Reply(NamedTuple):
 
 
 DONE = Reply(0x0000)
-_NO_ROOM = Reply(0xA700, "the inbox cannot be written to now; send again later")
-_TOO_LARGE = Reply(0xA700, "the object is larger than this node accepts")
+NO_ROOM = Reply(0xA700, "the inbox cannot be written to now; send again later")
+TOO_LARGE = Reply(0xA700, "the object is larger than this node accepts")
+DEFECT = Reply(0x0110, "an error of this node; see its log")
 _OTHER_OBJECT = Reply(0xA900, "the data set is not the object that was announced")
-_DEFECT = Reply(0x0110, "an error of this node; see its log")
+_OTHER_STUDY = Reply(0xA900, "the object belongs to another study than the address says")
 
 
 @dataclass(frozen=True)
 class Kinds:
     """Hold which objects are taken, and how a data set is read; it comes as bytes in a transfer syntax.
 
-    `identify` returns the class and the instance that a data set states, and raises InputRejected when it
-    cannot be read. `fingerprint` returns a digest of a file's pixels and of all else that makes it another
-    object.
+    `announce` returns what the header of a file states, of which it gets the beginning: the class, the
+    instance, the transfer syntax, and where the data set begins. `identify` returns the class, the instance
+    and the study that a data set states. Both raise InputRejected when that cannot be read. `fingerprint`
+    returns a digest of a file's pixels and of all else that makes it another object.
     """
 
     classes: frozenset[str]
     syntaxes: tuple[str, ...]
-    identify: Callable[[memoryview, str], tuple[str, str]]
+    announce: Callable[[bytes], tuple[str, str, str, int]]
+    identify: Callable[[memoryview, str], tuple[str, str, str]]
     fingerprint: Callable[[bytes], bytes]
 
 
@@ -101,32 +104,35 @@ class Arrivals:
         except OSError as error:
             raise UsageError(f"{folder} cannot be made: {error.strerror}; name another --root") from error
 
-    def begin(self, sop_class: str, instance: str, syntax: str) -> "Arrival":
-        """Begin to receive an object."""
-        return Arrival(self, sop_class, instance, syntax)
+    def begin(self, sop_class: str, instance: str, syntax: str, study: str | None = None) -> "Arrival":
+        """Begin to receive an object, which has to belong to `study` if that is given."""
+        return Arrival(self, sop_class, instance, syntax, study)
 
     def shown(self, instance: str) -> str:
         """Return what the log shows for an object."""
         return key_hash(self._key(instance), self._log_key)
 
-    def place(self, path: Path, instance: str) -> None:
-        """Put a finished file into the inbox, unless the same object is there; raise StoreError."""
+    def place(self, path: Path, instance: str) -> str:
+        """Put a finished file into the inbox, unless the same object is there; return its key.
+
+        Raises StoreError.
+        """
         key = self._key(instance)
         for _ in range(_TRIES):
             with suppress(ConditionFailed):
                 self._store.put_file(key, path)
-                return
+                return key
             with self._comparing:
                 same = self._is_same(key, path)
                 digest = b"" if same else self._digest(path.read_bytes())
             if same:
-                return
+                return key
             if same is False:
-                self._place_beside(path, instance, hmac.digest(self._secret, digest, "sha256").hex()[:12])
-                return
+                variant = hmac.digest(self._secret, digest, "sha256").hex()[:12]
+                return self._place_beside(path, instance, variant)
         raise StoreError("the object in the inbox keeps changing")
 
-    def _place_beside(self, path: Path, instance: str, variant: str) -> None:
+    def _place_beside(self, path: Path, instance: str, variant: str) -> str:
         """Put an object into the inbox whose UID another one there has, too."""
         beside = self._key(instance, variant)
         with suppress(ConditionFailed):  # it came before
@@ -136,6 +142,7 @@ class Arrivals:
                 self.shown(instance),
                 key_hash(beside, self._log_key),
             )
+        return beside
 
     def _is_same(self, key: str, path: Path) -> bool | None:
         """Return whether the object in the inbox is that of the file; None if there is none any more."""
@@ -162,10 +169,16 @@ class Arrivals:
 
 
 class Arrival:
-    """Receive one object; the first problem decides the answer, and what follows is thrown away."""
+    """Receive one object; the first problem decides the answer, and what follows is thrown away.
 
-    def __init__(self, arrivals: Arrivals, sop_class: str, instance: str, syntax: str) -> None:
+    `key` is where the object is in the inbox, once it is there.
+    """
+
+    def __init__(
+        self, arrivals: Arrivals, sop_class: str, instance: str, syntax: str, study: str | None
+    ) -> None:
         self._arrivals, self._names, self._syntax = arrivals, (sop_class, instance), syntax
+        self._study, self.key = study, ""
         self._path = arrivals.folder / uuid.uuid4().hex
         self._file = -1
         self._problem: Reply | None = None
@@ -176,19 +189,19 @@ class Arrival:
             self._file = os.open(self._path, _MAKING, 0o600)
             self._append(memoryview(header))
         except OSError as error:
-            self._fail(_NO_ROOM, f"it cannot be written: {error.strerror}")
+            self._fail(NO_ROOM, f"it cannot be written: {error.strerror}")
 
     def write(self, data: memoryview) -> None:
         """Append a part of the data set."""
         if self._problem:
             return
         if self._size + len(data) > self._arrivals.most_bytes:
-            self._fail(_TOO_LARGE, f"it has more than {self._arrivals.most_bytes} bytes (max_bytes)")
+            self._fail(TOO_LARGE, f"it has more than {self._arrivals.most_bytes} bytes (max_bytes)")
             return
         try:
             self._append(data)
         except OSError as error:
-            self._fail(_NO_ROOM, f"it cannot be written: {error.strerror}")
+            self._fail(NO_ROOM, f"it cannot be written: {error.strerror}")
 
     def finish(self) -> Reply:
         """Check the object and put it into the inbox; return the answer to its sender."""
@@ -196,12 +209,12 @@ class Arrival:
             if not self._problem:
                 self._check()
             if not self._problem:
-                self._arrivals.place(self._path, self._names[1])
+                self.key = self._arrivals.place(self._path, self._names[1])
                 log.info("%s: received, %d bytes", self._shown, self._size)
         except StoreError as error:
-            self._fail(_NO_ROOM, str(error))
+            self._fail(NO_ROOM, str(error))
         except Exception as error:  # noqa: BLE001  the sender gets an answer, whatever happens
-            self._fail(_DEFECT, place_of(error))
+            self._fail(DEFECT, place_of(error))
         self.drop()
         return self._problem or DONE
 
@@ -225,12 +238,14 @@ class Arrival:
     def _check(self) -> None:
         view = memoryview(mmap.mmap(self._file, 0, access=mmap.ACCESS_READ))  # goes with its last slice
         try:
-            names = self._arrivals.kinds.identify(view[self._start :], self._syntax)
+            *names, study = self._arrivals.kinds.identify(view[self._start :], self._syntax)
         except InputRejected as error:
             self._fail(Reply(0xC000, str(error)), str(error))
             return
-        if names != self._names:
+        if tuple(names) != self._names:
             self._fail(_OTHER_OBJECT, _OTHER_OBJECT.comment)
+        elif self._study is not None and study != self._study:
+            self._fail(_OTHER_STUDY, _OTHER_STUDY.comment)
 
     def _fail(self, status: Reply, why: str) -> None:
         self._problem = status

@@ -98,7 +98,7 @@ class Command:
     @property
     def names_an_object(self) -> bool:
         """Return whether the command names a class and an instance by valid UIDs."""
-        return bool(_UID.fullmatch(self.sop_class) and _UID.fullmatch(self.instance))
+        return is_uid(self.sop_class) and is_uid(self.instance)
 
     def answer(self, status: int, comment: str = "") -> bytes:
         """Return the command set that answers this command."""
@@ -115,6 +115,11 @@ class Command:
             struct.pack("<HHL", 0, number, len(value)) + value for number, value in elements if value
         )
         return struct.pack("<HHLL", 0, 0, 4, len(encoded)) + encoded
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text can be a UID."""
+    return bool(_UID.fullmatch(text))
 
 
 def agreed(

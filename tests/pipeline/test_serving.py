@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 import pytest
 from flask import Flask
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.server import BaseWSGIServer
 
 from pipeline.running import serving
@@ -63,6 +64,17 @@ def test_a_client_that_fetches_no_answer_holds_no_thread(server: BaseWSGIServer)
             connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         time.sleep(0.2)
         assert seconds_for_an_answer(server) < 3
+
+
+def test_a_body_over_the_limit_of_its_path_is_refused_unread() -> None:
+    parser = serving._channel({"/large/": 100}).parser_class
+
+    def taken(path: str, size: int) -> bool:
+        request = parser(Adjustments(max_request_body_size=10))
+        request.received(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
+        return request.error is None
+
+    assert [taken("/", 9), taken("/", 10), taken("/large/x", 99), taken("/large/x", 100)] == [1, 0, 1, 0]
 
 
 def test_of_a_crowd_the_oldest_goes_and_nobody_else() -> None:

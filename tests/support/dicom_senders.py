@@ -55,11 +55,16 @@ class Served:
         return sorted(info.key for info in self.store.list("inbox/"))
 
 
+def node_of(settings: Settings, store: Landing) -> Node:
+    """Return a node that listens."""
+    return wiring.make_node(settings, wiring.make_arrivals(settings, store))
+
+
 @contextmanager
 def served(root: Path, store: Landing, **settings: object) -> Iterator[Served]:
     """Run a node in a thread, on a free port."""
     known = {"root": root, "dicom_port": 0, **settings}
-    node, stopping = wiring.make_node(Settings(**known), store), threading.Event()  # type: ignore[arg-type]
+    node, stopping = node_of(Settings(**known), store), threading.Event()  # type: ignore[arg-type]
     thread = threading.Thread(target=node.run, args=[stopping], daemon=True)
     thread.start()
     try:

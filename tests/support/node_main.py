@@ -30,4 +30,5 @@ class Deadly(FolderStore):
 
 if __name__ == "__main__":
     root, port = Path(sys.argv[1]), int(sys.argv[2])
-    wiring.make_node(Settings(root=root, dicom_port=port), Deadly(root)).run(threading.Event())
+    settings = Settings(root=root, dicom_port=port)
+    wiring.make_node(settings, wiring.make_arrivals(settings, Deadly(root))).run(threading.Event())

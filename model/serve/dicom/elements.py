@@ -120,15 +120,15 @@ def is_dicom(data: bytes) -> bool:
     return data[0] != 0 and bool(element <= 0x0070 and length % 2 == 0 and length <= 128 <= len(data))
 
 
-def read_header(data: bytes) -> tuple[Elements, memoryview]:
-    """Return the elements of the file's own header (group 2), if it has one, and the rest of the file."""
+def read_header(data: bytes, tags: frozenset[int] = _READ) -> tuple[Elements, memoryview]:
+    """Return elements of the file's own header (group 2), if it has one, and the rest of the file."""
     view = memoryview(data)
     if data[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
         view = view[_PREAMBLE:]
     elif data.startswith(b"DICM"):
         view = view[4:]
     header = Elements()
-    reader, place = _Reader(view, "<"), 0
+    reader, place = _Reader(view, "<", tags), 0
     if len(view) < 12:
         return header, view[:0]  # nothing follows the preamble
     while bytes(view[place : place + 2]) == b"\2\0":

@@ -28,12 +28,38 @@ _INFLATED = 1 << 22  # bytes of a deflated data set that are read to identify it
 # What makes an object with the same pixels another one: patient and study. It is hashed, and not kept.
 _PATIENT = (0x00080050, 0x00100010, 0x00100020, 0x00100030, 0x00100040, 0x0020000D, 0x0020000E)
 _CONTENT = frozenset((*TAGS.values(), *_PATIENT))
+_STUDY, _MEDIA_CLASS, _MEDIA_INSTANCE = 0x0020000D, 0x00020002, 0x00020003
+_ANNOUNCED = frozenset((_MEDIA_CLASS, _MEDIA_INSTANCE, TAGS["TransferSyntaxUID"]))
 _MANUFACTURER, _OURS = 0x00080070, b"CXR Inbox"  # a result of this program, which a PACS may send back
-_NAMES = frozenset((TAGS["SOPClassUID"], TAGS["SOPInstanceUID"], TAGS["PixelData"], _MANUFACTURER))
+_NAMES = frozenset((TAGS["SOPClassUID"], TAGS["SOPInstanceUID"], TAGS["PixelData"], _STUDY, _MANUFACTURER))
 
 
-def identify(data: memoryview, syntax: str) -> tuple[str, str]:
-    """Return the SOP class and instance that a data set states; raise InputRejected if it is no X-ray."""
+def announce(start: bytes) -> tuple[str, str, str, int]:
+    """Return the SOP class, instance and transfer syntax in a file's header, and where its data set begins.
+
+    `start` is the beginning of the file. Raises InputRejected.
+    """
+    try:
+        header, rest = read_header(start, _ANNOUNCED)
+    except (ValueError, struct.error):
+        raise InputRejected("unreadable", "the file's header is damaged") from None
+    sop_class, instance = (_uid(header, tag) for tag in (_MEDIA_CLASS, _MEDIA_INSTANCE))
+    syntax = header.text("TransferSyntaxUID")
+    if not (sop_class and instance and syntax):
+        raise InputRejected("unreadable", "it is not a DICOM file with a header (PS3.10)")
+    return sop_class, instance, syntax, len(start) - len(rest)
+
+
+def _uid(elements: Elements, tag: int) -> str:
+    value = elements.values.get(tag)
+    return bytes(value.data[:128]).decode("ascii", "replace").strip(" \0") if value else ""
+
+
+def identify(data: memoryview, syntax: str) -> tuple[str, str, str]:
+    """Return the SOP class, instance and study that a data set states.
+
+    Raises InputRejected if it is no X-ray.
+    """
     if is_deflated := syntax == _DEFLATED:
         data = memoryview(_begin_of(data))
     elements = _read(data, syntax, _NAMES)
@@ -44,7 +70,7 @@ def identify(data: memoryview, syntax: str) -> tuple[str, str]:
     maker = elements.values.get(_MANUFACTURER)
     if maker and bytes(maker.data[:64]).strip(b" \0") == _OURS:
         raise InputRejected("not_a_chest_xray", "it is a result of this program: do not route those here")
-    return elements.text("SOPClassUID"), elements.text("SOPInstanceUID")
+    return elements.text("SOPClassUID"), elements.text("SOPInstanceUID"), _uid(elements, _STUDY)
 
 
 def fingerprint(data: bytes) -> bytes:

@@ -21,7 +21,6 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from handlers import wiring
 from pipeline.dicom import pdu
 from pipeline.dicom.pdu import Command, ProtocolError, Request
 from pipeline.errors import HostError, UsageError
@@ -30,7 +29,7 @@ from pipeline.running.background import Background
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from tests.support import dicoms
-from tests.support.dicom_senders import Raw, Served, needs_dcmtk, send, served, storescu
+from tests.support.dicom_senders import Raw, Served, needs_dcmtk, node_of, send, served, storescu
 from tests.support.machines import listens, wait_for
 
 IDLE = 0.4
@@ -218,7 +217,7 @@ def test_no_bytes_raise_anything_else(head: bytes, data: bytes) -> None:
 
 def test_the_page_says_when_the_node_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "_FIRST_PAUSE", 0.05)
-    made = wiring.make_node(Settings(root=tmp_path, dicom_port=0), FolderStore(tmp_path))
+    made = node_of(Settings(root=tmp_path, dicom_port=0), FolderStore(tmp_path))
     port, threads = made.port, Background()
     assert made._listener
     made._listener.close()  # the system took it away
@@ -232,8 +231,8 @@ def test_the_page_says_when_the_node_does_not_listen(tmp_path: Path, monkeypatch
 def test_a_taken_port_is_said(tmp_path: Path) -> None:
     with served(tmp_path, FolderStore(tmp_path)) as node:
         with pytest.raises(UsageError, match="name another --dicom-port"):
-            wiring.make_node(Settings(root=tmp_path / "b", dicom_port=node.port), FolderStore(tmp_path))
-        other = wiring.make_node(Settings(root=tmp_path / "b", dicom_port=0), FolderStore(tmp_path))
+            node_of(Settings(root=tmp_path / "b", dicom_port=node.port), FolderStore(tmp_path))
+        other = node_of(Settings(root=tmp_path / "b", dicom_port=0), FolderStore(tmp_path))
         assert other._listener
         other._listener.close()
         other._listener, other.port = None, node.port
@@ -255,7 +254,7 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
 def test_wrong_settings_are_said(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     known = {"root": tmp_path, "dicom_port": 0, **changes}
     with pytest.raises(UsageError, match=message):
-        wiring.make_node(Settings(**known), FolderStore(tmp_path))  # type: ignore[arg-type]
+        node_of(Settings(**known), FolderStore(tmp_path))  # type: ignore[arg-type]
 
 
 class Authority:

@@ -1,0 +1,1 @@
+"""The interfaces for hospital systems: DICOMweb receives X-rays, FHIR reports verdicts."""
