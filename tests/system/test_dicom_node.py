@@ -5,9 +5,10 @@ import os
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.machines import Process, free_port, listens, wait_for
 
-ORTHANC = "/usr/sbin/Orthanc"
+ORTHANC, DICOMWEB = "/usr/sbin/Orthanc", "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 WHOSE = {"PatientID": "1", "PatientName": "A", "StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.2"}
 
 
@@ -117,8 +118,29 @@ def test_orthanc_sends_to_the_node(up: Up, tmp_path: Path) -> None:
     wait_for(lambda: len(up.verdicts()) == before + 4, 60)
 
 
+@pytest.mark.skipif(not Path(DICOMWEB).exists(), reason="needs Debian's orthanc-dicomweb")
+def test_orthanc_sends_by_dicomweb(up: Up, tmp_path: Path) -> None:
+    before = len(inbox(up.root))
+    plugin = {
+        "Plugins": [DICOMWEB],
+        "DicomWeb": {"Enable": True, "Servers": {"cxr": [f"{up.url}/dicom-web/"]}},
+    }
+    with orthanc(tmp_path, {}, plugin) as url:
+        sent = [
+            post(f"{url}/instances", dicoms.dicom(SOPInstanceUID=f"1.2.89.{number}", **WHOSE))["ID"]
+            for number in range(3)
+        ]
+        for _ in range(2):
+            resources = {"Resources": sent, "Synchronous": True}
+            post(f"{url}/dicom-web/servers/cxr/stow", json.dumps(resources).encode())
+    assert len(inbox(up.root)) == before + 3
+    wait_for(lambda: len(up.verdicts()) == before + 3, 60)
+
+
 @contextmanager
-def orthanc(folder: Path, modalities: dict[str, list[object]]) -> Iterator[str]:
+def orthanc(
+    folder: Path, modalities: dict[str, list[object]], more: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[str]:
     """Run Orthanc on the loopback; yield the address of its REST interface."""
     port = free_port()
     settings = {
@@ -130,6 +152,7 @@ def orthanc(folder: Path, modalities: dict[str, list[object]]) -> Iterator[str]:
         "IndexDirectory": str(folder / "db"),
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     process = Process([ORTHANC, str(folder / "orthanc.json")], folder / "orthanc.log")

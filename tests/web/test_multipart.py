@@ -129,7 +129,7 @@ def test_memory_is_bounded() -> None:
     assert max(sizes) < 3 * multipart._CHUNK
 
 
-@pytest.mark.parametrize("boundary", ["", " ", "x" * 71, "a\r\nb", "ä", "x ", '"'])
+@pytest.mark.parametrize("boundary", ["", " ", "x" * 201, "a\r\nb", "ä", "x "])
 def test_a_wrong_boundary_is_told(boundary: str) -> None:
     with pytest.raises(MultipartError, match="boundary"):
         list(split(io.BytesIO(b"--x--").read, boundary))

@@ -11,7 +11,7 @@ from pipeline.errors import CxrError
 _CHUNK = 1 << 16
 _MOST_HEADERS = 1 << 13  # bytes in front of one part
 _LONGEST_PADDING = 64  # spaces that may follow a delimiter
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_BOUNDARY = re.compile(r"[!-~ ]{0,199}[!-~]")  # RFC 2046 has 70 letters; Orthanc sends 73
 _END, _PADDING = b"--", re.compile(rb"[ \t]{0,%d}\r\n" % _LONGEST_PADDING)
 _UNDECIDED = re.compile(rb"-|[ \t]{0,%d}\r?" % _LONGEST_PADDING)  # more bytes may make it one of these
 _HEADER = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*?)[ \t]*", re.DOTALL)
