@@ -135,5 +135,10 @@ def key_hash(key: str, secret: str) -> str:
     return hmac.new(secret.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]
 
 
+def report_id(inbox_key: str) -> str:
+    """Return the name under which other systems know the report of an inbox key; always the same."""
+    return _digest(inbox_key)
+
+
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

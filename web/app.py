@@ -13,6 +13,7 @@ from web import errors, security, wording
 from web.access import Access, restrict
 from web.api import api_blueprint
 from web.audit import Audit, keep
+from web.pacs.fhir import fhir_blueprint
 from web.pacs.stow import stow_blueprint
 from web.pages import NameConverter, host_blueprint, pages_blueprint, results_blueprint
 from web.upload import upload_blueprint
@@ -77,6 +78,7 @@ def create_page(
     app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list))
     app.register_blueprint(api_blueprint(store, index, operations))
     app.register_blueprint(upload_blueprint(store, index, max_upload_bytes, tickets))
+    app.register_blueprint(fhir_blueprint(store, index))
     app.jinja_env.globals["offers_dicom"] = results is not None
     if results:
         app.register_blueprint(results_blueprint(index, results))

@@ -19,6 +19,17 @@ _WORDS = {
         "The inbox and outbox cannot be reached right now. Try again in a moment.",
     ),
 }
+FHIR_JSON = "application/fhir+json"
+_ISSUES = {  # the codes of FHIR: hl7.org/fhir/R4/valueset-issue-type.html
+    400: "invalid",
+    401: "login",
+    403: "forbidden",
+    404: "not-found",
+    405: "not-supported",
+    406: "not-supported",
+    429: "throttled",
+    503: "transient",
+}
 _FAILED = (
     "Something went wrong",
     "This is an error in the program, not in what you did. Try again; the log has the details.",
@@ -46,9 +57,17 @@ def wants_json() -> bool:
 def error_answer(
     code: int, sentence: str | None = None, title: str | None = None, details: tuple[str, ...] = ()
 ) -> ResponseReturnValue:
-    """Build the answer to a failed request, with the usual title and sentence unless others are given."""
+    """Build the answer to a failed request, with the usual title and sentence unless others are given.
+
+    A client of FHIR gets an OperationOutcome.
+    """
     usual_title, usual_sentence = _WORDS.get(code, _FAILED)
     sentence = sentence or usual_sentence
+    if request.path.startswith("/fhir/"):
+        issue = {"severity": "error", "code": _ISSUES.get(code, "exception"), "diagnostics": sentence}
+        answer = make_response({"resourceType": "OperationOutcome", "issue": [issue]}, code)
+        answer.content_type = FHIR_JSON
+        return answer
     if wants_json():
         return jsonify(error=sentence), code
     page = render_template("error.html", title=title or usual_title, sentence=sentence, details=details)

@@ -7,6 +7,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from pipeline.verdict import VERSION
+from web.errors import FHIR_JSON
+from web.pacs.fhir import MOST_REPORTS
 from web.query import Query
 from web.schemas import (
     Figures,
@@ -51,11 +53,19 @@ def document() -> dict[str, Any]:
     """Return the whole document for the current page."""
     models = [(model, _OUT) for model in _MODELS]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS)
-    tickets, results = (view in current_app.view_functions for view in ("upload.ticket", "results.download"))
+    optional = ("upload.ticket", "results.download", "stow.store")
+    tickets, results, objects = (view in current_app.view_functions for view in optional)
     return {
         "openapi": "3.1.0",
         "info": {"title": "CXR Inbox", "version": VERSION, "description": _ABOUT},
-        "paths": _reads() | (_results() if results else {}) | _writes() | (_ticket() if tickets else {}),
+        "paths": {
+            **_reads(),
+            **_reports(),
+            **(_results() if results else {}),
+            **_writes(),
+            **(_ticket() if tickets else {}),
+            **(_objects() if objects else {}),
+        },
         "security": [{"basic": []}, {}],
         "components": {
             "schemas": schemas["$defs"],
@@ -96,6 +106,55 @@ def _reads() -> dict[str, Any]:
         "/api/status": {"get": _operation("Counts by state; host and queue", _json(Figures))},
         "/healthz": {"get": alive},
         "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": text})},
+    }
+
+
+def _reports() -> dict[str, Any]:
+    anything = {FHIR_JSON: {"schema": {"type": "object"}}}
+    id_ = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[^/]+$"}}
+    count = {"type": "integer", "minimum": 1, "maximum": MOST_REPORTS, "default": 20}
+    search = [
+        _asked("identifier", "Name of one X-ray.", {"type": "string"}),
+        _asked("_count", _SAID["limit"], count),
+        _asked("after", "A cursor from the link `next`.", {"type": "string", "pattern": _CURSOR}),
+    ]
+    found = {
+        "/fhir/DiagnosticReport/{id}": _operation(
+            "The FHIR report of one X-ray", anything, "404", "503", parameters=[id_]
+        ),
+        "/fhir/DiagnosticReport": _operation("The FHIR reports", anything, "503", parameters=search),
+        "/fhir/metadata": _operation("FHIR's capability statement", anything),
+    }
+    for operation in found.values():
+        operation["responses"]["406"] = {"description": "Not to be had in that format"}
+        for code in set(operation["responses"]) - {"200"}:
+            operation["responses"][code]["content"] = anything  # an OperationOutcome
+    return {path: {"get": operation} for path, operation in found.items()}
+
+
+def _asked(name: str, said: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": said, "schema": schema}
+
+
+def _objects() -> dict[str, Any]:
+    answered = {"application/dicom+json": {"schema": {"type": "object"}}}
+    codes = ("409", "413", "503")
+    made = _operation("Send DICOM files to the inbox (DICOMweb, STOW-RS)", answered, *codes)
+    made["responses"] |= {
+        "202": {"description": "Some of the objects were refused", "content": answered},
+        "406": {"description": "The answer cannot be had in that format", "content": _json(Problem)},
+        "415": {"description": "Not whole DICOM files", "content": {**answered, **_json(Problem)}},
+        "500": {"description": "An error of this program", "content": {**answered, **_json(Problem)}},
+    }
+    for code in codes:
+        made["responses"][code]["content"] |= answered
+    file = {"schema": {"type": "string", "format": "binary"}}
+    operation = made | _body({"multipart/related": file, "application/dicom": file})
+    study = {"name": "study", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    study["description"] = "Study Instance UID, to which all objects have to belong."
+    return {
+        "/dicom-web/studies": {"post": operation},
+        "/dicom-web/studies/{study}": {"post": operation | {"parameters": [study]}},
     }
 
 

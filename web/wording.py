@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from flask import Flask
 
-from pipeline.names import INBOX
+from pipeline.names import INBOX, report_id
 from pipeline.records import HostState, Row, RowState
 from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
 from web.query import parameters, toggled
@@ -144,6 +144,7 @@ def install(app: Flask) -> None:
     """Make the words available to the templates."""
     for function in (duration, name_of, are_samples, is_addressable, doubt_of, percent, file_size, utc):
         app.add_template_filter(function)
+    app.add_template_filter(lambda row: report_id(row.key), "report_id")
     app.jinja_env.globals.update(NOTICE=NOTICE, STATE_NAMES=STATE_NAMES, LABELS=LABELS, UNDECIDED=UNDECIDED)
     app.jinja_env.globals.update(REASONS=REASONS, WARNINGS=WARNINGS, WARNING_TAGS=WARNING_TAGS)
     app.jinja_env.globals.update(parameters=parameters, toggled=toggled)

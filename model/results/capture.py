@@ -5,10 +5,10 @@ import io
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from model.results import codes
 from model.results.belonging import Belonging
-from model.results.objects import Names, header
+from model.results.objects import Names, concept, header
 from model.serve.overlay import draw
+from pipeline.dicom import codes
 from pipeline.errors import NoResult
 from pipeline.verdict import Verdict, doubt_of
 
@@ -31,7 +31,7 @@ def build_capture(verdict: Verdict, belonging: Belonging, names: Names, preview:
     source = Dataset()
     source.ReferencedSOPClassUID = belonging["SOPClassUID"]
     source.ReferencedSOPInstanceUID = belonging["SOPInstanceUID"]
-    source.PurposeOfReferenceCodeSequence = [codes.PROCESSED]
+    source.PurposeOfReferenceCodeSequence = [concept(codes.PROCESSED)]
     made.SourceImageSequence = [source]
     has_text = belonging["BurnedInAnnotation"] == "YES" or "burned_in_text" in verdict.warnings
     made.BurnedInAnnotation = "YES" if has_text else "NO"

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Literal
 
+from highdicom.sr import CodedConcept
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from model.results.belonging import MAKER, Belonging
+from pipeline.dicom.codes import Code
 from pipeline.verdict import VERSION, Verdict
 
 for _library in ("pydicom", "highdicom"):  # their warnings and logs quote values, such as a name
@@ -117,6 +119,11 @@ def network_name(verdict: Verdict) -> str:
 def plain_text(text: str, most: int = 1024) -> str:
     """Return a text that every character set can write, and at most so many characters of it."""
     return text.encode("ascii", "replace").decode().replace("\\", "/").strip()[:most] or "-"
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return a code as an item of a DICOM object."""
+    return CodedConcept(*code)
 
 
 def encoded(made: Dataset) -> bytes:

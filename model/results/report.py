@@ -5,7 +5,6 @@ Only a label that the network stands by has a number: without one, the report ho
 
 from highdicom.sr import (
     AlgorithmIdentification,
-    CodedConcept,
     ContainerContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
@@ -25,9 +24,9 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as standard
 
-from model.results import codes
 from model.results.belonging import MAKER, Belonging
-from model.results.objects import Names, header, network_name, plain_text
+from model.results.objects import Names, concept, header, network_name, plain_text
+from pipeline.dicom import codes
 from pipeline.verdict import Finding, Verdict, doubt_of
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -78,7 +77,7 @@ def _tree(verdict: Verdict, belonging: Belonging, names: Names) -> MeasurementRe
             ),
         )
     )
-    procedure = codes.CHEST_XRAY if verdict.finding else codes.IMAGING
+    procedure = concept(codes.CHEST_XRAY if verdict.finding else codes.IMAGING)
     tree = MeasurementReport(context, procedure, [_group(verdict, belonging, names)])
     tree[0].ContentSequence.insert(-1, _library(belonging))
     return tree
@@ -86,10 +85,10 @@ def _tree(verdict: Verdict, belonging: Belonging, names: Names) -> MeasurementRe
 
 def _library(belonging: Belonging) -> ContainerContentItem:
     """Return the image library (TID 1600) with the one source."""
-    library = ContainerContentItem(codes.IMAGE_LIBRARY, relationship_type=_CONTAINS)
-    group = ContainerContentItem(codes.IMAGE_GROUP, relationship_type=_CONTAINS)
+    library = ContainerContentItem(concept(codes.IMAGE_LIBRARY), relationship_type=_CONTAINS)
+    group = ContainerContentItem(concept(codes.IMAGE_GROUP), relationship_type=_CONTAINS)
     source = belonging["SOPClassUID"], belonging["SOPInstanceUID"]
-    image = ImageContentItem(codes.SOURCE_IMAGE, *source, relationship_type=_CONTAINS)
+    image = ImageContentItem(concept(codes.SOURCE_IMAGE), *source, relationship_type=_CONTAINS)
     group.ContentSequence = ContentSequence([image])
     library.ContentSequence = ContentSequence([group])
     return library
@@ -100,43 +99,44 @@ def _group(verdict: Verdict, belonging: Belonging, names: Names) -> Measurements
     is_called = finding is not None and doubt_of(verdict.warnings) is None
     group = MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(names.tracking, f"{MAKER} verdict"),
-        finding_type=codes.LABEL_CODES[finding.label] if finding else None,
+        finding_type=concept(codes.LABEL_CODES[finding.label]) if finding else None,
         algorithm_id=_algorithm(verdict),
         measurements=[_probability(finding)] if finding and is_called else [],
         qualitative_evaluations=[
-            QualitativeEvaluation(codes.STATUS, codes.STATUS_CODES[verdict.status]),
-            *(QualitativeEvaluation(codes.REASON, reason) for reason in _reasons(verdict)),
-            *(QualitativeEvaluation(codes.WARNING, codes.WARNING_CODES[word]) for word in verdict.warnings),
+            QualitativeEvaluation(concept(codes.STATUS), concept(codes.STATUS_CODES[verdict.status])),
+            *(
+                QualitativeEvaluation(concept(codes.REASON), concept(reason))
+                for reason in codes.reasons_of(verdict)
+            ),
+            *(
+                QualitativeEvaluation(concept(codes.WARNING), concept(codes.WARNING_CODES[word]))
+                for word in verdict.warnings
+            ),
         ],
         source_images=[SourceImageForMeasurementGroup(belonging["SOPClassUID"], belonging["SOPInstanceUID"])],
     )
     texts = [f"Not for diagnosis. {verdict.notice}", *([verdict.reason.message] if verdict.reason else [])]
     items = group[0].ContentSequence
     items.extend(
-        TextContentItem(codes.COMMENT, plain_text(text), relationship_type=_CONTAINS) for text in texts
+        TextContentItem(concept(codes.COMMENT), plain_text(text), relationship_type=_CONTAINS)
+        for text in texts
     )
     return group
 
 
-def _reasons(verdict: Verdict) -> list[CodedConcept]:
-    """Return why there is no label or no call, in one code; none where there is a label."""
-    if verdict.status != "classified" or verdict.finding is None:
-        return [codes.REASON_CODES[verdict.reason.code if verdict.reason else "internal"]]
-    if doubt := doubt_of(verdict.warnings):
-        return [codes.WARNING_CODES[doubt]]
-    return [codes.BETWEEN] if verdict.finding.label == "uncertain" else []
-
-
 def _probability(finding: Finding) -> Measurement:
     """Return the probability with its assumptions, which are its properties and no measurements."""
-    measured = Measurement(codes.PROBABILITY, finding.probability, codes.NO_UNITS)
+    measured = Measurement(concept(codes.PROBABILITY), finding.probability, concept(codes.NO_UNITS))
     assumed = (
         (codes.PREVALENCE, finding.prevalence),
         (codes.NORMAL_BELOW, finding.thresholds.normal_below),
         (codes.PNEUMONIA_ABOVE, finding.thresholds.pneumonia_above),
     )
     relation = RelationshipTypeValues.HAS_PROPERTIES
-    items = [NumContentItem(*one, codes.NO_UNITS, relationship_type=relation) for one in assumed]
+    items = [
+        NumContentItem(concept(name), value, concept(codes.NO_UNITS), relationship_type=relation)
+        for name, value in assumed
+    ]
     measured[0].ContentSequence = ContentSequence(items)
     return measured
 

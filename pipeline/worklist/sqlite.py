@@ -13,21 +13,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.names import INBOX, UNUSABLE
+from pipeline.names import INBOX, UNUSABLE, report_id
 from pipeline.records import Row, SourceState
 from pipeline.worklist.database import Database
 from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored_value, text
 
-# Searches look into `name`. `state` is `Row.state`, and `at` orders the worklist: when the row got
-# its verdict, or else began to wait. `change` is the cursor of live views. `tally` counts the rows of a
-# state, by the hour of `at` and, under `all`, over all hours. `shelf` is where the walks of `views`
-# find a row: its state, with a + while it waits although the last verdict was pneumonia.
+# Searches look into `name`. `report` is the row's name for other systems. `state` is `Row.state`, and `at`
+# orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of live
+# views. `tally` counts the rows of a state, by the hour of `at` and, under `all`, over all hours. `shelf` is
+# where the walks of `views` find a row: its state, with a + while it waits although the last verdict was
+# pneumonia.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL,
+    report TEXT NOT NULL,
     status TEXT, label TEXT, probability REAL, normal_below REAL, pneumonia_above REAL,
     reason TEXT, message TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
@@ -44,6 +46,7 @@ CREATE TABLE rows (
 );
 CREATE INDEX rows_shelf ON rows (shelf, at, id, name);
 CREATE INDEX rows_verdict ON rows (verdict_key);
+CREATE INDEX rows_report ON rows (report);
 CREATE VIRTUAL TABLE names USING fts5 (name, content = '', tokenize = 'trigram');
 CREATE TABLE tally (
     hour TEXT NOT NULL, state TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (hour, state)
@@ -136,6 +139,10 @@ class SqliteIndex:
     def get(self, key: str) -> Row | None:
         """Return the row of a key, or None."""
         return next((row for _, row in self.rows("key = ?", key)), None)
+
+    def find(self, report: str) -> Row | None:
+        """Return the row whose report has this name (`pipeline.names.report_id`), or None."""
+        return next((row for _, row in self.rows("report = ?", report)), None)
 
     def all(self) -> Iterator[Row]:
         """Yield all rows, in no particular order."""
@@ -243,7 +250,8 @@ def _upsert(
     first: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Create or change a row; `first` holds values of a new row, `more` assignments that read the old one."""
-    columns = {"key": key, "name": folded(key.removeprefix(INBOX)), **values, **first}
+    names = {"key": key, "name": folded(key.removeprefix(INBOX)), "report": report_id(key)}
+    columns = {**names, **values, **first}
     changes = (*(f"{name} = excluded.{name}" for name in values), *more)
     database.execute(
         f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"

@@ -123,7 +123,7 @@ def test_orthanc_sends_by_dicomweb(up: Up, tmp_path: Path) -> None:
     before = len(inbox(up.root))
     plugin = {
         "Plugins": [DICOMWEB],
-        "DicomWeb": {"Enable": True, "Servers": {"cxr": [f"{up.url}/dicom-web/"]}},
+        "DicomWeb": {"Servers": {"cxr": {"Url": f"{up.url}/dicom-web/", "Username": "ada", "Password": "a"}}},
     }
     with orthanc(tmp_path, {}, plugin) as url:
         sent = [

@@ -122,6 +122,7 @@ WHO = {
     "guesses": (basic("eve"), {"access": Access(users=USERS)}, 429),
 }
 READS = {"/api/verdicts", "/api/verdicts.csv", "/api/verdicts/{name}", "/api/status", "/healthz", "/metrics"}
+READS |= {"/fhir/DiagnosticReport/{id}", "/fhir/DiagnosticReport", "/fhir/metadata"}
 WRITES = {"/upload", "/resubmit", "/upload/ticket"}
 
 
@@ -164,7 +165,8 @@ def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str]
     seen = set()
     # Not every name is that of a file, or of an X-ray that failed; and strangers are let in nowhere.
     excluded = [positive_data_acceptance] if operation.method == "post" or not inside else []
-    sent = {"Accept": "application/json", **headers}
+    is_fhir = operation.path.startswith("/fhir/")
+    sent = {"Accept": "application/fhir+json" if is_fhir else "application/json", **headers}
 
     @settings(max_examples=15 if inside else 5, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))

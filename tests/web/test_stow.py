@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import socket
+import subprocess
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +38,13 @@ from web.app import create_page
 from web.audit import Audit
 from web.pacs import stow
 
+CURL = [  # as in docs/pacs.md
+    ["-H", "Content-Type: application/dicom", "--data-binary", "@xray.dcm"],
+    [
+        *("-H", 'Content-Type: multipart/related; type="application/dicom"'),
+        *("-F", "a=@xray.dcm;type=application/dicom"),
+    ],
+]
 STUDY, STUDIES = "1.2.77", "/dicom-web/studies"
 LIMIT = 300_000
 
@@ -340,6 +350,11 @@ def test_a_usual_client_and_a_stalling_one(tmp_path: Path) -> None:
         assert len(stored(client.store_instances(sets))) == 3
         assert len(stored(client.store_instances(sets, study_instance_uid=STUDY))) == 3
         assert len(site.inbox()) == 3
+        for number, words in enumerate(CURL):
+            (tmp_path / "xray.dcm").write_bytes(xray(10 + number))
+            command = ["curl", "-sS", "-u", f"ada:{PASSWORD}", *words, f"{url}/studies"]
+            sent = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=20, check=True)
+            assert stored(Dataset.from_json(sent.stdout.decode())) == [f"1.2.77.{10 + number}"]
         stalled(server.effective_port)
         wait_for(lambda: not site.left())
     finally:
@@ -351,9 +366,6 @@ def test_a_usual_client_and_a_stalling_one(tmp_path: Path) -> None:
 
 def stalled(port: int) -> None:
     """Send a byte now and then until the server has had enough."""
-    import socket
-    import time
-
     head = (
         f"POST {STUDIES} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
         f"Authorization: {basic('ada', PASSWORD)['Authorization']}\r\n\r\n"
@@ -373,3 +385,11 @@ def stalled(port: int) -> None:
             except ConnectionError:
                 return
     raise AssertionError("the connection was not closed")
+
+
+def test_the_description_for_programs_knows_it(site: Site) -> None:
+    described = json.loads(site.client.get("/api/openapi.json").data)
+    posts = {path: entry["post"] for path, entry in described["paths"].items() if "dicom-web" in path}
+    assert set(posts) == {STUDIES, f"{STUDIES}/{{study}}"}
+    assert set(posts[STUDIES]["requestBody"]["content"]) == {"multipart/related", "application/dicom"}
+    assert {"200", "202", "400", "406", "409", "413", "415", "503"} <= set(posts[STUDIES]["responses"])

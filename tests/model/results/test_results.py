@@ -9,14 +9,14 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from highdicom.sr import CodedConcept, ComprehensiveSR, srread
+from highdicom.sr import ComprehensiveSR, srread
 from highdicom.sr.utils import find_content_items
 from pydicom import Dataset, uid
 
-from model.results import codes
 from model.results.belonging import belonging_of
 from model.results.make import ResultMaker
-from model.results.objects import Names
+from model.results.objects import Names, concept
+from pipeline.dicom import codes
 from pipeline.errors import NoResult
 from pipeline.names import preview_key, verdict_key
 from pipeline.records import DicomObject
@@ -74,13 +74,13 @@ def told(report: bytes) -> dict[str, object]:
     numbers = find_content_items(read, value_type="NUM", recursive=True)
     texts = [(one.name.meaning, one.value) for one in group[0].ContentSequence if one.ValueType == "TEXT"]
 
-    def coded(name: str, table: Mapping[str, CodedConcept]) -> list[str]:
+    def coded(name: str, table: Mapping[str, codes.Code]) -> list[str]:
         words = {code.value: word for word, code in table.items()}
-        return [words.get(value, value) for concept, value in found if concept == name]
+        return [words.get(value, value) for said, value in found if said == name]
 
     return {
         "status": coded("STATUS", codes.STATUS_CODES),
-        "label": [word for word, code in codes.LABEL_CODES.items() if code == group.finding_type],
+        "label": [word for word, code in codes.LABEL_CODES.items() if concept(code) == group.finding_type],
         "warnings": coded("WARNING", codes.WARNING_CODES),
         "reason": coded("REASON", {}),
         "numbers": {one.name.value: one.value for one in numbers},
@@ -140,11 +140,11 @@ def test_every_word_of_the_verdict_has_a_code_that_fits() -> None:
     assert [set(table) for table in tables] == [
         set(get_args(words)) for words in (Status, Label, Warning, ReasonCode)
     ]
-    own = [code for code in vars(codes).values() if isinstance(code, CodedConcept)]
+    own = [code for code in vars(codes).values() if isinstance(code, codes.Code)]
     own += [code for table in tables for code in table.values()]
     assert max(len(code.value) for code in own) <= 16
     assert max(len(code.meaning) for code in own) <= 64
-    assert len({(code.value, code.scheme_designator) for code in own}) == len({id(code) for code in own})
+    assert len({(code.value, code.scheme) for code in own}) == len({id(code) for code in own})
 
 
 @pytest.mark.whole
