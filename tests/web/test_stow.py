@@ -9,6 +9,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from pydicom import Dataset, dcmread
 from waitress import wasyncore
 
 from handlers import wiring
 from model.results.objects import MAKER
+from model.serve.dicom import network
 from pipeline.dicom import arrivals
-from pipeline.errors import StoreError
+from pipeline.errors import InputRejected, StoreError
 from pipeline.ports import Landing
 from pipeline.running.serving import make_server
 from pipeline.settings import Settings
@@ -57,8 +62,8 @@ def xray(number: int = 1, **tags: object) -> bytes:
 class Site:
     """Hold a page that takes objects, and its inbox."""
 
-    def __init__(self, root: Path, store: Landing, access: Access | None = None, **settings: object) -> None:
-        known: dict[str, object] = {"root": root, "max_bytes": LIMIT, "log_key": "key", **settings}
+    def __init__(self, root: Path, store: Landing, access: Access | None = None, **changes: object) -> None:
+        known: dict[str, object] = {"root": root, "max_bytes": LIMIT, "log_key": "key", **changes}
         self.store, self.root = store, root
         self.arrivals = wiring.make_arrivals(Settings(**known), store)  # type: ignore[arg-type]
         self.index = SqliteIndex(root / "index.sqlite")
@@ -301,6 +306,12 @@ def test_who_may_send(tmp_path: Path) -> None:
     proxied = Site(tmp_path / "b", FolderStore(tmp_path / "b"), Access(header="X-User"))
     proxied.refused(403, data=data, headers={"X-User": "eve"})
     proxied.index.close()
+    proxies = (ip_network("127.0.0.1"),)
+    behind = Site(tmp_path / "c", FolderStore(tmp_path / "c"), Access(header="X-User", proxies=proxies))
+    behind.refused(401, data=data)
+    behind.stow(xray(1), headers={"X-User": "grace"})
+    assert '"grace"' in (tmp_path / "c/audit.jsonl").read_text()
+    behind.index.close()
 
 
 def test_another_site_may_not_send_through_a_browser(site: Site) -> None:
@@ -385,6 +396,19 @@ def stalled(port: int) -> None:
             except ConnectionError:
                 return
     raise AssertionError("the connection was not closed")
+
+
+@settings(max_examples=200, deadline=None)
+@given(some.binary(max_size=64), some.integers(0, 400), some.integers(0, 64), some.booleans())
+def test_no_header_of_a_file_raises_anything_else(junk: bytes, place: int, cut: int, is_cut: bool) -> None:
+    whole = xray()[:1000]
+    data = whole[:place] + junk + whole[place + cut :]
+    with suppress(InputRejected):
+        sop_class, instance, syntax, start = network.announce(data[:place] if is_cut else data)
+        assert sop_class
+        assert instance
+        assert syntax
+        assert 0 < start <= len(data)
 
 
 def test_the_description_for_programs_knows_it(site: Site) -> None:
