@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.support.dicom_senders import Raw, data_set, send, served
 from tests.support.engine_child import DEFECT
 from tests.support.fakes import XRAYS
 from tests.support.machines import ROOT, wait_for
+from tests.web.test_stow import Site
 
 # Of the contents. Of the file names only what must not get into a log: verdict, index and page show them.
 SECRETS = ("Zaphod", "Beeblebrox", "770077", "19520304", "1952-03-04", "Betelgeuse")
@@ -248,6 +250,27 @@ def test_the_dicom_node_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptureF
     assert not [secret for secret in (*SECRETS, NUMBER) if secret.lower() in said.lower()]
     names = [path.name for path in (tmp_path / "inbox").iterdir()]
     assert not [secret for secret in SECRETS if any(secret in name for name in names)]
+
+
+def test_dicomweb_and_fhir_tell_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    site = Site(tmp_path, FolderStore(tmp_path))
+    sent = [dicoms.written(tagged()), dicoms.written(tagged(BodyPartExamined="HAND")), NAME.encode()]
+    site.stow(*sent, dicoms.written(tagged())[:3000], code=202)
+    site.stow(*sent, code=409, study="1.2.770077")
+    site.refused(400, data=sent[0], path=f"/dicom-web/studies/{NAME}")
+    site.refused(415, data=sent[0], kind=f"multipart/{NAME}")
+    site.index.wait([f"inbox/{FILE_NAME}.dcm"], datetime.now(UTC))
+    reports = site.client.get("/fhir/DiagnosticReport").get_data(as_text=True)
+    assert FILE_NAME in reports
+    site.client.get("/fhir/DiagnosticReport", query_string={"patient": NAME})
+    site.client.get(f"/fhir/{NAME}")
+    site.index.close()
+    said = caplog.text + (tmp_path / "audit.jsonl").read_text()
+    assert "refused" in said
+    told = [secret for secret in (*SECRETS, NUMBER, FILE_NAME) if secret.lower() in said.lower()]
+    assert told == []
+    assert not [secret for secret in SECRETS if secret in "".join([reports, *site.inbox()])]
 
 
 def test_previews_are_pixels_alone(outcome: tuple[Path, str, str]) -> None:

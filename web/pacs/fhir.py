@@ -62,7 +62,7 @@ def fhir_blueprint(store: Store, index: SqliteIndex) -> Blueprint:
     def search() -> ResponseReturnValue:
         """Answer with the reports of the worklist, the newest first, or with that of one name."""
         asked = _asked()
-        links, total = [("self", request.full_path.rstrip("?"))], None
+        links = [("self", request.full_path.rstrip("?"))]
         if asked.identifier is not None:
             row = index.get(INBOX + _value(asked.identifier))
             rows = [row] if row else []
@@ -123,10 +123,7 @@ def _asked() -> ReportSearch:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
-            abort(
-                400,
-                "Only identifier, _count, after and _format can be searched by: nothing knows the patient.",
-            )
+            abort(400, "Search by identifier, _count and after only: nothing here knows the patient.")
         abort(400, f"The parameter `{first['loc'][0]}` is wrong.")
 
 
