@@ -51,11 +51,16 @@ def document() -> dict[str, Any]:
     """Return the whole document for the current page."""
     models = [(model, _OUT) for model in _MODELS]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS)
-    tickets, results = (view in current_app.view_functions for view in ("upload.ticket", "results.download"))
+    views = ("upload.ticket", "results.download", "outgoing.send_again")
+    tickets, results, outgoing = (view in current_app.view_functions for view in views)
     return {
         "openapi": "3.1.0",
         "info": {"title": "CXR Inbox", "version": VERSION, "description": _ABOUT},
-        "paths": _reads() | (_results() if results else {}) | _writes() | (_ticket() if tickets else {}),
+        "paths": _reads()
+        | (_results() if results else {})
+        | _writes()
+        | (_ticket() if tickets else {})
+        | (_send() if outgoing else {}),
         "security": [{"basic": []}, {}],
         "components": {
             "schemas": schemas["$defs"],
@@ -117,6 +122,20 @@ def _ticket() -> dict[str, Any]:
     summary = "Permission to send a new file straight to the bucket; after a 409 send it to `/upload`"
     ticket = _operation(summary, _json(UploadTicket), "409", "413", "503")
     return {"/upload/ticket": {"post": ticket | _body(_json(TicketRequest))}}
+
+
+def _send() -> dict[str, Any]:
+    key = {"name": "key", "in": "query", "schema": {"type": "string"}}
+    key["description"] = (
+        "The whole key of one X-ray, with `inbox/`; without it, all that could not be delivered."
+    )
+    counted = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+    content = {"application/json": {"schema": counted}}
+    return {
+        "/send-again": {
+            "post": _operation("Send results again", content, "404", "503", done="202", parameters=[key])
+        }
+    }
 
 
 def _operation(

@@ -5,7 +5,17 @@ import struct
 import zlib
 
 from model.serve.dicom.dictionary import TAGS
-from model.serve.dicom.elements import CutShortError, Elements, OvergrownError, fill_elements, read_header
+from model.serve.dicom.elements import (
+    FAILED_SOP_SEQUENCE,
+    REFERENCED_SOP_SEQUENCE,
+    CutShortError,
+    Elements,
+    OvergrownError,
+    Value,
+    fill_elements,
+    read_header,
+)
+from pipeline.dicom.commitment import CommitmentReport
 from pipeline.errors import InputRejected
 
 _CLASS = "1.2.840.10008.5.1.4.1.1."
@@ -30,6 +40,9 @@ _PATIENT = (0x00080050, 0x00100010, 0x00100020, 0x00100030, 0x00100040, 0x002000
 _CONTENT = frozenset((*TAGS.values(), *_PATIENT))
 _MANUFACTURER, _OURS = 0x00080070, b"CXR Inbox"  # a result of this program, which a PACS may send back
 _NAMES = frozenset((TAGS["SOPClassUID"], TAGS["SOPInstanceUID"], TAGS["PixelData"], _MANUFACTURER))
+
+_TRANSACTION, _INSTANCE = 0x00081195, 0x00081155  # of a report of storage commitment
+_REPORTED = frozenset((_TRANSACTION, _INSTANCE, FAILED_SOP_SEQUENCE, REFERENCED_SOP_SEQUENCE))
 
 
 def identify(data: memoryview, syntax: str) -> tuple[str, str]:
@@ -60,6 +73,23 @@ def fingerprint(data: bytes) -> bytes:
     else:
         _add(digest, _read(rest, syntax, _CONTENT))
     return digest.digest()
+
+
+def read_report(data: memoryview, syntax: str) -> CommitmentReport:
+    """Read a report of storage commitment; raise InputRejected for anything else."""
+    elements = _read(data, syntax, _REPORTED)
+    transaction = elements.values.get(_TRANSACTION)
+    if transaction is None:
+        raise InputRejected("unreadable", "the report names no transaction")
+    kept, failed = (
+        tuple(_uid(item.values.get(_INSTANCE)) for item in elements.sequences.get(tag, ()))
+        for tag in (REFERENCED_SOP_SEQUENCE, FAILED_SOP_SEQUENCE)
+    )
+    return CommitmentReport(_uid(transaction), kept, failed)
+
+
+def _uid(value: Value | None) -> str:
+    return bytes(value.data[:64]).decode("ascii", "replace").strip(" \0") if value else ""
 
 
 def _add(digest: "hashlib._Hash", elements: Elements) -> None:
