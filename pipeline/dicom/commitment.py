@@ -65,6 +65,7 @@ class CommitmentReports:
         except Exception as error:  # noqa: BLE001  its sender gets an answer, and reports again
             log.error("a report of storage commitment was not taken: %s", place_of(error))
             return _DEFECT
+        log.info("storage commitment was reported for %d objects", len(report.kept))
         return DONE
 
 

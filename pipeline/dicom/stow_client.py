@@ -18,7 +18,7 @@ from pipeline.outgoing.delivery import Delivery, DestinationDown, TryAgain
 from pipeline.outgoing.tables import SendTo
 from pipeline.ports import Results
 
-for _library in ("dicomweb_client", "urllib3"):  # their lines quote addresses and answers
+for _library in ("dicomweb_client", "retrying", "urllib3"):  # their lines quote addresses and answers
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _TOTAL_SECONDS = 10.0, 60.0, 300.0
@@ -62,6 +62,8 @@ class StowClient:
             raise DestinationDown("it redirects to another address: name that one") from None
         except requests.exceptions.SSLError:
             raise DestinationDown("its certificate is not trusted, or it does not accept ours") from None
+        except requests.JSONDecodeError as error:
+            raise TryAgain(f"its answer cannot be read ({place_of(error)})") from None
         except requests.ConnectionError:
             raise DestinationDown("it does not answer") from None
         except requests.RequestException:
@@ -82,7 +84,7 @@ class _Bounded(HTTPAdapter):
             data += part
             if len(data) > _MOST_ANSWER or time.monotonic() > ends:
                 answer.close()
-                raise requests.ConnectTimeout("the answer is too long, or takes too long")
+                raise requests.ReadTimeout("the answer is too long, or takes too long")
         answer._content = data
         return answer
 

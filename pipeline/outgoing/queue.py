@@ -132,7 +132,7 @@ class OutgoingQueue:
             self._hasten(database, destination)
 
     def revive(self, destination: str) -> int:
-        """Send again what is dead; return how many results that is."""
+        """Send again what is dead, and at once what waits; return how many results were dead."""
         now = text(self._now())
         with self._file.writing() as database:
             count = database.execute(
@@ -140,6 +140,10 @@ class OutgoingQueue:
                 " WHERE destination = ? AND state = 'dead'",
                 (now, now, destination),
             ).rowcount
+            database.execute(
+                "UPDATE deliveries SET due_at = ? WHERE destination = ? AND state = 'waiting'",
+                (now, destination),
+            )
             self._hasten(database, destination)
         return count
 

@@ -20,6 +20,7 @@ from pynetdicom import AE
 from pynetdicom.transport import AssociationSocket
 
 from handlers import wiring
+from pipeline.dicom.commitment import Confirm
 from pipeline.dicom.node import Node
 from pipeline.ports import Landing
 from pipeline.settings import Settings
@@ -56,10 +57,12 @@ class Served:
 
 
 @contextmanager
-def served(root: Path, store: Landing, **settings: object) -> Iterator[Served]:
+def served(
+    root: Path, store: Landing, confirm: Confirm | None = None, **settings: object
+) -> Iterator[Served]:
     """Run a node in a thread, on a free port."""
-    known = {"root": root, "dicom_port": 0, **settings}
-    node, stopping = wiring.make_node(Settings(**known), store), threading.Event()  # type: ignore[arg-type]
+    known = Settings(**{"root": root, "dicom_port": 0, **settings})  # type: ignore[arg-type]
+    node, stopping = wiring.make_node(known, store, confirm), threading.Event()
     thread = threading.Thread(target=node.run, args=[stopping], daemon=True)
     thread.start()
     try:

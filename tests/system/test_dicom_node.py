@@ -15,8 +15,8 @@ from pipeline.verdict import Verdict
 from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.machines import Process, free_port, listens, wait_for
+from tests.support.orthanc import Orthanc, needs_orthanc
 
-ORTHANC = "/usr/sbin/Orthanc"
 WHOSE = {"PatientID": "1", "PatientName": "A", "StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.2"}
 
 
@@ -101,45 +101,17 @@ def test_sixteen_senders_beside_a_busy_page(up: Up) -> None:
     assert "1.2.77" not in log
 
 
-@pytest.mark.skipif(not Path(ORTHANC).exists(), reason="needs Debian's orthanc")
+@needs_orthanc
 def test_orthanc_sends_to_the_node(up: Up, tmp_path: Path) -> None:
     before = len(inbox(up.root))
-    with orthanc(tmp_path, {"cxr": ["CXR-INBOX", "127.0.0.1", up.port]}) as url:
+    with Orthanc(tmp_path, {"cxr": ["CXR-INBOX", "127.0.0.1", up.port]}).running() as orthanc:
         sent = []
         for number, name in enumerate(("implicit", "explicit", "JPEG lossless, first order", "JPEG 2000")):
             found = dicoms.renamed(dicoms.SYNTAXES[name][1](), f"1.2.88.{number}", **WHOSE)
-            sent.append(post(f"{url}/instances", found)["ID"])
-        assert post(f"{url}/modalities/cxr/echo", b"{}") == {}
+            sent.append(orthanc.post("/instances", found)["ID"])
+        assert orthanc.post("/modalities/cxr/echo", b"{}") == {}
         for _ in range(2):
-            answer = post(f"{url}/modalities/cxr/store", json.dumps(sent).encode())
+            answer = orthanc.post("/modalities/cxr/store", json.dumps(sent).encode())
             assert (answer["InstancesCount"], answer["FailedInstancesCount"]) == (4, 0)
     assert len(inbox(up.root)) == before + 4
     wait_for(lambda: len(up.verdicts()) == before + 4, 60)
-
-
-@contextmanager
-def orthanc(folder: Path, modalities: dict[str, list[object]]) -> Iterator[str]:
-    """Run Orthanc on the loopback; yield the address of its REST interface."""
-    port = free_port()
-    settings = {
-        "HttpPort": port,
-        "DicomPort": free_port(),
-        "DicomModalities": modalities,
-        "Plugins": [],
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    process = Process([ORTHANC, str(folder / "orthanc.json")], folder / "orthanc.log")
-    try:
-        wait_for(lambda: listens(port), what="Orthanc")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-
-
-def post(url: str, body: bytes) -> dict[str, object]:
-    with urllib.request.urlopen(url, body, timeout=30) as answer:
-        return dict(json.loads(answer.read() or b"{}"))
