@@ -22,6 +22,7 @@ from pipeline.dicom.outbound import objects_of
 from pipeline.outgoing.delivery import Awaiting, Delivery, DestinationDown, TryAgain
 from pipeline.ports import Results
 
+log = logging.getLogger(__name__)
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its lines quote data sets
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 30.0
@@ -29,6 +30,7 @@ _TOTAL_SECONDS = 300.0  # for one delivery
 _REPORT_SECONDS = 0.3  # for a report on the same association; a later one comes on another
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _REQUEST_COMMITMENT = 1  # type of the action
+_MOST_REFUSALS = 2  # once may be a PACS that was stopped at that moment
 _NO_ROOM = range(0xA700, 0xA800)
 _SILENT = "it does not answer"
 _BROKEN = "the connection broke off"
@@ -50,6 +52,7 @@ class StoreScu:
 
     def __init__(self, name: str, peer: Peer, results: Results, reports: CommitmentReports | None) -> None:
         self.name, self._peer, self._results, self._reports = name, peer, results, reports
+        self._refusals = 0  # of requests for commitment, in a row
         self._ae = AE(peer.our_title)
         self._ae.connection_timeout = _CONNECT_SECONDS
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = _ANSWER_SECONDS
@@ -116,7 +119,10 @@ class StoreScu:
             raise DestinationDown(f"it has no room (status {status:04X})")
         raise TryAgain(f"it refused the {one.SOPClassUID.name} with status {status:04X}")
 
-    def _ask(self, association: Association, made: Sequence[Dataset], reported: threading.Event) -> Awaiting:
+    def _ask(
+        self, association: Association, made: Sequence[Dataset], reported: threading.Event
+    ) -> Awaiting | None:
+        """Ask for commitment; return None if the PACS offers it, but not to us, as Orthanc does."""
         asked, transaction = Dataset(), new_transaction(one.SOPInstanceUID for one in made)
         asked.TransactionUID, asked.ReferencedSOPSequence = transaction, []
         for one in made:
@@ -125,14 +131,23 @@ class StoreScu:
             asked.ReferencedSOPSequence.append(item)
         try:
             answer, _ = association.send_n_action(asked, _REQUEST_COMMITMENT, COMMITMENT, COMMITMENT_INSTANCE)
-        except RuntimeError as error:
-            raise DestinationDown(_BROKEN) from error
-        if "Status" not in answer:
-            raise DestinationDown(_BROKEN if not association.is_established else _SILENT)
-        if code_to_category(int(answer.Status)) not in ("Success", "Warning"):
-            raise TryAgain(f"it refused to confirm that it keeps it (status {int(answer.Status):04X})")
-        reported.wait(_REPORT_SECONDS)
-        return Awaiting(transaction)
+            is_taken = "Status" in answer and code_to_category(int(answer.Status)) in ("Success", "Warning")
+        except RuntimeError:  # the association is over
+            is_taken = False
+        if is_taken:
+            self._refusals = 0
+            reported.wait(_REPORT_SECONDS)
+            return Awaiting(transaction)
+        self._refusals += 1
+        if self._refusals < _MOST_REFUSALS:
+            raise TryAgain("it took the result, but broke off when it was asked whether it keeps it")
+        if self._refusals == _MOST_REFUSALS:
+            log.warning(
+                "%s refuses storage commitment, so that what it stores counts as delivered: enter %s and the "
+                "port of the DICOM node there",
+                *(self.name, self._peer.our_title),
+            )
+        return None
 
     def _take_report(self, event: Any, reported: threading.Event) -> tuple[int, None]:
         """Take a report on the association on which it was asked for; return the status to answer with."""

@@ -98,7 +98,7 @@ class Lane:
             return False
         try:
             if entry.state == "sent":
-                raise TryAgain("it has the result, but did not confirm that it keeps it")
+                raise TryAgain("it has the result, but did not confirm that it keeps it: can it reach us?")
             delivery = self._current(entry)
         except TryAgain as error:
             self._fail(entry, str(error))

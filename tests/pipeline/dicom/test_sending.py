@@ -19,18 +19,20 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 
 from handlers import wiring
-from pipeline.dicom import store_scu
+from pipeline.dicom import pdu, store_scu
 from pipeline.dicom.commitment import COMMITMENT, COMMITMENT_INSTANCE, CommitmentReports, new_transaction
 from pipeline.dicom.outbound import tls_of
 from pipeline.dicom.store_scu import Peer, StoreScu
 from pipeline.dicom.stow_client import StowClient
 from pipeline.errors import UsageError
+from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
 from pipeline.outgoing.delivery import Awaiting, Delivery, DestinationDown, NothingToSend, TryAgain
 from pipeline.outgoing.tables import SendTo
 from tests.support.dicom_senders import TITLE, Raw, command, served
 from tests.support.fakes import MemoryStore
 from tests.support.machines import Process, free_port, listens, wait_for
+from tests.support.orthanc import Orthanc, needs_orthanc
 from tests.support.results import KEY, classified, maker, source, stored
 
 
@@ -53,8 +55,6 @@ def store() -> MemoryStore:
 def delivery(store: MemoryStore) -> Delivery:
     seen = store.get(verdict_key(KEY), 1_000_000)
     assert seen
-    from pipeline.judge import read_verdict
-
     verdict = read_verdict(store, verdict_key(KEY)).verdict
     assert verdict
     return Delivery(KEY, seen[0].etag, verdict)
@@ -74,6 +74,7 @@ class Pacs:
         if offers:
             self.ae.add_supported_context(COMMITMENT)
         self.statuses: list[int] = [0]
+        self.answer = 0  # to a request for commitment
         self.got: list[str] = []
         self.asked: list[Dataset] = []
         self.on_asked: Callable[[Any], None] = lambda event: None
@@ -105,7 +106,7 @@ class Pacs:
     def _action(self, event: Any) -> tuple[int, None]:
         self.asked.append(event.action_information)
         threading.Thread(target=self.on_asked, args=[event], daemon=True).start()
-        return 0, None
+        return self.answer, None
 
 
 def report(asked: Dataset, fails: int = 0) -> Dataset:
@@ -211,8 +212,6 @@ def _accept_and_stall(server: socket.socket) -> None:
     body = b""
     while len(body) < int.from_bytes(head[2:], "big"):
         body += connection.recv(4096)
-    from pipeline.dicom import pdu
-
     classes = frozenset(("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"))
     answer, _ = pdu.agreed(pdu.Request.read(memoryview(body)), classes, ("1.2.840.10008.1.2.1",), frozenset())
     connection.sendall(answer)
@@ -220,7 +219,8 @@ def _accept_and_stall(server: socket.socket) -> None:
     connection.close()
 
 
-def test_commitment_on_the_same_association(store: MemoryStore) -> None:
+def test_commitment_on_the_same_association(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_scu, "_REPORT_SECONDS", 20.0)  # it ends when the report comes
     heard, pacs = Heard(), Pacs()
 
     def answer(event: Any) -> None:
@@ -250,6 +250,33 @@ def test_commitment_over_another_association(store: MemoryStore, tmp_path: Path)
         part.ReferencedSOPSequence = part.ReferencedSOPSequence[:1]
         assert tell(node.port, part) == 0
         assert heard.said == {sent.transaction: "it confirmed other objects than it was sent"}
+
+
+def test_one_that_refuses_commitment_to_us(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Orthanc does that by breaking off, unless it knows us; what it stored counts then."""
+    heard, pacs = Heard(), Pacs()
+    pacs.answer = 0x0124
+    with pacs.running():
+        refused = scu(store, pacs.port, heard.reports)
+        with pytest.raises(TryAgain, match="broke off when it was asked"):
+            refused.deliver(delivery(store))
+        assert refused.deliver(delivery(store)) is None
+        assert refused.deliver(delivery(store)) is None
+        pacs.answer = 0
+        assert isinstance(refused.deliver(delivery(store)), Awaiting)
+    assert caplog.text.count("refuses storage commitment") == 1
+
+
+@needs_orthanc
+def test_an_orthanc_that_does_not_know_us(store: MemoryStore, tmp_path: Path) -> None:
+    with Orthanc(tmp_path, {}).running() as orthanc:
+        unknown = scu(store, orthanc.dicom_port, Heard().reports)
+        with pytest.raises(TryAgain, match="broke off when it was asked"):
+            unknown.deliver(delivery(store))
+        assert unknown.deliver(delivery(store)) is None
+        assert orthanc.kinds() == [("1.2.3", "OT"), ("1.2.3", "SR")]
 
 
 def test_reports_that_break_the_rules(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
