@@ -338,3 +338,17 @@ def test_what_another_machine_forgot_leaves_the_queue(department: Department) ->
     department.index.remove("outbox/Zaphod.json")
     department.lane(FakeDestination())  # looks at its start, and once an hour
     assert department.queue.keys("PACS") == []
+
+
+def test_a_copy_of_a_stacks_worklist_is_followed_once_it_is_whole(department: Department) -> None:
+    department.index.close()
+    for path in department.folder.glob("index.sqlite*"):
+        path.unlink()
+    department.index = SqliteIndex(department.folder / "index.sqlite")
+    pacs = FakeDestination()
+    lane = department.lane(pacs)
+    etag = department.judged("a")
+    assert department.work(lane) == 0
+    department.index.set_mirrored(department.now, department.now)
+    assert department.work(lane) == 1
+    assert pacs.got == [("inbox/a", etag)]
