@@ -11,6 +11,7 @@ import signal
 import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from waitress.server import BaseWSGIServer
 
     from pipeline.dicom.arrivals import Arrivals
+    from pipeline.outgoing.lane import Outgoing
     from pipeline.ports import Store
     from pipeline.running.alone import Tell
     from pipeline.running.background import Background
@@ -140,15 +142,16 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
     watcher = InboxWatcher(settings.root.resolve(), queue.hint, settings.poll, background=background)
+    outgoing = wiring.make_outgoing(settings, ports.store, worklist)
 
     def problems() -> list[str]:
-        return [*background.problems(), *watcher.problems()]
+        return [*background.problems(), *watcher.problems(), *(outgoing.problems() if outgoing else ())]
 
     arrivals = wiring.make_arrivals(settings, ports.store)
-    parts = {"operations": monitor, "problems": problems, "arrivals": arrivals}
+    parts = {"operations": monitor, "problems": problems, "arrivals": arrivals, "outgoing": outgoing}
     page = _page(settings, access, ports.store, worklist, **parts)
     server = _server(page, access.address, settings)
-    node = _start_node(settings, arrivals, background)
+    node = _start_dicom(settings, arrivals, background, outgoing)
     wiring.provide(replace(ports, queue=queue))
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
@@ -157,6 +160,8 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     finally:
         queue.stop()  # this also stops the background threads
         watcher.stop()
+        if outgoing:
+            outgoing.close()
         worklist.close()
 
 
@@ -171,16 +176,23 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
         mirror.step()  # raises if something is wrong with the bucket's stack
         monitor = wiring.make_monitor(settings, store)
         arrivals = wiring.make_arrivals(settings, store)
-        parts = {"tickets": store, "operations": monitor, "problems": background.problems}
+        outgoing = wiring.make_outgoing(settings, store, worklist)
+
+        def problems() -> list[str]:
+            return [*background.problems(), *(outgoing.problems() if outgoing else ())]
+
+        parts = {"tickets": store, "operations": monitor, "problems": problems, "outgoing": outgoing}
         page = _page(settings, access, store, worklist, **parts, arrivals=arrivals)
         server = _server(page, access.address, settings)
-        node = _start_node(settings, arrivals, background)
+        node = _start_dicom(settings, arrivals, background, outgoing)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
             _run(server, tell, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}", node)
         finally:
             background.stop()
+            if outgoing:
+                outgoing.close()
 
 
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
@@ -197,13 +209,17 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
-def _start_node(settings: Settings, arrivals: Arrivals, background: Background) -> str | None:
-    """Start the DICOM node, if the settings ask for one; return where it is."""
+def _start_dicom(
+    settings: Settings, arrivals: Arrivals, background: Background, outgoing: Outgoing | None
+) -> str | None:
+    """Start to send results, and the DICOM node, if the settings ask for them; return where the node is."""
+    for lane in outgoing.lanes if outgoing else ():
+        background.start(f"sending to {lane.name}", partial(lane.run, background.stopping))
     if settings.dicom_port is None:
         return None
     from handlers import wiring
 
-    node = wiring.make_node(settings, arrivals)
+    node = wiring.make_node(settings, arrivals, outgoing.queue.confirm if outgoing else None)
     background.start("DICOM node", lambda: node.run(background.stopping))
     return f"{settings.ae_title} at {settings.dicom_address}, port {node.port}"
 

@@ -54,6 +54,7 @@ def forget_command(
     """Erase an X-ray permanently: every version of it, its verdict, its previews and its row."""
     from handlers import wiring
     from pipeline.forget import erase_xray, is_known
+    from pipeline.outgoing.queue import OutgoingQueue
 
     settings = begin_with_existing_store(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
@@ -68,7 +69,8 @@ def forget_command(
     typer.echo(
         f"erasing it; this takes {quiet:.0f} s, because a running job may still write its verdict", err=True
     )
-    erase_xray(name, store, index, quiet)
+    path = wiring.outgoing_path(settings)
+    erase_xray(name, store, index, quiet, OutgoingQueue(path) if path.exists() else None)
     typer.echo(f"{for_terminal(name)} is erased")
 
 

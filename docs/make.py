@@ -26,6 +26,7 @@ from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Engine
 from pipeline.errors import InputRejected
+from pipeline.outgoing.tables import TABLES, Rule
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
@@ -120,6 +121,12 @@ def settings_table() -> str:
         for key, field in group.model_fields.items():
             lines.append(f"| `{key}` | `CXR_{key.upper()}` | {_default(field)} | {field.description} |")
         parts.append("\n".join(lines))
+    for kind, table in TABLES.items():
+        lines = [f"**`[[{kind}]]`**: {_INTRODUCTIONS[kind]}", "", "| key | default | |", "|---|---|---|"]
+        for key, field in sorted(table.model_fields.items(), key=lambda item: item[0] in Rule.model_fields):
+            default = "needed" if field.is_required() else _default(field)
+            lines.append(f"| `{key}` | {default} | {field.description} |")
+        parts.append("\n".join(lines))
     of_stack = ", ".join(f"`CXR_{key.upper()}`" for key in DeployedSettings.model_fields)
     parts.append(f"The stack sets {of_stack} for its functions and hosts; they have no place in `cxr.toml`.")
     return "\n\n".join(parts) + "\n"
@@ -131,6 +138,7 @@ _INTRODUCTIONS = {
     "judging": "how images are judged.",
     "host": "where images are judged.",
     "dicom": "the DICOM node of `cxr up` ([pacs.md](pacs.md)).",
+    "send": "a PACS that gets results; one table for each ([pacs.md](pacs.md#send-results-back)).",
     "stack": "the AWS stack that `cxr deploy` creates and other commands use.",
 }
 

@@ -6,6 +6,7 @@ Each adapter is imported when it is chosen: a Lambda has no network to run, and 
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers import telemetry
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
     from ec2_runner.reach.slot import Slot
     from pipeline.aws.sqs import SqsQueue
     from pipeline.dicom.arrivals import Arrivals
+    from pipeline.dicom.commitment import CommitmentReports, Confirm
     from pipeline.dicom.node import Node
     from pipeline.judge import Judge
+    from pipeline.outgoing.delivery import Destination
+    from pipeline.outgoing.lane import Outgoing
+    from pipeline.outgoing.tables import SendTo
     from pipeline.running.service import Service
     from pipeline.running.worker import Worker
     from pipeline.store.s3 import S3Store
@@ -145,6 +150,57 @@ def make_results(store: Store, settings: Settings) -> Results:
     return ResultMaker(store, settings.max_bytes, picture)
 
 
+def outgoing_path(settings: Settings) -> Path:
+    """Return the file of the queue of results to send: one for the folder, or for each bucket."""
+    from pipeline.store.folder import PRIVATE_FOLDER
+
+    name = f"{settings.bucket}_outgoing" if settings.bucket else "outgoing"
+    return settings.root / PRIVATE_FOLDER / f"{name}.sqlite"
+
+
+def make_outgoing(settings: Settings, store: Store, index: "SqliteIndex") -> "Outgoing | None":
+    """Build what sends results to the PACS of the settings; None where they name none. Raises UsageError."""
+    if not settings.send:
+        return None
+    from pipeline.outgoing.lane import Lane, Outgoing
+    from pipeline.outgoing.queue import OutgoingQueue
+
+    queue = OutgoingQueue(outgoing_path(settings))
+    reports = None if settings.dicom_port is None else _reports(queue.confirm)
+    results = make_results(store, settings)
+    lanes = [
+        Lane(_destination(table, settings, results, reports), table, queue, index, store, settings.log_key)
+        for table in settings.send
+    ]
+    return Outgoing(queue, lanes, index)
+
+
+def _destination(
+    table: "SendTo", settings: Settings, results: Results, reports: "CommitmentReports | None"
+) -> "Destination":
+    """Build the destination of a `[[send]]` table."""
+    from pipeline.dicom.outbound import check_files, tls_of
+
+    check_files(table.ca, table.certificate, table.key)
+    scheme = table.parts.scheme
+    tls = tls_of(table) if scheme in ("dicoms", "https") else None  # reports wrong files now
+    if scheme not in ("dicom", "dicoms"):
+        from pipeline.dicom.stow_client import StowClient
+
+        return StowClient(table, results)
+    from pipeline.dicom.store_scu import Peer, StoreScu
+
+    peer = Peer(*table.peer, table.ae_title or settings.ae_title, tls)
+    return StoreScu(table.name, peer, results, reports)
+
+
+def _reports(confirm: "Confirm") -> "CommitmentReports":
+    from model.serve.dicom import network
+    from pipeline.dicom.commitment import CommitmentReports
+
+    return CommitmentReports(network.read_report, confirm)
+
+
 def make_arrivals(settings: Settings, store: Landing) -> "Arrivals":
     """Build what takes DICOM objects from the network into a store's inbox; one of each process."""
     from model.serve.dicom import network
@@ -161,13 +217,16 @@ def make_arrivals(settings: Settings, store: Landing) -> "Arrivals":
     return Arrivals(store, folder, kinds, settings.max_bytes, secret, settings.log_key)
 
 
-def make_node(settings: Settings, arrivals: "Arrivals") -> "Node":
-    """Build the DICOM node; it listens from then on. Raises UsageError."""
+def make_node(settings: Settings, arrivals: "Arrivals", confirm: "Confirm | None" = None) -> "Node":
+    """Build the DICOM node; it listens from then on. Raises UsageError.
+
+    With `confirm`, it takes reports of storage commitment.
+    """
     from pipeline.dicom.node import Node, door_of, terms_of
 
     door = door_of(settings)
     try:
-        return Node(door, terms_of(settings, arrivals.kinds), arrivals)
+        return Node(door, terms_of(settings, arrivals.kinds), arrivals, confirm and _reports(confirm))
     except OSError as error:
         raise UsageError(
             f"cannot listen on port {door.port} of {door.address} ({error.strerror}); "

@@ -11,6 +11,8 @@ CxrError
 │   ├── NotQueued           the queue did not take some of the jobs
 │   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
 ├── NoResult                no DICOM result can be made of this X-ray and its verdict
+│   ├── ResultOutdated      the X-ray or its verdict was replaced meanwhile: wait for the new verdict
+│   └── ResultFailed        it could not be made because of an error of ours
 ├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
@@ -53,7 +55,13 @@ _PARTS = {
         "paramiko",
         "websockets",
     ): "AWS support is not installed: pip install 'cxr-inbox[aws]'",
-    ("highdicom", "pydicom", "pynetdicom"): "PACS support is not installed: pip install 'cxr-inbox[pacs]'",
+    (
+        "dicomweb_client",
+        "highdicom",
+        "pydicom",
+        "pynetdicom",
+        "requests",
+    ): "PACS support is not installed: pip install 'cxr-inbox[pacs]'",
     ("ray", "pyarrow"): "Ray is not installed: pip install 'cxr-inbox[ray]'",
     ("torch", "torchvision", "matplotlib", "sklearn", "onnx", "onnxscript", "safetensors"): (
         "training and evaluation support is not installed: pip install 'cxr-inbox[train]'"
@@ -129,6 +137,14 @@ class IndexNotReady(StoreError):
 
 class NoResult(CxrError):
     """Report that no DICOM result can be made of an X-ray and its verdict; the message says why."""
+
+
+class ResultOutdated(NoResult):
+    """Report that the X-ray or its verdict was replaced, so that the verdict is not about this X-ray."""
+
+
+class ResultFailed(NoResult):
+    """Report that a DICOM result could not be made because of an error of ours."""
 
 
 class EngineFailed(CxrError):

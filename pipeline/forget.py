@@ -1,9 +1,10 @@
-"""Erase an X-ray: every version of it, its verdict, its previews and its row."""
+"""Erase an X-ray: every version of it, its verdict, its previews, its row, and what is to be sent of it."""
 
 import time
 
 from pipeline.errors import StoreError, UsageError
 from pipeline.names import BOOKMARK, preview_prefix, printable, verdict_key
+from pipeline.outgoing.queue import OutgoingQueue
 from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
@@ -15,7 +16,13 @@ def is_known(key: str, store: FullStore, index: Index) -> bool:
     return index.get(printable(key)) is not None or any(map(store.holds, _places(key)))
 
 
-def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_SECONDS) -> bool:
+def erase_xray(
+    key: str,
+    store: FullStore,
+    index: Index,
+    quiet: float = _PAUSE_SECONDS,
+    outgoing: OutgoingQueue | None = None,
+) -> bool:
     """Erase an inbox key and everything made from it; return whether there was anything.
 
     The X-ray goes first, so that no new work begins. Objects that a running job still writes are erased too,
@@ -24,25 +31,29 @@ def erase_xray(key: str, store: FullStore, index: Index, quiet: float = _PAUSE_S
     """
     if key.endswith("/"):
         raise UsageError("name one X-ray, not a folder")
-    found = _erase(key, store, index)
+    found = _erase(key, store, index, outgoing)
     needed = max(1, round(quiet / _PAUSE_SECONDS))  # looks in a row that find nothing
     clean = 0
     for _ in range(_TRIES * needed):
         time.sleep(min(quiet, _PAUSE_SECONDS))
-        clean = 0 if _erase(key, store, index) else clean + 1
+        clean = 0 if _erase(key, store, index, outgoing) else clean + 1
         if clean == needed:
             index.erase_traces()
+            if outgoing:
+                outgoing.erase_traces()
             return found
     raise StoreError("another program keeps writing it: stop that, then run the command again")
 
 
-def _erase(key: str, store: FullStore, index: Index) -> bool:
+def _erase(key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | None) -> bool:
     row = printable(key)
     known = index.get(row) is not None
     removed = sum(map(store.purge, _places(key)))
     store.purge(BOOKMARK)  # a version of it may name this X-ray; reconcile begins anew
     index.remove(verdict_key(key))
     index.mark(row, "deleted")
+    if outgoing:  # after its row, from which it could be noted again
+        removed += outgoing.forget(row)
     return bool(removed) or known
 
 

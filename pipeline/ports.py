@@ -118,8 +118,11 @@ class InferenceEngine(Protocol):
 class Results(Protocol):
     """Make the DICOM objects of a verdict, for the study of its X-ray."""
 
-    def make(self, key: str) -> list[DicomObject]:
-        """Return the report, and the capture where there is a map; raise NoResult where there can be none."""
+    def make(self, key: str, etag: str | None = None) -> list[DicomObject]:
+        """Return the report, and the capture where there is a map; raise NoResult where there can be none.
+
+        With the ETag of a verdict, another verdict raises ResultOutdated.
+        """
 
 
 class Host(Protocol):

@@ -44,7 +44,8 @@ def _public_key(given: str) -> str:
     return given
 
 
-def _ae_title(given: str) -> str:
+def ae_title_of(given: str) -> str:
+    """Return an AE title without the spaces around it; raise ValueError if it is none."""
     title = given.strip()
     if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
         raise ValueError("an AE title has 1 to 16 letters, digits and signs, without a backslash")
@@ -52,7 +53,7 @@ def _ae_title(given: str) -> str:
 
 
 def _ae_titles(given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(_ae_title, given))
+    return tuple(map(ae_title_of, given))
 
 
 def _printable(secret: str) -> str:
@@ -78,6 +79,6 @@ UserPath = Annotated[Path, AfterValidator(at_home)]
 SshAddress = Annotated[str, AfterValidator(_ssh_address)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Printable = Annotated[str, AfterValidator(_printable)]
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
+AeTitle = Annotated[str, AfterValidator(ae_title_of)]
 AeTitles = Annotated[Words, AfterValidator(_ae_titles)]
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]

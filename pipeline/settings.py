@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from pipeline.errors import UsageError
+from pipeline.outgoing.tables import TABLES, SendTables, secret_in
 from pipeline.setting_types import (
     AeTitle,
     AeTitles,
@@ -54,6 +55,7 @@ class GeneralSettings(_Group):
         description="secret key of the hash that replaces file names in logs",
         json_schema_extra={"shown": "random at each start"},
     )
+    send: SendTables = Field((), description="PACS that get the results; a `[[send]]` table for each, below")
 
 
 class PageSettings(_Group):
@@ -292,10 +294,11 @@ class _File(TomlConfigSettingsSource):
             wrong = _lower(str(error)).replace("at end of document", end)
             raise UsageError(f"{file_path} is not valid TOML: {wrong}") from error
         open_to_all = os.name == "posix" and mode & stat.S_IROTH
-        if open_to_all and (secret := next((name for name in _SECRETS if name in values), None)):
+        secret = next((name for name in _SECRETS if name in values), None) or secret_in(values)
+        if open_to_all and secret:
             raise UsageError(
-                f"{file_path} holds {secret}, and every user of this machine can read it: "
-                f"chmod o-r {file_path}, or set CXR_{secret.upper()} instead"
+                f"{file_path} holds {secret}, and every user of this machine can read it: chmod o-r "
+                f"{file_path}, or set CXR_{secret.strip('[').partition(']')[0].upper()} instead"
             )
         return values
 
@@ -321,6 +324,8 @@ def _flatten(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         if name in SECTIONS and not isinstance(value, dict):
             and_key = f", and {name} below it" if name in _SECTION_OF else ""
             raise UsageError(f"{path}: {name} is a section: write [{name}] on a line of its own{and_key}")
+        if isinstance(value, dict) and name in TABLES:
+            raise UsageError(f"{path}: write [[{name}]], with two brackets: there may be several")
         if isinstance(value, dict) and name not in SECTIONS:
             near = difflib.get_close_matches(name, [section for section in SECTIONS if section], 1)
             advice = f"did you mean [{near[0]}]?" if near else _whereabouts(name, "")
@@ -385,7 +390,9 @@ def load_settings(**changes: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         wrong = _lower(first["msg"].removeprefix("Value error, "))
-        raise UsageError(f"{_origin(str(first['loc'][0]), given)}: {wrong}") from error
+        name, *inner = first["loc"]
+        place = "".join(f" number {one + 1}" if isinstance(one, int) else f", {one}" for one in inner)
+        raise UsageError(f"{_origin(str(name), given)}{place if name in TABLES else ''}: {wrong}") from error
     _check_retired(settings)
     for needs, name, instead in (
         (settings.host == "ssh", "ssh", "as user@address, or use CXR_HOST=local"),

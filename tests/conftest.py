@@ -54,7 +54,7 @@ _WHOLE_FILES = {
     ),
     *("test_figures", "test_fuzz", "test_guarded", "test_overlay", "test_populations", "test_site"),
     *("test_training", "test_api", "test_watch", "test_watch_faults", "test_mirror", "test_s3_faults"),
-    *("test_node", "test_hostile_senders"),
+    *("test_node", "test_hostile_senders", "test_sending"),
     *("test_sqs", "test_interleavings", "test_engine", "test_decode", "test_dicom_frames", "test_pointing"),
 }
 _WHOLE_FIXTURES = {"browser", "dig", "dynamo", "moto", "s3_store"}

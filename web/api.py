@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
+from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Store
 from pipeline.records import HostState, Operations, Row
 from pipeline.verdict import doubt_of
@@ -30,8 +31,10 @@ from web.schemas import Figures, ItemWithVerdict, WorklistItem, WorklistItems
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/CSV_Injection
 
 
-def api_blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = None) -> Blueprint:
-    """Return the interface for programs over a store, its worklist and what the monitor reports."""
+def api_blueprint(
+    store: Store, index: SqliteIndex, monitor: Monitor | None = None, outgoing: Outgoing | None = None
+) -> Blueprint:
+    """Return the interface for programs over a store, its worklist, and what monitor and queue report."""
     api = Blueprint("api", __name__)
     listed = Worklist(index)
 
@@ -74,6 +77,7 @@ def api_blueprint(store: Store, index: SqliteIndex, monitor: Monitor | None = No
         lines = [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
         lines[:0] = ["# HELP cxr_xrays X-rays in the worklist, by state.", "# TYPE cxr_xrays gauge"]
         lines += _exposition(monitor.look()) if monitor else []
+        lines += _deliveries(outgoing) if outgoing else []
         return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")
 
     @api.get("/api/openapi.json")
@@ -103,6 +107,14 @@ def _exposition(operations: Operations) -> Iterator[str]:
     ):
         if value is not None:
             yield from (f"# HELP {name} {what}", f"# TYPE {name} gauge", f"{name} {value:.0f}")
+
+
+def _deliveries(outgoing: Outgoing) -> Iterator[str]:
+    yield "# HELP cxr_outgoing Results to be sent, by destination and state."
+    yield "# TYPE cxr_outgoing gauge"
+    for name, counts in outgoing.counts().items():
+        for state, count in counts.items():
+            yield f'cxr_outgoing{{destination="{name}",state="{state}"}} {count}'
 
 
 def _item(row: Row) -> WorklistItem:

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask, request
 
 from pipeline.dicom.arrivals import Arrivals
+from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Results, Store, Tickets
 from pipeline.worklist.sqlite import SqliteIndex
 from web import errors, security, wording
@@ -15,7 +16,7 @@ from web.api import api_blueprint
 from web.audit import Audit, keep
 from web.pacs.fhir import fhir_blueprint
 from web.pacs.stow import stow_blueprint
-from web.pages import NameConverter, host_blueprint, pages_blueprint, results_blueprint
+from web.pages import NameConverter, host_blueprint, outgoing_blueprint, pages_blueprint, results_blueprint
 from web.upload import upload_blueprint
 
 _FORM_BYTES = 1_000_000  # in a request besides its file
@@ -41,6 +42,7 @@ def create_page(
     tickets: Tickets | None = None,
     results: Results | None = None,
     arrivals: Arrivals | None = None,
+    outgoing: Outgoing | None = None,
     operations: Monitor | None = None,
     access: Access | None = None,
     audit: Audit | None = None,
@@ -53,8 +55,8 @@ def create_page(
 
     `card` is the model card (`model/weights/*.json`) of the network that judges, if it has one.
     With `tickets` of the store, uploads go straight to the store instead of through the page.
-    `results` makes DICOM objects of verdicts; without it the page does not offer them. `arrivals` takes those
-    that programs send by DICOMweb.
+    `results` makes DICOM objects of verdicts; without it the page does not offer them. `outgoing` sends them.
+    `arrivals` takes those that programs send by DICOMweb.
     `operations` reports on host and queue; without it the page has no panel for them. `problems` returns
     what is not running as it should, one sentence each, without names of files: the panel shows them, and
     `/healthz` fails while there are any.
@@ -75,8 +77,8 @@ def create_page(
     restrict(app, access)
     keep(app, audit)
     errors.explain(app)
-    app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list))
-    app.register_blueprint(api_blueprint(store, index, operations))
+    app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list, outgoing))
+    app.register_blueprint(api_blueprint(store, index, operations, outgoing))
     app.register_blueprint(upload_blueprint(store, index, max_upload_bytes, tickets))
     app.register_blueprint(fhir_blueprint(store, index))
     app.jinja_env.globals["offers_dicom"] = results is not None
@@ -85,6 +87,8 @@ def create_page(
     if arrivals:
         most = app.config["LARGE_BODIES"]["/dicom-web/"] = _LARGEST_OBJECTS * max_upload_bytes + _FORM_BYTES
         app.register_blueprint(stow_blueprint(arrivals, most))
+    if outgoing:
+        app.register_blueprint(outgoing_blueprint(outgoing))
     if operations or problems:
         app.register_blueprint(host_blueprint(operations, card, problems or list))
     return app

@@ -53,8 +53,8 @@ def document() -> dict[str, Any]:
     """Return the whole document for the current page."""
     models = [(model, _OUT) for model in _MODELS]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS)
-    optional = ("upload.ticket", "results.download", "stow.store")
-    tickets, results, objects = (view in current_app.view_functions for view in optional)
+    optional = ("upload.ticket", "results.download", "stow.store", "outgoing.send_again")
+    tickets, results, objects, outgoing = (view in current_app.view_functions for view in optional)
     return {
         "openapi": "3.1.0",
         "info": {"title": "CXR Inbox", "version": VERSION, "description": _ABOUT},
@@ -65,6 +65,7 @@ def document() -> dict[str, Any]:
             **_writes(),
             **(_ticket() if tickets else {}),
             **(_objects() if objects else {}),
+            **(_send() if outgoing else {}),
         },
         "security": [{"basic": []}, {}],
         "components": {
@@ -176,6 +177,20 @@ def _ticket() -> dict[str, Any]:
     summary = "Permission to send a new file straight to the bucket; after a 409 send it to `/upload`"
     ticket = _operation(summary, _json(UploadTicket), "409", "413", "503")
     return {"/upload/ticket": {"post": ticket | _body(_json(TicketRequest))}}
+
+
+def _send() -> dict[str, Any]:
+    key = {"name": "key", "in": "query", "schema": {"type": "string"}}
+    key["description"] = (
+        "The whole key of one X-ray, with `inbox/`; without it, all that could not be delivered."
+    )
+    counted = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+    content = {"application/json": {"schema": counted}}
+    return {
+        "/send-again": {
+            "post": _operation("Send results again", content, "404", "503", done="202", parameters=[key])
+        }
+    }
 
 
 def _operation(

@@ -2,26 +2,29 @@
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from flask import Blueprint, Response, abort, render_template, request, send_file
+from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request, send_file
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import PathConverter
 
 from pipeline.errors import NoResult
 from pipeline.judge import SeenVerdict, read_verdict
 from pipeline.names import INBOX, preview_key, preview_prefix
+from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Results, Store
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
 from web.audit import note
-from web.errors import error_answer
+from web.errors import error_answer, wants_json
 from web.query import asked
+from web.upload import address_back
 from web.wording import HOST_STATE_NAMES
 
 _PREVIEW_LIMIT = 8 << 20  # bytes; a usual preview has about 100,000
@@ -42,8 +45,9 @@ def pages_blueprint(
     max_upload_bytes: int,
     card: Mapping[str, Any] | None,
     problems: Callable[[], list[str]],
+    outgoing: Outgoing | None = None,
 ) -> Blueprint:
-    """Return the pages over a store and its worklist; `card` and `problems` are those of `create_page`."""
+    """Return the pages over a store and its worklist; the other parts are those of `create_page`."""
     pages = Blueprint("pages", __name__)
     listed = Worklist(index)
 
@@ -85,6 +89,7 @@ def pages_blueprint(
         return render_template(
             "xray.html",
             row=row,
+            change=_change_of(row, outgoing),
             verdict=seen.verdict,
             damaged=damaged,
             card=card,
@@ -125,7 +130,7 @@ def pages_blueprint(
         """Answer 204 if nothing changed since change number `since`, in the worklist or in one X-ray."""
         name = request.args.get("name")
         row = index.get(INBOX + name) if name is not None else None
-        now = index.last_change() if name is None else row.change if row else 0
+        now = index.last_change() if name is None else _change_of(row, outgoing) if row else 0
         if request.args.get("since", type=int) == now:
             return "", 204
         return {"change": now}
@@ -190,6 +195,31 @@ def results_blueprint(index: SqliteIndex, results: Results) -> Blueprint:
         return answer
 
     return blueprint
+
+
+def outgoing_blueprint(outgoing: Outgoing) -> Blueprint:
+    """Return the request to send again, and what the pages show of the queue."""
+    blueprint = Blueprint("outgoing", __name__)
+    shown = {"deliveries_of": outgoing.entries, "has_dead": lambda: bool(outgoing.problems())}
+    blueprint.app_context_processor(lambda: shown)
+
+    @blueprint.post("/send-again")
+    def send_again() -> ResponseReturnValue:
+        """Send again all that could not be delivered; with `key`, the result of one X-ray."""
+        key = request.values.get("key")
+        count = outgoing.send_again(key)
+        if key is not None and not count:
+            return error_answer(404, "No X-ray with this name has a verdict.", "Nothing to send")
+        note("send", key, count=count)
+        return (jsonify(count=count), 202) if wants_json() else redirect(address_back(), 303)
+
+    return blueprint
+
+
+def _change_of(row: Row, outgoing: Outgoing | None) -> int:
+    """Return a number that changes with a row and with what is sent of it."""
+    entries = outgoing.entries(row.key) if outgoing else []
+    return row.change << 32 | zlib.crc32(repr(entries).encode()) if entries else row.change
 
 
 def _preview_key(row: Row, version: str | None) -> str | None:

@@ -61,7 +61,7 @@ def upload_blueprint(store: Store, index: SqliteIndex, max_bytes: int, tickets: 
             note("resubmit", key)
         except UploadRefused as error:
             return error_answer(error.code, str(error), "Not judged again")
-        return (jsonify(key=key), 202) if wants_json() else redirect(_back(), 303)
+        return (jsonify(key=key), 202) if wants_json() else redirect(address_back(), 303)
 
     if tickets:
 
@@ -216,7 +216,7 @@ def _refusal(stored: int, refused: list[UploadRefused]) -> ResponseReturnValue:
     return error_answer(code, sentence, _NOT_UPLOADED, tuple(str(error) for error in refused))
 
 
-def _back() -> str:
+def address_back() -> str:
     """Return the page of this site that the form was on."""
     own = request.referrer is not None and host_of(request.referrer) == request.host
     return str(request.referrer) if own else url_for("pages.worklist")

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from pipeline.errors import CxrError, NoResult, ObjectTooLarge, ObjectUnreadable, place_of
+from pipeline.errors import (
+    CxrError,
+    NoResult,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    ResultFailed,
+    ResultOutdated,
+    place_of,
+)
 from pipeline.judge import read_verdict
 from pipeline.names import preview_key, verdict_key
 from pipeline.ports import Store
@@ -21,9 +29,11 @@ class ResultMaker:
     def __init__(self, store: Store, max_bytes: int, picture: Callable[[bytes], bytes | None]) -> None:
         self._store, self._max_bytes, self._picture = store, max_bytes, picture
 
-    def make(self, key: str) -> list[DicomObject]:
+    def make(self, key: str, etag: str | None = None) -> list[DicomObject]:
         """Return the report, and the capture where there is a map; see `pipeline.ports.Results`."""
         seen = read_verdict(self._store, verdict_key(key))
+        if etag is not None and seen.etag != etag:
+            raise ResultOutdated("the verdict was replaced")
         if seen.verdict is None:
             has_one = "its verdict cannot be read" if seen.etag else "there is no verdict yet"
             raise NoResult(f"{has_one}: look at the worklist, or judge the X-ray with `cxr reconcile`")
@@ -33,7 +43,7 @@ class ResultMaker:
         except (CxrError, ImportError):  # StoreError, too, is ours
             raise
         except Exception as error:  # noqa: BLE001  a library's message may quote the patient's name
-            raise NoResult(f"the DICOM result could not be made ({place_of(error)})") from None
+            raise ResultFailed(f"the DICOM result could not be made ({place_of(error)})") from None
 
     def _source(self, key: str, verdict: Verdict) -> bytes:
         """Return the bytes that the verdict is about."""
@@ -45,7 +55,7 @@ class ResultMaker:
             raise NoResult("the X-ray is no longer in the inbox: the patient and the study are only there")
         info, data = found
         if info.etag != verdict.source.etag:
-            raise NoResult("the X-ray was replaced after its verdict: wait for the new verdict")
+            raise ResultOutdated("the X-ray was replaced after its verdict: wait for the new verdict")
         return data
 
     def _made(self, key: str, verdict: Verdict, data: bytes) -> list[DicomObject]:

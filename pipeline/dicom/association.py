@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.dicom import pdu
 from pipeline.dicom.arrivals import Arrival, Arrivals, Reply
+from pipeline.dicom.commitment import COMMITMENT, CommitmentReports, ReportArrival
 from pipeline.dicom.pdu import Command, ProtocolError, Request
 from pipeline.errors import CxrError
 
@@ -121,14 +122,22 @@ class Wire:
 class Association:
     """Serve one association on a connection; `tell` takes what people should know about it, once each."""
 
-    def __init__(self, terms: Terms, arrivals: Arrivals, wire: Wire, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        arrivals: Arrivals,
+        reports: CommitmentReports | None,
+        wire: Wire,
+        tell: Callable[[str], None],
+    ) -> None:
         self._terms, self._arrivals, self._wire, self._tell = terms, arrivals, wire, tell
+        self._reports, self._provided = reports, frozenset((COMMITMENT,) if reports else ())
         self._syntaxes: dict[int, str] = {}  # of each context that was agreed
         self._classes: dict[int, str] = {}
         self._most = 0  # bytes of a PDU that the sender accepts
         self._words = bytearray()  # of a command whose end is to come
         self._command: Command | None = None  # whose data set is to come
-        self._arrival: Arrival | None = None  # of the object that the data set is written to
+        self._arrival: Arrival | ReportArrival | None = None  # of the object that the data set is written to
         self._context: int | None = None  # of the message that is not complete
         self.stored = 0
 
@@ -172,10 +181,11 @@ class Association:
             raise EndedError("its AE title is not in calling_ae_titles", pdu.rejection(*_NO_CALLING))
         if is_busy:
             raise EndedError("there are as many associations as allowed", pdu.rejection(*_BUSY))
-        answer, self._syntaxes = pdu.agreed(request, terms.classes | {_VERIFICATION}, terms.syntaxes)
+        served = terms.classes | self._provided | {_VERIFICATION}
+        answer, self._syntaxes = pdu.agreed(request, served, terms.syntaxes, self._provided)
         self._classes = {context.number: context.sop_class for context in request.contexts}
         self._most = request.most_bytes
-        if refused := _refused(request, terms):
+        if refused := _refused(request, terms, self._provided):
             self._tell(refused)
         self._wire.send(answer)
 
@@ -203,8 +213,11 @@ class Association:
         if command.has_data:
             self._command = command
             if self._status(context, command) is None:
-                names = command.sop_class, command.instance
-                self._arrival = self._arrivals.begin(*names, self._syntaxes[context])
+                names, syntax = (command.sop_class, command.instance), self._syntaxes[context]
+                if command.field == pdu.EVENT and self._reports:
+                    self._arrival = self._reports.begin(command.event, syntax)
+                else:
+                    self._arrival = self._arrivals.begin(*names, syntax)
             return
         self._context = None
         if command.field == pdu.CANCEL:
@@ -217,14 +230,18 @@ class Association:
         status = arrival.finish() if arrival else self._status(context, command)
         self._context = None
         assert status is not None  # without an arrival, the command was refused
-        self.stored += arrival is not None and status.code == _SUCCESS
+        self.stored += isinstance(arrival, Arrival) and status.code == _SUCCESS
         self._answer(context, command, status)
 
     def _status(self, context: int, command: Command) -> Reply | None:
         """Return the answer to a command; None for an object to be received."""
         if command.field == pdu.ECHO and not command.has_data:
             return Reply(_SUCCESS)
-        if command.field != pdu.STORE:
+        if command.field == pdu.EVENT and self._classes[context] in self._provided:
+            return (
+                None if command.sop_class == COMMITMENT else Reply(_WRONG_CLASS, "another class was agreed")
+            )
+        if command.field != pdu.STORE or self._classes[context] in self._provided:
             return Reply(_UNKNOWN_COMMAND, "only C-ECHO and C-STORE are served")
         if command.sop_class != self._classes[context] or command.sop_class == _VERIFICATION:
             return Reply(_WRONG_CLASS, "another class was agreed")
@@ -236,9 +253,10 @@ class Association:
         self._wire.send(pdu.command_pdus(context, command.answer(*status), self._most))
 
 
-def _refused(request: Request, terms: Terms) -> str | None:
+def _refused(request: Request, terms: Terms, provided: frozenset[str]) -> str | None:
     """Return the line that tells which classes and syntaxes were refused; None when there were none."""
-    images = [context for context in request.contexts if context.sop_class != _VERIFICATION]
+    others = provided | {_VERIFICATION}
+    images = [context for context in request.contexts if context.sop_class not in others]
     classes = [context.sop_class for context in images if context.sop_class not in terms.classes]
     usable = {
         context.sop_class for context in images if any(one in terms.syntaxes for one in context.syntaxes)

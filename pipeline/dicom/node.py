@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from pipeline.dicom import pdu
 from pipeline.dicom.arrivals import Arrivals, Kinds
 from pipeline.dicom.association import Association, EndedError, LostError, Terms, Wire
+from pipeline.dicom.commitment import CommitmentReports
 from pipeline.errors import HostError, UsageError, place_of
 from pipeline.settings import Settings
 
@@ -94,11 +95,14 @@ def _no_password() -> str:
 class Node:
     """Accept associations while `run` runs; each has a thread of its own.
 
-    The node listens from its construction on, which raises OSError when it cannot.
+    The node listens from its construction on, which raises OSError when it cannot. With `reports`, it takes
+    reports of storage commitment.
     """
 
-    def __init__(self, door: Door, terms: Terms, arrivals: Arrivals) -> None:
-        self._door, self._terms, self._arrivals = door, terms, arrivals
+    def __init__(
+        self, door: Door, terms: Terms, arrivals: Arrivals, reports: CommitmentReports | None = None
+    ) -> None:
+        self._door, self._terms, self._arrivals, self._reports = door, terms, arrivals, reports
         self._listener: socket.socket | None = _listen(door.address, door.port)
         self.port = int(self._listener.getsockname()[1])
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -164,7 +168,11 @@ class Node:
             return
         wire = Wire(connection, ends)
         association = Association(
-            self._terms, self._arrivals, wire, lambda told: self._tell(f"{peer}: {told}")
+            self._terms,
+            self._arrivals,
+            self._reports,
+            wire,
+            lambda told: self._tell(f"{peer}: {told}"),
         )
         try:
             association.serve(is_busy)

@@ -13,11 +13,16 @@ from pipeline.errors import CxrError
 ASSOCIATE_RQ, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, ABORT = 1, 3, 4, 5, 7
 MOST_BYTES = 1 << 17  # of a PDU, as we tell the sender; also DCMTK's most
 RELEASED = struct.pack(">BxL4x", 6, 4)
-ECHO, STORE, CANCEL = 0x0030, 0x0001, 0x0FFF  # fields of a request's command; 0x8000 is added in the answer
+ECHO, STORE, CANCEL, EVENT = (
+    0x0030,
+    0x0001,
+    0x0FFF,
+    0x0100,
+)  # fields of a request's command; 0x8000 is added in the answer
 
 _APPLICATION, _IMPLEMENTATION = b"1.2.840.10008.3.1.1.1", b"2.25.191204157013410164325463817430281146073"
 _VERSION = b"CXR-INBOX"
-_CONTEXT, _ABSTRACT, _TRANSFER, _USER, _LENGTH = 0x20, 0x30, 0x40, 0x50, 0x51
+_CONTEXT, _ABSTRACT, _TRANSFER, _USER, _LENGTH, _ROLE = 0x20, 0x30, 0x40, 0x50, 0x51, 0x54
 _ACCEPTED, _NO_CLASS, _NO_SYNTAX = 0, 3, 4
 _MOST_CONTEXTS = 128  # of a request: its ids are the odd numbers of a byte
 _NO_DATA, _LEAST_LENGTH = 0x0101, 128
@@ -47,23 +52,26 @@ class Request:
     contexts: tuple[Proposed, ...]
     most_bytes: int  # that it accepts in a PDU; 0 for any
     fixed: bytes  # to be repeated in the answer
+    providers: frozenset[str]  # classes for which the sender is the provider (SCP)
 
     @classmethod
     def read(cls, body: memoryview) -> "Request":
         """Read the body of an A-ASSOCIATE-RQ."""
         if len(body) < _FIXED:
             raise ProtocolError("the request is too short")
-        contexts, most = [], 0
+        contexts, most, providers = [], 0, frozenset[str]()
         for kind, value in _items(body[_FIXED:]):
             if kind == _CONTEXT:
                 contexts.append(_proposed(value))
             elif kind == _USER:
                 most = next((_long(inner) for number, inner in _items(value) if number == _LENGTH), 0)
+                roles = [inner for number, inner in _items(value) if number == _ROLE]
+                providers |= {_text(role[2:-2]) for role in roles if len(role) > 4 and role[-1]}
         numbers = {context.number for context in contexts}
         if len(contexts) > _MOST_CONTEXTS or len(numbers) < len(contexts):
             raise ProtocolError("its presentation contexts are not numbered")
         called, calling = (_text(body[place : place + 16]) for place in (4, 20))
-        return cls(called, calling, tuple(contexts), most, bytes(body[:_FIXED]))
+        return cls(called, calling, tuple(contexts), most, bytes(body[:_FIXED]), providers)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Command:
     has_data: bool
     sop_class: str
     instance: str
+    event: int | None = None  # type of an event that is reported
 
     @classmethod
     def read(cls, data: bytes) -> "Command":
@@ -93,7 +102,8 @@ class Command:
         if field is None or kind is None or (message is None and field != CANCEL):
             raise ProtocolError("a command lacks a number")
         sop_class, instance = (_text(memoryview(values.get(element, b""))) for element in (0x0002, 0x1000))
-        return cls(field, message or 0, kind != _NO_DATA, sop_class, instance)
+        event = _number(values.get(0x1002)) if field == EVENT else None
+        return cls(field, message or 0, kind != _NO_DATA, sop_class, instance, event)
 
     @property
     def names_an_object(self) -> bool:
@@ -110,6 +120,7 @@ class Command:
             (0x0900, struct.pack("<H", status)),
             (0x0902, _even(comment.encode("ascii")[:64], b" ")),
             (0x1000, _even(self.instance.encode("ascii", "replace")[:64], b"\0")),
+            (0x1002, b"" if self.event is None else struct.pack("<H", self.event)),
         ]
         encoded = b"".join(
             struct.pack("<HHL", 0, number, len(value)) + value for number, value in elements if value
@@ -123,12 +134,12 @@ def is_uid(text: str) -> bool:
 
 
 def agreed(
-    request: Request, classes: frozenset[str], syntaxes: tuple[str, ...]
+    request: Request, classes: frozenset[str], syntaxes: tuple[str, ...], provided: frozenset[str]
 ) -> tuple[bytes, dict[int, str]]:
     """Return the A-ASSOCIATE-AC, and the transfer syntax of each context that it accepts.
 
     The first of our syntaxes that the sender can use is chosen; an object that is none of the classes is
-    refused.
+    refused. The sender may be the provider (SCP) of the `provided` classes.
     """
     chosen, items = dict[int, str](), [_item(0x10, _APPLICATION)]
     for context in request.contexts:
@@ -139,8 +150,10 @@ def agreed(
         # A refused context names a syntax too, which the sender ignores.
         named = _item(_TRANSFER, (syntax or syntaxes[0]).encode("ascii"))
         items.append(_item(0x21, bytes((context.number, 0, result, 0)) + named))
-    ours = _item(_LENGTH, struct.pack(">L", MOST_BYTES))
-    items.append(_item(_USER, ours + _item(0x52, _IMPLEMENTATION) + _item(0x55, _VERSION)))
+    ours = _item(_LENGTH, struct.pack(">L", MOST_BYTES)) + _item(0x52, _IMPLEMENTATION)
+    for name in sorted(provided & request.providers):
+        ours += _item(_ROLE, struct.pack(">H", len(name)) + name.encode("ascii") + b"\0\1")
+    items.append(_item(_USER, ours + _item(0x55, _VERSION)))
     return pdu(2, b"\0\1\0\0" + request.fixed[4:] + b"".join(items)), chosen
 
 

@@ -26,10 +26,11 @@ _ENDINGS = ("", "-wal", "-shm")  # of the files of one database: sqlite.org/temp
 _OURS = """
 CREATE TABLE fills (mark TEXT PRIMARY KEY, is_done INTEGER NOT NULL);
 """
-_LOCKED = "the worklist is locked by another program; try again in a moment"
-_FULL = "the disk is full: the worklist cannot be written"
-_DAMAGED = "the worklist was damaged and is being rebuilt; try again in a moment"
-_FAILED = "the worklist cannot be read or written now; try again in a moment"
+# Sentences about the file, whose name comes before them.
+_LOCKED = "is locked by another program; try again in a moment"
+_FULL = "cannot be written: the disk is full"
+_DAMAGED = "was damaged and is being rebuilt; try again in a moment"
+_FAILED = "cannot be read or written now; try again in a moment"
 
 _Files = tuple[tuple[int, int] | None, ...]  # device and inode of each
 
@@ -37,11 +38,11 @@ _Files = tuple[tuple[int, int] | None, ...]  # device and inode of each
 class Database:
     """Open the SQLite file `path` with the tables of `schema`, one connection per thread.
 
-    Several processes may use the file. Raises IndexNotReady.
+    Several processes may use the file. Raises IndexNotReady, whose message calls the file `what`.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
-        self._path, self._schema = path, schema + _OURS
+    def __init__(self, path: Path, schema: str, what: str = "the worklist") -> None:
+        self._path, self._schema, self._what = path, schema + _OURS, what
         self._names = [f"{path}{ending}" for ending in _ENDINGS]
         self._local = threading.local()
         self._guard = threading.RLock()
@@ -103,7 +104,10 @@ class Database:
         """Mark the file for replacement, because its content is impossible; return the error to raise."""
         held = getattr(self._local, "held", None)
         self._condemned = held[1] if held else None
-        return IndexNotReady(_DAMAGED)
+        return self._not_ready(_DAMAGED)
+
+    def _not_ready(self, why: str) -> IndexNotReady:
+        return IndexNotReady(f"{self._what} {why}")
 
     def compact(self) -> None:
         """Rewrite the file without traces of deleted rows."""
@@ -112,7 +116,7 @@ class Database:
             database.execute("VACUUM")
             (is_busy, *_) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
-            raise IndexNotReady(_LOCKED)
+            raise self._not_ready(_LOCKED)
 
     def close(self) -> None:
         """Close the connections of all threads; do not use the file afterwards."""
@@ -129,7 +133,7 @@ class Database:
             return held[0]
         with self._guard:
             if self._is_closed:
-                raise IndexNotReady("the worklist is closed")
+                raise self._not_ready("is closed")
             if held:
                 self._local.held = None
                 with suppress(ValueError):
@@ -204,15 +208,15 @@ class Database:
         except sqlite3.Error as error:
             primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
             if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise IndexNotReady(_LOCKED) from error
+                raise self._not_ready(_LOCKED) from error
             if primary == sqlite3.SQLITE_FULL:
-                raise IndexNotReady(_FULL) from error
+                raise self._not_ready(_FULL) from error
             if _is_damage(error, _DAMAGE):
                 raise self.condemn() from error
             self._sound = None  # check it again
-            raise IndexNotReady(_FAILED) from error
+            raise self._not_ready(_FAILED) from error
         except OSError as error:
-            raise IndexNotReady(f"the worklist cannot be opened: {error.strerror or _LOCKED}") from error
+            raise self._not_ready(f"cannot be opened: {error.strerror or 'try again in a moment'}") from error
 
 
 class _Damaged(sqlite3.DatabaseError):

@@ -47,6 +47,7 @@ CREATE TABLE rows (
 CREATE INDEX rows_shelf ON rows (shelf, at, id, name);
 CREATE INDEX rows_verdict ON rows (verdict_key);
 CREATE INDEX rows_report ON rows (report);
+CREATE INDEX rows_change ON rows (change);
 CREATE VIRTUAL TABLE names USING fts5 (name, content = '', tokenize = 'trigram');
 CREATE TABLE tally (
     hour TEXT NOT NULL, state TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (hour, state)
@@ -66,8 +67,8 @@ CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR o
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
-CREATE TABLE changes (last INTEGER NOT NULL);
-INSERT INTO changes VALUES (0);
+CREATE TABLE changes (last INTEGER NOT NULL, file TEXT NOT NULL);
+INSERT INTO changes VALUES (0, lower(hex(randomblob(16))));
 """
 
 
@@ -206,6 +207,15 @@ class SqliteIndex:
         """Return a number that grows with every change: a view with the same number is up to date."""
         return next(int(str(last)) for (last,) in self.select("SELECT last FROM changes"))
 
+    def identity(self) -> str:
+        """Return what this file is called: one that replaces it counts its changes anew."""
+        return next(str(file) for (file,) in self.select("SELECT file FROM changes"))
+
+    def changed_since(self, change: int, row: int, limit: int) -> list[tuple[int, Row]]:
+        """Return the next rows, with their numbers, that changed after a row of this number and change."""
+        condition = "(change, id) > (?, ?) ORDER BY change, id LIMIT ?"
+        return list(self.rows(condition, change, row, limit))
+
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Query the file on this thread's connection; for `pipeline.worklist.views`."""
         return self._file.select(query, *values)
@@ -217,6 +227,10 @@ class SqliteIndex:
     def is_filled(self) -> bool:
         """Return whether the file was filled since it was made; otherwise fill it from the outbox."""
         return self._file.is_filled()
+
+    def is_whole(self) -> bool:
+        """Return whether the file has a row for each key: it was filled, or copied as a whole."""
+        return self.is_filled() or self.mirrored() is not None
 
     def check(self) -> None:
         """Look for damage; raise IndexNotReady when there is some: the file is then started anew."""

@@ -186,3 +186,58 @@ def test_an_address_of_ssh_that_cannot_be_one(address: str) -> None:
         assert load_settings(ssh=good).ssh == good
     with pytest.raises(UsageError, match=r"write the kind and the key"):
         load_settings(ssh_host_key="AAAAC3Nz")
+
+
+def test_tables_name_what_results_are_sent_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        here,
+        '[page]\nport = 0\n[[send]]\nname = "PACS"\nto = "dicom://PACS@10.1.2.20"\nlabels = ["pneumonia"]\n'
+        '[[send]]\nname = "web"\nto = "https://pacs.example/dicom-web"\ntoken = "t0ken"\n',
+        0o600,
+    )
+    first, second = load_settings().send
+    assert first.peer == ("PACS", "10.1.2.20", 104)
+    assert first.labels == ("pneumonia",)
+    assert second.token == "t0ken"
+    assert "t0ken" not in repr(load_settings())
+    monkeypatch.setenv("CXR_SEND", '[{"name": "PACS", "to": "dicoms://A%20B@[::1]"}]')
+    (only,) = load_settings().send
+    assert only.peer == ("A B", "::1", 2762)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('to = "dicom://A@b"', "send number 1, name: field required"),
+        ('name = "a"\nto = "dicom://b:104"', "number 1, to: write dicom://AETITLE@host:port"),
+        ('name = "a"\nto = "dicom://ANAMEOFMORETHAN16@b"', "an AE title has 1 to 16"),
+        ('name = "a"\nto = "dicom://A@b:99999"', "write dicom://AETITLE@host:port, dicoms://"),
+        ('name = "a"\nto = "ftp://A@b"', "write dicom://AETITLE@host:port, dicoms://"),
+        ('name = "a"\nto = "http://b/c"', "patients' names would be readable on the network: use https://"),
+        ('name = "a"\nto = "https://u:p@b/c"', "user and password have settings of their own"),
+        ('name = "a"\nto = "https://b"\nuser = "u"', "number 1: name user and password, or a token"),
+        ('name = "a"\nto = "dicom://A@b"\ntoken = "t"', "number 1: token is for https:// alone"),
+        ('name = "a"\nto = "dicom://A@b"\nca = "c"', "number 1: ca needs TLS: write dicoms://"),
+        ('name = "a"\nto = "dicoms://A@b"\nkey = "c"', "certificate and key belong together"),
+        ('name = "a\\n"\nto = "dicom://A@b"', "number 1, name: use at most 40 letters"),
+        ('name = "a"\nto = "dicom://A@b"\nlabel = ["normal"]', "number 1, label: extra inputs"),
+        ('name = "a"\nto = "dicom://A@b"\n[[send]]\nname = "a"\nto = "dicom://A@c"', "have the same name"),
+    ],
+)
+def test_wrong_tables_are_told(here: Path, table: str, said: str) -> None:
+    write(here, f"[[send]]\n{table}\n", 0o600)
+    assert said in refusal()
+
+
+def test_a_table_with_one_bracket_or_a_secret_for_all_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, '[send]\nname = "a"\n')
+    assert "write [[send]], with two brackets" in refusal()
+    write(here, '[[send]]\nname = "a"\nto = "https://b"\nuser = "u"\npassword = "p4ss"\n', 0o644)
+    assert "holds [[send]] password, and every user of this machine can read it" in refusal()
+    assert "p4ss" not in refusal()
+    assert "set CXR_SEND instead" in refusal()
+    monkeypatch.setenv("CXR_SEND", "{")
+    write(here, "")
+    assert refusal() == "CXR_SEND: write [[send]] tables; in a variable, a JSON list of objects"

@@ -20,6 +20,7 @@ from pynetdicom import AE
 from pynetdicom.transport import AssociationSocket
 
 from handlers import wiring
+from pipeline.dicom.commitment import Confirm
 from pipeline.dicom.node import Node
 from pipeline.ports import Landing
 from pipeline.settings import Settings
@@ -55,16 +56,18 @@ class Served:
         return sorted(info.key for info in self.store.list("inbox/"))
 
 
-def node_of(settings: Settings, store: Landing) -> Node:
+def node_of(settings: Settings, store: Landing, confirm: Confirm | None = None) -> Node:
     """Return a node that listens."""
-    return wiring.make_node(settings, wiring.make_arrivals(settings, store))
+    return wiring.make_node(settings, wiring.make_arrivals(settings, store), confirm)
 
 
 @contextmanager
-def served(root: Path, store: Landing, **settings: object) -> Iterator[Served]:
+def served(
+    root: Path, store: Landing, confirm: Confirm | None = None, **settings: object
+) -> Iterator[Served]:
     """Run a node in a thread, on a free port."""
     known = {"root": root, "dicom_port": 0, **settings}
-    node, stopping = node_of(Settings(**known), store), threading.Event()  # type: ignore[arg-type]
+    node, stopping = node_of(Settings(**known), store, confirm), threading.Event()  # type: ignore[arg-type]
     thread = threading.Thread(target=node.run, args=[stopping], daemon=True)
     thread.start()
     try:

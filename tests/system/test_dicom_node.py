@@ -5,10 +5,9 @@ import os
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
@@ -16,8 +15,8 @@ from pipeline.verdict import Verdict
 from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.machines import Process, free_port, listens, wait_for
+from tests.support.orthanc import Orthanc, needs_dicomweb, needs_orthanc
 
-ORTHANC, DICOMWEB = "/usr/sbin/Orthanc", "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 WHOSE = {"PatientID": "1", "PatientName": "A", "StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.2"}
 
 
@@ -102,67 +101,34 @@ def test_sixteen_senders_beside_a_busy_page(up: Up) -> None:
     assert "1.2.77" not in log
 
 
-@pytest.mark.skipif(not Path(ORTHANC).exists(), reason="needs Debian's orthanc")
+@needs_orthanc
 def test_orthanc_sends_to_the_node(up: Up, tmp_path: Path) -> None:
     before = len(inbox(up.root))
-    with orthanc(tmp_path, {"cxr": ["CXR-INBOX", "127.0.0.1", up.port]}) as url:
+    with Orthanc(tmp_path, {"cxr": ["CXR-INBOX", "127.0.0.1", up.port]}).running() as orthanc:
         sent = []
         for number, name in enumerate(("implicit", "explicit", "JPEG lossless, first order", "JPEG 2000")):
             found = dicoms.renamed(dicoms.SYNTAXES[name][1](), f"1.2.88.{number}", **WHOSE)
-            sent.append(post(f"{url}/instances", found)["ID"])
-        assert post(f"{url}/modalities/cxr/echo", b"{}") == {}
+            sent.append(orthanc.post("/instances", found)["ID"])
+        assert orthanc.post("/modalities/cxr/echo", b"{}") == {}
         for _ in range(2):
-            answer = post(f"{url}/modalities/cxr/store", json.dumps(sent).encode())
+            answer = orthanc.post("/modalities/cxr/store", json.dumps(sent).encode())
             assert (answer["InstancesCount"], answer["FailedInstancesCount"]) == (4, 0)
     assert len(inbox(up.root)) == before + 4
     wait_for(lambda: len(up.verdicts()) == before + 4, 60)
 
 
-@pytest.mark.skipif(not Path(DICOMWEB).exists(), reason="needs Debian's orthanc-dicomweb")
+@needs_orthanc
+@needs_dicomweb
 def test_orthanc_sends_by_dicomweb(up: Up, tmp_path: Path) -> None:
     before = len(inbox(up.root))
-    plugin = {
-        "Plugins": [DICOMWEB],
-        "DicomWeb": {"Servers": {"cxr": {"Url": f"{up.url}/dicom-web/", "Username": "ada", "Password": "a"}}},
-    }
-    with orthanc(tmp_path, {}, plugin) as url:
+    server = {"Url": f"{up.url}/dicom-web/", "Username": "ada", "Password": "a"}
+    with Orthanc(tmp_path, {}, DicomWeb={"Servers": {"cxr": server}}).running() as orthanc:
         sent = [
-            post(f"{url}/instances", dicoms.dicom(SOPInstanceUID=f"1.2.89.{number}", **WHOSE))["ID"]
+            orthanc.post("/instances", dicoms.dicom(SOPInstanceUID=f"1.2.89.{number}", **WHOSE))["ID"]
             for number in range(3)
         ]
         for _ in range(2):
             resources = {"Resources": sent, "Synchronous": True}
-            post(f"{url}/dicom-web/servers/cxr/stow", json.dumps(resources).encode())
+            orthanc.post("/dicom-web/servers/cxr/stow", json.dumps(resources).encode())
     assert len(inbox(up.root)) == before + 3
     wait_for(lambda: len(up.verdicts()) == before + 3, 60)
-
-
-@contextmanager
-def orthanc(
-    folder: Path, modalities: dict[str, list[object]], more: Mapping[str, object] = MappingProxyType({})
-) -> Iterator[str]:
-    """Run Orthanc on the loopback; yield the address of its REST interface."""
-    port = free_port()
-    settings = {
-        "HttpPort": port,
-        "DicomPort": free_port(),
-        "DicomModalities": modalities,
-        "Plugins": [],
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        **more,
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    process = Process([ORTHANC, str(folder / "orthanc.json")], folder / "orthanc.log")
-    try:
-        wait_for(lambda: listens(port), what="Orthanc")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-
-
-def post(url: str, body: bytes) -> dict[str, object]:
-    with urllib.request.urlopen(url, body, timeout=30) as answer:
-        return dict(json.loads(answer.read() or b"{}"))

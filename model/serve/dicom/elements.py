@@ -31,7 +31,10 @@ _SHORT = frozenset(
 )
 
 _READ = frozenset(TAGS.values())
+# Of a report of storage commitment: the objects that are not kept, and those that are.
+FAILED_SOP_SEQUENCE, REFERENCED_SOP_SEQUENCE = 0x00081198, 0x00081199
 _SEQUENCES = frozenset(tag for word, tag in TAGS.items() if word.endswith("Sequence"))
+_SEQUENCES |= {FAILED_SOP_SEQUENCE, REFERENCED_SOP_SEQUENCE}
 
 
 class CutShortError(ValueError):

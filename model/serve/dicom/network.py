@@ -5,7 +5,16 @@ import struct
 import zlib
 
 from model.serve.dicom.dictionary import TAGS
-from model.serve.dicom.elements import CutShortError, Elements, OvergrownError, fill_elements, read_header
+from model.serve.dicom.elements import (
+    FAILED_SOP_SEQUENCE,
+    REFERENCED_SOP_SEQUENCE,
+    CutShortError,
+    Elements,
+    OvergrownError,
+    fill_elements,
+    read_header,
+)
+from pipeline.dicom.commitment import CommitmentReport
 from pipeline.errors import InputRejected
 
 _CLASS = "1.2.840.10008.5.1.4.1.1."
@@ -32,6 +41,9 @@ _STUDY, _MEDIA_CLASS, _MEDIA_INSTANCE = 0x0020000D, 0x00020002, 0x00020003
 _ANNOUNCED = frozenset((_MEDIA_CLASS, _MEDIA_INSTANCE, TAGS["TransferSyntaxUID"]))
 _MANUFACTURER, _OURS = 0x00080070, b"CXR Inbox"  # a result of this program, which a PACS may send back
 _NAMES = frozenset((TAGS["SOPClassUID"], TAGS["SOPInstanceUID"], TAGS["PixelData"], _STUDY, _MANUFACTURER))
+
+_TRANSACTION, _INSTANCE = 0x00081195, 0x00081155  # of a report of storage commitment
+_REPORTED = frozenset((_TRANSACTION, _INSTANCE, FAILED_SOP_SEQUENCE, REFERENCED_SOP_SEQUENCE))
 
 
 def announce(start: bytes) -> tuple[str, str, str, int]:
@@ -86,6 +98,18 @@ def fingerprint(data: bytes) -> bytes:
     else:
         _add(digest, _read(rest, syntax, _CONTENT))
     return digest.digest()
+
+
+def read_report(data: memoryview, syntax: str) -> CommitmentReport:
+    """Read a report of storage commitment; raise InputRejected for anything else."""
+    elements = _read(data, syntax, _REPORTED)
+    if _TRANSACTION not in elements.values:
+        raise InputRejected("unreadable", "the report names no transaction")
+    kept, failed = (
+        tuple(_uid(item, _INSTANCE) for item in elements.sequences.get(tag, ()))
+        for tag in (REFERENCED_SOP_SEQUENCE, FAILED_SOP_SEQUENCE)
+    )
+    return CommitmentReport(_uid(elements, _TRANSACTION), kept, failed)
 
 
 def _add(digest: "hashlib._Hash", elements: Elements) -> None:

@@ -1,0 +1,177 @@
+"""Define the tables of the settings that name destinations, `[[send]]`, and the rule that they share."""
+
+import json
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Annotated, Any, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import NoDecode
+
+from pipeline.records import Row
+from pipeline.setting_types import AeTitle, UserPath, ae_title_of
+from pipeline.verdict import Label, Status, Warning
+
+SECRET_KEYS = ("password", "token")  # of a table
+_PORTS = {"dicom": 104, "dicoms": 2762}  # usual ones, without TLS and with it
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
+
+
+class Rule(BaseModel):
+    """Choose verdicts: each of the lists that is not empty has to hold one of the verdict's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    labels: tuple[Label, ...] = Field(
+        (),
+        description="only verdicts with one of these labels: `normal`, `pneumonia`, `uncertain`",
+        json_schema_extra={"shown": "all"},
+    )
+    statuses: tuple[Status, ...] = Field(
+        (),
+        description="only verdicts with one of these: `classified`, `rejected`, `failed`",
+        json_schema_extra={"shown": "all"},
+    )
+    warnings: tuple[Warning, ...] = Field(
+        (),
+        description="only verdicts with one of these warnings, such as `other_population`",
+        json_schema_extra={"shown": "all"},
+    )
+
+    def covers(self, row: Row) -> bool:
+        """Return whether the verdict of a row is one of those."""
+        return (
+            (not self.labels or row.label in self.labels)
+            and (not self.statuses or row.status in self.statuses)
+            and (not self.warnings or bool(set(self.warnings) & set(row.warnings)))
+        )
+
+
+def _destination_name(given: str) -> str:
+    if not _SAFE_NAME.fullmatch(given):
+        raise ValueError("use at most 40 letters, digits, spaces and the signs . _ -")
+    return given
+
+
+def _address(given: str) -> str:
+    parts = _split(given)
+    if parts.scheme in _PORTS:
+        if not parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ValueError("write dicom://AETITLE@host:port, or dicoms:// for TLS")
+        ae_title_of(unquote(parts.username))
+    elif parts.username or parts.query or parts.fragment:
+        raise ValueError("write https://host/dicom-web; user and password have settings of their own")
+    elif parts.scheme == "http" and not _is_here(parts.hostname or ""):
+        raise ValueError("patients' names would be readable on the network: use https://")
+    return given
+
+
+def _split(given: str) -> SplitResult:
+    """Split an address; raise ValueError for one that names no host, or is of another kind."""
+    try:
+        parts = urlsplit(given)
+        fits = parts.scheme in (*_PORTS, "http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("write dicom://AETITLE@host:port, dicoms://AETITLE@host:port or https://host/path")
+    return parts
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class SendTo(Rule):
+    """Name a PACS that gets the results: one `[[send]]` table."""
+
+    name: Annotated[str, AfterValidator(_destination_name)] = Field(description="its name on the page")
+    to: Annotated[str, AfterValidator(_address)] = Field(
+        description="`dicom://AETITLE@host:port` (C-STORE), `dicoms://...` (with TLS), or "
+        "`https://host/dicom-web` (STOW-RS)"
+    )
+    ae_title: AeTitle | None = Field(
+        None, description="AE title of ours", json_schema_extra={"shown": "that of the DICOM node"}
+    )
+    ca: UserPath | None = Field(
+        None,
+        description="certificates of the authorities that the PACS's own must come from (TLS)",
+        json_schema_extra={"shown": "those of the system"},
+    )
+    certificate: UserPath | None = Field(None, description="our own certificate (TLS, PEM)")
+    key: UserPath | None = Field(None, description="file of that certificate's private key")
+    user: str | None = Field(None, description="user name, with `https://`")
+    password: str | None = Field(None, repr=False, description="the user's password")
+    token: str | None = Field(
+        None, repr=False, description="token for `Authorization: Bearer`, instead of a user"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        scheme = self.parts.scheme
+        of_web = [word for word in ("user", "password", "token") if getattr(self, word) is not None]
+        of_tls = [word for word in ("ca", "certificate", "key") if getattr(self, word) is not None]
+        if scheme in _PORTS and of_web:
+            raise ValueError(f"{of_web[0]} is for https:// alone")
+        if scheme not in _PORTS and self.ae_title:
+            raise ValueError("ae_title is for dicom:// and dicoms:// alone")
+        if scheme in ("dicom", "http") and of_tls:
+            raise ValueError(f"{of_tls[0]} needs TLS: write {scheme}s://")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        if (self.user is None) != (self.password is None) or (self.user and self.token):
+            raise ValueError("name user and password, or a token")
+        return self
+
+    @property
+    def parts(self) -> SplitResult:
+        """Return the parts of the address."""
+        return urlsplit(self.to)
+
+    @property
+    def peer(self) -> tuple[str, str, int]:
+        """Return AE title, host and port of a DICOM node."""
+        parts = self.parts
+        title, host = ae_title_of(unquote(parts.username or "")), parts.hostname or ""
+        return title, host, parts.port or _PORTS[parts.scheme]
+
+
+def _tables(kind: str) -> Callable[[Any], Any]:
+    def read(given: Any) -> Any:
+        try:
+            found = json.loads(given) if isinstance(given, str) else given
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list | tuple):
+            raise ValueError(f"write [[{kind}]] tables; in a variable, a JSON list of objects")
+        return found
+
+    return read
+
+
+def _distinct(tables: tuple[SendTo, ...]) -> tuple[SendTo, ...]:
+    if len({table.name for table in tables}) < len(tables):
+        raise ValueError("two of them have the same name")
+    return tables
+
+
+SendTables = Annotated[
+    tuple[SendTo, ...], NoDecode, BeforeValidator(_tables("send")), AfterValidator(_distinct)
+]
+TABLES: dict[str, type[BaseModel]] = {"send": SendTo}  # by their key in cxr.toml
+
+
+def secret_in(values: dict[str, Any]) -> str | None:
+    """Return a secret that the tables of a settings file hold, such as `[[send]] password`; None without."""
+    for kind in TABLES:
+        tables = values.get(kind)
+        for table in tables if isinstance(tables, list) else ():
+            found = [key for key in SECRET_KEYS if isinstance(table, dict) and key in table]
+            if found:
+                return f"[[{kind}]] {found[0]}"
+    return None

@@ -1,0 +1,112 @@
+"""Results on their way to a real PACS: Orthanc, which starts late, is killed, and confirms; DICOMweb."""
+
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support import dicoms
+from tests.support.dicom_senders import send
+from tests.support.machines import Process, free_port, wait_for
+from tests.support.orthanc import Orthanc, needs_dicomweb, needs_orthanc
+
+
+class Up:
+    """Run `cxr up` that sends its results."""
+
+    def __init__(self, root: Path, port: int, *tables: dict[str, str]) -> None:
+        self.root, self.port = root, port
+        (root / "inbox").mkdir(parents=True, exist_ok=True)
+        words = ["up", "--root", str(root), "--port", "0", "--dicom-port", str(port)]
+        env = {**os.environ, "CXR_LOG_LEVEL": "DEBUG", "CXR_SEND": json.dumps(tables)}
+        log = root / "log"
+        log.unlink(missing_ok=True)
+        self.process = Process([sys.executable, "-m", "tests.support.up_main", *words], log, env)
+        wait_for(lambda: "by DICOM" in self.process.output(), 30, what=f"cxr up: {self.process.output()}")
+        lines = self.process.output().splitlines()
+        self.url = next(line.split()[4] for line in lines if line.startswith("and see them"))
+
+    def figures(self) -> dict[str, int]:
+        """Return how many deliveries there are, by destination and state."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line.rpartition(" ") for line in lines if line.startswith("cxr_outgoing{")]
+        return {name.replace('"', "").partition("{")[2][:-1]: int(value) for name, _, value in found}
+
+    def hasten(self) -> None:
+        """Do not wait for the end of a pause."""
+        urllib.request.urlopen(f"{self.url}/send-again", b"", timeout=20).close()
+
+    def done(self, name: str) -> int:
+        return self.figures()[f"destination={name},state=done"]
+
+
+@contextmanager
+def up(root: Path, port: int, *tables: dict[str, str]) -> Iterator[Up]:
+    running = Up(root, port, *tables)
+    try:
+        yield running
+    finally:
+        running.process.kill(15)
+
+
+def xrays(first: int, count: int) -> list[bytes]:
+    return [
+        dicoms.dicom(
+            dicoms.gray(),
+            SOPInstanceUID=f"1.2.77.{number}",
+            SeriesInstanceUID=f"1.2.66.{number}",
+            StudyInstanceUID=f"1.2.55.{number}",
+            PatientName="Zaphod^Beeblebrox",
+            PatientID="770077",
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def expected(count: int) -> list[tuple[str, str]]:
+    return sorted((f"1.2.55.{number}", kind) for number in range(count) for kind in ("OT", "SR"))
+
+
+@needs_orthanc
+@needs_dicomweb
+def test_results_get_into_the_studies_whoever_is_killed(tmp_path: Path) -> None:
+    """Orthanc confirms over an association of its own; STOW-RS goes to a second one."""
+    port = free_port()
+    ours = {"AET": "CXR-INBOX", "Host": "127.0.0.1", "Port": port, "AllowStorageCommitment": True}
+    pacs, web = Orthanc(tmp_path / "pacs", {"cxr": ours}), Orthanc(tmp_path / "web", {})
+    tables = (
+        {"name": "PACS", "to": f"dicom://ORTHANC@127.0.0.1:{pacs.dicom_port}"},
+        {"name": "web", "to": f"{web.url}/dicom-web"},
+    )
+    root = tmp_path / "root"
+    with up(root, port, *tables) as first, web.running():
+        assert send(port, *xrays(0, 2)) == [0] * 2
+        wait_for(lambda: first.done("web") == 2, 60, what="STOW-RS")  # the one that is down holds up no other
+        assert web.kinds() == expected(2)
+        assert first.done("PACS") == 0
+        assert "PACS takes no results at present; they wait: it does not answer" in first.process.output()
+        with pacs.running():
+            first.hasten()
+            wait_for(lambda: first.done("PACS") == 2, 60, what="C-STORE and commitment")
+            assert pacs.kinds() == expected(2)
+        assert send(port, *xrays(2, 2)) == [0] * 2
+        wait_for(lambda: first.done("web") == 4, 60, what="STOW-RS")
+        first.process.kill()  # while some wait for Orthanc
+        log = first.process.output()
+    with pacs.running(), up(root, port, *tables) as second:
+        second.hasten()
+        wait_for(lambda: second.done("PACS") == 4, 60, what="what was left")
+        assert pacs.kinds() == expected(4)
+        assert second.figures()["destination=PACS,state=sent"] == 0
+        log += second.process.output()
+    assert log.count("storage commitment was reported for 2 objects") >= 4
+    assert "Zaphod" not in log
+    assert "770077" not in log
+    assert "1.2.77" not in log
+    queue = b"".join(path.read_bytes() for path in (root / ".cxr").glob("outgoing*"))
+    assert b"Zaphod" not in queue
+    assert b"1.2.77" not in queue
