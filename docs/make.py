@@ -26,8 +26,8 @@ from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Engine
 from pipeline.errors import InputRejected
-from pipeline.outgoing.tables import TABLES, Rule
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
+from pipeline.settings.tables import TABLES, Rule
 from pipeline.verdict import DOUBTS, json_schema
 from pipeline.verdict import SCHEMA as SCHEMA_NAME
 

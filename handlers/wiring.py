@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pipeline.judge import Judge
     from pipeline.outgoing.delivery import Destination
     from pipeline.outgoing.lane import Outgoing
-    from pipeline.outgoing.tables import SendTo
     from pipeline.running.service import Service
     from pipeline.running.worker import Worker
+    from pipeline.settings.tables import SendTo
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
     from pipeline.worklist.mirror import Mirror

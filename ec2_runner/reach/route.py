@@ -23,8 +23,8 @@ from pipeline.aws.clients import Aws
 from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import HostError, HostNotReady, StoreError
 from pipeline.ports import Store
-from pipeline.setting_types import SSH_ADDRESS
 from pipeline.settings import Settings
+from pipeline.settings.types import SSH_ADDRESS
 
 _READY_LIMIT = 10_000  # bytes
 _SSH_PORT = 22

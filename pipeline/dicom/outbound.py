@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pipeline.errors import NoResult, ResultFailed, ResultOutdated, UsageError
 from pipeline.outgoing.delivery import Delivery, NothingToSend, TryAgain
-from pipeline.outgoing.tables import SendTo
 from pipeline.ports import Results
 from pipeline.records import DicomObject
+from pipeline.settings.tables import SendTo
 
 _DICOM = "application/dicom"
 

@@ -15,8 +15,8 @@ from requests.auth import HTTPBasicAuth
 from pipeline.dicom.outbound import objects_of
 from pipeline.errors import place_of
 from pipeline.outgoing.delivery import Delivery, DestinationDown, TryAgain
-from pipeline.outgoing.tables import SendTo
 from pipeline.ports import Results
+from pipeline.settings.tables import SendTo
 
 for _library in ("dicomweb_client", "retrying", "urllib3"):  # their lines quote addresses and answers
     logging.getLogger(_library).setLevel(logging.CRITICAL)

@@ -23,8 +23,8 @@ from pipeline.outgoing.delivery import (
     TryAgain,
 )
 from pipeline.outgoing.queue import DeliveryState, Entry, Followed, OutgoingQueue
-from pipeline.outgoing.tables import Rule
 from pipeline.ports import Store
+from pipeline.settings.tables import Rule
 from pipeline.worklist.sqlite import SqliteIndex
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pipeline.names import verdict_key
 from pipeline.outgoing.delivery import Awaiting, Delivery
 from pipeline.outgoing.lane import Lane, Outgoing
 from pipeline.outgoing.queue import Entry, OutgoingQueue
-from pipeline.outgoing.tables import Rule
 from pipeline.records import Job
+from pipeline.settings.tables import Rule
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.fakes import MemoryStore, make_judge
 

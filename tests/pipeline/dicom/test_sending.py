@@ -28,7 +28,7 @@ from pipeline.errors import UsageError
 from pipeline.judge import read_verdict
 from pipeline.names import verdict_key
 from pipeline.outgoing.delivery import Awaiting, Delivery, DestinationDown, NothingToSend, TryAgain
-from pipeline.outgoing.tables import SendTo
+from pipeline.settings.tables import SendTo
 from tests.support.dicom_senders import TITLE, Raw, command, served
 from tests.support.fakes import MemoryStore
 from tests.support.machines import Process, free_port, listens, wait_for

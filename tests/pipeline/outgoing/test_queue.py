@@ -9,7 +9,7 @@ import pytest
 from pipeline.forget import erase_xray
 from pipeline.outgoing.delivery import Awaiting, DestinationDown, NothingToSend, Refused, TryAgain
 from pipeline.outgoing.queue import OutgoingQueue
-from pipeline.outgoing.tables import Rule
+from pipeline.settings.tables import Rule
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.support.outgoing import Department, FakeDestination
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from pipeline.records import Row
-from pipeline.setting_types import AeTitle, UserPath, ae_title_of
+from pipeline.settings.types import AeTitle, UserPath, ae_title_of
 from pipeline.verdict import Label, Status, Warning
 
 SECRET_KEYS = ("password", "token")  # of a table
