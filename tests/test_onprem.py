@@ -50,6 +50,7 @@ def test_the_service_has_settings_to_begin_with(monkeypatch: pytest.MonkeyPatch)
     assert inbox.users == Path(root[1]) / "users"
 
 
+@pytest.mark.whole
 def test_the_unit_is_valid() -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd is not installed")
