@@ -10,6 +10,8 @@ CxrError
 │   ├── KeyNotUsable        this store cannot hold an object of that name
 │   ├── NotQueued           the queue did not take some of the jobs
 │   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
+├── NotReviewed             a reader's word about a verdict cannot be kept; the message says why
+│   └── VerdictReplaced     the verdict changed since the reader saw it
 ├── NoResult                no DICOM result can be made of this X-ray and its verdict
 ├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
@@ -125,6 +127,14 @@ class NotQueued(StoreError):
 
 class IndexNotReady(StoreError):
     """Report that the worklist cannot be read or written now; it repairs itself from the outbox."""
+
+
+class NotReviewed(CxrError):
+    """Report that a reader's word about a verdict cannot be kept; the message tells the reader why."""
+
+
+class VerdictReplaced(NotReviewed):
+    """Report that the verdict changed since the reader saw it."""
 
 
 class NoResult(CxrError):

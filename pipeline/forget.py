@@ -1,9 +1,9 @@
-"""Erase an X-ray: every version of it, its verdict, its previews and its row."""
+"""Erase an X-ray: every version of it, its verdict, its previews, its reviews and its row."""
 
 import time
 
 from pipeline.errors import StoreError, UsageError
-from pipeline.names import BOOKMARK, preview_prefix, printable, verdict_key
+from pipeline.names import BOOKMARK, preview_prefix, printable, review_prefix, verdict_key
 from pipeline.ports import FullStore, Index
 
 _PAUSE_SECONDS = 2.0  # between two looks
@@ -46,6 +46,6 @@ def _erase(key: str, store: FullStore, index: Index) -> bool:
     return bool(removed) or known
 
 
-def _places(key: str) -> tuple[str, str, str]:
-    """Return the keys of the X-ray, its verdict and its previews."""
-    return key, verdict_key(key), preview_prefix(key)
+def _places(key: str) -> tuple[str, ...]:
+    """Return the keys of the X-ray, its verdict, its previews and its reviews."""
+    return key, verdict_key(key), preview_prefix(key), review_prefix(key)
