@@ -22,6 +22,8 @@ from pipeline.worklist.views import Worklist
 from web.audit import note
 from web.errors import error_answer
 from web.query import asked
+from web.reviews.blind import is_blind
+from web.reviews.routes import shown_reviews
 from web.wording import HOST_STATE_NAMES
 
 _PREVIEW_LIMIT = 8 << 20  # bytes; a usual preview has about 100,000
@@ -59,6 +61,8 @@ def pages_blueprint(
     @pages.get("/")
     def worklist() -> str:
         query, now = asked(), datetime.now(UTC)
+        if is_blind():
+            query = query.without_verdicts()
         change = index.last_change()  # read before the rows: a change in between is then fetched again
         page = listed.page(query.view, query.limit, query.after, query.before)
         if query.before and not page.newer:  # show the whole first page
@@ -71,6 +75,7 @@ def pages_blueprint(
             page=page,
             counts=listed.counts(),
             hours=listed.hours(now),
+            review_counts=listed.review_counts(),
             inbox=f"{store.bucket}/{INBOX}",
             max_upload_bytes=max_upload_bytes,
         )
@@ -78,6 +83,8 @@ def pages_blueprint(
     @pages.get("/xray/<name:name>")
     def xray(name: str) -> str:
         row, query = row_of(name), asked()
+        if is_blind():
+            query = query.without_verdicts()
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else SeenVerdict()
         damaged = bool(seen.etag and not seen.verdict)
         newer, older = listed.neighbours(query.view, row.key)
@@ -92,6 +99,8 @@ def pages_blueprint(
             here=query.here,
             newer=newer,
             older=older,
+            reviews=shown_reviews(store, index, row, seen),
+            told=request.args.get("told"),
         )
 
     @pages.get("/model")
