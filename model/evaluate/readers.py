@@ -29,8 +29,8 @@ _AT_ONCE, _CHUNK = 16, 4096  # objects read in parallel, and handed to the threa
 _BIAS = (
     "The readers are the reference, not the truth. Unless they read blind, they saw the verdict first, and "
     "tend to follow it. They chose what to read: where verdicts of one label were read more often than those "
-    "of another, sensitivity and specificity are biased (verification bias); the predictive values are not, if "
-    "the verdicts of each label were read regardless of what the X-rays show."
+    "of another, sensitivity and specificity are biased (verification bias); the predictive values are not, "
+    "if the verdicts of each label were read regardless of what the X-rays show."
 )
 
 
@@ -209,6 +209,10 @@ def _patient(case: Case) -> str:
     return patient_of(name, folder)
 
 
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def readers_table(found: ReaderFigures) -> str:
     """Build the tables for people."""
     rows = {
@@ -218,7 +222,6 @@ def readers_table(found: ReaderFigures) -> str:
         "right when `pneumonia`": found.ppv,
         "right when `normal`": found.npv,
     }
-    shares = ", ".join(f"{word} {share}" for word, share in found.read_by_label.items() if share)
     said: dict[Reference, str] = {
         "pneumonia": "pneumonia",
         "not_pneumonia": "no pneumonia",
@@ -229,13 +232,14 @@ def readers_table(found: ReaderFigures) -> str:
     groups = [*found.by_label, *found.by_warning, *found.by_way]
     return "\n".join(
         [
-            f"{found.read} verdict{'' if found.read == 1 else 's'} read by {found.readers} reader{'' if found.readers == 1 else 's'}; "
+            f"{_counted(found.read, 'verdict')} read by {_counted(found.readers, 'reader')}; "
             f"{found.unread} of the {found.verdicts} that stand now are unread",
             f"{found.several} with several readers (the majority counts), {found.tied} tied, {found.unsure} "
             f"unsure; {found.of_replaced} read verdicts were replaced since",
             "95 % intervals by bootstrap over patients; uncertain verdicts count in the tables alone",
             *(f"  {name:24} {figure or 'unknown'}" for name, figure in rows.items()),
-            f"share read, by label: {shares or 'unknown'}",
+            "share of the verdicts that was read",
+            *(f"  {word:24} {share or 'unknown'}" for word, share in found.read_by_label.items()),
             f"{'verdict, by what readers see':28}{head}",
             *(
                 f"  {word:26}" + "".join(f"{counts[one]:14}" for one in said)
