@@ -31,13 +31,13 @@ REVIEW_NAMES: dict[ReviewState, str] = {
 ANSWERS: dict[Answer, str] = {
     "agree": "agrees",
     "disagree": "disagrees",
-    "decided": "decides",
+    "decided": "sees",
     "unsure": "is unsure",
 }
 YOUR_ANSWERS: dict[Answer, str] = {
     "agree": "agree",
     "disagree": "disagree",
-    "decided": "decide",
+    "decided": "see",
     "unsure": "are unsure",
 }
 SIGHTS: dict[Sees, str] = {

@@ -18,7 +18,7 @@ from pipeline.ports import Index, Store
 from pipeline.records import Answer, Reading, Reviewed, ReviewState
 from pipeline.reviews.review import LONGEST_NOTE, LONGEST_USER, Review, Said, answer_of
 
-MOST_REVIEWS = 500  # objects of one verdict
+MOST_REVIEWS = 200  # objects of one verdict
 MOST_READERS = 50  # that the worklist names
 _REVIEW_LIMIT = 20_000  # bytes; ours have about 800
 _STATES: dict[Answer, ReviewState] = {

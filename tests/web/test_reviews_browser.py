@@ -132,6 +132,10 @@ def test_a_key_pressed_twice_answers_once(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("normal-2.jpeg")
     after = page.request.get("/api/verdicts/pneumonia-1.jpeg/reviews").json()["reviews"]
     assert len(after) == before + 1
+    page.wait_for_load_state()
+    page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', { key: '1', repeat: true }))")
+    page.wait_for_timeout(300)  # the key is still held down from the X-ray before
+    expect(page.get_by_role("heading", level=1)).to_have_text("normal-2.jpeg")
 
 
 def test_a_refresh_does_not_take_a_note_away(page: Page, up: Up, browser: Browser) -> None:

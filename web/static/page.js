@@ -134,6 +134,7 @@ function startKeys() {
     (KEYS[key] ?? KEYS[key.toLowerCase()])?.();
     // A slider uses the arrow keys itself, and an open list uses Escape.
     if (event.shiftKey || target.closest?.("input") || document.querySelector(":popover-open")) return;
+    if (event.repeat && "123u".includes(key)) return; // a key that is held down answers no further X-ray
     if (key === "n" && document.getElementById("note")) {
       event.preventDefault(); // the letter is not part of the note
       document.getElementById("note").select();
