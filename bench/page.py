@@ -1,7 +1,7 @@
 """Measure the page over 100,000 X-rays: `python -m bench.page [ROWS]`.
 
-The page is served over a worklist of that many rows; one client requests each address in turn, on one
-connection. The time is until the first byte of the answer, measured by the client.
+The page is served over a worklist of that many rows, with as many reviews; one client requests each address
+in turn, on one connection. The time is until the first byte of the answer, measured by the client.
 """
 
 import http.client
@@ -18,12 +18,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from pipeline.records import Row
+from pipeline.records import Answer, Reading, Reviewed, ReviewState, Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import Page, View, Worklist
+from pipeline.worklist.views import Cursor, Page, View, Worklist
 
 _ASKED = 200  # requests to each address
 _DAYS = 30.0  # range of the verdicts' dates, recent ones more frequent
+_REVIEWS: dict[ReviewState, tuple[Answer, ...]] = {  # by one reader or two
+    "unread": (),
+    "agreed": ("agree", "agree"),
+    "disagreed": ("disagree",),
+    "unsure": ("unsure",),
+    "mixed": ("agree", "disagree"),
+}
+_REVIEWED = (30, 45, 10, 5, 10)  # shares of them in percent: about one review for each row
 _SHARES = {"pneumonia": 0.45, "normal": 0.4, "uncertain": 0.08, "rejected": 0.05, "failed": 0.02}
 
 
@@ -102,6 +110,11 @@ def fill(index: SqliteIndex, count: int) -> None:
                 finished_at=moment,
             )
         )
+        said = chance.choices(list(_REVIEWS), _REVIEWED)[0]
+        if label and said != "unread":
+            readers = zip(("Dr. Ada Example", "Dr. Bob Example"), _REVIEWS[said], strict=False)
+            answers = tuple(Reading(user, answer, "unsure", moment) for user, answer in readers)
+            index.review(f"inbox/{name}", Reviewed(f"{number:032x}", said, answers, len(answers)))
 
 
 def _addresses(listed: Worklist, count: int) -> dict[str, str]:
@@ -120,9 +133,22 @@ def _addresses(listed: Worklist, count: int) -> dict[str, str]:
         "search, two characters, no match": "/?search=zz",
         "search, nothing matches": "/?search=nothing",
         "search, common words, no match": "/?search=ward+jpeg+cxr+qq",
+        "unread": "/?review=unread",
+        "disagreed, triage": "/?review=disagreed&review=mixed&order=triage",
+        "unread, one ward of 40": f"/?review=unread&search={quote('ward 17/')}",
+        "read, every row matches": "/?review=agreed&review=disagreed&review=unsure&search=cxr",
+        "disagreed, deep page": f"/?review=disagreed&after={_deep(listed, count)}",
         "is anything new": "/changes?since=0",
         "API, 50 rows": "/api/verdicts",
     }
+
+
+def _deep(listed: Worklist, count: int) -> Cursor | None:
+    """Return a place far down among the X-rays that readers disagree with."""
+    view, place = View(reviews=frozenset({"disagreed"})), None
+    for _ in range(count // 10 * 4 // 5 // 500):
+        place = listed.page(view, 500, after=place).older or place
+    return place
 
 
 def _pages(listed: Worklist) -> Iterator[Page]:

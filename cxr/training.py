@@ -1,13 +1,19 @@
 """Run `cxr explore`, `train`, `evaluate`, `export` and `calibrate`; heavy libraries are imported on use."""
 
+from __future__ import annotations
+
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cxr.options import begin
 from pipeline.errors import UsageError
+from pipeline.names import OUTBOX
+
+if TYPE_CHECKING:
+    from pipeline.ports import FullStore
 
 WeightsOption = Annotated[
     Path | None,
@@ -81,7 +87,12 @@ def evaluate_command(
     weights: WeightsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, for programs.")] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Include patients that the network may have been trained on.")
+        bool,
+        typer.Option(
+            "--all",
+            help="Include patients that the network may have been trained on; with --reviews, verdicts that "
+            "were replaced since.",
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for figures and tables. Some show patients' images.")
@@ -90,14 +101,30 @@ def evaluate_command(
         Path | None,
         typer.Option(help="Folder with one folder per population, to measure instead of labelled images."),
     ] = None,
+    reviews: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTBOX",
+            help="Folder with outbox/, or s3://BUCKET, to compare its verdicts with what readers said about "
+            "them, instead of measuring labelled images.",
+        ),
+    ] = None,
 ) -> None:
-    """Measure a network on labelled images, with 95 % confidence intervals.
+    """Measure a network on labelled images or against readers, with 95 % confidence intervals.
 
     Refused images count only under `refused`; all other figures are for the images that were judged.
     """
     settings = begin(weights=weights)
-    if (data is None) == (populations is None):
-        raise UsageError("name either a folder of labelled images, or --populations FOLDER")
+    if sum(one is not None for one in (data, populations, reviews)) != 1:
+        raise UsageError("name a folder of labelled images, or --populations FOLDER, or --reviews OUTBOX")
+    if reviews is not None:
+        if out or weights:
+            raise UsageError("--out and --weights cannot be combined with --reviews")
+        from model.evaluate.readers import evaluate_reviews, readers_table
+
+        figures = evaluate_reviews(_outbox(reviews), everything)
+        typer.echo(figures.model_dump_json(indent=1) if as_json else readers_table(figures))
+        return
     if populations:
         if out or everything:
             raise UsageError("--out and --all cannot be combined with --populations")
@@ -146,6 +173,24 @@ def calibrate_command(
     card = calibrate_site(data, out, begin(weights=weights))
     typer.echo(card.model_dump_json(indent=1) if as_json else table(card))
     typer.echo(f"written: {out}\n\nServe it:\n  CXR_WEIGHTS={shlex.quote(str(out))} cxr up", err=True)
+
+
+def _outbox(name: str) -> FullStore:
+    """Return the store whose outbox is named: a bucket, a folder with outbox/, or that folder itself."""
+    from handlers import wiring
+    from pipeline.store.folder import FolderStore
+
+    bucket, folder = name.removeprefix("s3://").rstrip("/"), OUTBOX.rstrip("/")
+    if name.startswith("s3://"):
+        if bucket.removesuffix(f"/{folder}").count("/"):
+            raise UsageError(f"{name}: name the whole bucket, as in s3://BUCKET")
+        return wiring.open_bucket(bucket.removesuffix(f"/{folder}"))
+    path = Path(name)
+    root = path if (path / folder).is_dir() else path.resolve().parent
+    if root != path and path.resolve().name != folder:
+        raise UsageError(f"{name} has no outbox/; name the folder that has it, or s3://BUCKET")
+    _check_folder(root / folder)
+    return FolderStore(root, (OUTBOX,), writable=False)
 
 
 def _check_folder(path: Path) -> None:

@@ -51,7 +51,7 @@ def forget_command(
     stack: StackOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Erase an X-ray permanently: every version of it, its verdict, its previews and its row."""
+    """Erase an X-ray permanently: every version of it, its verdict, its previews, its reviews and its row."""
     from handlers import wiring
     from pipeline.forget import erase_xray, is_known
     from pipeline.outgoing.queue import OutgoingQueue

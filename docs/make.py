@@ -1,6 +1,6 @@
 """Write the parts of the documents that come from the code: `python docs/make.py [--screenshots]`.
 
-These are the schema, the tables of settings and of the samples' verdicts, the model card's tables, and the
+These are the schemas, the tables of settings and of the samples' verdicts, the model card's tables, and the
 host types in template.yaml; with Debian's chromium also the screenshots, of synthetic samples only.
 `tests/test_docs.py` fails when one of them is out of date.
 """
@@ -26,6 +26,7 @@ from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
 from model.serve.engine import Engine
 from pipeline.errors import InputRejected
+from pipeline.reviews.review import review_json_schema
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.settings.tables import TABLES, Rule
 from pipeline.verdict import DOUBTS, json_schema
@@ -34,6 +35,7 @@ from pipeline.verdict import SCHEMA as SCHEMA_NAME
 ROOT = Path(__file__).parents[1]
 SETTINGS, VERDICT = ROOT / "docs" / "settings.md", ROOT / "docs" / "verdict.md"
 SCHEMA = ROOT / "docs" / "verdict.schema.json"
+REVIEW_SCHEMA = ROOT / "docs" / "review.schema.json"
 CARD_TEXT = ROOT / "model" / "weights" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
 SAMPLES = ROOT / "events" / "samples"
@@ -42,6 +44,11 @@ SAMPLES = ROOT / "events" / "samples"
 def schema() -> str:
     """Return the verdict's JSON Schema."""
     return json.dumps(json_schema(), indent=1) + "\n"
+
+
+def review_schema() -> str:
+    """Return the review's JSON Schema."""
+    return json.dumps(review_json_schema(), indent=1) + "\n"
 
 
 def settings() -> str:
@@ -292,6 +299,7 @@ if __name__ == "__main__":
         measure_card(*arguments.card)
     CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
+    REVIEW_SCHEMA.write_text(review_schema(), encoding="utf-8")
     SETTINGS.write_text(settings(), encoding="utf-8")
     VERDICT.write_text(verdict(), encoding="utf-8")
     TEMPLATE.write_text(template(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Bring the worklist up to date when a verdict was written or erased."""
+"""Bring the worklist up to date when a verdict was written or erased, or reviewed."""
 
 from typing import Any
 

@@ -10,6 +10,8 @@ CxrError
 │   ├── KeyNotUsable        this store cannot hold an object of that name
 │   ├── NotQueued           the queue did not take some of the jobs
 │   └── IndexNotReady       the worklist cannot be read or written now: try again in a moment
+├── NotReviewed             a reader's word about a verdict cannot be kept; the message says why
+│   └── VerdictReplaced     the verdict changed since the reader saw it
 ├── NoResult                no DICOM result can be made of this X-ray and its verdict
 │   ├── ResultOutdated      the X-ray or its verdict was replaced meanwhile: wait for the new verdict
 │   └── ResultFailed        it could not be made because of an error of ours
@@ -133,6 +135,14 @@ class NotQueued(StoreError):
 
 class IndexNotReady(StoreError):
     """Report that the worklist cannot be read or written now; it repairs itself from the outbox."""
+
+
+class NotReviewed(CxrError):
+    """Report that a reader's word about a verdict cannot be kept; the message tells the reader why."""
+
+
+class VerdictReplaced(NotReviewed):
+    """Report that the verdict changed since the reader saw it."""
 
 
 class NoResult(CxrError):

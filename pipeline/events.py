@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
-from pipeline.names import INBOX, is_unfinished, is_verdict
+from pipeline.names import INBOX, is_review, is_unfinished, is_verdict
 from pipeline.records import Job
 
 Event = dict[str, Any]
@@ -57,10 +57,10 @@ def in_inbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
 
 
 def in_outbox(records: list[Change | Ignored]) -> list[Change | Ignored]:
-    """Return the same records, with changes of anything but verdicts ignored for a stated reason."""
+    """Return the same records, with all but changes of verdicts and reviews ignored for a reason."""
     return [
         Ignored("not a verdict of the outbox", record.message_id)
-        if isinstance(record, Change) and not is_verdict(record.key)
+        if isinstance(record, Change) and not (is_verdict(record.key) or is_review(record.key))
         else record
         for record in records
     ]

@@ -1,9 +1,9 @@
-"""Erase an X-ray: every version of it, its verdict, its previews, its row, and what is to be sent of it."""
+"""Erase an X-ray: every version of it, verdict, previews, reviews, its row, and what is to be sent of it."""
 
 import time
 
 from pipeline.errors import StoreError, UsageError
-from pipeline.names import BOOKMARK, preview_prefix, printable, verdict_key
+from pipeline.names import BOOKMARK, preview_prefix, printable, review_prefix, verdict_key
 from pipeline.outgoing.queue import OutgoingQueue
 from pipeline.ports import FullStore, Index
 
@@ -57,6 +57,6 @@ def _erase(key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | N
     return bool(removed) or known
 
 
-def _places(key: str) -> tuple[str, str, str]:
-    """Return the keys of the X-ray, its verdict and its previews."""
-    return key, verdict_key(key), preview_prefix(key)
+def _places(key: str) -> tuple[str, ...]:
+    """Return the keys of the X-ray, its verdict, its previews and its reviews."""
+    return key, verdict_key(key), preview_prefix(key), review_prefix(key)

@@ -16,9 +16,10 @@ from pipeline.errors import (
 )
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
-from pipeline.names import has_place, key_hash, printable, verdict_key
+from pipeline.names import has_place, is_review, key_hash, printable, verdict_key
 from pipeline.ports import FullStore, Host, Index, Queue, Store
 from pipeline.records import Job, JobResult, Outcome, Row
+from pipeline.reviews.kept import record_review
 from pipeline.verdict import ReasonCode, Release, Verdict
 from pipeline.worklist.rows import shortened
 
@@ -88,7 +89,7 @@ def ingest(event: Event, ports: Ports) -> Report:
 
 
 def record(event: Event, ports: Ports) -> Report:
-    """Bring the worklist up to date with every verdict in the event, each key by itself."""
+    """Bring the worklist up to date with every verdict and review in the event, each key by itself."""
     records = in_outbox(parse(event))
     ignored = _ignored(records)
     changes = [record for record in records if isinstance(record, Change)]
@@ -98,7 +99,10 @@ def record(event: Event, ports: Ports) -> Report:
 
 def _recorded(key: str, ports: Ports) -> Outcome:
     try:
-        record_verdict(key, ports.store, ports.index)
+        if is_review(key):
+            record_review(key, ports.store, ports.index)
+        else:
+            record_verdict(key, ports.store, ports.index)
     except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
         log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)

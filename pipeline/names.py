@@ -1,4 +1,4 @@
-"""Name the objects: where the verdict and the preview of an inbox key stand."""
+"""Name the objects: where the verdict, the previews and the reviews of an inbox key stand."""
 
 import fnmatch
 import hashlib
@@ -8,8 +8,9 @@ import re
 INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
 PREVIEWS = OUTBOX + ".previews/"
+REVIEWS = OUTBOX + ".reviews/"
 BOOKMARK = "system/reconcile.json"  # where the last look at a part of the inbox ended: a key
-_RESERVED = ("name-not-usable/", ".previews/")
+_RESERVED = ("name-not-usable/", ".previews/", ".reviews/")
 # Endings, after a dot, of files that are being written, downloaded or synchronised.
 _UNFINISHED = """
     part partial tmp temp filepart upload uploading incomplete inprogress unfinished cyberduckpart swp swo swx
@@ -80,6 +81,17 @@ def preview_prefix(inbox_key: str) -> str:
     return f"{PREVIEWS}{_digest(inbox_key)}/"
 
 
+def review_prefix(inbox_key: str, verdict_etag: str = "") -> str:
+    """Return the folder of all the reviews of an inbox key, or of those of one of its verdicts."""
+    folder = f"{REVIEWS}{_digest(inbox_key)}/"
+    return f"{folder}{verdict_etag}/" if verdict_etag else folder
+
+
+def is_review(key: str) -> bool:
+    """Return whether a key is the key of a review."""
+    return key.startswith(REVIEWS) and key.endswith(".json")
+
+
 def name_problem(inbox_key: str) -> str | None:
     """Return why no verdict can stand beside this name, for the person who chose it; None when it is fine."""
     rest = inbox_key.removeprefix(INBOX)
@@ -117,7 +129,7 @@ def _ending(part: str) -> str:
 
 def is_verdict(key: str) -> bool:
     """Return whether a key is the key of a verdict."""
-    return key.startswith(OUTBOX) and key.endswith(".json")
+    return key.startswith(OUTBOX) and key.endswith(".json") and not key.startswith(REVIEWS)
 
 
 def printable(key: str) -> str:

@@ -17,6 +17,7 @@ from pipeline.records import (
     ObjectInfo,
     Operations,
     Outcome,
+    Reviewed,
     Row,
     SourceState,
     Ticket,
@@ -177,6 +178,9 @@ class Index(Protocol):
 
     def record(self, row: Row) -> None:
         """Store the content of a verdict; end any wait that began before it."""
+
+    def review(self, key: str, found: Reviewed) -> None:
+        """Store the summary of the reviews of a verdict, if the key has a row with one."""
 
     def mark(self, key: str, source: SourceState) -> None:
         """Note whether the source still exists.

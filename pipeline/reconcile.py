@@ -7,6 +7,8 @@ here as waiting, and the next look leaves that alone, too.
 """
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,15 +21,21 @@ from pipeline.names import (
     INBOX,
     OUTBOX,
     PREVIEWS,
+    REVIEWS,
     UNUSABLE,
     inbox_key,
+    is_review,
     is_unfinished,
     is_verdict,
     printable,
+    review_prefix,
     verdict_key,
 )
 from pipeline.ports import FullStore, Index, Queue, Store
 from pipeline.records import Job, ObjectInfo, Row
+from pipeline.reviews.kept import record_reviews
+
+log = logging.getLogger(__name__)
 
 MINIMUM_AGE = timedelta(minutes=15)  # until then, a notification may be on its way, or its job at work
 _LATE = timedelta(minutes=5)  # a notification that comes later than this may be taken for a lost one
@@ -116,6 +124,8 @@ class _Look:
         self._inbox: dict[str, ObjectInfo] = {}  # by the keys of their rows; later only those without a row
         self._outbox: dict[str, str | None] = {}  # ETags by the keys of verdicts; later those without a row
         self._wrong: list[tuple[str, Row, ObjectInfo | None]] = []  # rows that do not show their verdict
+        self._reviews = Counter[str]()  # objects by the folders of reviews
+        self._wrong_reviews: list[str] = []  # keys of rows
         self._wrong_sources: list[tuple[str, datetime]] = []
         self._due: list[str] = []
         self.queued = self.waiting = 0
@@ -139,10 +149,13 @@ class _Look:
                 return
 
     def read_outbox(self) -> None:
-        """List the verdicts of these objects."""
+        """List the verdicts of these objects, and all reviews, whose names do not tell their part."""
         for job in self._outbox_names():
             if is_verdict(job.key) and self._has_verdict(job.key):
                 self._outbox[job.key] = job.etag
+        for job in self._store.names(REVIEWS):
+            if is_review(job.key):
+                self._reviews[f"{job.key.rpartition('/')[0]}/"] += 1
 
     def read_worklist(self, seconds_left: Callable[[], float]) -> None:
         """Compare each row with the lists, and drop from them what needs no more work."""
@@ -160,20 +173,24 @@ class _Look:
             self._compare(row, info)
 
     def _outbox_names(self) -> Iterator[Job]:
-        """List the verdicts' names of this part; where it is not all, the previews are passed over."""
+        """List the verdicts' names of this part; a part that is not all passes over previews and reviews."""
         if not self._after and not self.end:
             yield from self._store.names(OUTBOX)
             return
         first = OUTBOX + self._after.removeprefix(INBOX)
         last = f"{OUTBOX}{self.end.removeprefix(INBOX)}.json" if self.end else ""
         # What is left out by `last`, or by the order of S3, is read again, and found to be right.
-        if first < PREVIEWS:
-            yield from takewhile(lambda job: job.key < PREVIEWS, self._store.names(OUTBOX, first))
-        behind = PREVIEWS.removesuffix("/") + chr(ord("/") + 1)
-        rest = self._store.names(OUTBOX, max(first, behind))
+        for apart in (PREVIEWS, REVIEWS):
+            if first < apart:
+                yield from self._between(first, apart)
+            first = max(first, apart.removesuffix("/") + chr(ord("/") + 1))
+        rest = self._store.names(OUTBOX, first)
         yield from takewhile(lambda job: not last or job.key <= last, rest)
         if not self._after:
             yield from self._store.names(UNUSABLE)
+
+    def _between(self, first: str, end: str) -> Iterator[Job]:
+        return takewhile(lambda job: job.key < end, self._store.names(OUTBOX, first))
 
     def correct(self, seconds_left: Callable[[], float]) -> bool:
         """Bring the rows in line; return whether there was time for all of them."""
@@ -190,6 +207,10 @@ class _Look:
                 return False
             if mark_source(key, self._store, self._index):
                 self._index.settle(printable(key), waited)
+        for key in self._wrong_reviews:
+            if seconds_left() < 0:
+                return False
+            self._record_reviews(key)
         for info in self._inbox.values():
             self._see(info, None)
         return True
@@ -226,10 +247,22 @@ class _Look:
         elif info:
             self._see(info, None)
 
+    def _record_reviews(self, key: str) -> None:
+        try:
+            record_reviews(key, self._store, self._index)
+        except IndexNotReady:
+            raise
+        except StoreError:  # concerns only this object
+            log.warning("the reviews of an X-ray cannot be read; check the permissions of the outbox")
+
     def _compare(self, row: Row, info: ObjectInfo | None, has_verdict: bool = True) -> None:
         """Compare a row that shows its verdict with the object of its key."""
         if not self._has(row.key):
             return
+        if row.verdict_etag and has_verdict:
+            kept = self._reviews[review_prefix(row.key, row.verdict_etag)]
+            if kept != (row.review_count if row.review_of == row.verdict_etag else 0):
+                self._wrong_reviews.append(row.key)
         waited = row.waiting_since or self._now
         if info is None:
             if row.source == "present" or row.waiting_since:

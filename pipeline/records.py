@@ -10,6 +10,12 @@ JobResult = Literal["classified", "rejected", "current", "gone", "waiting", "fai
 SourceState = Literal["present", "deleted"]
 # The state of a row in one word.
 RowState = Literal["waiting", "working", "pneumonia", "uncertain", "normal", "rejected", "failed", "unknown"]
+# What a reader sees in an X-ray, and whether that is what the verdict says: with `decided` the network made
+# no call and the reader did; `withdrawn` takes the reader's earlier answer back.
+Sees = Literal["pneumonia", "not_pneumonia", "unsure"]
+Answer = Literal["agree", "disagree", "decided", "unsure", "withdrawn"]
+# The reviews of a verdict in one word; `mixed` where readers differ.
+ReviewState = Literal["unread", "agreed", "disagreed", "decided", "unsure", "mixed"]
 HostState = Literal["off", "starting", "ready", "busy", "stopping", "unknown"]
 
 
@@ -122,6 +128,26 @@ class Operations:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Hold the last answer of one reader about one verdict; without users, everybody is one reader."""
+
+    user: str | None
+    answer: Answer
+    sees: Sees | None  # None: withdrawn
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Summarise the reviews of one verdict, as the worklist keeps them."""
+
+    review_of: str | None = None  # ETag of the verdict
+    review_said: ReviewState | None = None
+    readers: tuple[Reading, ...] = ()  # the latest first
+    review_count: int = 0  # objects in the outbox
+
+
+@dataclass(frozen=True)
 class Row:
     """Hold a line of the worklist: everything that the index knows about one inbox key."""
 
@@ -144,6 +170,10 @@ class Row:
     asked_since: datetime | None = None  # start of the wait, through all later hints
     at_work: bool = False  # a host works on it
     source: SourceState = "present"
+    review_of: str | None = None  # these four are those of `Reviewed`, perhaps of an earlier verdict
+    review_said: ReviewState | None = None
+    readers: tuple[Reading, ...] = ()
+    review_count: int = 0
     change: int = 0  # grows with every change of any row
 
     @property
@@ -152,3 +182,20 @@ class Row:
         if self.waiting_since:
             return "working" if self.at_work else "waiting"
         return self.label or (self.status if self.status and self.status != "classified" else "unknown")
+
+    @property
+    def review(self) -> ReviewState | None:
+        """Return what readers said about this verdict, in one word; None where it makes no finding."""
+        if self.label is None:
+            return None
+        return (self.review_said if self.review_of == self.verdict_etag else None) or "unread"
+
+    @property
+    def answers(self) -> tuple[Reading, ...]:
+        """Return the last answer of each reader about this verdict, also where it was withdrawn."""
+        return self.readers if self.label and self.review_of == self.verdict_etag else ()
+
+    @property
+    def reviewers(self) -> list[str]:
+        """Return the names of those whose answers stand."""
+        return [one.user or "" for one in self.answers if one.answer != "withdrawn"]

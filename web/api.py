@@ -70,7 +70,14 @@ def api_blueprint(
     @api.get("/api/status")
     def status() -> ResponseReturnValue:
         counts, operations = listed.counts(), monitor.look() if monitor else None
-        return _json(Figures(total=sum(counts.values()), states=counts, operations=operations))
+        return _json(
+            Figures(
+                total=sum(counts.values()),
+                states=counts,
+                reviews=listed.review_counts(),
+                operations=operations,
+            )
+        )
 
     @api.get("/metrics")
     def metrics() -> ResponseReturnValue:
@@ -124,6 +131,8 @@ def _item(row: Row) -> WorklistItem:
         {
             **vars(row),
             "state": row.state,
+            "review": row.review,
+            "reviewers": row.reviewers,
             "url": url_for("api.verdict", name=name),
             "page": url_for("pages.xray", name=name),
             "preview": preview,
@@ -155,6 +164,8 @@ def _lines(rows: Iterable[Row]) -> Iterator[str]:
 def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
         return " ".join(value)
+    if isinstance(value, list):  # names of readers
+        value = "; ".join(value)
     if isinstance(value, datetime):
         return value.isoformat()
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

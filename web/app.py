@@ -17,6 +17,8 @@ from web.audit import Audit, keep
 from web.pacs.fhir import fhir_blueprint
 from web.pacs.stow import stow_blueprint
 from web.pages import NameConverter, host_blueprint, outgoing_blueprint, pages_blueprint, results_blueprint
+from web.reviews.blind import install_blind
+from web.reviews.routes import reviews_blueprint
 from web.upload import upload_blueprint
 
 _FORM_BYTES = 1_000_000  # in a request besides its file
@@ -73,12 +75,14 @@ def create_page(
     app.url_map.converters["name"] = NameConverter
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     wording.install(app)
+    install_blind(app)
     security.harden(app)
     restrict(app, access)
     keep(app, audit)
     errors.explain(app)
     app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list, outgoing))
     app.register_blueprint(api_blueprint(store, index, operations, outgoing))
+    app.register_blueprint(reviews_blueprint(store, index))
     app.register_blueprint(upload_blueprint(store, index, max_upload_bytes, tickets))
     app.register_blueprint(fhir_blueprint(store, index))
     app.jinja_env.globals["offers_dicom"] = results is not None

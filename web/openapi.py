@@ -6,6 +6,7 @@ from flask import current_app
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from pipeline.reviews.review import Review
 from pipeline.verdict import VERSION
 from web.errors import FHIR_JSON
 from web.pacs.fhir import MOST_REPORTS
@@ -15,13 +16,18 @@ from web.schemas import (
     InboxKey,
     ItemWithVerdict,
     Problem,
+    ReviewRequest,
+    ReviewsOfXray,
     TicketRequest,
     UploadTicket,
     WorklistItems,
 )
 
 _OUT: Literal["serialization"] = "serialization"
-_MODELS = (Figures, InboxKey, ItemWithVerdict, Problem, TicketRequest, UploadTicket, WorklistItems)
+_MODELS = (
+    *(Figures, InboxKey, ItemWithVerdict, Problem, Review, ReviewRequest, ReviewsOfXray),
+    *(TicketRequest, UploadTicket, WorklistItems),
+)
 _SCHEMAS = "#/components/schemas/{model}"
 _CURSOR = r"^[0-9]\.([0-9]{20})?\.[0-9]{1,18}$"
 _ABOUT = (
@@ -30,6 +36,7 @@ _ABOUT = (
 )
 _SAID = {
     "state": "Only rows in these states.",
+    "review": "Only rows with a finding about which readers said this; `unread`: nobody did.",
     "search": "Only rows whose name contains all of these words, ignoring case.",
     "order": "`triage`: pneumonia first, then failed, rejected, uncertain and unfinished, then normal.",
     "after": "A cursor from an earlier answer: the rows after it. Ignored where `before` is given.",
@@ -88,13 +95,16 @@ def _results() -> dict[str, Any]:
 
 
 def _reads() -> dict[str, Any]:
-    view = _parameters("state", "search", "order")
+    view = _parameters("state", "review", "search", "order")
     text = {"schema": {"type": "string"}}
     anything = {"application/json": {"schema": {"type": "object"}}}
     page, whole = _json(WorklistItems), _json(ItemWithVerdict)
     listed = _operation("The worklist, one page at a time", page, parameters=_parameters(*_SAID))
     table = _operation("The worklist as a CSV table", {"text/csv": text}, parameters=view)
     one = _operation("One X-ray with its verdict", whole, "404", "503", parameters=[_name()])
+    read = _operation(
+        "What readers said about one X-ray", _json(ReviewsOfXray), "404", "503", parameters=[_name()]
+    )
     alive = _operation("Whether the page and everything that it needs is running", anything)
     failing = "Something is not running as it should: `problems` says what"
     alive["responses"]["503"] = {"description": failing, "content": anything}
@@ -104,6 +114,7 @@ def _reads() -> dict[str, Any]:
         "/api/verdicts": {"get": listed},
         "/api/verdicts.csv": {"get": table},
         "/api/verdicts/{name}": {"get": one},
+        "/api/verdicts/{name}/reviews": {"get": read, "post": _review()},
         "/api/status": {"get": _operation("Counts by state; host and queue", _json(Figures))},
         "/healthz": {"get": alive},
         "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": text})},
@@ -157,6 +168,12 @@ def _objects() -> dict[str, Any]:
         "/dicom-web/studies": {"post": operation},
         "/dicom-web/studies/{study}": {"post": operation | {"parameters": [study]}},
     }
+
+
+def _review() -> dict[str, Any]:
+    summary = "Say something about a verdict; a later word of the same reader replaces it"
+    said = _operation(summary, _json(Review), "404", "409", "503", done="201", parameters=[_name()])
+    return said | _body(_json(ReviewRequest))
 
 
 def _writes() -> dict[str, Any]:

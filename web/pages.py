@@ -24,7 +24,9 @@ from pipeline.worklist.views import Worklist
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.query import asked
-from web.upload import address_back
+from web.reviews.blind import is_blind
+from web.reviews.routes import shown_reviews
+from web.security import own_page
 from web.wording import HOST_STATE_NAMES
 
 _PREVIEW_LIMIT = 8 << 20  # bytes; a usual preview has about 100,000
@@ -63,6 +65,8 @@ def pages_blueprint(
     @pages.get("/")
     def worklist() -> str:
         query, now = asked(), datetime.now(UTC)
+        if is_blind():
+            query = query.without_verdicts()
         change = index.last_change()  # read before the rows: a change in between is then fetched again
         page = listed.page(query.view, query.limit, query.after, query.before)
         if query.before and not page.newer:  # show the whole first page
@@ -75,6 +79,7 @@ def pages_blueprint(
             page=page,
             counts=listed.counts(),
             hours=listed.hours(now),
+            review_counts=listed.review_counts(),
             inbox=f"{store.bucket}/{INBOX}",
             max_upload_bytes=max_upload_bytes,
         )
@@ -82,6 +87,8 @@ def pages_blueprint(
     @pages.get("/xray/<name:name>")
     def xray(name: str) -> str:
         row, query = row_of(name), asked()
+        if is_blind():
+            query = query.without_verdicts()
         seen = read_verdict(store, row.verdict_key) if row.verdict_key else SeenVerdict()
         damaged = bool(seen.etag and not seen.verdict)
         newer, older = listed.neighbours(query.view, row.key)
@@ -97,6 +104,8 @@ def pages_blueprint(
             here=query.here,
             newer=newer,
             older=older,
+            reviews=shown_reviews(store, index, row, seen),
+            told=request.args.get("told"),
         )
 
     @pages.get("/model")
@@ -211,7 +220,7 @@ def outgoing_blueprint(outgoing: Outgoing) -> Blueprint:
         if key is not None and not count:
             return error_answer(404, "No X-ray with this name has a verdict.", "Nothing to send")
         note("send", key, count=count)
-        return (jsonify(count=count), 202) if wants_json() else redirect(address_back(), 303)
+        return (jsonify(count=count), 202) if wants_json() else redirect(own_page(), 303)
 
     return blueprint
 

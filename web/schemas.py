@@ -4,7 +4,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from pipeline.records import Operations, RowState, SourceState
+from pipeline.records import Operations, ReviewState, RowState, SourceState
+from pipeline.reviews.review import Note, Review, Said
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
 
 
@@ -28,7 +29,12 @@ class WorklistItem(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     asked_since: datetime | None = Field(None, description="since when it waits to be judged, if it does")
+    verdict_etag: str | None = Field(None, description="of the verdict, for a review of it")
     source: SourceState = Field("present", description="whether the file is still in the inbox")
+    review: ReviewState | None = Field(
+        None, description="what readers said about this verdict; null where it has no finding"
+    )
+    reviewers: list[str] = Field([], description="the readers; an empty name where the page knows no users")
     url: str = Field(description="of this X-ray with its whole verdict, for programs")
     page: str = Field(description="of this X-ray, for people")
     preview: str | None = None
@@ -54,6 +60,7 @@ class Figures(BaseModel):
 
     total: int
     states: dict[RowState, int]
+    reviews: dict[ReviewState, int]
     operations: Operations | None = Field(None, description="null where the page knows no host")
 
 
@@ -68,6 +75,26 @@ class TicketRequest(BaseModel, strict=True):
 
     name: str
     size: int = Field(ge=1, description="in bytes")
+
+
+class ReviewRequest(BaseModel, strict=True):
+    """What a reader says about the verdict that was shown."""
+
+    verdict_etag: str = Field(description="`verdict_etag` of the verdict that was shown")
+    said: Said = Field(
+        description="`agree` or `disagree` with a label that is not `uncertain`, or what the reader sees; "
+        "`withdrawn` takes the last answer back"
+    )
+    note: Note = ""
+    blind: bool = Field(False, description="the verdict was hidden until then")
+
+
+class ReviewsOfXray(BaseModel):
+    """All reviews of an X-ray, in order of time; of each reader, the last one about a verdict counts."""
+
+    verdict_etag: str | None = Field(description="of the verdict now; earlier reviews may be of another")
+    review: ReviewState | None = Field(description="what readers said about the verdict now")
+    reviews: list[Review]
 
 
 class InboxKey(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, abort, current_app, request
+from flask import Flask, Response, abort, current_app, request, url_for
 
 _OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(:[0-9]{1,5})?")
@@ -86,6 +86,12 @@ def host_of(address: str) -> str | None:
         return urlsplit(address).netloc
     except ValueError:
         return None
+
+
+def own_page() -> str:
+    """Return the page of this site that a form was on."""
+    own = request.referrer is not None and host_of(request.referrer) == request.host
+    return str(request.referrer) if own else url_for("pages.worklist")
 
 
 def _add_headers(response: Response) -> Response:

@@ -18,7 +18,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.schemas import TicketRequest
-from web.security import host_of
+from web.security import own_page
 
 _NOT_UPLOADED = "Not uploaded"
 _SAME_NAMES = 100  # files of one name that get a number; further ones are refused
@@ -61,7 +61,7 @@ def upload_blueprint(store: Store, index: SqliteIndex, max_bytes: int, tickets: 
             note("resubmit", key)
         except UploadRefused as error:
             return error_answer(error.code, str(error), "Not judged again")
-        return (jsonify(key=key), 202) if wants_json() else redirect(address_back(), 303)
+        return (jsonify(key=key), 202) if wants_json() else redirect(own_page(), 303)
 
     if tickets:
 
@@ -214,9 +214,3 @@ def _refusal(stored: int, refused: list[UploadRefused]) -> ResponseReturnValue:
     rest = "; the others are in the inbox" if stored else ""
     sentence = f"{len(refused)} of {total} files were not uploaded{rest}."
     return error_answer(code, sentence, _NOT_UPLOADED, tuple(str(error) for error in refused))
-
-
-def address_back() -> str:
-    """Return the page of this site that the form was on."""
-    own = request.referrer is not None and host_of(request.referrer) == request.host
-    return str(request.referrer) if own else url_for("pages.worklist")

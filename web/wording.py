@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from flask import Flask
 
 from pipeline.names import INBOX, report_id
-from pipeline.records import HostState, Row, RowState
+from pipeline.records import Answer, HostState, ReviewState, Row, RowState, Sees
 from pipeline.verdict import NOTICE, Label, ReasonCode, Warning, doubt_of
-from web.query import parameters, toggled
+from web.query import parameters, read_toggled, toggled
 
 STATE_NAMES: dict[RowState, str] = {
     "waiting": "Waiting",
@@ -19,6 +19,31 @@ STATE_NAMES: dict[RowState, str] = {
     "rejected": "Rejected",
     "failed": "Failed",
     "unknown": "No verdict",
+}
+REVIEW_NAMES: dict[ReviewState, str] = {
+    "unread": "Unread",
+    "agreed": "Agreed",
+    "disagreed": "Disagreed",
+    "unsure": "Unsure",
+    "decided": "Reader's call",
+    "mixed": "Readers differ",
+}
+ANSWERS: dict[Answer, str] = {
+    "agree": "agrees",
+    "disagree": "disagrees",
+    "decided": "sees",
+    "unsure": "is unsure",
+}
+YOUR_ANSWERS: dict[Answer, str] = {
+    "agree": "agree",
+    "disagree": "disagree",
+    "decided": "see",
+    "unsure": "are unsure",
+}
+SIGHTS: dict[Sees, str] = {
+    "pneumonia": "pneumonia",
+    "not_pneumonia": "no pneumonia",
+    "unsure": "unsure",
 }
 HOST_STATE_NAMES: dict[HostState, str] = {
     "off": "Off",
@@ -147,4 +172,7 @@ def install(app: Flask) -> None:
     app.add_template_filter(lambda row: report_id(row.key), "report_id")
     app.jinja_env.globals.update(NOTICE=NOTICE, STATE_NAMES=STATE_NAMES, LABELS=LABELS, UNDECIDED=UNDECIDED)
     app.jinja_env.globals.update(REASONS=REASONS, WARNINGS=WARNINGS, WARNING_TAGS=WARNING_TAGS)
-    app.jinja_env.globals.update(parameters=parameters, toggled=toggled)
+    app.jinja_env.globals.update(parameters=parameters, toggled=toggled, read_toggled=read_toggled)
+    app.jinja_env.globals.update(
+        REVIEW_NAMES=REVIEW_NAMES, ANSWERS=ANSWERS, SIGHTS=SIGHTS, YOUR_ANSWERS=YOUR_ANSWERS
+    )

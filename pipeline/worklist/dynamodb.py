@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.aws.errors import AwsRefused, ask
 from pipeline.errors import IndexNotReady, StoreError
 from pipeline.names import UNUSABLE, inbox_key
-from pipeline.records import Row, SourceState
-from pipeline.worklist.rows import FROM_VERDICT, row_from, stored_value, text
+from pipeline.records import Reviewed, Row, SourceState
+from pipeline.worklist.rows import FROM_REVIEWS, FROM_VERDICT, row_from, stored_value, text
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -83,6 +83,15 @@ class DynamoIndex:
         if not self._update(row.key, said, [*unsaid, *_WAIT], condition, seen):
             self._update(row.key, said, unsaid)
 
+    def review(self, key: str, found: Reviewed) -> None:
+        """Store the summary of the reviews of a verdict; what is the same already is not written."""
+        row = self.get(key)
+        if row is None or all(getattr(row, name) == getattr(found, name) for name in FROM_REVIEWS):
+            return
+        values = {name: stored_value(getattr(found, name)) for name in FROM_REVIEWS}
+        said = {name: value for name, value in values.items() if value}
+        self._update(key, said, [name for name in FROM_REVIEWS if name not in said], _VERDICT)
+
     def mark(self, key: str, source: SourceState) -> None:
         """Note whether the source still exists; without source and verdict there is no row."""
         done = False
@@ -103,7 +112,7 @@ class DynamoIndex:
             while not done and (row := self.get(key)) and row.verdict_key == verdict_key:
                 if row.waiting_since:
                     waits = f"{same} AND attribute_exists(#waiting_since)"
-                    done = self._update(key, {}, FROM_VERDICT, waits, verdict)
+                    done = self._update(key, {}, (*FROM_VERDICT, *FROM_REVIEWS), waits, verdict)
                 else:
                     done = self._bury(key, f"{same} AND attribute_not_exists(#waiting_since)", verdict)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import IndexNotReady, StoreError, place_of
 from pipeline.intake import mark_source, record_verdict
-from pipeline.names import INBOX, OUTBOX, is_verdict, printable
+from pipeline.names import INBOX, OUTBOX, is_review, is_verdict, printable, review_prefix
 from pipeline.ports import FullStore, Index
+from pipeline.reviews.kept import record_reviews
 from pipeline.worklist.sqlite import SqliteIndex
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,19 @@ class Rebuilt:
 
 
 def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | None = None) -> Rebuilt:
-    """Make the worklist again: a row for each verdict of the outbox, no others, and which sources exist.
+    """Make the worklist again: a row for each verdict, no others, its reviews, and which sources exist.
 
     Unreadable objects are left out. Raises IndexNotReady when the worklist fails or `stopping` is set; it
     does not count as filled then.
     """
     unreadable = []
     with index.filling():
-        found = {job.key for job in store.names(OUTBOX) if is_verdict(job.key)}
+        found, reviewed = set(), set()  # verdicts, and folders of reviews
+        for job in store.names(OUTBOX):
+            if is_verdict(job.key):
+                found.add(job.key)
+            elif is_review(job.key):
+                reviewed.add(f"{job.key.rpartition('/')[0]}/")
         for key in found | set(index.verdict_keys()):
             if not _is_recorded(key, store, index) and key in found:
                 unreadable.append(key)
@@ -43,6 +49,8 @@ def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | No
         for row in list(index.all()):
             if row.source == "present" and row.key not in present:
                 _mark(row.key, store, index)
+            if row.review_of or review_prefix(row.key, row.verdict_etag or "") in reviewed:
+                _record_reviews(row.key, store, index)
             _go_on(stopping)
     return Rebuilt(len(found) - len(unreadable), sorted(unreadable))
 
@@ -81,6 +89,15 @@ def _mark(key: str, store: FullStore, index: Index) -> None:
         raise
     except StoreError:
         log.warning("cannot tell whether a source still exists; check the permissions of the inbox")
+
+
+def _record_reviews(key: str, store: FullStore, index: Index) -> None:
+    try:
+        record_reviews(key, store, index)
+    except IndexNotReady:
+        raise
+    except StoreError:
+        log.warning("the reviews of an X-ray cannot be read; check the permissions of the outbox")
 
 
 def _go_on(stopping: threading.Event | None) -> None:

@@ -1,15 +1,17 @@
 """Convert rows of the worklist to plain values and back, for the indexes that keep them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import get_args
 
-from pipeline.records import Row, SourceState
+from pipeline.records import Answer, Reading, Reviewed, ReviewState, Row, Sees, SourceState
 from pipeline.verdict import Label, ReasonCode, Status, Warning
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change")
+FROM_REVIEWS = tuple(field.name for field in fields(Reviewed))  # the columns that reviews fill
+_APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change", *FROM_REVIEWS)
 FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # the columns that a verdict fills
 LONGEST_MESSAGE = 300  # characters
 _SHARES = ("probability", "normal_below", "pneumonia_above")
@@ -25,7 +27,7 @@ def text(moment: datetime) -> str:
 def stored_value(value: object) -> object:
     """Return a field of a row as text, number or None."""
     if isinstance(value, tuple):
-        return " ".join(value)
+        return _readers_text(value) if value and isinstance(value[0], Reading) else " ".join(value)
     return text(value) if isinstance(value, datetime) else value
 
 
@@ -49,9 +51,29 @@ def row_from(values: Mapping[str, object]) -> Row:
     known["warnings"] = tuple(word for word in words if word in get_args(Warning))
     if known.get("reason", "internal") not in get_args(ReasonCode):
         known["reason"] = "internal"
+    if known.get("review_said") not in (None, *get_args(ReviewState)):
+        del known["review_said"]
+    known["readers"] = _readers(str(known.get("readers", "")))
+    known["review_count"] = int(float(str(known.get("review_count", 0))))
     if any(known.get(name, words[0]) not in words for name, words in _WORDS.items()):
         raise ValueError("not a row of the worklist")
     for name in _SHARES:
         if not 0 <= float(str(known.get(name, 0))) <= 1:
             raise ValueError("not a row of the worklist")
     return Row(**known)  # type: ignore[arg-type]
+
+
+def _readers_text(readers: tuple[Reading, ...]) -> str:
+    return json.dumps([[one.user, one.answer, one.sees, text(one.at)] for one in readers])
+
+
+def _readers(stored: str) -> tuple[Reading, ...]:
+    """Return the answers that `_readers_text` wrote, without those that this release does not know."""
+    try:
+        found = json.loads(stored) if stored else []
+        known = [one for one in found if one[1] in get_args(Answer) and one[2] in (None, *get_args(Sees))]
+        return tuple(
+            Reading(user, answer, sees, datetime.fromisoformat(at)) for user, answer, sees, at in known
+        )
+    except (TypeError, IndexError, RecursionError) as error:
+        raise ValueError("not a row of the worklist") from error

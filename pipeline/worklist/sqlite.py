@@ -14,15 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.names import INBOX, UNUSABLE, report_id
-from pipeline.records import Row, SourceState
+from pipeline.records import Reviewed, Row, SourceState
 from pipeline.worklist.database import Database
-from pipeline.worklist.rows import COLUMNS, FROM_VERDICT, row_from, stored_value, text
+from pipeline.worklist.rows import COLUMNS, FROM_REVIEWS, FROM_VERDICT, row_from, stored_value, text
 
 # Searches look into `name`. `report` is the row's name for other systems. `state` is `Row.state`, and `at`
 # orders the worklist: when the row got its verdict, or else began to wait. `change` is the cursor of live
 # views. `tally` counts the rows of a state, by the hour of `at` and, under `all`, over all hours. `shelf` is
 # where the walks of `views` find a row: its state, with a + while it waits although the last verdict was
-# pneumonia.
+# pneumonia. `review` is `Row.review`, or empty; `tally` counts it under the hour `review`.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
@@ -36,7 +36,10 @@ CREATE TABLE rows (
     started_at TEXT, finished_at TEXT, waiting_since TEXT, asked_since TEXT,
     at_work INTEGER NOT NULL DEFAULT 0,
     source TEXT NOT NULL DEFAULT 'present',
+    review_of TEXT, review_said TEXT, readers TEXT, review_count INTEGER NOT NULL DEFAULT 0,
     change INTEGER NOT NULL DEFAULT 0,
+    review TEXT GENERATED ALWAYS AS (CASE WHEN label IS NULL THEN ''
+        WHEN review_of = verdict_etag THEN coalesce(review_said, 'unread') ELSE 'unread' END) STORED,
     state TEXT GENERATED ALWAYS AS (CASE
         WHEN waiting_since IS NULL THEN coalesce(label, nullif(status, 'classified'), 'unknown')
         WHEN at_work THEN 'working' ELSE 'waiting' END) STORED,
@@ -45,6 +48,7 @@ CREATE TABLE rows (
     at TEXT GENERATED ALWAYS AS (coalesce(finished_at, asked_since, waiting_since, '')) STORED
 );
 CREATE INDEX rows_shelf ON rows (shelf, at, id, name);
+CREATE INDEX rows_review ON rows (review, shelf, at, id, name);
 CREATE INDEX rows_verdict ON rows (verdict_key);
 CREATE INDEX rows_report ON rows (report);
 CREATE INDEX rows_change ON rows (change);
@@ -54,12 +58,17 @@ CREATE TABLE tally (
 ) WITHOUT ROWID;
 CREATE TRIGGER row_made AFTER INSERT ON rows BEGIN
     INSERT INTO names (rowid, name) VALUES (new.id, new.name);
-    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
-        ON CONFLICT DO UPDATE SET count = count + 1;
+    INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1),
+        ('review', new.review, 1) ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 CREATE TRIGGER row_gone AFTER DELETE ON rows BEGIN
     INSERT INTO names (names, rowid, name) VALUES ('delete', old.id, old.name);
     UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
+    UPDATE tally SET count = count - 1 WHERE state = old.review AND hour = 'review';
+END;
+CREATE TRIGGER row_reviewed AFTER UPDATE ON rows WHEN old.review <> new.review BEGIN
+    UPDATE tally SET count = count - 1 WHERE state = old.review AND hour = 'review';
+    INSERT INTO tally VALUES ('review', new.review, 1) ON CONFLICT DO UPDATE SET count = count + 1;
 END;
 CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR old.at <> new.at BEGIN
     UPDATE tally SET count = count - 1 WHERE state = old.state AND hour IN ('all', substr(old.at, 1, 13));
@@ -112,6 +121,17 @@ class SqliteIndex:
                 f"at_work = CASE WHEN {newer} THEN at_work ELSE 0 END",
             )
 
+    def review(self, key: str, found: Reviewed) -> None:
+        """Store the summary of the reviews of a verdict; what is the same already changes nothing."""
+        values = [stored_value(getattr(found, name)) for name in FROM_REVIEWS]
+        differs = " OR ".join(f"{name} IS NOT ?" for name in FROM_REVIEWS)
+        with self._file.writing() as database:
+            database.execute(
+                f"UPDATE rows SET {', '.join(f'{name} = ?' for name in FROM_REVIEWS)}, change = ?"
+                f" WHERE key = ? AND status IS NOT NULL AND ({differs})",
+                (*values, _next_change(database), key, *values),
+            )
+
     def mark(self, key: str, source: SourceState) -> None:
         """Note whether the source still exists.
 
@@ -127,13 +147,13 @@ class SqliteIndex:
 
     def remove(self, verdict_key: str) -> None:
         """Remove the verdict; its row goes too, unless it waits for another."""
-        emptied = ", ".join(f"{name} = NULL" for name in FROM_VERDICT)
+        emptied = ", ".join(f"{name} = NULL" for name in (*FROM_VERDICT, *FROM_REVIEWS[:-1]))
         with self._file.writing() as database:
             database.execute(
                 "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
             )
             database.execute(
-                f"UPDATE rows SET {emptied}, change = ? WHERE verdict_key = ?",
+                f"UPDATE rows SET {emptied}, review_count = 0, change = ? WHERE verdict_key = ?",
                 (_next_change(database), verdict_key),
             )
 

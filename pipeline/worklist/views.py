@@ -2,7 +2,7 @@
 
 An order is a sequence of groups; in each, the newest rows come first. So every view is a merge of the same
 walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own, and a deep
-page costs as little as the first.
+page costs as little as the first. A filter by review walks through `rows_review` in the same way.
 """
 
 import heapq
@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, get_args
 
-from pipeline.records import Row, RowState
+from pipeline.records import ReviewState, Row, RowState
 from pipeline.worklist.rows import text
 from pipeline.worklist.sqlite import SqliteIndex, folded
 
 SortOrder = Literal["newest", "triage"]
 STATES: tuple[RowState, ...] = get_args(RowState)
+REVIEW_STATES: tuple[ReviewState, ...] = get_args(ReviewState)
 _AGAIN = ("waiting+", "working+")  # rows that were pneumonia and are judged again
 _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
     "newest": ((*STATES, *_AGAIN),),
@@ -37,11 +38,12 @@ _Found = tuple[str, int]  # time and number of the row: its place in a group
 
 @dataclass(frozen=True)
 class View:
-    """Select what somebody looks at: no states means all of them; a search finds names with every word."""
+    """Select what somebody looks at: no states or reviews means all; a search finds names with every word."""
 
     states: frozenset[RowState] = frozenset()
     search: str = ""
     order: SortOrder = "newest"
+    reviews: frozenset[ReviewState] = frozenset()
 
     @property
     def words(self) -> list[str]:
@@ -49,8 +51,8 @@ class View:
         return folded(self.search).replace("\0", " ").split()
 
     def any_state(self) -> "View":
-        """Return the same view of all states."""
-        return replace(self, states=frozenset())
+        """Return the same view of all states and reviews."""
+        return replace(self, states=frozenset(), reviews=frozenset())
 
     def in_order(self, order: SortOrder) -> "View":
         """Return the same view in another order."""
@@ -136,6 +138,11 @@ class Worklist:
         counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'all'"))
         return {state: counted.get(state, 0) for state in STATES}
 
+    def review_counts(self) -> dict[ReviewState, int]:
+        """Return how many verdicts with a finding readers have said what about."""
+        counted = dict(self._index.select("SELECT state, count FROM tally WHERE hour = 'review'"))
+        return {state: counted.get(state, 0) for state in REVIEW_STATES}
+
     def hours(self, until: datetime, count: int = 24) -> list[tuple[datetime, dict[RowState, int]]]:
         """Return the last `count` hours, up to that of `until`: when each began, and its rows by state."""
         last = until.replace(minute=0, second=0, microsecond=0)
@@ -150,32 +157,36 @@ class Worklist:
     def _walk(self, view: View, start: Cursor | None, backward: bool) -> Iterator[Cursor]:
         """Yield the places of a view after a cursor, in its order or backward."""
         groups = list(enumerate(_ORDERS[view.order]))
-        rare = self._rare(view.words)
+        rare = self._rare(view)
         for number, shelves in reversed(groups) if backward else groups:
             if start and (number > start.group if backward else number < start.group):
                 continue
             bound = (start.at, start.id) if start and start.group == number else None
             asked = [shelf for shelf in shelves if not view.states or shelf.rstrip("+") in view.states]
             if rare is None:
-                walks = [self._of_shelf(shelf, view.words, bound, backward) for shelf in asked]
+                walks = [walk for shelf in asked for walk in self._of_shelf(shelf, view, bound, backward)]
             else:
                 walks = [_picked(rare, asked, bound, backward)]
             for at, id_ in heapq.merge(*walks, reverse=not backward):
                 yield Cursor(number, at, id_)
 
     def _of_shelf(
-        self, shelf: str, words: list[str], bound: _Found | None, backward: bool
-    ) -> Iterator[_Found]:
+        self, shelf: str, view: View, bound: _Found | None, backward: bool
+    ) -> list[Iterator[_Found]]:
+        """Return the walk through a shelf, or one for each of the reviews that the view asks for."""
         direction, sign = ("ASC", ">") if backward else ("DESC", "<")
-        named = " AND instr(name, ?)" * len(words)
-        return self._index.select(
-            f"SELECT at, id FROM rows INDEXED BY rows_shelf WHERE shelf = ? AND (at, id) {sign} (?, ?){named}"
-            f" ORDER BY at {direction}, id {direction}",
-            *(shelf, *(bound or (("", 0) if backward else (_LAST, 0))), *words),
-        )
+        named = " AND instr(name, ?)" * len(view.words)
+        rest = f"shelf = ? AND (at, id) {sign} (?, ?){named} ORDER BY at {direction}, id {direction}"
+        values = (shelf, *(bound or (("", 0) if backward else (_LAST, 0))), *view.words)
+        if not view.reviews:
+            query = f"SELECT at, id FROM rows INDEXED BY rows_shelf WHERE {rest}"
+            return [self._index.select(query, *values)]
+        query = f"SELECT at, id FROM rows INDEXED BY rows_review WHERE review = ? AND {rest}"
+        return [self._index.select(query, review, *values) for review in view.reviews]
 
-    def _rare(self, words: list[str]) -> list[tuple[str, _Found]] | None:
+    def _rare(self, view: View) -> list[tuple[str, _Found]] | None:
         """Return the rows whose name holds all of the words, if the index of substrings finds only a few."""
+        words, reviews = view.words, sorted(view.reviews)
         known = [word for word in words if len(word) >= _TRIGRAM]
         if not known:
             return None
@@ -184,9 +195,10 @@ class Worklist:
         if len(found) == _RARE:
             return None
         named = " AND instr(name, ?)" * len(words)
-        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}"
-        ids = [id_ for (id_,) in found]
-        return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *ids, *words)]
+        read = f" AND review IN ({_marks(reviews)})" if reviews else ""
+        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}{read}"
+        values = [*(id_ for (id_,) in found), *words, *reviews]
+        return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *values)]
 
     def _rows(self, ids: list[int]) -> list[Row]:
         found = dict(self._index.rows(f"id IN ({_marks(ids)})", *ids))

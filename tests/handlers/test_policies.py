@@ -219,7 +219,7 @@ def test_only_who_deploys_may_delete() -> None:
     changing = re.compile(r"\w+:(Create|Put|Delete|Update|Terminate|Execute|Pass)\w*")
     assert {action for action in granted("page") if changing.match(action)} == {"s3:PutObject"}
     (uploads,) = [part for part in policy("page")["Statement"] if part["Action"] == "s3:PutObject"]
-    assert uploads["Resource"] == "arn:aws:s3:::BUCKET/inbox/*"
+    assert uploads["Resource"] == [f"arn:aws:s3:::BUCKET/{place}/*" for place in ("inbox", "outbox/.reviews")]
 
 
 def test_the_document_leads_to_each_policy() -> None:

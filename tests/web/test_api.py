@@ -14,6 +14,7 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from pipeline.names import verdict_key
+from pipeline.records import Row
 from pipeline.verdict import Verdict
 from tests.support.fakes import LIMIT
 from tests.support.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Booth, Page
@@ -123,7 +124,7 @@ WHO = {
 }
 READS = {"/api/verdicts", "/api/verdicts.csv", "/api/verdicts/{name}", "/api/status", "/healthz", "/metrics"}
 READS |= {"/fhir/DiagnosticReport/{id}", "/fhir/DiagnosticReport", "/fhir/metadata"}
-WRITES = {"/upload", "/resubmit", "/upload/ticket"}
+WRITES = {"/upload", "/resubmit", "/upload/ticket", "/api/verdicts/{name}/reviews"}
 
 
 @pytest.mark.parametrize("who", list(WHO))
@@ -143,7 +144,11 @@ def test_the_description_is_true(page: Page, mode: GenerationMode, who: str) -> 
 
 def test_what_comes_of_a_write_is_described(page: Page) -> None:
     key = failed(filled(page), "failed.jpeg")
-    writes = {operation.path: operation for operation in described(page, {}, tickets=Booth())}
+    said = described(page, {}, tickets=Booth())
+    writes = {operation.path: operation for operation in said if operation.method == "post"}
+    review, name = writes["/api/verdicts/{name}/reviews"], "ward 0/00.jpeg"
+    word = {"verdict_etag": (page.index.get(f"inbox/{name}") or Row("")).verdict_etag, "said": "agree"}
+    json_type = "application/json"
     again, upload, ticket = writes["/resubmit"], writes["/upload"], writes["/upload/ticket"]
     form, large = "multipart/form-data", bytes(MAX_UPLOAD + 1)
     taken = {"name": "failed.jpeg", "size": 1}
@@ -153,11 +158,24 @@ def test_what_comes_of_a_write_is_described(page: Page) -> None:
         (upload.Case(body={"files": b"P"}, media_type=form), 200),
         (upload.Case(body={"files": large}, media_type=form), 413),
         (ticket.Case(body={**taken, "name": "new one.jpeg"}, media_type="application/json"), 200),
+        (review.Case(path_parameters={"name": name}, body=word, media_type=json_type), 201),
+        (
+            review.Case(
+                path_parameters={"name": name}, body={**word, "verdict_etag": "x"}, media_type=json_type
+            ),
+            409,
+        ),
+        (review.Case(path_parameters={"name": "no"}, body=word, media_type=json_type), 404),
+        (
+            review.Case(path_parameters={"name": name}, body={**word, "said": "yes"}, media_type=json_type),
+            400,
+        ),
         (ticket.Case(body=taken, media_type="application/json"), 409),
     ):
         answer = case.call_and_validate(headers={"Accept": "application/json"})
         assert answer.status_code == code
-    assert {"/upload", "/resubmit"} == {one.path for one in described(page, {}) if one.method == "post"}
+    without = {one.path for one in described(page, {}) if one.method == "post"}
+    assert without == {"/upload", "/resubmit", "/api/verdicts/{name}/reviews"}
 
 
 def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str], inside: bool) -> set[int]:

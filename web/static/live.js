@@ -98,7 +98,7 @@ async function refresh() {
   return true;
 }
 
-// Updates; nothing is replaced while a person drags a slider or the picture, or selects text in it
+// Updates; nothing is replaced while a person drags a slider or the picture, writes a note, or selects text in it
 
 function update(old, fresh) {
   if (!old) return;
@@ -108,7 +108,8 @@ function update(old, fresh) {
 }
 
 function isGrasped() {
-  return document.querySelector("#xray :active, .is-held") !== null;
+  const note = document.getElementById("note");
+  return document.querySelector("#xray :active, .is-held") !== null || (note !== null && note.value !== note.defaultValue);
 }
 
 function hasSelection(part) {

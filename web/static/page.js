@@ -3,7 +3,9 @@ import { keepUpToDate, show } from "./live.js";
 import { startUploads } from "./upload.js";
 import { KEYS, startViewer } from "./viewer.js";
 
-const LINKS = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }; // ids of the links that keys follow
+// Ids of the links and buttons that keys press.
+const LINKS = { ArrowLeft: "previous", ArrowRight: "next", k: "previous", j: "next", Escape: "back", 1: "say-1", 2: "say-2", 3: "say-3", u: "undo" };
+const STEPS = { j: 1, k: -1 }; // through the rows of the worklist
 const TICK = 5000; // milliseconds between updates of the times
 const SEARCH_PAUSE = 200; // milliseconds without a key before the search is sent
 const DAY = 86400; // seconds
@@ -21,6 +23,7 @@ startContent();
 startSearch();
 startUploads();
 startKeys();
+startReview();
 setInterval(showTimes, TICK);
 keepUpToDate(startContent);
 
@@ -131,7 +134,40 @@ function startKeys() {
     (KEYS[key] ?? KEYS[key.toLowerCase()])?.();
     // A slider uses the arrow keys itself, and an open list uses Escape.
     if (event.shiftKey || target.closest?.("input") || document.querySelector(":popover-open")) return;
-    document.getElementById(LINKS[key])?.click();
+    if (event.repeat && "123u".includes(key)) return; // a key that is held down answers no further X-ray
+    if (key === "n" && document.getElementById("note")) {
+      event.preventDefault(); // the letter is not part of the note
+      document.getElementById("note").select();
+    } else if (STEPS[key] && document.querySelector(".row")) stepThroughRows(STEPS[key]);
+    else document.getElementById(LINKS[key] ?? LINKS[key.toLowerCase()])?.click();
+  });
+}
+
+function stepThroughRows(step) {
+  const names = [...document.querySelectorAll(".row a.name")];
+  const here = names.indexOf(document.activeElement?.closest(".row")?.querySelector("a.name"));
+  const there = here < 0 ? (step > 0 ? 0 : names.length - 1) : here + step;
+  names[there]?.focus();
+}
+
+// The answer about a verdict: sent once, even when a key is pressed twice; Enter ends the note
+
+let isSent = false;
+
+function startReview() {
+  addEventListener("pageshow", () => (isSent = false)); // also when Back brings the page as it was
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("[data-once]")) return;
+    if (isSent) event.preventDefault();
+    isSent = true;
+  });
+  document.addEventListener("keydown", (event) => {
+    const { key, target } = event;
+    if (target.id !== "note" || event.isComposing || !["Enter", "Escape"].includes(key)) return;
+    event.preventDefault();
+    const save = key === "Enter" && document.getElementById("note-save");
+    if (save) save.click();
+    else target.blur();
   });
 }
 

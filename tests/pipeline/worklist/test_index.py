@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.names import UNUSABLE
 from pipeline.ports import Index
-from pipeline.records import Row
+from pipeline.records import Reading, Reviewed, Row
 from pipeline.worklist.dynamodb import DynamoIndex
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
@@ -36,6 +36,33 @@ def test_waiting_then_done(any_index: Index) -> None:
     assert row(any_index) == Row(KEY, waiting_since=NOW, asked_since=NOW)
     any_index.record(DONE)
     assert row(any_index) == DONE
+
+
+READ = Reviewed(
+    "v1",
+    "mixed",
+    (Reading("ada; bob", "agree", "not_pneumonia", NOW), Reading(None, "unsure", "unsure", NOW)),
+    3,
+)
+
+
+def test_reviews_stay_beside_the_verdict(any_index: Index) -> None:
+    any_index.review(KEY, READ)
+    assert any_index.get(KEY) is None
+    any_index.record(DONE)
+    any_index.review(KEY, READ)
+    read = replace(DONE, **vars(READ))
+    assert row(any_index) == read
+    assert (read.review, read.reviewers) == ("mixed", ["ada; bob", ""])
+    any_index.record(replace(DONE, verdict_etag="v2"))
+    assert row(any_index) == replace(read, verdict_etag="v2")
+    assert (row(any_index).review, row(any_index).reviewers) == ("unread", [])
+    any_index.review(KEY, Reviewed())
+    assert row(any_index) == replace(DONE, verdict_etag="v2")
+    any_index.review(KEY, READ)
+    any_index.wait([KEY], LATER)
+    any_index.remove(VERDICT)
+    assert row(any_index) == Row(KEY, waiting_since=LATER, asked_since=LATER)
 
 
 def test_a_late_event_never_takes_a_finished_row_back(any_index: Index) -> None:

@@ -1,5 +1,6 @@
 """The worklist as people see it, compared with a plain list of the same rows."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import Row
+from pipeline.records import Reviewed, ReviewState, Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import STATES, Cursor, Page, SortOrder, View, Worklist
 
@@ -173,13 +174,18 @@ def test_the_walks_use_their_index(index: SqliteIndex) -> None:
     worklist.page(View(order="triage"), 3, after=deep)
     worklist.page(View(search="j"), 3)
     worklist.page(View(search="jpeg"), 3)
+    unread = View(order="triage", reviews=frozenset({"unread", "agreed"}))
+    worklist.page(unread, 3, after=worklist.page(unread, 3).older)
+    worklist.page(View(search="jpeg", reviews=frozenset({"agreed"})), 3)
     worklist.counts()
+    worklist.review_counts()
     worklist.hours(NOON)
     assert plans
     for plan in plans:
         assert plan.startswith(("SEARCH", "SCAN names VIRTUAL TABLE INDEX")) or "SUBQUERY" in plan, plan
         assert "TEMP B-TREE" not in plan
     assert any("rows_shelf (shelf=? AND at<?)" in plan for plan in plans)
+    assert any("rows_review (review=? AND shelf=? AND at<?)" in plan for plan in plans)
 
 
 ROWS = st.lists(
@@ -195,24 +201,35 @@ ROWS = st.lists(
     st.sampled_from(["", "b", "abc", "A B"]),
     st.sampled_from(["newest", "triage"]),
     st.integers(1, 7),
+    st.frozensets(st.sampled_from(["unread", "agreed", "mixed"])),
 )
 def test_the_pages_are_the_whole_view_in_both_directions(
-    rows: list[tuple[str, int, int]], states: frozenset[str], search: str, order: SortOrder, limit: int
+    rows: list[tuple[str, int, int]],
+    states: frozenset[str],
+    search: str,
+    order: SortOrder,
+    limit: int,
+    reviews: frozenset[ReviewState],
 ) -> None:
     with TemporaryDirectory() as folder:
         index = SqliteIndex(Path(folder) / "index.sqlite")
         for number, (name, kind, minutes) in enumerate(rows):
             key, moment = f"{number}{name}", NOON - timedelta(minutes=minutes)
             if kind < len(OUTCOMES):
-                index.record(done(key, kind, minutes))
+                index.record(replace(done(key, kind, minutes), verdict_etag="v"))
+                said: ReviewState = "agreed" if minutes % 2 else "mixed"
+                index.review(f"inbox/{key}", Reviewed("v" if number % 3 else "older", said))
             else:
                 index.wait([f"inbox/{key}"], moment, at_work=kind == 6)
-        view, worklist = View(states, search, order), Worklist(index)  # type: ignore[arg-type]
+        view, worklist = View(states, search, order, reviews), Worklist(index)  # type: ignore[arg-type]
 
         everything = [replace(row, change=0) for row in worklist.rows(view)]
         stored = [replace(row, change=0) for row in index.all()]
         expected = [row for row in stored if not states or row.state in states]
         expected = [row for row in expected if all(word in row.key[6:] for word in search.lower().split())]
+        expected = [row for row in expected if not reviews or row.review in reviews]
+        counted = Counter(row.review for row in stored if row.review)
+        assert {word: count for word, count in worklist.review_counts().items() if count} == counted
         assert sorted(row.key for row in everything) == sorted(row.key for row in expected)
         ranks = [RANKS.get(row.state, 1) if order == "triage" else 0 for row in everything]
         times = [(row.finished_at or row.waiting_since or NOON).timestamp() for row in everything]
