@@ -2,12 +2,21 @@
 
 import json
 import os
+import random
+import signal
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, get_args
 
+import pytest
+
+from pipeline.outgoing.queue import DeliveryState
+from pipeline.verdict import Verdict
 from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.machines import Process, free_port, wait_for
@@ -45,12 +54,12 @@ class Up:
 
 
 @contextmanager
-def up(root: Path, port: int, *tables: dict[str, str]) -> Iterator[Up]:
+def up(root: Path, port: int, *tables: dict[str, str], end: int = signal.SIGTERM) -> Iterator[Up]:
     running = Up(root, port, *tables)
     try:
         yield running
     finally:
-        running.process.kill(15)
+        running.process.kill(end)
 
 
 def xrays(first: int, count: int) -> list[bytes]:
@@ -65,6 +74,26 @@ def xrays(first: int, count: int) -> list[bytes]:
         )
         for number in range(first, first + count)
     ]
+
+
+def in_syntaxes(count: int) -> Iterator[bytes]:
+    """Yield X-rays of different studies, packed in turn as modalities pack them."""
+    made = [
+        dicoms.SYNTAXES[name][1]() for name in ("implicit", "RLE", "JPEG lossless", "JPEG 2000", "JPEG-LS")
+    ]
+    for number in range(count):
+        of_it = {"StudyInstanceUID": f"1.2.55.{number}", "SeriesInstanceUID": f"1.2.66.{number}"}
+        yield dicoms.renamed(made[number % len(made)], f"1.2.77.{number}", PatientID=f"P{number}", **of_it)
+
+
+def pass_on(pacs: Orthanc, port: int, data: bytes) -> None:
+    """Give an X-ray to Orthanc and have it sent to the node, again until both said that it worked."""
+    while True:
+        with suppress(OSError):  # one of them is down at present
+            one = pacs.post("/instances", data)["ID"]
+            pacs.post("/modalities/cxr/store", json.dumps([one]).encode())
+            return
+        time.sleep(0.1)
 
 
 def expected(count: int) -> list[tuple[str, str]]:
@@ -110,3 +139,42 @@ def test_results_get_into_the_studies_whoever_is_killed(tmp_path: Path) -> None:
     queue = b"".join(path.read_bytes() for path in (root / ".cxr").glob("outgoing*"))
     assert b"Zaphod" not in queue
     assert b"1.2.77" not in queue
+
+
+@needs_orthanc
+@pytest.mark.timeout(300)
+def test_fifty_go_round_while_both_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIRM_SECONDS", "5")
+    chance, port, root = random.Random(17), free_port(), tmp_path / "root"
+    ours = {"AET": "CXR-INBOX", "Host": "127.0.0.1", "Port": port, "AllowStorageCommitment": True}
+    pacs = Orthanc(tmp_path / "pacs", {"cxr": ours})
+    table = {"name": "PACS", "to": f"dicom://ORTHANC@127.0.0.1:{pacs.dicom_port}"}
+    starts: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+        "pacs": pacs.running,
+        "inbox": lambda: up(root, port, table, end=signal.SIGKILL),
+    }
+    with ExitStack() as all_of_it:
+        parts = {name: all_of_it.enter_context(ExitStack()) for name in starts}
+        now = {name: part.enter_context(starts[name]()) for name, part in parts.items()}
+        senders = ThreadPoolExecutor(2)
+        passed = [senders.submit(pass_on, pacs, port, data) for data in in_syntaxes(50)]
+        for kill in range(10):
+            wait_for(lambda least=5 * kill: sum(one.done() for one in passed) >= least, 60, what="X-rays")
+            now["inbox"].hasten()
+            time.sleep(chance.uniform(0, 4))  # results are under way now
+            name = chance.choice(list(starts))
+            parts[name].close()
+            time.sleep(chance.uniform(0, 0.5))
+            now[name] = parts[name].enter_context(starts[name]())
+        for one in passed:
+            one.result(60)
+        until = time.monotonic() + 120
+        while now["inbox"].done("PACS") < 50 and time.monotonic() < until:
+            now["inbox"].hasten()
+            time.sleep(1)
+        assert pacs.kinds() == sorted([*expected(50), *((f"1.2.55.{number}", "DX") for number in range(50))])
+        figures = now["inbox"].figures()
+    assert figures == {f"destination=PACS,state={s}": 50 * (s == "done") for s in get_args(DeliveryState)}
+    assert len(list((root / "inbox").iterdir())) == 50
+    verdicts = [Verdict.from_json(path.read_bytes()) for path in (root / "outbox").glob("*.json")]
+    assert [verdict.status for verdict in verdicts] == ["classified"] * 50
