@@ -24,6 +24,7 @@ from ec2_runner.stack.release import architecture_of
 from model import CARD, SHIPPED
 from model.evaluate.card import REFERENCE, Card, make_card, shipped_card
 from model.evaluate.metrics import Metrics
+from model.evaluate.reference import make_reference
 from model.serve.engine import Engine
 from pipeline.errors import InputRejected
 from pipeline.reviews.review import review_json_schema
@@ -245,7 +246,14 @@ def measure_card(originals: Path, copies: Path, *others: Path) -> None:
     parameters = sum(parameter.numel() for parameter in load_network(REFERENCE).parameters())
     measured = [evaluate_folder(path, unchanged) for path in (originals, copies)]
     populations = [one for path in others for one in judge_populations(path, unchanged).populations]
-    made = make_card(parameters, Engine().calibration, measured[0], measured[1], populations)
+    reference = make_reference(copies, Engine())
+    made = make_card(parameters, Engine().calibration, measured[0], measured[1], populations, reference)
+    CARD.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def measure_reference(copies: Path) -> None:
+    """Write the histograms of the validation fold of a data set into the card of the shipped network."""
+    made = shipped_card().model_copy(update={"reference": make_reference(copies, Engine())})
     CARD.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -294,9 +302,12 @@ if __name__ == "__main__":
         metavar="FOLDER",
         help="measure again: ORIGINALS COPIES [POPULATIONS]...",
     )
+    parser.add_argument("--reference", type=Path, metavar="COPIES", help="measure the validation fold again")
     arguments = parser.parse_args()
     if arguments.card:
         measure_card(*arguments.card)
+    if arguments.reference:
+        measure_reference(arguments.reference)
     CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
     REVIEW_SCHEMA.write_text(review_schema(), encoding="utf-8")

@@ -181,7 +181,7 @@ def _seen(engine: Engine, sample: Sample, settings: Settings) -> _Seen | None:
         if sample.path.stat().st_size > settings.max_bytes:
             return None
         gray, facts, warnings = decode(sample.path.read_bytes(), settings.max_pixels)
-        pixels, _ = prepare(gray, facts, engine.calibration.size)
+        pixels, _, facts = prepare(gray, facts, engine.calibration.size)
     except InputRejected:
         return None
     outputs = engine.outputs(pixels).of(0)

@@ -20,7 +20,7 @@ from pipeline.names import has_place, is_review, key_hash, printable, verdict_ke
 from pipeline.ports import FullStore, Host, Index, Queue, Store
 from pipeline.records import Job, JobResult, Outcome, Row
 from pipeline.reviews.kept import record_review
-from pipeline.verdict import ReasonCode, Release, Verdict
+from pipeline.verdict import ReasonCode, Release, Typicality, Verdict, doubt_of
 from pipeline.worklist.rows import shortened
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ _IN_THE_WAY = (
 )
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 _MOST_TRIES = 5  # of one job, like the deliveries of a message (template.yaml)
+_FARTHEST = 100.0  # times the limit of typicality: more is not told apart
 
 CountFigure = Callable[[str, float], None]
 
@@ -102,12 +103,21 @@ def _recorded(key: str, ports: Ports) -> Outcome:
         if is_review(key):
             record_review(key, ports.store, ports.index)
         else:
-            record_verdict(key, ports.store, ports.index)
+            row = record_verdict(key, ports.store, ports.index)
+            if row and row.status == "classified":
+                _count_drift(row, ports)
     except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
         log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)
         return Outcome(key, "failed", why)
     return Outcome(key, "current")
+
+
+def _count_drift(row: Row, ports: Ports) -> None:
+    """Record figures that change when the X-rays do; an event that comes twice counts twice."""
+    ports.count("NoCall", float(doubt_of(row.warnings) is not None))
+    if row.typicality is not None:
+        ports.count("Typicality", row.typicality)
 
 
 def _report(records: list[Change | Ignored], outcomes: dict[str, Outcome], ignored: list[Ignored]) -> Report:
@@ -197,9 +207,9 @@ def mark_source(key: str, store: Store, index: Index) -> bool:
 
 def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
     """Build the worklist row of a verdict and its place."""
-    finding, reason = verdict.finding, verdict.reason
+    finding, reason, source = verdict.finding, verdict.reason, verdict.source
     return Row(
-        key=verdict.source.key,
+        key=source.key,
         status=verdict.status,
         label=finding.label if finding else None,
         probability=finding.probability if finding else None,
@@ -208,13 +218,23 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
         reason=reason.code if reason else None,
         message=shortened(reason.message) if reason else None,
         warnings=tuple(verdict.warnings),
-        etag=verdict.source.etag,
+        etag=source.etag,
         verdict_key=verdict_key,
         verdict_etag=verdict_etag,
         preview_key=verdict.preview_key,
         started_at=verdict.started_at,
         finished_at=verdict.finished_at,
+        model=verdict.model.sha256 if verdict.model else None,
+        typicality=_share_of_limit(finding.typicality) if finding and finding.typicality else None,
+        aspect=round(source.width / source.height, 3) if source.width and source.height else None,
+        brightness=source.brightness,
+        contrast=source.contrast,
     )
+
+
+def _share_of_limit(typicality: Typicality) -> float | None:
+    limit = typicality.atypical_above
+    return round(min(max(typicality.score / limit, 0), _FARTHEST), 4) if limit > 0 else None
 
 
 def _jobs(changes: Iterable[Change]) -> list[Job]:

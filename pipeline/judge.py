@@ -87,7 +87,7 @@ class Judge:
         info, data = found
         if self._is_current(seen, info.etag):
             return Outcome(key, "current"), seen.verdict
-        verdict = self._verdict(info, data, started, milliseconds_since(clock))  # (c)
+        verdict = self._verdict(info, data, started, milliseconds_since(clock)).replacing(seen.verdict)  # (c)
         if verdict.reason and verdict.status == "failed":
             # It is worth another try; the verdict is written in case this was the last. It holds the reason
             # of this failure, which is no longer known where the job is given up.
@@ -217,7 +217,7 @@ def give_up(store: Store, release: Release, job: Job, code: ReasonCode, message:
             release=release,
             started_at=started,
             finished_at=datetime.now(UTC),
-        )
+        ).replacing(seen.verdict)
         try:
             store.put(verdict_key(job.key), verdict.to_json(), seen.etag)
         except ConditionFailed:

@@ -80,6 +80,8 @@ class ImageFacts:
     width: int
     height: int
     instance_uid: str | None = None  # only of a DICOM file, where it may be kept
+    brightness: float | None = None  # mean of the greys that the network saw, 0 to 255
+    contrast: float | None = None  # their standard deviation
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,11 @@ class Row:
     preview_key: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    model: str | None = None  # SHA-256 of the network's file
+    typicality: float | None = None  # distance from the training images, as a share of the verdict's limit
+    aspect: float | None = None  # width of the image divided by its height
+    brightness: float | None = None  # see `ImageFacts`
+    contrast: float | None = None
     waiting_since: datetime | None = None  # set while a newer hint is not settled
     asked_since: datetime | None = None  # start of the wait, through all later hints
     at_work: bool = False  # a host works on it

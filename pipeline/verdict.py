@@ -64,8 +64,10 @@ def doubt_of(warnings: Iterable[Warning]) -> Warning | None:
 
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
+_Grey = Annotated[float, Field(ge=0, le=255)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # exact in every JSON reader
 LARGEST_GRID = 64  # cells per side; ours has 10
+_MOST_EARLIER = 10  # verdicts in the history of one
 
 
 def _possible(moment: datetime) -> datetime:
@@ -102,6 +104,10 @@ class Source(Part):
     instance_uid: str | None = Field(
         default=None, description="SOP Instance UID of a DICOM file, only where CXR_KEEP_UID allows it"
     )
+    brightness: _Grey | None = Field(
+        default=None, description="mean grey of what the network saw, from 0 (black) to 255 (white)"
+    )
+    contrast: _Grey | None = Field(default=None, description="standard deviation of the same greys")
 
 
 class Thresholds(Part):
@@ -207,6 +213,21 @@ class TimingMs(Part):
     write: float = Field(0, description="writing the preview; the verdict itself is not written yet")
 
 
+class Earlier(Part):
+    """Hold in short a verdict that was replaced: it was of another file, or by another network."""
+
+    status: Status
+    etag: str = Field(description="ETag of the inbox object that was judged")
+    label: Label | None = None
+    probability: _Probability | None = None
+    thresholds: Thresholds | None = None
+    warnings: list[Warning] = []
+    reason: ReasonCode | None = None
+    preview_key: str | None = None
+    model: ModelRef | None = None
+    finished_at: Moment
+
+
 class Verdict(Part):
     """State the one answer for one object of the inbox."""
 
@@ -226,6 +247,11 @@ class Verdict(Part):
     started_at: Moment
     finished_at: Moment
     timing_ms: TimingMs = TimingMs()
+    earlier: list[Earlier] = Field(
+        default=[],
+        description=f"the last {_MOST_EARLIER} verdicts of other files of this name, or by other networks, "
+        "in short, the latest first",
+    )
     notice: str = NOTICE
 
     @model_validator(mode="after")
@@ -243,6 +269,34 @@ class Verdict(Part):
             return False
         is_later = self.release.number > release  # a later release's choice is never undone
         return network is None or is_later or (self.model is not None and self.model.sha256 == network)
+
+    def replacing(self, last: Verdict | None) -> Verdict:
+        """Return the verdict with the history of the last one, and with that one where it is another answer.
+
+        It is not where the same file was judged again by the same network, or had not been judged by any.
+        """
+        if last is None:
+            return self
+        is_same_file = last.source.etag == self.source.etag
+        is_same = is_same_file and (
+            last.model is None or not self.model or last.model.sha256 == self.model.sha256
+        )
+        earlier = last.earlier if is_same else [last._in_short(), *last.earlier]
+        return self.model_copy(update={"earlier": earlier[:_MOST_EARLIER]})
+
+    def _in_short(self) -> Earlier:
+        return Earlier(
+            status=self.status,
+            etag=self.source.etag,
+            label=self.finding.label if self.finding else None,
+            probability=self.finding.probability if self.finding else None,
+            thresholds=self.finding.thresholds if self.finding else None,
+            warnings=self.warnings,
+            reason=self.reason.code if self.reason else None,
+            preview_key=self.preview_key,
+            model=self.model,
+            finished_at=self.finished_at,
+        )
 
     def to_json(self) -> bytes:
         """Return the verdict as UTF-8 JSON, as it stands in the outbox."""
@@ -276,6 +330,10 @@ def _known(content: Any) -> Any:
         reason = content.get("reason")
         if isinstance(reason, dict) and reason.get("code") not in get_args(ReasonCode):
             reason["code"] = "internal"
+        if isinstance(reason, str) and reason not in get_args(ReasonCode):  # of an earlier verdict
+            content["reason"] = "internal"
+        if isinstance(content.get("earlier"), list):
+            content["earlier"] = [_known(one) for one in content["earlier"][:_MOST_EARLIER]]
     return content
 
 

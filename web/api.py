@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from pipeline.names import INBOX
 from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Store
 from pipeline.records import HostState, Operations, Row
+from pipeline.statistics.reader import DriftReport, Statistics
 from pipeline.verdict import doubt_of
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Worklist
@@ -32,7 +33,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # owasp.org/www-community/attacks/C
 
 
 def api_blueprint(
-    store: Store, index: SqliteIndex, monitor: Monitor | None = None, outgoing: Outgoing | None = None
+    store: Store,
+    index: SqliteIndex,
+    statistics: Statistics,
+    monitor: Monitor | None = None,
+    outgoing: Outgoing | None = None,
 ) -> Blueprint:
     """Return the interface for programs over a store, its worklist, and what monitor and queue report."""
     api = Blueprint("api", __name__)
@@ -85,6 +90,8 @@ def api_blueprint(
         lines[:0] = ["# HELP cxr_xrays X-rays in the worklist, by state.", "# TYPE cxr_xrays gauge"]
         lines += _exposition(monitor.look()) if monitor else []
         lines += _deliveries(outgoing) if outgoing else []
+        drift = statistics.drift(datetime.now(UTC).date())
+        lines += _drift(drift) if drift else []
         return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")
 
     @api.get("/api/openapi.json")
@@ -122,6 +129,17 @@ def _deliveries(outgoing: Outgoing) -> Iterator[str]:
     for name, counts in outgoing.counts().items():
         for state, count in counts.items():
             yield f'cxr_outgoing{{destination="{name}",state="{state}"}} {count}'
+
+
+def _drift(report: DriftReport) -> Iterator[str]:
+    yield "# HELP cxr_drift_psi Population stability index of a property, against the network's reference."
+    yield "# TYPE cxr_drift_psi gauge"
+    for one in (*report.short, *report.long):
+        if one.psi is not None:
+            yield f'cxr_drift_psi{{property="{one.name}",days="{one.days}"}} {one.psi}'
+    yield "# HELP cxr_drift_alarm 1 while the X-rays are unlike those that the network was checked on."
+    yield "# TYPE cxr_drift_alarm gauge"
+    yield f"cxr_drift_alarm {int(report.since is not None)}"
 
 
 def _item(row: Row) -> WorklistItem:

@@ -9,6 +9,8 @@ from flask import Flask, request
 from pipeline.dicom.arrivals import Arrivals
 from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Results, Store, Tickets
+from pipeline.statistics.drift import Reference
+from pipeline.statistics.reader import Statistics
 from pipeline.worklist.sqlite import SqliteIndex
 from web import errors, security, wording
 from web.access import Access, restrict
@@ -19,6 +21,7 @@ from web.pacs.stow import stow_blueprint
 from web.pages import NameConverter, host_blueprint, outgoing_blueprint, pages_blueprint, results_blueprint
 from web.reviews.blind import install_blind
 from web.reviews.routes import reviews_blueprint
+from web.statistics.routes import install_statistics, statistics_blueprint
 from web.upload import upload_blueprint
 
 _FORM_BYTES = 1_000_000  # in a request besides its file
@@ -76,12 +79,16 @@ def create_page(
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     wording.install(app)
     install_blind(app)
+    reference = card.get("reference") if card else None
+    statistics = Statistics(index, Reference.model_validate(reference) if reference else None)
+    install_statistics(app, statistics)
     security.harden(app)
     restrict(app, access)
     keep(app, audit)
     errors.explain(app)
     app.register_blueprint(pages_blueprint(store, index, max_upload_bytes, card, problems or list, outgoing))
-    app.register_blueprint(api_blueprint(store, index, operations, outgoing))
+    app.register_blueprint(api_blueprint(store, index, statistics, operations, outgoing))
+    app.register_blueprint(statistics_blueprint(statistics))
     app.register_blueprint(reviews_blueprint(store, index))
     app.register_blueprint(upload_blueprint(store, index, max_upload_bytes, tickets))
     app.register_blueprint(fhir_blueprint(store, index))

@@ -1,12 +1,13 @@
 """The description of the interface for programs, in OpenAPI 3.1: spec.openapis.org/oas/v3.1.1.html"""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flask import current_app
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from pipeline.reviews.review import Review
+from pipeline.statistics.reader import PeriodName
 from pipeline.verdict import VERSION
 from web.errors import FHIR_JSON
 from web.pacs.fhir import MOST_REPORTS
@@ -18,6 +19,7 @@ from web.schemas import (
     Problem,
     ReviewRequest,
     ReviewsOfXray,
+    StatisticsFigures,
     TicketRequest,
     UploadTicket,
     WorklistItems,
@@ -25,7 +27,7 @@ from web.schemas import (
 
 _OUT: Literal["serialization"] = "serialization"
 _MODELS = (
-    *(Figures, InboxKey, ItemWithVerdict, Problem, Review, ReviewRequest, ReviewsOfXray),
+    *(Figures, InboxKey, ItemWithVerdict, Problem, Review, ReviewRequest, ReviewsOfXray, StatisticsFigures),
     *(TicketRequest, UploadTicket, WorklistItems),
 )
 _SCHEMAS = "#/components/schemas/{model}"
@@ -116,6 +118,7 @@ def _reads() -> dict[str, Any]:
         "/api/verdicts/{name}": {"get": one},
         "/api/verdicts/{name}/reviews": {"get": read, "post": _review()},
         "/api/status": {"get": _operation("Counts by state; host and queue", _json(Figures))},
+        "/api/statistics": {"get": _statistics()},
         "/healthz": {"get": alive},
         "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": text})},
     }
@@ -174,6 +177,14 @@ def _review() -> dict[str, Any]:
     summary = "Say something about a verdict; a later word of the same reader replaces it"
     said = _operation(summary, _json(Review), "404", "409", "503", done="201", parameters=[_name()])
     return said | _body(_json(ReviewRequest))
+
+
+def _statistics() -> dict[str, Any]:
+    periods = {"type": "string", "enum": list(get_args(PeriodName)), "default": "30d"}
+    said = "The last 30 days, by day, or the last 12 months, by month (UTC)."
+    period = {"name": "period", "in": "query", "description": said, "schema": periods}
+    summary = "What was judged over time, and drift"
+    return _operation(summary, _json(StatisticsFigures), "503", parameters=[period])
 
 
 def _writes() -> dict[str, Any]:

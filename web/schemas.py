@@ -1,11 +1,12 @@
 """Model the requests and answers of the interface for programs; `web.openapi` describes them."""
 
-from datetime import datetime
+from datetime import date, datetime
 
 from pydantic import BaseModel, Field
 
 from pipeline.records import Operations, ReviewState, RowState, SourceState
 from pipeline.reviews.review import Note, Review, Said
+from pipeline.statistics.reader import DriftReport, PeriodName
 from pipeline.verdict import Label, ReasonCode, Status, Verdict, Warning
 
 
@@ -62,6 +63,28 @@ class Figures(BaseModel):
     states: dict[RowState, int]
     reviews: dict[ReviewState, int]
     operations: Operations | None = Field(None, description="null where the page knows no host")
+
+
+class SpanFigures(BaseModel):
+    """What was judged in a day, a month or a longer time; a replaced X-ray counts with its last verdict."""
+
+    begins: date
+    verdicts: int
+    answers: dict[str, int] = Field(description="verdicts by label, or `rejected` or `failed`")
+    reasons: dict[str, int] = Field(description="verdicts without a finding, by the reason's code")
+    warnings: dict[str, int]
+    uncertain: float | None = Field(description="share of the verdicts with a label")
+    no_call: float | None = Field(description="share of these for which the network makes no call")
+    mean_probability: float | None = Field(description="mean of P where the network makes a call")
+
+
+class StatisticsFigures(BaseModel):
+    """What was judged over time, and whether the X-rays are like those that the network was checked on."""
+
+    period: PeriodName
+    spans: list[SpanFigures]
+    total: SpanFigures
+    drift: DriftReport | None = Field(description="null where the network has no reference")
 
 
 class Problem(BaseModel):

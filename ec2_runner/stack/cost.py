@@ -59,7 +59,7 @@ _WRITE = 0.625e-6  # per DynamoDB write on demand: aws.amazon.com/dynamodb/prici
 _INVOCATION, _GIGABYTE_SECOND = 0.20e-6, 16.6667e-6  # aws.amazon.com/lambda/pricing
 
 # An alarm counts once for each metric that it watches.
-_DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 11, 6, 3
+_DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 13, 8, 3
 _POLLS = 650_000  # per month: Lambda polls an idle queue over five connections, 20 seconds each
 _BATCH, _BATCH_SECONDS, _MEMORY_GB = 32, 5.0, 0.5
 _PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 5  # per image: two changes of its row, and those of the feed

@@ -12,6 +12,7 @@ from model import CARD, SHIPPED
 from model.evaluate.metrics import Metrics
 from model.evaluate.populations import PopulationCounts
 from model.serve.engine import Calibration
+from pipeline.statistics.drift import Reference
 
 REFERENCE = SHIPPED.with_suffix(".safetensors")
 
@@ -36,6 +37,7 @@ class Card(BaseModel):
     populations: list[PopulationCounts] = Field(
         description="answers about populations that it should not judge"
     )
+    reference: Reference | None = Field(None, description="with which recent X-rays are compared")
 
 
 def shipped_card() -> Card:
@@ -49,6 +51,7 @@ def make_card(
     originals: Metrics,
     copies: Metrics,
     populations: list[PopulationCounts],
+    reference: Reference,
 ) -> Card:
     """Build the shipped network's card from measurements."""
     return Card(
@@ -70,6 +73,7 @@ def make_card(
         originals=originals,
         copies=copies,
         populations=populations,
+        reference=reference,
     )
 
 

@@ -85,7 +85,7 @@ def play(images: list[bytes], engine: Engine) -> Iterator[Pointing]:
 
 def _seen(engine: Engine, gray: Gray, opacity: Mask, field: Field) -> tuple[bool, float, float]:
     image = Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8))
-    pixels, box = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
+    pixels, box, _ = prepare(image, ImageFacts("image/png", SIDE, SIDE), engine.calibration.size)
     left, top, right, bottom = box  # the part of the image that the network saw
     grid = Image.fromarray(engine.outputs(pixels).maps[0])
     shown = np.full((SIDE, SIDE), -np.inf, np.float32)

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -148,7 +149,7 @@ class Engine:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()
         gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid)
-        pixels, box = prepare(gray, facts, self.calibration.size)
+        pixels, box, facts = prepare(gray, facts, self.calibration.size)
         shown = self._burned_in_previews or "burned_in_text" not in warnings
         preview = encode_preview(gray) if shown else None
         decoded = time.perf_counter()
@@ -169,18 +170,29 @@ class Engine:
         return Outputs(*self._session.run(None, {"image": pixels}))
 
 
-def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> tuple[Array, Box]:
-    """Return the network's input, [1, 1, size, size], and the part of the image that it shows.
+class Prepared(NamedTuple):
+    """Hold the network's input, [1, 1, size, size], the part of the image that it shows, and the facts."""
 
-    Wide borders are cropped. Raises InputRejected for a blank image.
+    pixels: Array
+    box: Box
+    facts: ImageFacts  # with the greys
+
+
+def prepare(gray: Image.Image, facts: ImageFacts, size: int) -> Prepared:
+    """Return the network's input for an image; wide borders are cropped.
+
+    Raises InputRejected for a blank image.
     """
     box = content_box(gray)
     is_whole = box == (0, 0, *gray.size)
     small = as_copy(gray if is_whole else gray.crop(box))
-    if float(np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32).std()) < _BLANK:
+    greys = np.asarray(small.resize((64, 64), Image.Resampling.BOX), np.float32)
+    brightness, contrast = float(greys.mean()), float(greys.std())
+    facts = replace(facts, brightness=round(brightness, 1), contrast=round(contrast, 1))
+    if contrast < _BLANK:
         message = "The image is blank. Check the export and drop the chest X-ray again."
         raise InputRejected("not_a_chest_xray", message, facts)
-    return network_input(small, size), box
+    return Prepared(network_input(small, size), box, facts)
 
 
 def interpret(

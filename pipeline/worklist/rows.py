@@ -1,6 +1,7 @@
 """Convert rows of the worklist to plain values and back, for the indexes that keep them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ _APART = ("key", "waiting_since", "asked_since", "at_work", "source", "change", 
 FROM_VERDICT = tuple(name for name in COLUMNS if name not in _APART)  # the columns that a verdict fills
 LONGEST_MESSAGE = 300  # characters
 _SHARES = ("probability", "normal_below", "pneumonia_above")
+_NUMBERS = ("typicality", "aspect", "brightness", "contrast")
 _WORDS = {"status": get_args(Status), "label": get_args(Label), "source": get_args(SourceState)}
 _TIMES = ("started_at", "finished_at", "waiting_since", "asked_since")
 
@@ -60,6 +62,8 @@ def row_from(values: Mapping[str, object]) -> Row:
     for name in _SHARES:
         if not 0 <= float(str(known.get(name, 0))) <= 1:
             raise ValueError("not a row of the worklist")
+    if not all(math.isfinite(float(str(known.get(name, 0)))) for name in _NUMBERS):
+        raise ValueError("not a row of the worklist")
     return Row(**known)  # type: ignore[arg-type]
 
 

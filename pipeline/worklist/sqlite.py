@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.names import INBOX, UNUSABLE, report_id
 from pipeline.records import Reviewed, Row, SourceState
+from pipeline.statistics.daily import counted
 from pipeline.worklist.database import Database
 from pipeline.worklist.rows import COLUMNS, FROM_REVIEWS, FROM_VERDICT, row_from, stored_value, text
 
@@ -23,6 +24,7 @@ from pipeline.worklist.rows import COLUMNS, FROM_REVIEWS, FROM_VERDICT, row_from
 # views. `tally` counts the rows of a state, by the hour of `at` and, under `all`, over all hours. `shelf` is
 # where the walks of `views` find a row: its state, with a + while it waits although the last verdict was
 # pneumonia. `review` is `Row.review`, or empty; `tally` counts it under the hour `review`.
+# `counted` is what `statistics.daily` counts of the row; `daily` holds the counts by day, and those of reviews.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
@@ -34,6 +36,7 @@ CREATE TABLE rows (
     reason TEXT, message TEXT, warnings TEXT,
     etag TEXT, verdict_key TEXT, verdict_etag TEXT, preview_key TEXT,
     started_at TEXT, finished_at TEXT, waiting_since TEXT, asked_since TEXT,
+    model TEXT, typicality REAL, aspect REAL, brightness REAL, contrast REAL, counted TEXT,
     at_work INTEGER NOT NULL DEFAULT 0,
     source TEXT NOT NULL DEFAULT 'present',
     review_of TEXT, review_said TEXT, readers TEXT, review_count INTEGER NOT NULL DEFAULT 0,
@@ -75,6 +78,28 @@ CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR o
     INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
+CREATE TABLE daily (
+    what TEXT NOT NULL, day TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (what, day)
+) WITHOUT ROWID;
+CREATE TRIGGER counted_made AFTER INSERT ON rows WHEN new.counted IS NOT NULL BEGIN
+    INSERT INTO daily
+        SELECT key, substr(new.finished_at, 1, 10), value FROM json_each(new.counted) WHERE true
+        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+END;
+CREATE TRIGGER counted_gone AFTER DELETE ON rows WHEN old.counted IS NOT NULL BEGIN
+    INSERT INTO daily
+        SELECT key, substr(old.finished_at, 1, 10), -value FROM json_each(old.counted) WHERE true
+        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+END;
+CREATE TRIGGER counted_changed AFTER UPDATE ON rows
+WHEN old.counted IS NOT new.counted OR old.finished_at IS NOT new.finished_at BEGIN
+    INSERT INTO daily
+        SELECT key, substr(old.finished_at, 1, 10), -value FROM json_each(old.counted)
+        WHERE old.counted IS NOT NULL
+        UNION ALL SELECT key, substr(new.finished_at, 1, 10), value FROM json_each(new.counted)
+        WHERE new.counted IS NOT NULL
+        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL, file TEXT NOT NULL);
 INSERT INTO changes VALUES (0, lower(hex(randomblob(16))));
@@ -110,6 +135,7 @@ class SqliteIndex:
     def record(self, row: Row) -> None:
         """Store the content of a verdict; end any wait that began before it."""
         values = {name: stored_value(getattr(row, name)) for name in FROM_VERDICT}
+        values["counted"] = counted(row)
         newer = "waiting_since > excluded.started_at"  # a wait that began after the verdict
         with self._file.writing() as database:
             _upsert(
@@ -147,7 +173,7 @@ class SqliteIndex:
 
     def remove(self, verdict_key: str) -> None:
         """Remove the verdict; its row goes too, unless it waits for another."""
-        emptied = ", ".join(f"{name} = NULL" for name in (*FROM_VERDICT, *FROM_REVIEWS[:-1]))
+        emptied = ", ".join(f"{name} = NULL" for name in (*FROM_VERDICT, *FROM_REVIEWS[:-1], "counted"))
         with self._file.writing() as database:
             database.execute(
                 "DELETE FROM rows WHERE verdict_key = ? AND waiting_since IS NULL", (verdict_key,)
@@ -188,6 +214,7 @@ class SqliteIndex:
     def put(self, row: Row) -> None:
         """Store a whole row as it is in another index; see `pipeline.worklist.mirror`."""
         values = {name: stored_value(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
+        values["counted"] = counted(row)
         with self._file.writing() as database:
             _upsert(database, row.key, {**values, "change": _next_change(database)})
 

@@ -395,7 +395,18 @@ def test_the_alarms_reach_the_topic_and_count_what_the_code_counts() -> None:
     assert ours == {"Failed", "OldestWaitingSeconds", "HostFault"}
     sources = [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "handlers").glob("*.py")]
     counted = {name for path in sources for name in re.findall(r'count\(\s*"(\w+)"', path.read_text())}
-    assert ours <= counted
+    assert ours | {"NoCall", "Typicality"} <= counted
+
+
+def test_days_without_calls_ring_when_there_are_enough_xrays() -> None:
+    alarm = resources("AWS::CloudWatch::Alarm")["NoCallAlarm"]
+    share, mean, number = alarm["Metrics"]
+    assert share["Expression"] == "IF(number >= 50, mean, 0)"
+    assert [one["Id"] for one in (mean, number)] == ["mean", "number"]
+    assert [one["MetricStat"]["Stat"] for one in (mean, number)] == ["Average", "SampleCount"]
+    assert mean["MetricStat"]["Metric"] == number["MetricStat"]["Metric"]
+    assert mean["MetricStat"]["Metric"]["MetricName"] == "NoCall"
+    assert evaluated_seconds(alarm) == 3 * 24 * 3600
 
 
 STUCK = {  # each minute a sample: taken at once, and invisible until the 720 s are over

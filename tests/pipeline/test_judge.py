@@ -197,3 +197,73 @@ def test_a_verdict_of_a_later_release_can_be_read(store: MemoryStore) -> None:
     assert verdict.reason is not None
     assert verdict.reason.message == "It is damaged. Export it again."
     assert make_judge(store).judge(Job(KEY)).result == "current"
+
+
+# The history of a verdict
+
+
+def replaced_by(store: MemoryStore, data: bytes) -> None:
+    store.objects[KEY] = data
+    make_judge(store).judge(Job(KEY))
+
+
+def test_the_verdict_of_a_replaced_file_is_kept_in_short(store: MemoryStore) -> None:
+    replaced_by(store, b"P1")
+    first = verdict_of(store)
+    replaced_by(store, b"bad")
+    replaced_by(store, b"N3")
+    verdict = verdict_of(store)
+    refused, kept = verdict.earlier
+    assert (refused.status, refused.reason, refused.label) == ("rejected", "unreadable", None)
+    assert first.finding is not None
+    assert (kept.label, kept.probability) == ("pneumonia", 1)
+    assert (kept.thresholds, kept.model) == (first.finding.thresholds, first.model)
+    assert (kept.etag, kept.finished_at) == (first.source.etag, first.finished_at)
+    assert kept.preview_key == preview_key(KEY, kept.etag)
+    assert "map" not in json.dumps(json.loads(verdict.to_json())["earlier"])
+
+
+def test_the_same_file_judged_again_by_the_same_network_adds_nothing(store: MemoryStore) -> None:
+    replaced_by(store, b"P1")
+    replaced_by(store, b"N2")
+    assert make_judge(store, release=2).judge(Job(KEY)).result == "classified"
+    assert [one.label for one in verdict_of(store).earlier] == ["pneumonia"]
+
+
+def test_the_verdict_of_another_network_is_kept(store: MemoryStore) -> None:
+    replaced_by(store, b"P1")
+    judge = make_judge(store, release=2)
+    judge.engine.model = judge.engine.model.model_copy(update={"sha256": "1" * 64})  # type: ignore[misc]
+    judge.judge(Job(KEY))
+    (kept,) = verdict_of(store).earlier
+    assert kept.model is not None
+    assert (kept.etag, kept.model.sha256) == (verdict_of(store).source.etag, "0" * 64)
+
+
+def test_a_verdict_given_up_keeps_the_history_and_leaves_none_of_its_own(store: MemoryStore) -> None:
+    replaced_by(store, b"P1")
+    store.objects[KEY] = b"N2"
+    assert give_up(store, Release(number=1, version="test"), Job(KEY), "internal", "x").result == "given_up"
+    assert [one.label for one in verdict_of(store).earlier] == ["pneumonia"]
+    make_judge(store).judge(Job(KEY))
+    assert verdict_of(store).status == "classified"
+    assert [one.label for one in verdict_of(store).earlier] == ["pneumonia"]
+
+
+def test_the_history_is_short_and_the_latest_comes_first(store: MemoryStore) -> None:
+    for number in range(14):
+        replaced_by(store, b"P%d" % number)
+    moments = [one.finished_at for one in verdict_of(store).earlier]
+    assert len(moments) == 10
+    assert moments == sorted(moments, reverse=True)
+
+
+def test_a_later_releases_history_is_read_in_this_ones_words(store: MemoryStore) -> None:
+    replaced_by(store, b"bad")
+    replaced_by(store, b"P1")
+    content = json.loads(verdict_of(store).to_json())
+    content["earlier"][0] |= {"reason": "from_the_future", "warnings": ["atypical", "new"], "more": 1}
+    content["earlier"] *= 1000
+    read = Verdict.from_json(json.dumps(content).encode()).earlier
+    assert len(read) == 10
+    assert (read[0].reason, read[0].warnings) == ("internal", ["atypical"])

@@ -1,0 +1,167 @@
+"""Read the daily counts as people look at them: over time, and compared with the network's reference."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Literal
+
+from pipeline.statistics.daily import ANSWERS, P_STEPS, PROPERTIES, PropertyName, names
+from pipeline.statistics.drift import Drift, Reference, compare
+from pipeline.worklist.sqlite import SqliteIndex
+
+PeriodName = Literal["30d", "12m"]
+SHORT, LONG = 7, 30  # days that are compared with the reference
+_LOOKBACK = 30  # days for which the beginning of a shift is looked for
+
+
+@dataclass(frozen=True)
+class Span:
+    """Hold the counts of a day, a month or a longer time."""
+
+    begins: date
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def of(self, what: str) -> int:
+        """Return one count; see `daily.counted` for the names."""
+        return self.counts.get(what, 0)
+
+    def group(self, kind: str) -> dict[str, int]:
+        """Return the counts of one kind (`answer`, `reason`, `warning`), the most frequent first."""
+        found = {what.partition(" ")[2]: n for what, n in self.counts.items() if what.startswith(f"{kind} ")}
+        return dict(sorted(((what, n) for what, n in found.items() if n > 0), key=lambda one: -one[1]))
+
+    @property
+    def verdicts(self) -> int:
+        """Return the number of verdicts."""
+        return sum(self.of(f"answer {answer}") for answer in ANSWERS)
+
+    @property
+    def classified(self) -> int:
+        """Return the number of verdicts with a label."""
+        return self.of("call") + self.of("no call")
+
+    @property
+    def uncertain(self) -> float | None:
+        """Return the share of uncertain ones among the verdicts with a label."""
+        return self._share("answer uncertain")
+
+    @property
+    def no_call(self) -> float | None:
+        """Return the share for which the network makes no call, among the verdicts with a label."""
+        return self._share("no call")
+
+    @property
+    def mean_probability(self) -> float | None:
+        """Return the mean of P, where the network makes a call."""
+        return self.of("P") / P_STEPS / self.of("call") if self.of("call") > 0 else None
+
+    def _share(self, what: str) -> float | None:
+        return self.of(what) / self.classified if self.classified > 0 else None
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Hold the comparisons of the last days, and since when there is a shift."""
+
+    of: str  # what the X-rays are compared with
+    short: tuple[Drift, ...]
+    long: tuple[Drift, ...]
+    since: date | None = None  # first day of a shift that goes on
+    is_older: bool = False  # it began before that day, as far back as it was looked for
+
+    @property
+    def pairs(self) -> list[tuple[Drift, Drift]]:
+        """Return both comparisons of each property."""
+        return list(zip(self.short, self.long, strict=True))
+
+    @property
+    def shifted(self) -> list[PropertyName]:
+        """Return the properties that are not as in the reference."""
+        return [one.name for one in map(decisive, self.short, self.long) if one.level == "shift"]
+
+
+class Statistics:
+    """Read the counts of a worklist; the days are those of UTC."""
+
+    def __init__(self, index: SqliteIndex, reference: Reference | None = None) -> None:
+        self._index, self._reference = index, reference
+
+    def over(self, period: PeriodName, today: date) -> list[Span]:
+        """Return the days or months of a period, up to now."""
+        if period == "30d":
+            begins, length = [today - timedelta(days=back) for back in reversed(range(30))], 10
+        else:
+            months = [today.year * 12 + today.month - 1 - back for back in reversed(range(12))]
+            begins, length = [date(month // 12, month % 12 + 1, 1) for month in months], 7
+        spans = {begin.isoformat()[:length]: Span(begin) for begin in begins}
+        for what, day, count in self._counts(names(), begins[0], today, length):
+            spans[day].counts[what] = count
+        return list(spans.values())
+
+    def drift(self, today: date) -> DriftReport | None:
+        """Compare the last days with the reference; None where the network has none."""
+        if self._reference is None:
+            return None
+        days = _Days(self._reference, today, self._histograms(self._reference, today))
+        back = 0
+        while back < _LOOKBACK and _has_shift(days, back):
+            back += 1
+        since = today - timedelta(days=back - 1) if back else None
+        short, long = days.window(0, SHORT), days.window(0, LONG)
+        return DriftReport(self._reference.of, short, long, since, back == _LOOKBACK)
+
+    def _histograms(self, reference: Reference, today: date) -> dict[str, dict[int, int]]:
+        whats = [what for one in PROPERTIES for what in one.counted_as(reference.sha256)]
+        found: dict[str, dict[int, int]] = {what: {} for what in whats}
+        for what, day, count in self._counts(whats, today - timedelta(days=LONG + _LOOKBACK), today):
+            found[what][(today - date.fromisoformat(day)).days] = count
+        return found
+
+    def _counts(
+        self, whats: Sequence[str], first: date, last: date, length: int = 10
+    ) -> Iterable[tuple[str, str, int]]:
+        marks = ", ".join("?" * len(whats))
+        query = (
+            f"SELECT what, substr(day, 1, {length}) AS span, sum(count) FROM daily"
+            f" WHERE what IN ({marks}) AND day BETWEEN ? AND ? GROUP BY what, span"
+        )
+        return self._index.select(query, *whats, first.isoformat(), last.isoformat())
+
+
+def total(spans: Sequence[Span]) -> Span:
+    """Add up the counts of several spans."""
+    whole = Span(spans[0].begins)
+    for span in spans:
+        for what, count in span.counts.items():
+            whole.counts[what] = whole.of(what) + count
+    return whole
+
+
+@dataclass(frozen=True)
+class _Days:
+    """Hold the bins of the last days: by name, then by how many days ago."""
+
+    reference: Reference
+    today: date
+    found: dict[str, dict[int, int]]
+
+    def window(self, back: int, days: int) -> tuple[Drift, ...]:
+        """Compare so many days, of which the last was `back` days ago."""
+        return tuple(
+            compare(self.reference, one.name, [self._sum(what, back, days) for what in whats], days)
+            for one in PROPERTIES
+            for whats in [one.counted_as(self.reference.sha256)]
+        )
+
+    def _sum(self, what: str, back: int, days: int) -> int:
+        return sum(count for ago, count in self.found[what].items() if back <= ago < back + days)
+
+
+def decisive(short: Drift, long: Drift) -> Drift:
+    """Return the comparison that counts: of the last week, or where that has too few X-rays, of the month."""
+    return long if short.level == "few" else short
+
+
+def _has_shift(days: _Days, back: int) -> bool:
+    pairs = zip(days.window(back, SHORT), days.window(back, LONG), strict=True)
+    return any(decisive(*pair).level == "shift" for pair in pairs)
