@@ -38,7 +38,7 @@ class Property:
 
 PROPERTIES = (
     Property("typicality", 0, 0.05, 32, of_network=True),  # as a share of the limit for `atypical`
-    Property("evidence", -5, 0.5, 20, of_network=True),
+    Property("evidence", -5, 0.5, 24, of_network=True),
     Property("brightness", 0, 8, 32),
     Property("contrast", 0, 4, 32),
     Property("aspect", 0.5, 0.05, 30),
