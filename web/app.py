@@ -9,7 +9,7 @@ from flask import Flask, request
 from pipeline.dicom.arrivals import Arrivals
 from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Results, Store, Tickets
-from pipeline.statistics.drift import Reference
+from pipeline.statistics.drift import DriftReference
 from pipeline.statistics.reader import Statistics
 from pipeline.worklist.sqlite import SqliteIndex
 from web import errors, security, wording
@@ -80,7 +80,7 @@ def create_page(
     wording.install(app)
     install_blind(app)
     reference = card.get("reference") if card else None
-    statistics = Statistics(index, Reference.model_validate(reference) if reference else None)
+    statistics = Statistics(index, DriftReference.model_validate(reference) if reference else None)
     install_statistics(app, statistics)
     security.harden(app)
     restrict(app, access)

@@ -76,6 +76,11 @@ class SpanFigures(BaseModel):
     uncertain: float | None = Field(description="share of the verdicts with a label")
     no_call: float | None = Field(description="share of these for which the network makes no call")
     mean_probability: float | None = Field(description="mean of P where the network makes a call")
+    reviews: dict[str, int] = Field(description="verdicts with a label, by what readers said about them")
+    agreement: float | None = Field(
+        description="share of the verdicts that readers agreed with, among those that they agreed or "
+        "disagreed with, or differ about"
+    )
 
 
 class StatisticsFigures(BaseModel):

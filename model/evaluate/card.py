@@ -12,7 +12,7 @@ from model import CARD, SHIPPED
 from model.evaluate.metrics import Metrics
 from model.evaluate.populations import PopulationCounts
 from model.serve.engine import Calibration
-from pipeline.statistics.drift import Reference
+from pipeline.statistics.drift import DriftReference
 
 REFERENCE = SHIPPED.with_suffix(".safetensors")
 
@@ -37,7 +37,7 @@ class Card(BaseModel):
     populations: list[PopulationCounts] = Field(
         description="answers about populations that it should not judge"
     )
-    reference: Reference | None = Field(None, description="with which recent X-rays are compared")
+    reference: DriftReference | None = Field(None, description="with which recent X-rays are compared")
 
 
 def shipped_card() -> Card:
@@ -51,7 +51,7 @@ def make_card(
     originals: Metrics,
     copies: Metrics,
     populations: list[PopulationCounts],
-    reference: Reference,
+    reference: DriftReference,
 ) -> Card:
     """Build the shipped network's card from measurements."""
     return Card(

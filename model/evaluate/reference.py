@@ -11,11 +11,11 @@ from pipeline.intake import row_of
 from pipeline.judge import examine
 from pipeline.records import Row
 from pipeline.statistics.daily import PROPERTIES, values_of
-from pipeline.statistics.drift import Reference
+from pipeline.statistics.drift import DriftReference
 from pipeline.verdict import Release, Source
 
 
-def make_reference(data: Path, engine: Engine) -> Reference:
+def make_reference(data: Path, engine: Engine) -> DriftReference:
     """Judge the validation fold of a data set, and count its properties as the worklist does.
 
     Width and height are those of the originals, where a manifest gives them.
@@ -27,7 +27,7 @@ def make_reference(data: Path, engine: Engine) -> Reference:
         for one in PROPERTIES:
             if one.name in values:
                 histograms[one.name][one.bin_of(values[one.name])] += 1
-    return Reference(
+    return DriftReference(
         sha256=engine.model.sha256,
         of="the validation fold of the training data, on which the network was calibrated",
         images=len(samples),

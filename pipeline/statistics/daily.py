@@ -8,11 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.records import Row
+from pipeline.records import ReviewState, Row
 from pipeline.verdict import Label, ReasonCode, Status, Warning, doubt_of
 
 PropertyName = Literal["typicality", "evidence", "brightness", "contrast", "aspect"]
-ANSWERS = (*get_args(Label), *(status for status in get_args(Status) if status != "classified"))
+OUTCOMES = (*get_args(Label), *(status for status in get_args(Status) if status != "classified"))
 P_STEPS = 10_000  # P is added up in whole steps: sums of fractions would not go back to 0
 
 
@@ -64,7 +64,7 @@ def values_of(row: Row) -> dict[PropertyName, float]:
 
 
 def counted(row: Row) -> str | None:
-    """Return what is counted of a row, as a JSON object of names and numbers; None without a verdict."""
+    """Return what is counted of a row's verdict, as a JSON object of names and numbers; None without one."""
     if row.status is None or row.finished_at is None:
         return None
     counts = {f"answer {row.label or row.status}": 1}
@@ -87,9 +87,10 @@ def names() -> list[str]:
     """Return all names that are counted, without the bins."""
     reasons, warnings = get_args(ReasonCode), get_args(Warning)
     return [
-        *(f"answer {one}" for one in ANSWERS),
+        *(f"answer {one}" for one in OUTCOMES),
         *(f"reason {one}" for one in reasons),
         *(f"warning {one}" for one in warnings),
+        *(f"review {one}" for one in get_args(ReviewState)),
         *("call", "no call", "P"),
     ]
 

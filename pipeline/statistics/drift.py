@@ -28,7 +28,7 @@ _SHARE = 0.1  # of the reference, at least, in each bin that is compared
 _UNSEEN = 0.5  # added to each bin, so that an empty one has a logarithm
 
 
-class Reference(BaseModel):
+class DriftReference(BaseModel):
     """Hold the histograms of the X-rays that a network was checked on, in the bins of `PROPERTIES`."""
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class Bin:
     actual: float
 
 
-def compare(reference: Reference, name: PropertyName, counts: Sequence[int], days: int) -> Drift:
+def compare(reference: DriftReference, name: PropertyName, counts: Sequence[int], days: int) -> Drift:
     """Compare the histogram of some days with the reference's."""
     expected, total = reference.histograms.get(name, []), sum(counts)
     if total < LEAST or len(expected) != len(counts) or not sum(expected):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Literal
 
-from pipeline.statistics.daily import ANSWERS, P_STEPS, PROPERTIES, PropertyName, names
-from pipeline.statistics.drift import Drift, Reference, compare
+from pipeline.statistics.daily import OUTCOMES, P_STEPS, PROPERTIES, PropertyName, names
+from pipeline.statistics.drift import Drift, DriftReference, compare
 from pipeline.worklist.sqlite import SqliteIndex
 
 PeriodName = Literal["30d", "12m"]
@@ -33,7 +33,7 @@ class Span:
     @property
     def verdicts(self) -> int:
         """Return the number of verdicts."""
-        return sum(self.of(f"answer {answer}") for answer in ANSWERS)
+        return sum(self.of(f"answer {answer}") for answer in OUTCOMES)
 
     @property
     def classified(self) -> int:
@@ -54,6 +54,16 @@ class Span:
     def mean_probability(self) -> float | None:
         """Return the mean of P, where the network makes a call."""
         return self.of("P") / P_STEPS / self.of("call") if self.of("call") > 0 else None
+
+    @property
+    def read(self) -> int:
+        """Return how many verdicts with a call readers agreed or disagreed with, or differ about."""
+        return sum(self.of(f"review {said}") for said in ("agreed", "disagreed", "mixed"))
+
+    @property
+    def agreement(self) -> float | None:
+        """Return the share of those that all their readers agreed with."""
+        return self.of("review agreed") / self.read if self.read > 0 else None
 
     def _share(self, what: str) -> float | None:
         return self.of(what) / self.classified if self.classified > 0 else None
@@ -83,7 +93,7 @@ class DriftReport:
 class Statistics:
     """Read the counts of a worklist; the days are those of UTC."""
 
-    def __init__(self, index: SqliteIndex, reference: Reference | None = None) -> None:
+    def __init__(self, index: SqliteIndex, reference: DriftReference | None = None) -> None:
         self._index, self._reference = index, reference
 
     def over(self, period: PeriodName, today: date) -> list[Span]:
@@ -110,7 +120,7 @@ class Statistics:
         short, long = days.window(0, SHORT), days.window(0, LONG)
         return DriftReport(self._reference.of, short, long, since, back == _LOOKBACK)
 
-    def _histograms(self, reference: Reference, today: date) -> dict[str, dict[int, int]]:
+    def _histograms(self, reference: DriftReference, today: date) -> dict[str, dict[int, int]]:
         whats = [what for one in PROPERTIES for what in one.counted_as(reference.sha256)]
         found: dict[str, dict[int, int]] = {what: {} for what in whats}
         for what, day, count in self._counts(whats, today - timedelta(days=LONG + _LOOKBACK), today):
@@ -141,7 +151,7 @@ def total(spans: Sequence[Span]) -> Span:
 class _Days:
     """Hold the bins of the last days: by name, then by how many days ago."""
 
-    reference: Reference
+    reference: DriftReference
     today: date
     found: dict[str, dict[int, int]]
 

@@ -24,7 +24,8 @@ from pipeline.worklist.rows import COLUMNS, FROM_REVIEWS, FROM_VERDICT, row_from
 # views. `tally` counts the rows of a state, by the hour of `at` and, under `all`, over all hours. `shelf` is
 # where the walks of `views` find a row: its state, with a + while it waits although the last verdict was
 # pneumonia. `review` is `Row.review`, or empty; `tally` counts it under the hour `review`.
-# `counted` is what `statistics.daily` counts of the row; `daily` holds the counts by day, and those of reviews.
+# `counted` is what `statistics.daily` counts of the row; `daily` holds the counts, and those of reviews, by
+# the day of the verdict.
 # The index of substrings: sqlite.org/fts5.html#the_trigram_tokenizer
 _SCHEMA = """
 CREATE TABLE rows (
@@ -82,23 +83,25 @@ CREATE TABLE daily (
     what TEXT NOT NULL, day TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (what, day)
 ) WITHOUT ROWID;
 CREATE TRIGGER counted_made AFTER INSERT ON rows WHEN new.counted IS NOT NULL BEGIN
-    INSERT INTO daily
-        SELECT key, substr(new.finished_at, 1, 10), value FROM json_each(new.counted) WHERE true
-        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+    INSERT INTO daily SELECT what, substr(new.finished_at, 1, 10), n FROM (
+        SELECT key AS what, value AS n FROM json_each(new.counted) UNION ALL SELECT 'review ' || new.review, 1
+    ) WHERE what <> 'review ' ON CONFLICT DO UPDATE SET count = count + excluded.count;
 END;
 CREATE TRIGGER counted_gone AFTER DELETE ON rows WHEN old.counted IS NOT NULL BEGIN
-    INSERT INTO daily
-        SELECT key, substr(old.finished_at, 1, 10), -value FROM json_each(old.counted) WHERE true
-        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+    INSERT INTO daily SELECT what, substr(old.finished_at, 1, 10), -n FROM (
+        SELECT key AS what, value AS n FROM json_each(old.counted) UNION ALL SELECT 'review ' || old.review, 1
+    ) WHERE what <> 'review ' ON CONFLICT DO UPDATE SET count = count + excluded.count;
 END;
 CREATE TRIGGER counted_changed AFTER UPDATE ON rows
-WHEN old.counted IS NOT new.counted OR old.finished_at IS NOT new.finished_at BEGIN
-    INSERT INTO daily
-        SELECT key, substr(old.finished_at, 1, 10), -value FROM json_each(old.counted)
-        WHERE old.counted IS NOT NULL
+WHEN old.counted IS NOT new.counted OR old.finished_at IS NOT new.finished_at OR old.review <> new.review
+BEGIN
+    INSERT INTO daily SELECT what, day, n FROM (
+        SELECT key AS what, substr(old.finished_at, 1, 10) AS day, -value AS n FROM json_each(old.counted)
+        UNION ALL SELECT 'review ' || old.review, substr(old.finished_at, 1, 10), -1
         UNION ALL SELECT key, substr(new.finished_at, 1, 10), value FROM json_each(new.counted)
-        WHERE new.counted IS NOT NULL
-        ON CONFLICT DO UPDATE SET count = count + excluded.count;
+        UNION ALL SELECT 'review ' || new.review, substr(new.finished_at, 1, 10), 1
+    ) WHERE what <> 'review ' AND day IS NOT NULL
+    ON CONFLICT DO UPDATE SET count = count + excluded.count;
 END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL, file TEXT NOT NULL);

@@ -11,6 +11,7 @@ import pytest
 
 from model.evaluate.card import shipped_card
 from pipeline.names import verdict_key
+from pipeline.records import Reviewed
 from pipeline.verdict import Verdict
 from tests.pipeline.statistics.test_daily import DONE
 from tests.support.fakes import LIMIT
@@ -45,12 +46,13 @@ def test_the_page_counts_what_was_judged(page: Page) -> None:
         "No call: outside the population": "33.3%",
         "Rejected": "25.0%",
         "Mean probability": "50.0%",
+        "Readers agreed": "none",
     }
     assert "The image is damaged." in html
     assert "atypical" in html
     assert "not the shipped one" in html
-    assert html.count("<g><title>") == 4 * 30
-    assert page.get("/statistics?period=12m").count("<g><title>") == 4 * 12
+    assert html.count("<g><title>") == 5 * 30
+    assert page.get("/statistics?period=12m").count("<g><title>") == 5 * 12
     assert 'href="/statistics"' in page.get("/")
 
 
@@ -90,6 +92,22 @@ def test_the_same_figures_for_programs(checked: Page) -> None:
     assert short["brightness"]["groups"][-1]["actual"] == 1
     assert "wrong `period`" in json.loads(checked.get("/api/statistics?period=1d", 400))["error"]
     assert "wrong `period`" in checked.get("/statistics?period=1d", 400)
+
+
+def test_agreement_with_readers_follows_their_answers(page: Page) -> None:
+    for name in ("a", "b", "c"):
+        page.judged(f"{name}.jpeg", b"P")
+    for name, said in (("a", "agreed"), ("b", "disagreed"), ("c", "unsure"), ("b", "agreed")):
+        row = page.index.get(f"inbox/{name}.jpeg")
+        assert row
+        page.index.review(row.key, Reviewed(row.verdict_etag, said))  # type: ignore[arg-type]
+    whole = json.loads(page.get("/api/statistics"))["total"]
+    assert (whole["reviews"], whole["agreement"]) == ({"agreed": 2, "unsure": 1}, 1)
+    page.store.purge("inbox/a.jpeg")
+    page.judged("a.jpeg", b"P2")  # a new verdict, which nobody has read
+    whole = json.loads(page.get("/api/statistics"))["total"]
+    assert whole["reviews"] == {"agreed": 1, "unread": 1, "unsure": 1}
+    assert "with 1 verdict;" in page.get("/statistics")
 
 
 def test_earlier_verdicts_of_a_replaced_file_are_shown(page: Page) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 from flask import Blueprint, Flask, Response, abort, render_template, request
 from flask.typing import ResponseReturnValue
 
-from pipeline.statistics.daily import ANSWERS, PropertyName
+from pipeline.statistics.daily import PropertyName
 from pipeline.statistics.drift import LEAST, SHIFT, SOME
 from pipeline.statistics.reader import LONG, SHORT, DriftReport, PeriodName, Span, Statistics, total
 from web.schemas import SpanFigures, StatisticsFigures
@@ -36,7 +36,6 @@ def statistics_blueprint(statistics: Statistics) -> Blueprint:
             whole=total(spans),
             report=statistics.drift(today),
             PERIODS=PERIODS,
-            ANSWERS=ANSWERS,
             LEVEL_NAMES=LEVEL_NAMES,
             limits={"some": SOME, "shift": SHIFT, "least": LEAST, "short": SHORT, "long": LONG},
         )
@@ -86,6 +85,8 @@ def _figures(span: Span) -> SpanFigures:
         uncertain=span.uncertain,
         no_call=span.no_call,
         mean_probability=span.mean_probability,
+        reviews=span.group("review"),
+        agreement=span.agreement,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import Row
+from pipeline.records import Reviewed, Row
 from pipeline.statistics.daily import PROPERTIES, counted, names, values_of
 from pipeline.statistics.reader import Statistics, total
 from pipeline.worklist.sqlite import SqliteIndex
@@ -21,6 +21,7 @@ DONE = Row(
     "pneumonia",
     *(0.9, 0.2, 0.8),
     verdict_key="outbox/a.jpeg.json",
+    verdict_etag="v1",
     started_at=NOON,
     finished_at=NOON,
     model="f" * 64,
@@ -54,7 +55,7 @@ def test_the_counts_are_those_of_the_rows_whatever_happened_to_them(
     chance = random.Random(seed)
     for _ in range(300):
         row = random_row(chance)
-        match chance.randrange(8):
+        match chance.randrange(9):
             case 0:
                 index.drop(row.key)
             case 1:
@@ -67,6 +68,9 @@ def test_the_counts_are_those_of_the_rows_whatever_happened_to_them(
                 index.put(row)
             case 5:
                 index.mark(row.key, chance.choice(["present", "deleted"]))
+            case 6:
+                state = chance.choice(["agreed", "disagreed", "mixed"])
+                index.review(row.key, Reviewed(chance.choice([row.verdict_etag, "other"]), state))  # type: ignore[arg-type]
             case _:
                 index.record(row)
     again = SqliteIndex(tmp_path / "again.sqlite")

@@ -8,7 +8,7 @@ import pytest
 
 from model.evaluate.card import shipped_card
 from pipeline.statistics.daily import PROPERTIES
-from pipeline.statistics.drift import LEAST, Reference, compare
+from pipeline.statistics.drift import LEAST, DriftReference, compare
 from pipeline.statistics.reader import Statistics
 from pipeline.worklist.sqlite import SqliteIndex
 from tests.pipeline.statistics.test_daily import DONE, NOON, TODAY
@@ -57,7 +57,7 @@ def test_a_shift_by_a_standard_deviation_is_noticed(one: object) -> None:
 
 def test_the_index_is_that_of_the_formula() -> None:
     histograms = {"brightness": [50_000_000, 50_000_000]}
-    known = Reference(sha256="", of="", images=10**8, patients=10**8, histograms=histograms)
+    known = DriftReference(sha256="", of="", images=10**8, patients=10**8, histograms=histograms)
     found = compare(known, "brightness", [60_000_000, 40_000_000], 7)
     assert found.psi == pytest.approx(0.2 * 0.405465 / 2 * 2 / 2, abs=1e-3)  # 0.1 ln 1.2 - 0.1 ln 0.8
     assert compare(known, "brightness", [0, 10**8], 7).level == "shift"
@@ -66,7 +66,7 @@ def test_the_index_is_that_of_the_formula() -> None:
 def test_too_few_are_not_compared_nor_other_bins() -> None:
     assert compare(REFERENCE, "brightness", [LEAST - 1, *[0] * 31], 7).level == "few"
     assert compare(REFERENCE, "brightness", [1000], 7).level == "few"
-    empty = Reference(sha256="", of="", images=0, patients=0, histograms={})
+    empty = DriftReference(sha256="", of="", images=0, patients=0, histograms={})
     assert compare(empty, "brightness", [1000] * 32, 7).psi is None
 
 
