@@ -18,12 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
+from model.evaluate.card import shipped_card
 from pipeline.records import Answer, Reading, Reviewed, ReviewState, Row
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Cursor, Page, View, Worklist
 
 _ASKED = 200  # requests to each address
-_DAYS = 30.0  # range of the verdicts' dates, recent ones more frequent
+_DAYS = 400.0  # range of the verdicts' dates, recent ones more frequent
 _REVIEWS: dict[ReviewState, tuple[Answer, ...]] = {  # by one reader or two
     "unread": (),
     "agreed": ("agree", "agree"),
@@ -86,7 +87,7 @@ def main(count: int) -> None:
 
 def fill(index: SqliteIndex, count: int) -> None:
     """Write rows like a department's; the same in each run, except their dates."""
-    chance, now = random.Random(7), datetime.now(UTC)
+    chance, now, network = random.Random(7), datetime.now(UTC), shipped_card().sha256
     for number in range(count):
         state = chance.choices(list(_SHARES), list(_SHARES.values()))[0]
         label = state if state in ("pneumonia", "normal", "uncertain") else None
@@ -108,6 +109,11 @@ def fill(index: SqliteIndex, count: int) -> None:
                 preview_key=f"outbox/.previews/{number:032x}/{number:032x}.jpg" if label else None,
                 started_at=moment - timedelta(milliseconds=40),
                 finished_at=moment,
+                model=network,
+                typicality=round(max(chance.gauss(0.6, 0.15), 0.1), 4) if label else None,
+                aspect=round(chance.gauss(1.4, 0.3), 3),
+                brightness=round(min(max(chance.gauss(130, 20), 0), 255), 1),
+                contrast=round(max(chance.gauss(52, 10), 0), 1),
             )
         )
         said = chance.choices(list(_REVIEWS), _REVIEWED)[0]
@@ -139,6 +145,9 @@ def _addresses(listed: Worklist, count: int) -> dict[str, str]:
         "read, every row matches": "/?review=agreed&review=disagreed&review=unsure&search=cxr",
         "disagreed, deep page": f"/?review=disagreed&after={_deep(listed, count)}",
         "is anything new": "/changes?since=0",
+        "statistics, 30 days": "/statistics",
+        "statistics, 12 months": "/statistics?period=12m",
+        "figures for Prometheus": "/metrics",
         "API, 50 rows": "/api/verdicts",
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.names import INBOX, UNUSABLE, report_id
 from pipeline.records import Reviewed, Row, SourceState
-from pipeline.statistics.daily import counted
+from pipeline.statistics.daily import PROPERTIES, counted
 from pipeline.worklist.database import Database
 from pipeline.worklist.rows import COLUMNS, FROM_REVIEWS, FROM_VERDICT, row_from, stored_value, text
 
@@ -79,7 +79,7 @@ CREATE TRIGGER row_changed AFTER UPDATE ON rows WHEN old.state <> new.state OR o
     INSERT INTO tally VALUES ('all', new.state, 1), (substr(new.at, 1, 13), new.state, 1)
         ON CONFLICT DO UPDATE SET count = count + 1;
 END;
-CREATE TABLE daily (
+CREATE TABLE daily ( -- BINS
     what TEXT NOT NULL, day TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (what, day)
 ) WITHOUT ROWID;
 CREATE TRIGGER counted_made AFTER INSERT ON rows WHEN new.counted IS NOT NULL BEGIN
@@ -106,7 +106,7 @@ END;
 CREATE TABLE mirrored (until TEXT NOT NULL, copied TEXT NOT NULL);
 CREATE TABLE changes (last INTEGER NOT NULL, file TEXT NOT NULL);
 INSERT INTO changes VALUES (0, lower(hex(randomblob(16))));
-"""
+""".replace("BINS", str([(one.name, one.low, one.width, one.bins) for one in PROPERTIES]))  # others: rebuilt
 
 
 class SqliteIndex:

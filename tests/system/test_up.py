@@ -28,6 +28,7 @@ class Up:
     """Run a `cxr up` process on a free port."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         # waitress leaves its connections to the end of the process.
         warnings = ["-W", "error", "-W", "ignore:unclosed <socket:ResourceWarning"]
         command = [sys.executable, *warnings, "-m", "cxr", "up", "--root", str(root), "--port", "0"]

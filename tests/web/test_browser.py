@@ -184,7 +184,7 @@ def test_hostile_names_are_text(page: Page, name: str) -> None:
     assert page.locator("img[src=x]").count() == 0
 
 
-PATHS = ["/", "/?state=failed", "/xray/ward 3/normal-1.jpeg", "/xray/letter.jpeg", "/model"]
+PATHS = ["/", "/?state=failed", "/xray/ward 3/normal-1.jpeg", "/xray/letter.jpeg", "/model", "/statistics"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -211,6 +211,38 @@ def test_without_script_the_page_can_be_read(up: Up, browser: Browser) -> None:
     page.locator(".row .name").click()
     expect(page.locator(".reason")).to_be_visible()
     context.close()
+
+
+def test_statistics_can_be_read_without_script(up: Up, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, base_url=up.url)
+    page = context.new_page()
+    page.goto("/")
+    page.get_by_role("link", name="Statistics").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Statistics")
+    expect(page.locator(".key-figures dd").first).to_have_text(re.compile("[1-9]"))
+    page.get_by_role("link", name="12 months").click()
+    expect(page.get_by_role("heading", name="Verdicts by month")).to_be_visible()
+    page.get_by_text("The figures as a table").click()
+    expect(page.get_by_role("region", name="Figures by month")).to_be_visible()
+    expect(page.get_by_role("region", name="Comparison")).to_contain_text("too few X-rays")
+    context.close()
+
+
+def test_a_replaced_file_shows_its_earlier_verdict(page: Page, up: Up) -> None:
+    file = up.root / "inbox" / "again.jpeg"
+    file.write_bytes(b"Dear colleague")
+    wait_for(lambda: (up.root / "outbox" / "again.jpeg.json").exists(), 30)
+    page.goto("/xray/again.jpeg")
+    expect(page.locator(".reason")).to_be_visible()
+    expect(page.locator("#earlier")).to_have_count(0)
+    shutil.copy(SAMPLES / "normal-1.jpeg", file)
+    earlier = page.locator("#earlier li")
+    expect(earlier).to_have_count(1, timeout=30_000)
+    expect(earlier).to_contain_text("Rejected")
+    expect(earlier).to_contain_text("An earlier file")
+    for _ in ("dark", "light"):
+        assert Axe().run(page).response["violations"] == []
+        page.locator("#theme").click()
 
 
 def test_times_are_those_of_the_viewer(up: Up, browser: Browser) -> None:
