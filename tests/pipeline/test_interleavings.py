@@ -141,6 +141,11 @@ class Interleavings(RuleBasedStateMachine):
             if found and before and found.source.etag == before.source.etag and before.status != "failed":
                 assert found.status != "failed"
                 assert found.release.number >= before.release.number
+            if found and before and found != before:  # one write: the history loses and doubles nothing
+                kept = [one.finished_at for one in before.earlier]
+                if found.source.etag != before.source.etag:
+                    kept.insert(0, before.finished_at)
+                assert [one.finished_at for one in found.earlier] == kept[:10]
             if found:
                 self.last[key] = found
 

@@ -19,4 +19,9 @@ DONE = Row(
     verdict_etag="v1",
     started_at=LATER,
     finished_at=LATER,
+    model="0" * 64,
+    typicality=0.8125,
+    aspect=1.25,
+    brightness=120.5,
+    contrast=48.1,
 )

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import Reviewed, Row
+from pipeline.events import sqs_event
+from pipeline.intake import record, row_of
+from pipeline.names import verdict_key
+from pipeline.records import Job, Reviewed, Row
 from pipeline.statistics.daily import PROPERTIES, counted, names, values_of
 from pipeline.statistics.reader import Statistics, total
+from pipeline.verdict import Release, Source, Typicality, Verdict
 from pipeline.worklist.sqlite import SqliteIndex
+from tests.support.fakes import FakeEngine, MemoryStore, make_judge, make_ports
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 TODAY = NOON.date()
@@ -128,3 +133,33 @@ def test_both_queries_use_the_key_of_the_table(index: SqliteIndex) -> None:
     query = "SELECT what, substr(day, 1, 7) AS span, sum(count) FROM daily WHERE what IN (?, ?)"
     plan = index.select(f"EXPLAIN QUERY PLAN {query} AND day BETWEEN ? AND ? GROUP BY what, span", *"abcd")
     assert any("SEARCH daily USING PRIMARY KEY (what=? AND day>? AND day<?)" in line[3] for line in plan)
+
+
+def test_record_counts_verdicts_without_a_call_for_the_alarm(tmp_path: Path) -> None:
+    store, figures = MemoryStore(), []
+    ports = replace(make_ports(tmp_path, store), count=lambda name, value: figures.append((name, value)))
+    for name, data in {"a": b"P", "b": b"N not_frontal", "c": b"bad"}.items():
+        store.put(f"inbox/{name}", data, None)
+        make_judge(store).judge(Job(f"inbox/{name}"))
+        record(sqs_event("bucket", [Job(verdict_key(f"inbox/{name}"))]), ports)
+    assert figures == [("NoCall", 0), ("NoCall", 1)]
+
+
+def test_the_verdicts_properties_are_in_its_row() -> None:
+    source = Source(
+        bucket="", key="inbox/a", etag="e", size=1, width=300, height=200, brightness=9.5, contrast=2
+    )
+    typicality = Typicality(score=620, atypical_above=1240, refused_above=2000)
+    engine = FakeEngine()
+    finding = engine.examine(b"P").finding.model_copy(update={"typicality": typicality})
+    moments = {"release": Release(), "started_at": NOON, "finished_at": NOON}
+    verdict = Verdict(status="classified", source=source, finding=finding, model=engine.model, **moments)
+    row = row_of(verdict, "outbox/a.json", "v")
+    assert (row.typicality, row.aspect, row.brightness, row.contrast) == (0.5, 1.5, 9.5, 2)
+    assert row.model == engine.model.sha256
+    for score, limit in ((1e308, 1e-308), (-5.0, 1.0), (1.0, 0.0)):
+        planted = typicality.model_copy(update={"score": score, "atypical_above": limit})
+        changed = finding.model_copy(update={"typicality": planted})
+        odd = row_of(verdict.model_copy(update={"finding": changed}), "outbox/a.json", "v")
+        assert odd.typicality in (100, 0, None)
+        assert counted(odd)
