@@ -1,8 +1,10 @@
 """Read the daily counts as people look at them: over time, and compared with the network's reference."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from itertools import accumulate
 from typing import Literal
 
 from pipeline.statistics.daily import OUTCOMES, P_STEPS, PROPERTIES, PropertyName, names
@@ -12,6 +14,7 @@ from pipeline.worklist.sqlite import SqliteIndex
 PeriodName = Literal["30d", "12m"]
 SHORT, LONG = 7, 30  # days that are compared with the reference
 _LOOKBACK = 30  # days for which the beginning of a shift is looked for
+_KEPT = 60.0  # seconds: looking for it takes 20 ms
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Statistics:
 
     def __init__(self, index: SqliteIndex, reference: DriftReference | None = None) -> None:
         self._index, self._reference = index, reference
+        # A shift of these properties on this day, until when that is believed, and for how many days.
+        self._known: tuple[tuple[date, tuple[PropertyName, ...]], float, int] | None = None
 
     def over(self, period: PeriodName, today: date) -> list[Span]:
         """Return the days or months of a period, up to now."""
@@ -112,28 +117,45 @@ class Statistics:
         """Compare the last days with the reference; None where the network has none."""
         if self._reference is None:
             return None
-        days = _Days(self._reference, today, self._histograms(self._reference, today))
-        back = 0
-        while back < _LOOKBACK and _has_shift(days, back):
-            back += 1
-        since = today - timedelta(days=back - 1) if back else None
-        short, long = days.window(0, SHORT), days.window(0, LONG)
-        return DriftReport(self._reference.of, short, long, since, back == _LOOKBACK)
+        whats = _whats(self._reference)
+        first = [(today - timedelta(days=days - 1)).isoformat() for days in (SHORT, LONG)]
+        query = (
+            "SELECT what, sum(CASE WHEN day >= ? THEN count ELSE 0 END), sum(count) FROM daily"
+            f" WHERE what IN ({_marks(whats)}) AND day BETWEEN ? AND ? GROUP BY what"
+        )
+        rows = self._index.select(query, first[0], *whats, first[1], today.isoformat())
+        found = {what: (short, long) for what, short, long in rows}
+        short, long = (
+            _compared(self._reference, {what: counts[at] for what, counts in found.items()}, days)
+            for at, days in enumerate((SHORT, LONG))
+        )
+        report = DriftReport(self._reference.of, short, long)
+        if not report.shifted:
+            return report
+        known = (today, tuple(report.shifted))
+        if self._known is None or self._known[0] != known or time.monotonic() > self._known[1]:
+            self._known = known, time.monotonic() + _KEPT, self._shifted_days(self._reference, today)
+        back = self._known[2]
+        return replace(report, since=today - timedelta(days=back - 1), is_older=back == _LOOKBACK)
 
-    def _histograms(self, reference: DriftReference, today: date) -> dict[str, dict[int, int]]:
-        whats = [what for one in PROPERTIES for what in one.counted_as(reference.sha256)]
-        found: dict[str, dict[int, int]] = {what: {} for what in whats}
-        for what, day, count in self._counts(whats, today - timedelta(days=LONG + _LOOKBACK), today):
-            found[what][(today - date.fromisoformat(day)).days] = count
-        return found
+    def _shifted_days(self, reference: DriftReference, today: date) -> int:
+        """Return for how many days there has been a shift, today included."""
+        whats, ago = _whats(reference), LONG + _LOOKBACK
+        days: dict[str, list[int]] = {what: [0] * ago for what in whats}
+        for what, day, count in self._counts(whats, today - timedelta(days=ago - 1), today):
+            days[what][(today - date.fromisoformat(day)).days] = count
+        sums = {what: [0, *accumulate(counts)] for what, counts in days.items()}
+        back = 1
+        while back < _LOOKBACK and _has_shift(reference, sums, back):
+            back += 1
+        return back
 
     def _counts(
         self, whats: Sequence[str], first: date, last: date, length: int = 10
     ) -> Iterable[tuple[str, str, int]]:
-        marks = ", ".join("?" * len(whats))
         query = (
             f"SELECT what, substr(day, 1, {length}) AS span, sum(count) FROM daily"
-            f" WHERE what IN ({marks}) AND day BETWEEN ? AND ? GROUP BY what, span"
+            f" WHERE what IN ({_marks(whats)}) AND day BETWEEN ? AND ? GROUP BY what, span"
         )
         return self._index.select(query, *whats, first.isoformat(), last.isoformat())
 
@@ -147,24 +169,24 @@ def total(spans: Sequence[Span]) -> Span:
     return whole
 
 
-@dataclass(frozen=True)
-class _Days:
-    """Hold the bins of the last days: by name, then by how many days ago."""
+def _whats(reference: DriftReference) -> list[str]:
+    return [what for one in PROPERTIES for what in one.counted_as(reference.sha256)]
 
-    reference: DriftReference
-    today: date
-    found: dict[str, dict[int, int]]
 
-    def window(self, back: int, days: int) -> tuple[Drift, ...]:
-        """Compare so many days, of which the last was `back` days ago."""
-        return tuple(
-            compare(self.reference, one.name, [self._sum(what, back, days) for what in whats], days)
-            for one in PROPERTIES
-            for whats in [one.counted_as(self.reference.sha256)]
-        )
+def _compared(reference: DriftReference, counts: Mapping[str, int], days: int) -> tuple[Drift, ...]:
+    return tuple(
+        compare(reference, one.name, [counts.get(what, 0) for what in one.counted_as(reference.sha256)], days)
+        for one in PROPERTIES
+    )
 
-    def _sum(self, what: str, back: int, days: int) -> int:
-        return sum(count for ago, count in self.found[what].items() if back <= ago < back + days)
+
+def _has_shift(reference: DriftReference, sums: Mapping[str, Sequence[int]], back: int) -> bool:
+    """Return whether there was a shift so many days ago; `sums` counts each bin from today backward."""
+    short, long = (
+        _compared(reference, {what: sum_[back + days] - sum_[back] for what, sum_ in sums.items()}, days)
+        for days in (SHORT, LONG)
+    )
+    return any(decisive(*pair).level == "shift" for pair in zip(short, long, strict=True))
 
 
 def decisive(short: Drift, long: Drift) -> Drift:
@@ -172,6 +194,5 @@ def decisive(short: Drift, long: Drift) -> Drift:
     return long if short.level == "few" else short
 
 
-def _has_shift(days: _Days, back: int) -> bool:
-    pairs = zip(days.window(back, SHORT), days.window(back, LONG), strict=True)
-    return any(decisive(*pair).level == "shift" for pair in pairs)
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))

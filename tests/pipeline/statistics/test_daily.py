@@ -129,10 +129,11 @@ def test_every_name_that_is_counted_can_be_read() -> None:
         assert set(json.loads(said)) <= known
 
 
-def test_both_queries_use_the_key_of_the_table(index: SqliteIndex) -> None:
-    query = "SELECT what, substr(day, 1, 7) AS span, sum(count) FROM daily WHERE what IN (?, ?)"
-    plan = index.select(f"EXPLAIN QUERY PLAN {query} AND day BETWEEN ? AND ? GROUP BY what, span", *"abcd")
-    assert any("SEARCH daily USING PRIMARY KEY (what=? AND day>? AND day<?)" in line[3] for line in plan)
+def test_every_query_uses_the_key_of_the_table(index: SqliteIndex) -> None:
+    for grouped in ("what", "what, substr(day, 1, 7)"):
+        query = "SELECT what, sum(count) FROM daily WHERE what IN (?, ?) AND day BETWEEN ? AND ? GROUP BY "
+        plan = index.select(f"EXPLAIN QUERY PLAN {query}{grouped}", *"abcd")
+        assert any("SEARCH daily USING PRIMARY KEY (what=? AND day>? AND day<?)" in line[3] for line in plan)
 
 
 def test_record_counts_verdicts_without_a_call_for_the_alarm(tmp_path: Path) -> None:
