@@ -122,7 +122,15 @@ WHO = {
     "another site": ({"Sec-Fetch-Site": "cross-site"}, {}, 403),
     "guesses": (basic("eve"), {"access": Access(users=USERS)}, 429),
 }
-READS = {"/api/verdicts", "/api/verdicts.csv", "/api/verdicts/{name}", "/api/status", "/healthz", "/metrics"}
+READS = {
+    "/api/verdicts",
+    "/api/verdicts.csv",
+    "/api/verdicts/{name}",
+    "/api/status",
+    "/api/statistics",
+    "/healthz",
+    "/metrics",
+}
 READS |= {"/fhir/DiagnosticReport/{id}", "/fhir/DiagnosticReport", "/fhir/metadata"}
 WRITES = {"/upload", "/resubmit", "/upload/ticket", "/api/verdicts/{name}/reviews"}
 
