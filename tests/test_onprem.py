@@ -67,8 +67,3 @@ def test_the_image_holds_every_package_and_no_image() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "bench"}
     assert packages <= kept
     assert not kept & {"events", "data", "docs", "tests"}
-
-
-def test_the_rule_is_the_one_that_the_documents_show() -> None:
-    rule = (ONPREM / "to-cxr.lua").read_text().partition("\n")[2]
-    assert rule in (ROOT / "docs/pacs.md").read_text()

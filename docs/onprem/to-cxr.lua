@@ -2,6 +2,15 @@
 function OnStoredInstance(id, tags, metadata, origin)
   local kinds = { CR = true, DX = true }
   if kinds[tags['Modality']] and tags['Manufacturer'] ~= 'CXR Inbox' then
-    SendToModality(id, 'cxr')
+    RestApiPost('/modalities/cxr/store', DumpJson({ Resources = { id }, Synchronous = false }))
+  end
+end
+
+-- Send again what could not be sent, each time that Orthanc's heart beats (LuaHeartBeatPeriod, Orthanc 1.11.1).
+function OnHeartBeat()
+  for _, job in pairs(ParseJson(RestApiGet('/jobs?expand'))) do
+    if job['Type'] == 'DicomModalityStore' and job['State'] == 'Failure' then
+      RestApiPost('/jobs/' .. job['ID'] .. '/resubmit', '')
+    end
   end
 end

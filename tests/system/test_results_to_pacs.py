@@ -19,7 +19,7 @@ from pipeline.outgoing.queue import DeliveryState
 from pipeline.verdict import Verdict
 from tests.support import dicoms
 from tests.support.dicom_senders import send
-from tests.support.machines import Process, free_port, wait_for
+from tests.support.machines import ROOT, Process, free_port, wait_for
 from tests.support.orthanc import Orthanc, needs_dicomweb, needs_orthanc
 
 
@@ -106,7 +106,8 @@ def test_results_get_into_the_studies_whoever_is_killed(tmp_path: Path) -> None:
     """Orthanc confirms over an association of its own; STOW-RS goes to a second one."""
     port = free_port()
     ours = {"AET": "CXR-INBOX", "Host": "127.0.0.1", "Port": port, "AllowStorageCommitment": True}
-    pacs, web = Orthanc(tmp_path / "pacs", {"cxr": ours}), Orthanc(tmp_path / "web", {})
+    rule = str(ROOT / "docs/onprem/to-cxr.lua")
+    pacs, web = Orthanc(tmp_path / "pacs", {"cxr": ours}, LuaScripts=[rule]), Orthanc(tmp_path / "web", {})
     tables = (
         {"name": "PACS", "to": f"dicom://ORTHANC@127.0.0.1:{pacs.dicom_port}"},
         {"name": "web", "to": f"{web.url}/dicom-web"},
@@ -131,6 +132,9 @@ def test_results_get_into_the_studies_whoever_is_killed(tmp_path: Path) -> None:
         wait_for(lambda: second.done("PACS") == 4, 60, what="what was left")
         assert pacs.kinds() == expected(4)
         assert second.figures()["destination=PACS,state=sent"] == 0
+        pacs.post("/instances", xrays(4, 1)[0])  # its rule sends this one, and none of the results
+        wait_for(lambda: second.done("PACS") == 5, 60, what="what Orthanc's rule sends")
+        assert len(list((root / "inbox").iterdir())) == 5
         log += second.process.output()
     assert log.count("storage commitment was reported for 2 objects") >= 4
     assert "Zaphod" not in log
