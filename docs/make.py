@@ -27,6 +27,7 @@ from model.evaluate.metrics import Metrics
 from model.evaluate.reference import make_reference
 from model.serve.engine import Engine
 from pipeline.errors import InputRejected
+from pipeline.notices.notice import notice_json_schema
 from pipeline.reviews.review import review_json_schema
 from pipeline.settings import SECTIONS, DeployedSettings, Settings
 from pipeline.settings.tables import TABLES, Rule
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS, VERDICT = ROOT / "docs" / "settings.md", ROOT / "docs" / "verdict.md"
 SCHEMA = ROOT / "docs" / "verdict.schema.json"
 REVIEW_SCHEMA = ROOT / "docs" / "review.schema.json"
+NOTICE_SCHEMA = ROOT / "docs" / "notice.schema.json"
 CARD_TEXT = ROOT / "model" / "weights" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
 SAMPLES = ROOT / "events" / "samples"
@@ -50,6 +52,11 @@ def schema() -> str:
 def review_schema() -> str:
     """Return the review's JSON Schema."""
     return json.dumps(review_json_schema(), indent=1) + "\n"
+
+
+def notice_schema() -> str:
+    """Return the notice's JSON Schema."""
+    return json.dumps(notice_json_schema(), indent=1) + "\n"
 
 
 def settings() -> str:
@@ -147,6 +154,7 @@ _INTRODUCTIONS = {
     "host": "where images are judged.",
     "dicom": "the DICOM node of `cxr up` ([pacs.md](pacs.md)).",
     "send": "a PACS that gets results; one table for each ([pacs.md](pacs.md#send-results-back)).",
+    "notify": "a program, or people, that get notices; one table for each ([notices.md](notices.md)).",
     "stack": "the AWS stack that `cxr deploy` creates and other commands use.",
 }
 
@@ -311,6 +319,7 @@ if __name__ == "__main__":
     CARD_TEXT.write_text(card(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
     REVIEW_SCHEMA.write_text(review_schema(), encoding="utf-8")
+    NOTICE_SCHEMA.write_text(notice_schema(), encoding="utf-8")
     SETTINGS.write_text(settings(), encoding="utf-8")
     VERDICT.write_text(verdict(), encoding="utf-8")
     TEMPLATE.write_text(template(), encoding="utf-8")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.outgoing.lane import Outgoing
     from pipeline.running.service import Service
     from pipeline.running.worker import Worker
-    from pipeline.settings.tables import SendTo
+    from pipeline.settings.tables import Rule, SendTo
     from pipeline.store.s3 import S3Store
     from pipeline.worklist.dynamodb import DynamoIndex
     from pipeline.worklist.mirror import Mirror
@@ -84,7 +84,16 @@ def make_ports(settings: Settings) -> Ports:
         settings.log_key,
         make_queue(settings),
         telemetry.count,
+        announce=_announcer(settings, store),
     )
+
+
+def _announcer(settings: Settings, store: Store) -> Callable[[str], None] | None:
+    """Return what tells a stack's topic of a verdict; None without a topic."""
+    from pipeline.aws.topic import Topic
+
+    arn = settings.notices_topic
+    return Topic(arn, aws().client("sns"), store, settings.log_key).announce if arn else None
 
 
 @functools.cache
@@ -159,20 +168,35 @@ def outgoing_path(settings: Settings) -> Path:
 
 
 def make_outgoing(settings: Settings, store: Store, index: "SqliteIndex") -> "Outgoing | None":
-    """Build what sends results to the PACS of the settings; None where they name none. Raises UsageError."""
-    if not settings.send:
+    """Build what sends results and notices where the settings say; None without. Raises UsageError."""
+    if not settings.send and not settings.notify:
         return None
+    if {table.name for table in settings.send} & {table.name for table in settings.notify}:
+        raise UsageError("a [[send]] and a [[notify]] table have the same name: give each its own")
+    from pipeline.notices.receivers import make_receiver
     from pipeline.outgoing.lane import Lane, Outgoing
     from pipeline.outgoing.queue import OutgoingQueue
 
+    key = _lasting_key(settings, "notices.key") if settings.notify else ""
+    chosen: list[tuple[Destination, Rule]] = [
+        (make_receiver(table, key, settings.page_url), table) for table in settings.notify
+    ]
     queue = OutgoingQueue(outgoing_path(settings))
     reports = None if settings.dicom_port is None else _reports(queue.confirm)
     results = make_results(store, settings)
-    lanes = [
-        Lane(_destination(table, settings, results, reports), table, queue, index, store, settings.log_key)
-        for table in settings.send
-    ]
+    chosen += [(_destination(table, settings, results, reports), table) for table in settings.send]
+    lanes = [Lane(to, rule, queue, index, store, settings.log_key) for to, rule in chosen]
     return Outgoing(queue, lanes, index)
+
+
+def _lasting_key(settings: Settings, name: str) -> str:
+    """Return the key that people set, or one that is kept in a file: not a new one at each start."""
+    from pipeline.dicom.arrivals import lasting_secret
+    from pipeline.store.folder import PRIVATE_FOLDER
+
+    if "log_key" in settings.model_fields_set:
+        return settings.log_key
+    return lasting_secret(settings.root / PRIVATE_FOLDER / name)
 
 
 def _destination(
@@ -204,15 +228,14 @@ def _reports(confirm: "Confirm") -> "CommitmentReports":
 def make_arrivals(settings: Settings, store: Landing) -> "Arrivals":
     """Build what takes DICOM objects from the network into a store's inbox; one of each process."""
     from model.serve.dicom import network
-    from pipeline.dicom.arrivals import Arrivals, Kinds, lasting_secret
+    from pipeline.dicom.arrivals import Arrivals, Kinds
     from pipeline.store.folder import PRIVATE_FOLDER
 
     private = settings.root / PRIVATE_FOLDER
     kinds = Kinds(
         network.RADIOGRAPHS, network.SYNTAXES, network.announce, network.identify, network.fingerprint
     )
-    given = settings.log_key if "log_key" in settings.model_fields_set else None
-    secret = given or lasting_secret(private / "dicom.key")
+    secret = _lasting_key(settings, "dicom.key")
     folder = private / f"dicom-{settings.bucket or 'up'}"  # the lock of `cxr up` makes it this process's own
     return Arrivals(store, folder, kinds, settings.max_bytes, secret, settings.log_key)
 

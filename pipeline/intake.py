@@ -54,6 +54,7 @@ class Ports:
     # Record a figure for the alarms, such as `Failed` or `OldestWaitingSeconds`.
     count: CountFigure = lambda name, value: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    announce: Callable[[str], None] | None = None  # tells others of the verdict at an outbox key
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def ingest(event: Event, ports: Ports) -> Report:
 
 
 def record(event: Event, ports: Ports) -> Report:
-    """Bring the worklist up to date with every verdict and review in the event, each key by itself."""
+    """Bring the worklist up to date with every verdict and review in the event, each key by itself.
+
+    Verdicts are also announced, if anyone is to be told: at least once for each, whoever wrote its row.
+    """
     records = in_outbox(parse(event))
     ignored = _ignored(records)
     changes = [record for record in records if isinstance(record, Change)]
@@ -106,9 +110,11 @@ def _recorded(key: str, ports: Ports) -> Outcome:
             row = record_verdict(key, ports.store, ports.index)
             if row and row.status == "classified":
                 _count_drift(row, ports)
+            if row and ports.announce:
+                ports.announce(key)
     except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
-        log.error("%s: its row could not be written: %s", key_hash(key, ports.log_key), why)
+        log.error("%s: it could not be recorded: %s", key_hash(key, ports.log_key), why)
         return Outcome(key, "failed", why)
     return Outcome(key, "current")
 

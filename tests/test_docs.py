@@ -34,6 +34,7 @@ def make() -> ModuleType:
 
 def test_generated_parts_are_up_to_date(make: ModuleType) -> None:
     assert make.SCHEMA.read_text(encoding="utf-8") == make.schema()
+    assert make.NOTICE_SCHEMA.read_text(encoding="utf-8") == make.notice_schema()
     assert make.REVIEW_SCHEMA.read_text(encoding="utf-8") == make.review_schema()
     assert make.SETTINGS.read_text(encoding="utf-8") == make.settings()
     assert make.VERDICT.read_text(encoding="utf-8") == make.verdict()

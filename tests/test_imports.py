@@ -30,6 +30,7 @@ ONLY = {  # a library, and the places that may import it
     "highdicom": ("model/results/",),
     "pynetdicom": ("pipeline/dicom/store_scu.py",),
     "dicomweb_client": ("pipeline/dicom/stow_client.py",),
+    "apprise": ("pipeline/notices/messages.py",),
     "requests": ("pipeline/dicom/stow_client.py",),
     "gdcm": ("model/serve/files/codecs.py",),
     "jpeg_ls": ("model/serve/files/codecs.py",),

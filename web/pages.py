@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request, send_file
+from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request, send_file, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import PathConverter
 
@@ -27,7 +27,7 @@ from web.query import asked
 from web.reviews.blind import is_blind
 from web.reviews.routes import shown_reviews
 from web.security import own_page
-from web.wording import HOST_STATE_NAMES
+from web.wording import HOST_STATE_NAMES, is_addressable, name_of
 
 _PREVIEW_LIMIT = 8 << 20  # bytes; a usual preview has about 100,000
 _ETAG = re.compile(r"[0-9A-Za-z-]{1,128}")
@@ -107,6 +107,14 @@ def pages_blueprint(
             reviews=shown_reviews(store, index, row, seen),
             told=request.args.get("told"),
         )
+
+    @pages.get("/x/<report>")
+    def linked(report: str) -> ResponseReturnValue:
+        """Lead to the X-ray whose report has this id: notices link here, without its name."""
+        row = index.find(report)
+        if row is None or not is_addressable(name_of(row)):
+            abort(404, "There is no X-ray of this id; it may have been erased.")
+        return redirect(url_for("pages.xray", name=name_of(row)))
 
     @pages.get("/model")
     def model() -> str:
@@ -209,7 +217,11 @@ def results_blueprint(index: SqliteIndex, results: Results) -> Blueprint:
 def outgoing_blueprint(outgoing: Outgoing) -> Blueprint:
     """Return the request to send again, and what the pages show of the queue."""
     blueprint = Blueprint("outgoing", __name__)
-    shown = {"deliveries_of": outgoing.entries, "has_dead": lambda: bool(outgoing.problems())}
+    shown = {
+        "deliveries_of": outgoing.entries,
+        "destinations": outgoing.names,
+        "has_dead": lambda: bool(outgoing.problems()),
+    }
     blueprint.app_context_processor(lambda: shown)
 
     @blueprint.post("/send-again")

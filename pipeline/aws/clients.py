@@ -101,7 +101,7 @@ class Aws:
     def client(self, service: Literal["sts"]) -> "STSClient": ...
     @overload
     def client(
-        self, service: Literal["iam", "kms", "service-quotas"]
+        self, service: Literal["iam", "kms", "service-quotas", "sns"]
     ) -> Any: ...  # their users name the part they need
     def client(self, service: Any) -> Any:
         """Return the client of a service; its calls end within seconds, with or without an answer."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from pipeline.settings.tables import SendTables
+from pipeline.settings.tables import NotifyTables, SendTables
 from pipeline.settings.types import (
     AeTitle,
     AeTitles,
@@ -17,6 +17,7 @@ from pipeline.settings.types import (
     PublicKey,
     SshAddress,
     UserPath,
+    WebAddress,
     Words,
 )
 
@@ -42,6 +43,9 @@ class GeneralSettings(_Group):
         json_schema_extra={"shown": "random at each start"},
     )
     send: SendTables = Field((), description="PACS that get the results; a `[[send]]` table for each, below")
+    notify: NotifyTables = Field(
+        (), description="programs and people that get notices; a `[[notify]]` table for each, below"
+    )
 
 
 class PageSettings(_Group):
@@ -63,6 +67,9 @@ class PageSettings(_Group):
     )
     page_hosts: Words = Field(
         (), description="host names of the page besides `localhost`, such as `cxr.hospital.example`"
+    )
+    page_url: WebAddress | None = Field(
+        None, description="address of the page for the links in notices, `https://cxr.hospital.example`"
     )
 
 
@@ -214,4 +221,5 @@ class DeployedSettings(_Group):
     template_version: str = Field("$Latest", description="version of the launch template, to launch from")
     artifacts: str = Field("", description="bucket of the releases that a host installs")
     first_release: str = Field("", description="release that a host installs first, with its manifest's hash")
+    notices_topic: str | None = Field(None, description="SNS topic that gets a notice of each verdict")
     host_id: str | None = Field(None, description="name of this EC2 host, `<role id>:<instance id>`")

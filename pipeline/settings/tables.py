@@ -1,10 +1,12 @@
-"""Define the tables of the settings that name destinations, `[[send]]`, and the rule that they share."""
+"""Define the tables of the settings that name destinations, `[[send]]` and `[[notify]]`, and their rule."""
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -14,8 +16,12 @@ from pipeline.records import Row
 from pipeline.settings.types import AeTitle, UserPath, ae_title_of
 from pipeline.verdict import Label, Status, Warning
 
-SECRET_KEYS = ("password", "token")  # of a table
+SECRET_KEYS = ("password", "token", "secret")  # of a table
 _PORTS = {"dicom": 104, "dicoms": 2762}  # usual ones, without TLS and with it
+_WEB = ("http", "https")
+_PLAIN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,2000}", re.IGNORECASE)
+_KEY_BYTES = range(24, 65)  # of Standard Webhooks
+_SECRET = "whsec_"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
 
 
@@ -141,6 +147,84 @@ class SendTo(Rule):
         return title, host, parts.port or _PORTS[parts.scheme]
 
 
+def _notify_address(given: str) -> str:
+    """Check what can be checked without apprise; no message repeats the address, which may hold a secret."""
+    if not _PLAIN_ADDRESS.fullmatch(given):
+        raise ValueError("write https://host/path, or an address of apprise such as mailto://...")
+    try:
+        parts = urlsplit(given)
+        fits = parts.scheme not in _WEB or (bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("this is no address: write https://host/path")
+    if parts.scheme in _WEB and (parts.username or parts.fragment):
+        raise ValueError("write https://host/path; notices are signed, so they need no user and password")
+    if parts.scheme == "http" and not _is_here(parts.hostname or ""):
+        raise ValueError("notices would be readable on the network: use https://")
+    return given
+
+
+def _key_of(secret: str) -> bytes:
+    try:
+        key = base64.b64decode(secret.removeprefix(_SECRET), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not secret.startswith(_SECRET) or len(key) not in _KEY_BYTES:
+        raise ValueError("write whsec_ and 24 to 64 random bytes in base64, as of `openssl rand -base64 32`")
+    return key
+
+
+def _webhook_secret(given: str) -> str:
+    _key_of(given)
+    return given
+
+
+class NotifyTo(Rule):
+    """Name a program or people that get notices: one `[[notify]]` table."""
+
+    name: Annotated[str, AfterValidator(_destination_name)] = Field(description="its name on the page")
+    to: Annotated[str, AfterValidator(_notify_address)] = Field(
+        repr=False,
+        description="`https://host/path` (webhook), or an address of apprise, such as `mailto://...`",
+    )
+    secret: Annotated[str, AfterValidator(_webhook_secret)] | None = Field(
+        None, repr=False, description="key of a webhook's signatures: `whsec_` and base64; needed there"
+    )
+    ca: UserPath | None = Field(
+        None,
+        description="certificates of the authorities that the webhook's own must come from",
+        json_schema_extra={"shown": "those of the system"},
+    )
+    with_name: bool = Field(False, description="put the X-ray's name into notices to a webhook")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.is_webhook and self.secret is None:
+            raise ValueError("a webhook needs a secret: whsec_ and the output of `openssl rand -base64 32`")
+        for word in () if self.is_webhook else ("secret", "ca", "with_name"):
+            if getattr(self, word):
+                raise ValueError(f"{word} is for https:// alone")
+        if self.parts.scheme == "http" and self.ca:
+            raise ValueError("ca needs TLS: write https://")
+        return self
+
+    @property
+    def parts(self) -> SplitResult:
+        """Return the parts of the address."""
+        return urlsplit(self.to)
+
+    @property
+    def is_webhook(self) -> bool:
+        """Return whether a program gets signed JSON, not people a message by apprise."""
+        return self.to.partition(":")[0].lower() in _WEB
+
+    @property
+    def signing_key(self) -> bytes:
+        """Return the key of a webhook's signatures."""
+        return _key_of(self.secret or "")
+
+
 def _tables(kind: str) -> Callable[[Any], Any]:
     def read(given: Any) -> Any:
         try:
@@ -154,7 +238,10 @@ def _tables(kind: str) -> Callable[[Any], Any]:
     return read
 
 
-def _distinct(tables: tuple[SendTo, ...]) -> tuple[SendTo, ...]:
+_Table = TypeVar("_Table", SendTo, NotifyTo)
+
+
+def _distinct(tables: tuple[_Table, ...]) -> tuple[_Table, ...]:
     if len({table.name for table in tables}) < len(tables):
         raise ValueError("two of them have the same name")
     return tables
@@ -163,7 +250,10 @@ def _distinct(tables: tuple[SendTo, ...]) -> tuple[SendTo, ...]:
 SendTables = Annotated[
     tuple[SendTo, ...], NoDecode, BeforeValidator(_tables("send")), AfterValidator(_distinct)
 ]
-TABLES: dict[str, type[BaseModel]] = {"send": SendTo}  # by their key in cxr.toml
+NotifyTables = Annotated[
+    tuple[NotifyTo, ...], NoDecode, BeforeValidator(_tables("notify")), AfterValidator(_distinct)
+]
+TABLES: dict[str, type[BaseModel]] = {"send": SendTo, "notify": NotifyTo}  # by their key in cxr.toml
 
 
 def secret_in(values: dict[str, Any]) -> str | None:
@@ -171,7 +261,11 @@ def secret_in(values: dict[str, Any]) -> str | None:
     for kind in TABLES:
         tables = values.get(kind)
         for table in tables if isinstance(tables, list) else ():
-            found = [key for key in SECRET_KEYS if isinstance(table, dict) and key in table]
+            if not isinstance(table, dict):
+                continue
+            found = [key for key in SECRET_KEYS if key in table]
+            if kind == "notify" and not str(table.get("to", "")).lower().startswith(("http:", "https:")):
+                found.append("to")  # addresses of apprise hold passwords and tokens
             if found:
                 return f"[[{kind}]] {found[0]}"
     return None

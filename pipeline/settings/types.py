@@ -44,6 +44,12 @@ def _public_key(given: str) -> str:
     return given
 
 
+def _web_address(given: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?", given) or set("?#") & set(given):
+        raise ValueError("write https://host or https://host/path")
+    return given
+
+
 def ae_title_of(given: str) -> str:
     """Return an AE title without the spaces around it; raise ValueError if it is none."""
     title = given.strip()
@@ -76,6 +82,7 @@ SSH_ADDRESS = re.compile(
     r"(?P<user>[^@\s]+)@(\[(?P<v6>[\da-fA-F:.]+)\]|(?P<host>[^:@\s\[\]]+))(:(?P<port>\d{1,5}))?"
 )
 UserPath = Annotated[Path, AfterValidator(at_home)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 SshAddress = Annotated[str, AfterValidator(_ssh_address)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Printable = Annotated[str, AfterValidator(_printable)]
