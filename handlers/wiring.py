@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ec2_runner.reach.reaper import Reaper
     from ec2_runner.reach.slot import Slot
     from pipeline.aws.sqs import SqsQueue
+    from pipeline.aws.topic import Topic
     from pipeline.dicom.arrivals import Arrivals
     from pipeline.dicom.commitment import CommitmentReports, Confirm
     from pipeline.dicom.node import Node
@@ -84,16 +85,16 @@ def make_ports(settings: Settings) -> Ports:
         settings.log_key,
         make_queue(settings),
         telemetry.count,
-        announce=_announcer(settings, store),
+        topic=_topic(settings, store),
     )
 
 
-def _announcer(settings: Settings, store: Store) -> Callable[[str], None] | None:
-    """Return what tells a stack's topic of a verdict; None without a topic."""
+def _topic(settings: Settings, store: Store) -> "Topic | None":
+    """Return the topic of the stack's notices; None without one."""
     from pipeline.aws.topic import Topic
 
     arn = settings.notices_topic
-    return Topic(arn, aws().client("sns"), store, settings.log_key).announce if arn else None
+    return Topic(arn, aws().client("sns"), store, settings.log_key) if arn else None
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from pipeline.errors import (
 from pipeline.events import Change, Event, Ignored, in_inbox, in_outbox, parse
 from pipeline.judge import give_up, read_verdict
 from pipeline.names import has_place, is_review, key_hash, printable, verdict_key
-from pipeline.ports import FullStore, Host, Index, Queue, Store
+from pipeline.ports import Announcer, FullStore, Host, Index, Queue, Store
 from pipeline.records import Job, JobResult, Outcome, Row
 from pipeline.reviews.kept import record_review
 from pipeline.verdict import ReasonCode, Release, Typicality, Verdict, doubt_of
@@ -54,7 +54,7 @@ class Ports:
     # Record a figure for the alarms, such as `Failed` or `OldestWaitingSeconds`.
     count: CountFigure = lambda name, value: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    announce: Callable[[str], None] | None = None  # tells others of the verdict at an outbox key
+    topic: Announcer | None = None  # who is told of each verdict that was written
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def _recorded(key: str, ports: Ports) -> Outcome:
             record_review(key, ports.store, ports.index)
         else:
             row = record_verdict(key, ports.store, ports.index)
-            if row and row.status == "classified":
+            if row and ports.topic:
+                ports.topic.tell_of(key)
+            if row and row.status == "classified":  # last: it is not to be counted twice
                 _count_drift(row, ports)
-            if row and ports.announce:
-                ports.announce(key)
     except Exception as error:  # noqa: BLE001  no error may keep the others from their rows
         why = str(error) if isinstance(error, StoreError) else place_of(error)
         log.error("%s: it could not be recorded: %s", key_hash(key, ports.log_key), why)

@@ -164,6 +164,13 @@ class Queue(Protocol):
         """Return a time before which nothing was sent that still waits; None where nothing waits at all."""
 
 
+class Announcer(Protocol):
+    """Tell others of new verdicts. Raises StoreError."""
+
+    def tell_of(self, verdict_key: str) -> None:
+        """Tell of the verdict at an outbox key, if there is one; it may be told again."""
+
+
 class Index(Protocol):
     """Keep the worklist: rows for the page, written by the handlers; the outbox is enough to rebuild it."""
 

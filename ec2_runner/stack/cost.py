@@ -62,6 +62,7 @@ _INVOCATION, _GIGABYTE_SECOND = 0.20e-6, 16.6667e-6  # aws.amazon.com/lambda/pri
 _DISK_GB, _RELEASES_GB, _ALARMS, _METRICS, _MAPPINGS = 12, 0.5, 13, 8, 3
 _POLLS = 650_000  # per month: Lambda polls an idle queue over five connections, 20 seconds each
 _BATCH, _BATCH_SECONDS, _MEMORY_GB = 32, 5.0, 0.5
+# A topic of notices adds one message per image, $0.0000005, and what its subscribers cost; not counted.
 _PUTS, _GETS, _MESSAGES, _WRITES = 3, 6, 8, 5  # per image: two changes of its row, and those of the feed
 _BOOT_MINUTES = 2.0  # of a stopped host
 # While the host boots, each image is queued again at this interval, which changes no row: tenths of a send,

@@ -27,7 +27,7 @@ class Topic:
         self._arn, self._client, self._store = arn, client, store
         self._writer = NoticeWriter("topic", secret)
 
-    def announce(self, verdict_key: str) -> None:
+    def tell_of(self, verdict_key: str) -> None:
         """Publish the verdict at an outbox key, if there is one; raise StoreError if that fails."""
         seen = read_verdict(self._store, verdict_key)
         if seen.verdict is None or seen.etag is None:

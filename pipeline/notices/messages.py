@@ -2,7 +2,7 @@
 
 import logging
 
-from apprise import Apprise, AppriseAsset
+from apprise import Apprise, AppriseAsset, NotifyFormat
 
 from pipeline.errors import UsageError
 from pipeline.notices.notice import NoticeWriter
@@ -44,7 +44,7 @@ class Messages:
         """Send the notice of a verdict; see `pipeline.outgoing.delivery.Destination`."""
         notice = self._writer.write(delivery)
         try:
-            is_sent = self._service.notify(title=notice.title, body=notice.text)
+            is_sent = self._service.notify(notice.text, notice.title, body_format=NotifyFormat.TEXT)
         except Exception as error:  # noqa: BLE001  one of its many services may raise anything
             raise DestinationDown(f"apprise failed with {type(error).__name__}") from None
         if not is_sent:

@@ -43,7 +43,7 @@ class Webhook:
             "User-Agent": f"cxr-inbox/{VERSION}",
             "webhook-id": notice.data.id,
             "webhook-timestamp": str(sent_at),
-            "webhook-signature": signature(self._key, notice.data.id, sent_at, body),
+            "webhook-signature": signature_of(self._key, notice.data.id, sent_at, body),
         }
         try:
             status = self._post(headers, body)
@@ -75,7 +75,7 @@ class Webhook:
             connection.sock = sock
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", target, body, headers)
-            return connection.getresponse().status
+            status = connection.getresponse().status
         except (OSError, HTTPException) as error:
             if time.monotonic() >= ends:
                 raise TimeoutError from error
@@ -84,9 +84,12 @@ class Webhook:
             cut.cancel()
             connection.close()
             sock.close()
+        if time.monotonic() >= ends:  # what was read is only the beginning
+            raise TimeoutError
+        return status
 
 
-def signature(key: bytes, notice_id: str, sent_at: int, body: bytes) -> str:
+def signature_of(key: bytes, notice_id: str, sent_at: int, body: bytes) -> str:
     """Return the value of `webhook-signature`: HMAC-SHA256 over id, time and body."""
     signed = f"{notice_id}.{sent_at}.".encode() + body
     return f"v1,{base64.b64encode(hmac.digest(key, signed, 'sha256')).decode()}"

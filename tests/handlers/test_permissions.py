@@ -12,7 +12,7 @@ from tests.support.aws import ROOT, as_list, resources, statements, template
 from tests.support.calls import Place, calls
 
 ARTIFACTS = StackNames("${AWS::StackName}").artifacts("${AWS::AccountId}", "${AWS::Region}")
-SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sqs")
+SERVICES = ("cloudwatch", "dynamodb", "ec2", "ec2-instance-connect", "s3", "sns", "sqs")
 ACTIONS = {  # a boto3 method, and what IAM asks for it
     # Without s3:ListBucket, a missing object is a 403. kms: for a bucket with SSE-KMS.
     "get_object": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"},
@@ -26,6 +26,7 @@ ACTIONS = {  # a boto3 method, and what IAM asks for it
     "delete_item": {"dynamodb:DeleteItem"},
     "query": {"dynamodb:Query"},
     "scan": {"dynamodb:Scan"},
+    "publish": {"sns:Publish"},
     "send_message": {"sqs:SendMessage"},
     "send_message_batch": {"sqs:SendMessage"},
     "change_message_visibility_batch": {"sqs:ChangeMessageVisibility"},
@@ -169,6 +170,8 @@ def test_a_role_reads_and_writes_its_places_of_the_bucket_alone(role: str) -> No
 def test_roles_use_the_key_of_the_bucket_alone_and_only_through_s3() -> None:
     service = {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}
     for name, part in resources("AWS::IAM::Policy").items():
+        if template()["Resources"][name]["Condition"] == "HasNotices":
+            continue  # the next test
         assert template()["Resources"][name]["Condition"] == "HasKey"
         (statement,) = statements(part["PolicyDocument"])
         assert statement["Action"].startswith("kms:")
@@ -176,6 +179,23 @@ def test_roles_use_the_key_of_the_bucket_alone_and_only_through_s3() -> None:
         assert statement["Condition"] == {"StringEquals": {"kms:ViaService": service}}
     for role in resources("AWS::IAM::Role").values():
         assert "kms:" not in str(role)
+
+
+def test_notices_are_published_by_one_function_on_their_topic_alone() -> None:
+    (part,) = [
+        found
+        for name, found in resources("AWS::IAM::Policy").items()
+        if template()["Resources"][name]["Condition"] == "HasNotices"
+    ]
+    (statement,) = statements(part["PolicyDocument"])
+    assert (statement["Action"], statement["Resource"]) == ("sns:Publish", {"Ref": "NoticesTopic"})
+    assert part["Roles"] == [{"Ref": "RecordRole"}]
+    told = {
+        name
+        for name, function in resources("AWS::Serverless::Function").items()
+        if "CXR_NOTICES_TOPIC" in function.get("Environment", {}).get("Variables", {})
+    }
+    assert told == {"RecordFunction"}
 
 
 def test_only_the_stacks_hosts_can_be_touched() -> None:
