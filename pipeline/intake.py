@@ -71,7 +71,7 @@ def ingest(event: Event, ports: Ports) -> Report:
     """Bring the verdict of every inbox key in the event up to date."""
     records = in_inbox(parse(event))
     ignored = _ignored(records)
-    changes = [record for record in records if isinstance(record, Change)]
+    changes = [one for one in records if isinstance(one, Change)]
     outcomes = {}
     for change in changes:
         if change.removed:
@@ -97,7 +97,7 @@ def record(event: Event, ports: Ports) -> Report:
     """
     records = in_outbox(parse(event))
     ignored = _ignored(records)
-    changes = [record for record in records if isinstance(record, Change)]
+    changes = [one for one in records if isinstance(one, Change)]
     outcomes = {key: _recorded(key, ports) for key in dict.fromkeys(change.key for change in changes)}
     return _report(records, outcomes, ignored)
 
@@ -127,9 +127,9 @@ def _count_drift(row: Row, ports: Ports) -> None:
 
 
 def _report(records: list[Change | Ignored], outcomes: dict[str, Outcome], ignored: list[Ignored]) -> Report:
-    changes = [record for record in records if isinstance(record, Change)]
+    changes = [one for one in records if isinstance(one, Change)]
     failed = {change.message_id for change in changes if outcomes[change.key].result == "failed"}
-    from_sqs = bool(records) and all(record.message_id for record in records)
+    from_sqs = bool(records) and all(one.message_id for one in records)
     return Report(list(outcomes.values()), ignored, from_sqs, sorted(id_ for id_ in failed if id_))
 
 
@@ -138,7 +138,7 @@ def dead_letter(event: Event, ports: Ports) -> list[Outcome]:
 
     Raises IngestFailed when that verdict could not be written for some keys: the event must come again.
     """
-    keys = dict.fromkeys(record.key for record in in_inbox(parse(event)) if isinstance(record, Change))
+    keys = dict.fromkeys(one.key for one in in_inbox(parse(event)) if isinstance(one, Change))
     outcomes, lost = [], []
     for key in keys:
         try:
@@ -364,7 +364,7 @@ def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
 
 
 def _ignored(records: Iterable[Change | Ignored]) -> list[Ignored]:
-    ignored = [record for record in records if isinstance(record, Ignored)]
-    for record in ignored:
-        log.info("ignored: %s", record.reason)
+    ignored = [one for one in records if isinstance(one, Ignored)]
+    for one in ignored:
+        log.info("ignored: %s", one.reason)
     return ignored

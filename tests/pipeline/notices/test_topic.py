@@ -111,7 +111,8 @@ def test_at_least_once_with_one_id(stack: Stack, monkeypatch: pytest.MonkeyPatch
         answer = record.handler(event, LocalContext())
     assert answer["batchItemFailures"] == [{"itemIdentifier": "m"}]  # SQS brings it again
     row = stack.ports.index.get("inbox/a")
-    assert row and row.status == "classified"  # the page does not wait for SNS
+    assert row
+    assert row.status == "classified"  # the page does not wait for SNS
     assert stack.got() == []
     stack.record(key)  # although its row is there already
     stack.record(key)  # S3 may tell twice
