@@ -1,4 +1,6 @@
 // Keeps the page up to date: asks once a second whether anything changed, and swaps in what did, without a jump.
+import { isNoticing } from "./notices.js";
+
 const PAUSE = 1000; // milliseconds
 const LONGEST_PAUSE = 15000; // after several failures in a row
 const HOST_PAUSE = 5000; // the host and its queue change even when no row does
@@ -17,7 +19,7 @@ export function keepUpToDate(then) {
   async function round() {
     clearTimeout(timer);
     try {
-      if (!document.hidden && !isGrasped()) await look();
+      if ((!document.hidden || isNoticing()) && !isGrasped()) await look();
     } finally {
       clearTimeout(timer); // another round may have begun in the meantime
       timer = setTimeout(round, Math.min(PAUSE * 2 ** failures, LONGEST_PAUSE));

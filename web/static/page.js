@@ -1,5 +1,6 @@
 // The entry: theme, times, search, keys and copy buttons of every page. Everything can be read without script.
 import { keepUpToDate, show } from "./live.js";
+import { look as lookForNews, startNotices } from "./notices.js";
 import { startUploads } from "./upload.js";
 import { KEYS, startViewer } from "./viewer.js";
 
@@ -24,6 +25,7 @@ startSearch();
 startUploads();
 startKeys();
 startReview();
+startNotices();
 setInterval(showTimes, TICK);
 keepUpToDate(startContent);
 
@@ -32,6 +34,7 @@ function startContent() {
   showTimes();
   startViewer();
   startVerdict();
+  lookForNews();
 }
 
 // Theme
