@@ -229,6 +229,69 @@ def test_wrong_tables_are_told(here: Path, table: str, said: str) -> None:
     assert said in refusal()
 
 
+SECRET = "whsec_" + "A" * 32  # 24 bytes
+
+
+def test_tables_name_who_gets_notices(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        here,
+        f'[page]\nport = 0\n[[notify]]\nname = "hook"\nto = "https://ris/a?b=c"\nsecret = "{SECRET}"\n'
+        '[[notify]]\nname = "mail"\nto = "mailto://u:p4ss@b"\nstatuses = ["failed"]\n',
+        0o600,
+    )
+    hook, mail = load_settings().notify
+    assert (hook.is_webhook, hook.signing_key, hook.with_name) == (True, bytes(24), False)
+    assert (mail.is_webhook, mail.statuses) == (False, ("failed",))
+    assert "p4ss" not in repr(load_settings())
+    assert SECRET not in repr(load_settings())
+    monkeypatch.setenv("CXR_NOTIFY", '[{"name": "chat", "to": "slack://t0ken"}]')
+    (only,) = load_settings().notify
+    assert only.to == "slack://t0ken"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('to = "https://b"', "notify number 1, name: field required"),
+        ('name = "a"\nto = "https://b"', "number 1: a webhook needs a secret: whsec_"),
+        ('name = "a"\nto = "https://b"\nsecret = "s3cret"', "number 1, secret: write whsec_ and 24 to 64"),
+        ('name = "a"\nto = "https://b"\nsecret = "whsec_czNjcmV0"', "write whsec_ and 24 to 64"),
+        (
+            f'name = "a"\nto = "http://b/s3cret"\nsecret = "{SECRET}"',
+            "number 1, to: notices would be readable",
+        ),
+        (f'name = "a"\nto = "http://127.0.0.1"\nsecret = "{SECRET}"\nca = "c"', "ca needs TLS"),
+        (f'name = "a"\nto = "https://u:s3cret@b"\nsecret = "{SECRET}"', "they need no user and password"),
+        (f'name = "a"\nto = "https:///s3cret"\nsecret = "{SECRET}"', "this is no address"),
+        (f'name = "a"\nto = "https://[s3cret"\nsecret = "{SECRET}"', "this is no address"),
+        (f'name = "a"\nto = "https://b:99999/s3cret"\nsecret = "{SECRET}"', "this is no address"),
+        ('name = "a"\nto = "s3cret"', "write https://host/path, or an address of apprise"),
+        ('name = "a"\nto = "mailto://s3 cret"', "write https://host/path, or an address of apprise"),
+        ('name = "a"\nto = "slack://s3cret"\nwith_name = true', "with_name is for https:// alone"),
+        (f'name = "a"\nto = "slack://s3cret"\nsecret = "{SECRET}"', "secret is for https:// alone"),
+        ('name = "a"\nto = "a://b"\n[[notify]]\nname = "a"\nto = "a://c"', "have the same name"),
+    ],
+)
+def test_wrong_receivers_are_told_without_their_secrets(here: Path, table: str, said: str) -> None:
+    write(here, f"[[notify]]\n{table}\n", 0o600)
+    assert said in refusal()
+    assert "s3cret" not in refusal()
+    assert SECRET not in refusal()
+
+
+def test_addresses_with_secrets_are_not_for_all(here: Path) -> None:
+    write(here, '[[notify]]\nname = "a"\nto = "slack://s3cret"\n', 0o644)
+    assert "holds [[notify]] to, and every user of this machine can read it" in refusal()
+    assert "s3cret" not in refusal()
+
+
+def test_the_address_of_the_page_is_checked(here: Path) -> None:
+    assert load_settings(page_url="https://cxr.example/x/").page_url == "https://cxr.example/x/"
+    for wrong in ("cxr.example", "https://", "https://a b", "https://u@b", "https://b/?c", "https://b/#c"):
+        with pytest.raises(UsageError, match="write https://host"):
+            load_settings(page_url=wrong)
+
+
 def test_a_table_with_one_bracket_or_a_secret_for_all_is_told(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

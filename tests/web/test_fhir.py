@@ -233,3 +233,22 @@ def test_one_report_among_many_is_found_at_once(index: SqliteIndex) -> None:
         assert row
         assert row.key == f"inbox/{number}.dcm"
     assert time.monotonic() - began < 1
+
+
+def test_a_link_by_id_leads_to_the_page_of_the_xray(page: Page) -> None:
+    """Notices link so, without the name."""
+    for key in ("inbox/a.jpeg", f"inbox/{HOSTILE}", f"inbox/{UNICODE}"):
+        stored(page, classified(), key)
+        answer = page.client.get(f"/x/{report_id(key)}")
+        assert answer.status_code == 302
+        assert page.client.get(answer.location).status_code == 200
+    for unknown in ("0" * 32, "x", "a.jpeg"):
+        assert page.client.get(f"/x/{unknown}").status_code == 404
+
+
+def test_a_link_asks_users_for_their_password(page: Page) -> None:
+    stored(page, classified(), "inbox/a.jpeg")
+    closed = create_page(page.store, page.index, MAX_UPLOAD, access=Access(users=USERS)).test_client()
+    address = f"/x/{report_id('inbox/a.jpeg')}"
+    assert closed.get(address).status_code == 401
+    assert closed.get(address, headers=basic("ada")).status_code == 302
