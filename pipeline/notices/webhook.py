@@ -53,7 +53,7 @@ class Webhook:
             raise DestinationDown("it takes too long to answer") from None
         except HTTPException:
             raise DestinationDown("it does not answer as an HTTP server does") from None
-        except OSError:
+        except (OSError, UnicodeError):  # the second is of a name that no DNS could hold
             raise DestinationDown("it does not answer") from None
         _check(status)
 
