@@ -51,10 +51,10 @@ class Webhook:
             raise DestinationDown("its certificate is not trusted") from None
         except TimeoutError:
             raise DestinationDown("it takes too long to answer") from None
-        except HTTPException:
-            raise DestinationDown("it does not answer as an HTTP server does") from None
         except (OSError, UnicodeError):  # the second is of a name that no DNS could hold
             raise DestinationDown("it does not answer") from None
+        except HTTPException:
+            raise DestinationDown("it does not answer as an HTTP server does") from None
         _check(status)
 
     def _post(self, headers: dict[str, str], body: bytes) -> int:
