@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 _PACKAGES = ("cxr", "ec2_runner", "handlers", "pipeline", "web")
 _LOCAL = {  # adapters that AWS Lambda never chooses
     "pipeline.store.folder",
+    "pipeline.worklist.database",
     "pipeline.worklist.sqlite",
 }
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -102,7 +103,7 @@ class _Search:
         for node in nodes:
             if isinstance(node, ast.Name):
                 self.add(place.module, node.id)
-            elif isinstance(node, ast.Attribute) and node not in data:
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node not in data:
                 self._attribute(place, node)
 
     def _attribute(self, place: Place, node: ast.Attribute) -> None:
@@ -126,7 +127,7 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
 def _words(function: _Function) -> Iterator[str]:
     """Yield the names of called functions, and of methods used as attributes or passed on as text."""
     for node in _code(function):
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             yield node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield node.func.id
