@@ -1,6 +1,8 @@
 """The parameters by which a request chooses a view of the worklist."""
 
+import re
 from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
 from flask import abort, request
@@ -11,7 +13,35 @@ from pipeline.worklist.views import REVIEW_STATES, STATES, Cursor, SortOrder, Vi
 
 _Cursor = Annotated[Cursor, BeforeValidator(Cursor.parse)]
 LONGEST_SEARCH = 200  # characters
+_MIDNIGHT = time(tzinfo=UTC)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LABELS = ("pneumonia", "uncertain", "normal")
+
+
+def _moment(given: object, days: int) -> object:
+    """Read a date, which is one of UTC and `days` later, or a time with its offset; nothing is no limit."""
+    if not isinstance(given, str) or not given:
+        return given or None
+    if _DATE.fullmatch(given):
+        return datetime.combine(date.fromisoformat(given) + timedelta(days=days), _MIDNIGHT)
+    moment = datetime.fromisoformat(given)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs its offset")
+    return moment.astimezone(UTC)
+
+
+def _first(given: object) -> object:
+    try:
+        return _moment(given, 0)
+    except OverflowError as error:
+        raise ValueError("no such date") from error
+
+
+def _after(given: object) -> object:
+    try:
+        return _moment(given, 1)
+    except OverflowError as error:
+        raise ValueError("no such date") from error
 
 
 class Query(BaseModel):
@@ -20,6 +50,8 @@ class Query(BaseModel):
     state: list[RowState] = []
     review: list[ReviewState] = []
     search: str = Field("", max_length=LONGEST_SEARCH)
+    since: Annotated[datetime | None, BeforeValidator(_first)] = Field(None, alias="from")
+    until: Annotated[datetime | None, BeforeValidator(_after)] = Field(None, alias="to")
     order: SortOrder = "newest"
     after: _Cursor | None = None
     before: _Cursor | None = None
@@ -28,7 +60,8 @@ class Query(BaseModel):
     @property
     def view(self) -> View:
         """Return the view without the place in it."""
-        return View(frozenset(self.state), self.search.strip(), self.order, frozenset(self.review))
+        chosen = frozenset(self.state), self.search.strip(), self.order, frozenset(self.review)
+        return View(*chosen, self.since, self.until)
 
     def without_verdicts(self) -> "Query":
         """Return the same query without what would tell verdicts apart: labels, their order, agreement."""
@@ -66,8 +99,17 @@ def parameters(view: View) -> dict[str, Any]:
         **({"state": states} if states else {}),
         **({"review": reviews} if reviews else {}),
         **({"search": view.search} if view.search else {}),
+        **({"from": _written(view.since, 0)} if view.since else {}),
+        **({"to": _written(view.until, 1)} if view.until else {}),
         **({"order": view.order} if view.order != "newest" else {}),
     }
+
+
+def _written(moment: datetime, days: int) -> str:
+    """Write a time as `_moment` reads it, as a date where it is one."""
+    if moment.timetz() == _MIDNIGHT and moment.year > 1:
+        return (moment - timedelta(days=days)).date().isoformat()
+    return f"{moment.replace(tzinfo=None).isoformat()}Z"
 
 
 def toggled(view: View, state: RowState) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, product
 from typing import Literal, get_args
 
 from pipeline.records import ReviewState, Row, RowState
@@ -32,23 +32,39 @@ _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
 _TRIGRAM = 3  # characters; the index of substrings has no shorter ones
 _RARE = 500  # rows: fewer are looked up by name; more are soon met on the walk
 _LAST = "\U0010ffff"  # sorts after every time
+_MOST_COUNTED = 1000  # hits of a search for common words; without one, all are counted
 
 _Found = tuple[str, int]  # time and number of the row: its place in a group
 
 
 @dataclass(frozen=True)
 class View:
-    """Select what somebody looks at: no states or reviews means all; a search finds names with every word."""
+    """Select what somebody looks at: no states or reviews means all; a search finds names with every word.
+
+    The dates are those by which rows are ordered: of the verdict, or else since when it waits.
+    """
 
     states: frozenset[RowState] = frozenset()
     search: str = ""
     order: SortOrder = "newest"
     reviews: frozenset[ReviewState] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None  # not included
 
     @property
     def words(self) -> list[str]:
         """Return the words of the search."""
         return folded(self.search).replace("\0", " ").split()
+
+    @property
+    def dates(self) -> tuple[str, str]:
+        """Return the first time, and the one after the last, as the rows hold them."""
+        return text(self.since) if self.since else "", text(self.until) if self.until else _LAST
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether every X-ray is in it."""
+        return not (self.states or self.search or self.reviews or self.since or self.until)
 
     def any_state(self) -> "View":
         """Return the same view of all states and reviews."""
@@ -90,6 +106,17 @@ class Page:
     older: Cursor | None = None  # page after the last row
 
 
+@dataclass(frozen=True)
+class Hits:
+    """Count the rows of a view, or those before one of its rows."""
+
+    count: int
+    is_all: bool = True  # false: there are more, which were not counted
+
+    def __str__(self) -> str:
+        return f"{self.count:,}" if self.is_all else f"{self.count:,}+"
+
+
 class Worklist:
     """Read the index of a file."""
 
@@ -124,14 +151,64 @@ class Worklist:
 
     def neighbours(self, view: View, key: str) -> tuple[Row | None, Row | None]:
         """Return the rows before and after that of a key in a view, which need not include it."""
-        found = next(self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key), None)
-        if found is None:
+        here = self._place(view, key)
+        if here is None:
             return None, None
-        shelf, at, id_ = found
-        group = next(number for number, shelves in enumerate(_ORDERS[view.order]) if shelf in shelves)
-        here = Cursor(group, at, id_)
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
+
+    def hits(self, view: View) -> Hits:
+        """Return how many rows a view has; of those with common words, only so many are counted."""
+        if view.is_whole:
+            return Hits(sum(self.counts().values()))
+        return self._count(view, None)
+
+    def position(self, view: View, key: str) -> Hits | None:
+        """Return the place of a row in a view, from 1; None where it is not in it, or far down a search."""
+        here = self._place(view, key)
+        if here is None or not self._contains(view, key):
+            return None
+        before = self._count(view, here)
+        return Hits(before.count + 1) if before.is_all else None
+
+    def _place(self, view: View, key: str) -> Cursor | None:
+        """Return where the row of a key would be in a view; None where there is no row."""
+        found = next(self._index.select("SELECT shelf, at, id FROM rows WHERE key = ?", key), None)
+        if found is None:
+            return None
+        shelf, at, id_ = found
+        group = next(number for number, shelves in enumerate(_ORDERS[view.order]) if shelf in shelves)
+        return Cursor(group, at, id_)
+
+    def _contains(self, view: View, key: str) -> bool:
+        states, reviews = sorted(view.states), sorted(view.reviews)
+        query = f"SELECT 1 FROM rows WHERE key = ?{' AND instr(name, ?)' * len(view.words)}"
+        query += f" AND state IN ({_marks(states)})" if states else ""
+        query += f" AND review IN ({_marks(reviews)})" if reviews else ""
+        query += " AND at >= ? AND at < ?"
+        values = (key, *view.words, *states, *reviews, *view.dates)
+        return next(self._index.select(query, *values), None) is not None
+
+    def _count(self, view: View, until: Cursor | None) -> Hits:
+        """Count the rows of a view, or those before a place in it."""
+        rare = self._rare(view)
+        most = _MOST_COUNTED + 1 if view.words and rare is None else -1  # of SQLite: no limit
+        total = 0
+        for number, shelves in enumerate(_ORDERS[view.order]):
+            if until and number > until.group:
+                break
+            bound = (until.at, until.id) if until and number == until.group else None
+            asked = [shelf for shelf in shelves if not view.states or shelf.rstrip("+") in view.states]
+            if rare is not None:
+                total += sum(1 for shelf, place in rare if shelf in asked and (not bound or place > bound))
+                continue
+            for shelf, review in product(asked, sorted(view.reviews) or [None]):
+                query, values = _asked_for(shelf, review, view, bound, backward=True)
+                counted = f"SELECT count(*) FROM (SELECT 1 {query} LIMIT ?)"
+                total += next(self._index.select(counted, *values, most))[0]
+                if 0 < most <= total:
+                    return Hits(_MOST_COUNTED, False)
+        return Hits(total)
 
     def counts(self) -> dict[RowState, int]:
         """Return how many rows there are of each state."""
@@ -174,15 +251,13 @@ class Worklist:
         self, shelf: str, view: View, bound: _Found | None, backward: bool
     ) -> list[Iterator[_Found]]:
         """Return the walk through a shelf, or one for each of the reviews that the view asks for."""
-        direction, sign = ("ASC", ">") if backward else ("DESC", "<")
-        named = " AND instr(name, ?)" * len(view.words)
-        rest = f"shelf = ? AND (at, id) {sign} (?, ?){named} ORDER BY at {direction}, id {direction}"
-        values = (shelf, *(bound or (("", 0) if backward else (_LAST, 0))), *view.words)
-        if not view.reviews:
-            query = f"SELECT at, id FROM rows INDEXED BY rows_shelf WHERE {rest}"
-            return [self._index.select(query, *values)]
-        query = f"SELECT at, id FROM rows INDEXED BY rows_review WHERE review = ? AND {rest}"
-        return [self._index.select(query, review, *values) for review in view.reviews]
+        direction = "ASC" if backward else "DESC"
+        walks = []
+        for review in sorted(view.reviews) or [None]:
+            query, values = _asked_for(shelf, review, view, bound, backward)
+            ordered = f"SELECT at, id {query} ORDER BY at {direction}, id {direction}"
+            walks.append(self._index.select(ordered, *values))
+        return walks
 
     def _rare(self, view: View) -> list[tuple[str, _Found]] | None:
         """Return the rows whose name holds all of the words, if the index of substrings finds only a few."""
@@ -196,13 +271,35 @@ class Worklist:
             return None
         named = " AND instr(name, ?)" * len(words)
         read = f" AND review IN ({_marks(reviews)})" if reviews else ""
-        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}{read}"
-        values = [*(id_ for (id_,) in found), *words, *reviews]
+        dated = " AND at >= ? AND at < ?"
+        query = f"SELECT shelf, at, id FROM rows WHERE id IN ({_marks(found)}){named}{read}{dated}"
+        values = [*(id_ for (id_,) in found), *words, *reviews, *view.dates]
         return [(shelf, (at, id_)) for shelf, at, id_ in self._index.select(query, *values)]
 
     def _rows(self, ids: list[int]) -> list[Row]:
         found = dict(self._index.rows(f"id IN ({_marks(ids)})", *ids))
         return [found[id_] for id_ in ids if id_ in found]
+
+
+def _asked_for(
+    shelf: str, review: ReviewState | None, view: View, bound: _Found | None, backward: bool
+) -> tuple[str, list[object]]:
+    """Return the end of a query for the rows of a shelf after a bound, and its values.
+
+    One end of the walk is the bound or the view's date, whichever is nearer; the other is its other date.
+    """
+    since, until = view.dates
+    if backward:
+        first, end = max(bound or (since, 0), (since, 0)), until
+    else:
+        first, end = min(bound or (until, 0), (until, 0)), since
+    signs = (">", "<") if backward else ("<", ">=")
+    query = "FROM rows INDEXED BY rows_shelf WHERE "
+    values: list[object] = [shelf, *first, end, *view.words]
+    if review is not None:
+        query, values = "FROM rows INDEXED BY rows_review WHERE review = ? AND ", [review, *values]
+    query += f"shelf = ? AND (at, id) {signs[0]} (?, ?) AND at {signs[1]} ?"
+    return query + " AND instr(name, ?)" * len(view.words), values
 
 
 def _picked(

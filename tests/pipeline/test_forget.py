@@ -10,7 +10,7 @@ from handlers import wiring
 from pipeline import forget as module
 from pipeline.errors import StoreError, UsageError
 from pipeline.events import s3_event
-from pipeline.forget import erase_xray, is_known
+from pipeline.forget import erase_xray, erase_xrays, is_known
 from pipeline.intake import Ports
 from pipeline.names import BOOKMARK
 from pipeline.reconcile import note_next_look
@@ -45,6 +45,26 @@ def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:
     assert ports.index.get(KEY) is None
     assert ports.index.get("inbox/a.jpeg.png") is not None
     assert erase_xray(KEY, ports.store, ports.index, 0) is False
+
+
+def test_of_several_the_failure_of_one_keeps_no_other(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, purge = "inbox/a.jpeg.png", store_of(ports).purge
+
+    def refusing(key: str) -> int:
+        if key == other:
+            raise StoreError("the folder cannot be written to")
+        return purge(key)
+
+    monkeypatch.setattr(ports.store, "purge", refusing)
+    erased = erase_xrays([other, KEY, "inbox/none", "inbox/"], ports.store, ports.index, 0)
+    assert erased.found == {KEY: True, "inbox/none": False}
+    assert {key: str(error) for key, error in erased.failed.items()} == {
+        other: "the folder cannot be written to",
+        "inbox/": "name one X-ray, not a folder",
+    }
+    assert ports.index.get(other) is not None
+    late = erase_xrays([other], ports.store, ports.index, 0, seconds=-1)
+    assert str(late.failed[other]) == "there was no time left for it"
 
 
 def test_no_bookmark_of_reconcile_names_it(ports: Ports) -> None:

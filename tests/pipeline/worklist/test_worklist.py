@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import Reviewed, ReviewState, Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import STATES, Cursor, Page, SortOrder, View, Worklist
+from pipeline.worklist.views import STATES, Cursor, Hits, Page, SortOrder, View, Worklist
 
 NOON = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 RANKS = {"pneumonia": 0, "normal": 2}  # in triage; all else is between
@@ -86,6 +86,18 @@ def test_a_common_word_is_found_on_the_walk(index: SqliteIndex, monkeypatch: pyt
     worklist = fill(index)
     assert names(worklist.page(View(search="jpeg", order="triage"), 2)) == ["0.jpeg", "5.jpeg"]
     assert names(worklist.page(View(search="5.jpeg", order="triage"), 2)) == ["5.jpeg"]
+
+
+def test_many_hits_of_a_search_are_not_all_counted(
+    index: SqliteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.worklist.views._RARE", 3)
+    monkeypatch.setattr("pipeline.worklist.views._MOST_COUNTED", 5)
+    worklist, view = fill(index), View(search="jpeg")
+    assert str(worklist.hits(view)) == "5+"
+    assert worklist.position(view, "inbox/2.jpeg") == Hits(5)
+    assert worklist.position(view, "inbox/6.jpeg") is None
+    assert str(worklist.hits(View(frozenset({"normal"}), "jpeg"))) == "2"
 
 
 def test_the_rows_before_and_after_one(index: SqliteIndex) -> None:
@@ -177,15 +189,22 @@ def test_the_walks_use_their_index(index: SqliteIndex) -> None:
     unread = View(order="triage", reviews=frozenset({"unread", "agreed"}))
     worklist.page(unread, 3, after=worklist.page(unread, 3).older)
     worklist.page(View(search="jpeg", reviews=frozenset({"agreed"})), 3)
+    dated = View(since=NOON - timedelta(minutes=4), until=NOON)
+    worklist.page(dated, 3, after=worklist.page(dated, 3).older)
+    for view in (dated, unread, View(search="jpeg"), View(search="j")):
+        worklist.hits(view)
+        worklist.position(view, "inbox/2.jpeg")
     worklist.counts()
     worklist.review_counts()
     worklist.hours(NOON)
     assert plans
     for plan in plans:
-        assert plan.startswith(("SEARCH", "SCAN names VIRTUAL TABLE INDEX")) or "SUBQUERY" in plan, plan
+        assert plan.startswith(("SEARCH", "SCAN names VIRTUAL TABLE INDEX")) or "SUBQUERY" in plan.upper(), (
+            plan
+        )
         assert "TEMP B-TREE" not in plan
-    assert any("rows_shelf (shelf=? AND at<?)" in plan for plan in plans)
-    assert any("rows_review (review=? AND shelf=? AND at<?)" in plan for plan in plans)
+    assert any("rows_shelf (shelf=? AND at>? AND at<?)" in plan for plan in plans)
+    assert any("rows_review (review=? AND shelf=? AND at>? AND at<?)" in plan for plan in plans)
 
 
 ROWS = st.lists(
@@ -202,6 +221,7 @@ ROWS = st.lists(
     st.sampled_from(["newest", "triage"]),
     st.integers(1, 7),
     st.frozensets(st.sampled_from(["unread", "agreed", "mixed"])),
+    st.tuples(*[st.none() | st.integers(-1, 5)] * 2),
 )
 def test_the_pages_are_the_whole_view_in_both_directions(
     rows: list[tuple[str, int, int]],
@@ -210,6 +230,7 @@ def test_the_pages_are_the_whole_view_in_both_directions(
     order: SortOrder,
     limit: int,
     reviews: frozenset[ReviewState],
+    dates: tuple[int | None, int | None],
 ) -> None:
     with TemporaryDirectory() as folder:
         index = SqliteIndex(Path(folder) / "index.sqlite")
@@ -221,13 +242,18 @@ def test_the_pages_are_the_whole_view_in_both_directions(
                 index.review(f"inbox/{key}", Reviewed("v" if number % 3 else "older", said))
             else:
                 index.wait([f"inbox/{key}"], moment, at_work=kind == 6)
-        view, worklist = View(states, search, order, reviews), Worklist(index)  # type: ignore[arg-type]
+        since, until = (None if back is None else NOON - timedelta(minutes=back) for back in dates)
+        view = View(states, search, order, reviews, since, until)  # type: ignore[arg-type]
+        worklist = Worklist(index)
 
         everything = [replace(row, change=0) for row in worklist.rows(view)]
         stored = [replace(row, change=0) for row in index.all()]
         expected = [row for row in stored if not states or row.state in states]
         expected = [row for row in expected if all(word in row.key[6:] for word in search.lower().split())]
         expected = [row for row in expected if not reviews or row.review in reviews]
+        at = {row.key: row.finished_at or row.waiting_since or NOON for row in stored}
+        expected = [row for row in expected if since is None or at[row.key] >= since]
+        expected = [row for row in expected if until is None or at[row.key] < until]
         counted = Counter(row.review for row in stored if row.review)
         assert {word: count for word, count in worklist.review_counts().items() if count} == counted
         assert sorted(row.key for row in everything) == sorted(row.key for row in expected)
@@ -235,6 +261,12 @@ def test_the_pages_are_the_whole_view_in_both_directions(
         times = [(row.finished_at or row.waiting_since or NOON).timestamp() for row in everything]
         in_order = list(zip(ranks, (-moment for moment in times), strict=True))
         assert in_order == sorted(in_order)
+
+        assert worklist.hits(view) == Hits(len(everything))
+        places = {row.key: number for number, row in enumerate(everything, 1)}
+        for row in stored:
+            place = worklist.position(view, row.key)
+            assert (place and place.count) == places.get(row.key)
 
         pages = [worklist.page(view, limit)]
         while older := pages[-1].older:
