@@ -115,6 +115,12 @@ def up_command(
         from handlers import wiring
         from model.serve import process
 
+        if settings.page_forget:
+            raise UsageError(
+                "page_forget is for a folder: the page of a bucket has no permission to erase; "
+                "set it to false, and use `cxr forget NAME --bucket BUCKET`"
+            )
+
         process.discard()  # its stack judges; the network that was loaded ahead is not needed
 
         # Report a missing bucket now: the stack's table would not, and the lock file would be created first.
@@ -148,7 +154,9 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
         return [*background.problems(), *watcher.problems(), *(outgoing.problems() if outgoing else ())]
 
     arrivals = wiring.make_arrivals(settings, ports.store)
-    parts = {"operations": monitor, "problems": problems, "arrivals": arrivals, "outgoing": outgoing}
+    parts: dict[str, Any] = {"operations": monitor, "problems": problems, "arrivals": arrivals}
+    parts["outgoing"] = outgoing
+    parts["eraser"] = wiring.make_eraser(settings, ports.store, worklist, outgoing)
     page = _page(settings, access, ports.store, worklist, **parts)
     server = _server(page, access.address, settings)
     node = _start_dicom(settings, arrivals, background, outgoing)

@@ -4,7 +4,7 @@ Each adapter is imported when it is chosen: a Lambda has no network to run, and 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.dicom.arrivals import Arrivals
     from pipeline.dicom.commitment import CommitmentReports, Confirm
     from pipeline.dicom.node import Node
+    from pipeline.forget import Erased
     from pipeline.judge import Judge
     from pipeline.outgoing.delivery import Destination
     from pipeline.outgoing.lane import Outgoing
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 # Threads that fetch and write, per image that is judged at a time. A bucket answers slowly, and an
 # image that does not finish keeps its thread until its deadline.
 _FETCHING = 4
+_ERASING_SECONDS = 20.0  # for one request of the page; then its remaining X-rays are left
 _chosen: Ports | None = None
 
 
@@ -166,6 +168,24 @@ def outgoing_path(settings: Settings) -> Path:
 
     name = f"{settings.bucket}_outgoing" if settings.bucket else "outgoing"
     return settings.root / PRIVATE_FOLDER / f"{name}.sqlite"
+
+
+def make_eraser(
+    settings: Settings, store: FullStore, index: Index, outgoing: "Outgoing | None"
+) -> "Callable[[Sequence[str]], Erased] | None":
+    """Return what erases X-rays of the folder for the page; None unless the settings allow it."""
+    if not settings.page_forget:
+        return None
+    from pipeline.forget import erase_xrays
+    from pipeline.outgoing.queue import OutgoingQueue
+
+    path = outgoing_path(settings)
+    queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
+
+    def erase(keys: Sequence[str]) -> "Erased":
+        return erase_xrays(keys, store, index, outgoing=queue, seconds=_ERASING_SECONDS)
+
+    return erase
 
 
 def make_outgoing(settings: Settings, store: Store, index: "SqliteIndex") -> "Outgoing | None":

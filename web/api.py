@@ -59,7 +59,7 @@ def api_blueprint(
     def export() -> ResponseReturnValue:
         rows = listed.rows(asked().view)
         first = list(islice(rows, 1))  # read now: after the answer has begun, an error could not be reported
-        answer = Response(stream_with_context(_lines(chain(first, rows))), mimetype="text/csv")
+        answer = Response(stream_with_context(csv_lines(chain(first, rows))), mimetype="text/csv")
         answer.headers["Content-Disposition"] = 'attachment; filename="verdicts.csv"'
         return answer
 
@@ -161,7 +161,7 @@ def _item(row: Row) -> WorklistItem:
 _CSV = [name for name in WorklistItem.model_fields if name not in ("url", "page", "preview")]
 
 
-def _lines(rows: Iterable[Row]) -> Iterator[str]:
+def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the rows as CSV (RFC 4180), with anything that a spreadsheet would take for a formula made text.
 
     The audit notes how many rows were read, even where the reader stopped early.

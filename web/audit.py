@@ -13,7 +13,9 @@ from flask import Flask, current_app, g, request
 
 from pipeline.names import key_hash
 
-_Action = Literal["view", "preview", "list", "upload", "resubmit", "export", "send", "login", "review"]
+_Action = Literal[
+    "view", "preview", "list", "upload", "resubmit", "export", "send", "login", "review", "forget", "full"
+]
 _Result = Literal["done", "refused"]
 
 _FILE_BYTES, _FILES = 10_000_000, 10  # the current file and nine older ones: about 500,000 lines

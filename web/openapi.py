@@ -13,12 +13,14 @@ from web.errors import FHIR_JSON
 from web.pacs.fhir import MOST_REPORTS
 from web.query import Query
 from web.schemas import (
+    Acted,
     Figures,
     InboxKey,
     ItemWithVerdict,
     Problem,
     ReviewRequest,
     ReviewsOfXray,
+    SelectionRequest,
     StatisticsFigures,
     TicketRequest,
     UploadTicket,
@@ -28,7 +30,7 @@ from web.schemas import (
 _OUT: Literal["serialization"] = "serialization"
 _MODELS = (
     *(Figures, InboxKey, ItemWithVerdict, Problem, Review, ReviewRequest, ReviewsOfXray, StatisticsFigures),
-    *(TicketRequest, UploadTicket, WorklistItems),
+    *(Acted, SelectionRequest, TicketRequest, UploadTicket, WorklistItems),
 )
 _SCHEMAS = "#/components/schemas/{model}"
 _CURSOR = r"^[0-9]\.([0-9]{20})?\.[0-9]{1,18}$"
@@ -40,6 +42,8 @@ _SAID = {
     "state": "Only rows in these states.",
     "review": "Only rows with a finding about which readers said this; `unread`: nobody did.",
     "search": "Only rows whose name contains all of these words, ignoring case.",
+    "from": "Only rows of this UTC date or later, or from this time on (`2026-11-24T08:00Z`).",
+    "to": "Only rows of this UTC date or earlier, or before this time.",
     "order": "`triage`: pneumonia first, then failed, rejected, uncertain and unfinished, then normal.",
     "after": "A cursor from an earlier answer: the rows after it. Ignored where `before` is given.",
     "before": "A cursor from an earlier answer: the rows right before it. Takes precedence over `after`.",
@@ -62,8 +66,8 @@ def document() -> dict[str, Any]:
     """Return the whole document for the current page."""
     models = [(model, _OUT) for model in _MODELS]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS)
-    optional = ("upload.ticket", "results.download", "stow.store", "outgoing.send_again")
-    tickets, results, objects, outgoing = (view in current_app.view_functions for view in optional)
+    optional = ("upload.ticket", "results.download", "stow.store", "outgoing.send_again", "acting.forget")
+    tickets, results, objects, outgoing, forget = (view in current_app.view_functions for view in optional)
     return {
         "openapi": "3.1.0",
         "info": {"title": "CXR Inbox", "version": VERSION, "description": _ABOUT},
@@ -72,6 +76,7 @@ def document() -> dict[str, Any]:
             **_reports(),
             **(_results() if results else {}),
             **_writes(),
+            **_acts("again", *(("dicom",) if results else ()), *(("forget",) if forget else ())),
             **(_ticket() if tickets else {}),
             **(_objects() if objects else {}),
             **(_send() if outgoing else {}),
@@ -97,7 +102,7 @@ def _results() -> dict[str, Any]:
 
 
 def _reads() -> dict[str, Any]:
-    view = _parameters("state", "review", "search", "order")
+    view = _parameters("state", "review", "search", "from", "to", "order")
     text = {"schema": {"type": "string"}}
     anything = {"application/json": {"schema": {"type": "object"}}}
     page, whole = _json(WorklistItems), _json(ItemWithVerdict)
@@ -201,6 +206,19 @@ def _writes() -> dict[str, Any]:
     }
 
 
+def _acts(*names: str) -> dict[str, Any]:
+    archive = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    table = {"text/csv": {"schema": {"type": "string"}}}
+    acts = {
+        "csv": _operation("Several X-rays as a CSV table", table, "503"),
+        "again": _operation("Judge those that failed again", _json(Acted), "503", done="202"),
+        "dicom": _operation("The DICOM results of up to 20 X-rays, in a ZIP archive", archive, "409", "503"),
+        "forget": _operation("Erase X-rays for good; `count` confirms it", _json(Acted), "503"),
+    }
+    body = _body(_json(SelectionRequest))
+    return {f"/selected/{name}": {"post": acts[name] | body} for name in ("csv", *names)}
+
+
 def _ticket() -> dict[str, Any]:
     summary = "Permission to send a new file straight to the bucket; after a 409 send it to `/upload`"
     ticket = _operation(summary, _json(UploadTicket), "409", "413", "503")
@@ -258,6 +276,8 @@ def _parameters(*names: str) -> list[dict[str, Any]]:
 def _schema(name: str) -> dict[str, Any]:
     if name in ("after", "before"):
         return {"type": "string", "pattern": _CURSOR}
+    if name in ("from", "to"):
+        return {"type": "string", "format": "date"}
     field = Query.model_fields[name]
     limits = TypeAdapter(Query).json_schema()["properties"][name]
     limits.pop("title", None)

@@ -73,6 +73,8 @@ def pages_blueprint(
             page = listed.page(query.view, query.limit)
         return render_template(
             "worklist.html",
+            hits=listed.hits(query.view),
+            first=listed.position(query.view, page.rows[0].key) if page.rows else None,
             change=change,
             view=query.view,
             here=query.here,
@@ -104,6 +106,8 @@ def pages_blueprint(
             here=query.here,
             newer=newer,
             older=older,
+            place=listed.position(query.view, row.key),
+            hits=listed.hits(query.view),
             reviews=shown_reviews(store, index, row, seen),
             told=request.args.get("told"),
         )

@@ -125,6 +125,30 @@ class ReviewsOfXray(BaseModel):
     reviews: list[Review]
 
 
+class SelectionRequest(BaseModel, strict=True):
+    """The X-rays to act on."""
+
+    keys: list[str] = Field(min_length=1, max_length=500, description="whole keys, with `inbox/`")
+    count: int | None = Field(
+        None, description="the number of different keys; without it nothing is forgotten"
+    )
+
+
+class NotDone(BaseModel):
+    """An X-ray that was left as it was."""
+
+    key: str
+    error: str
+
+
+class Acted(BaseModel):
+    """What came of acting on several X-rays."""
+
+    asked: int
+    done: int
+    problems: list[NotDone]
+
+
 class InboxKey(BaseModel):
     """The X-ray that was accepted."""
 

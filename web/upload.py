@@ -57,7 +57,7 @@ def upload_blueprint(store: Store, index: SqliteIndex, max_bytes: int, tickets: 
         """Have the X-ray `key` judged again, and return to the page with the button."""
         key = request.values.get("key", "")
         try:
-            _resubmit(store, index, key, max_bytes)
+            resubmit_xray(store, index, key, max_bytes)
             note("resubmit", key)
         except UploadRefused as error:
             return error_answer(error.code, str(error), "Not judged again")
@@ -161,7 +161,7 @@ def _ticket(store: Store, tickets: Tickets, asked: object, max_bytes: int) -> tu
     return key, tickets.presign_post(key, max_bytes)
 
 
-def _resubmit(store: Store, index: SqliteIndex, key: str, max_bytes: int) -> None:
+def resubmit_xray(store: Store, index: SqliteIndex, key: str, max_bytes: int) -> None:
     """Write the bytes of a failed X-ray again; raise UploadRefused if it cannot be judged again.
 
     The event that follows is only a hint; it leads to a new verdict because a `failed` one is never current.

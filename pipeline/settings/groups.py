@@ -71,6 +71,9 @@ class PageSettings(_Group):
     page_url: WebAddress | None = Field(
         None, description="address of the page for the links in notices, `https://cxr.hospital.example`"
     )
+    page_forget: bool = Field(
+        False, description="let everybody who may use the page of a folder erase X-rays for good"
+    )
 
 
 class JudgingSettings(_Group):

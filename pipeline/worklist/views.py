@@ -62,6 +62,16 @@ class View:
         return text(self.since) if self.since else "", text(self.until) if self.until else _LAST
 
     @property
+    def last_moment(self) -> datetime | None:
+        """Return the last time that is included."""
+        return self.until - timedelta(microseconds=1) if self.until else None
+
+    @property
+    def asked_reviews(self) -> list[ReviewState | None]:
+        """Return its reviews, or None alone, which stands for all."""
+        return [*sorted(self.reviews)] or [None]
+
+    @property
     def is_whole(self) -> bool:
         """Return whether every X-ray is in it."""
         return not (self.states or self.search or self.reviews or self.since or self.until)
@@ -202,7 +212,7 @@ class Worklist:
             if rare is not None:
                 total += sum(1 for shelf, place in rare if shelf in asked and (not bound or place > bound))
                 continue
-            for shelf, review in product(asked, sorted(view.reviews) or [None]):
+            for shelf, review in product(asked, view.asked_reviews):
                 query, values = _asked_for(shelf, review, view, bound, backward=True)
                 counted = f"SELECT count(*) FROM (SELECT 1 {query} LIMIT ?)"
                 total += next(self._index.select(counted, *values, most))[0]
@@ -253,7 +263,7 @@ class Worklist:
         """Return the walk through a shelf, or one for each of the reviews that the view asks for."""
         direction = "ASC" if backward else "DESC"
         walks = []
-        for review in sorted(view.reviews) or [None]:
+        for review in view.asked_reviews:
             query, values = _asked_for(shelf, review, view, bound, backward)
             ordered = f"SELECT at, id {query} ORDER BY at {direction}, id {direction}"
             walks.append(self._index.select(ordered, *values))

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from schemathesis.openapi import from_wsgi
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from pipeline.forget import erase_xrays
 from pipeline.names import verdict_key
 from pipeline.records import Row
 from pipeline.verdict import Verdict
@@ -54,6 +56,30 @@ def test_the_worklist_goes_on_from_cursor_to_cursor(page: Page) -> None:
     assert len(keys) == len(set(keys)) == 9
 
 
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("from=2025-11-23", 13),
+        ("to=2025-11-22", 3),
+        ("from=2025-11-22&to=2025-11-22", 3),
+        ("from=2025-11-23T01:55Z", 7),
+        ("from=2025-11-23T10:55%2B09:00&to=2025-11-23T01:58:00.5Z", 4),
+        ("from=&to=", 16),
+    ],
+)
+def test_the_worklist_by_date(page: Page, address: str, found: int) -> None:
+    filled(page)
+    answer = page.get(f"/api/verdicts?{address}&limit=3")
+    keys = [item["key"] for item in json.loads(answer)["items"]]
+    while after := json.loads(answer)["after"]:
+        answer = page.get(f"/api/verdicts?{address}&limit=3&after={after}")
+        keys += [item["key"] for item in json.loads(answer)["items"]]
+    assert len(set(keys)) == len(keys) == found
+    html = page.get(f"/?{address}")
+    assert html.count('class="row ') == found
+    assert f"<b>{found}</b>" in html
+
+
 def test_one_xray_with_its_whole_verdict(page: Page) -> None:
     page.judged("ward 3/a.jpeg", b"P")
     found = json.loads(page.get("/api/verdicts?search=a.jpeg"))["items"][0]
@@ -75,6 +101,10 @@ def test_one_xray_with_its_whole_verdict(page: Page) -> None:
         ("limit=501", "limit"),
         ("after=1", "after"),
         ("order=oldest", "order"),
+        ("from=24.11.2026", "from"),
+        ("from=2026-02-30", "from"),
+        ("to=9999-12-31", "to"),
+        ("to=2026-11-24T08:00", "to"),
         (f"search={'x' * 201}", "search"),
     ],
 )
@@ -133,6 +163,7 @@ READS = {
 }
 READS |= {"/fhir/DiagnosticReport/{id}", "/fhir/DiagnosticReport", "/fhir/metadata"}
 WRITES = {"/upload", "/resubmit", "/upload/ticket", "/api/verdicts/{name}/reviews"}
+WRITES |= {"/selected/csv", "/selected/again"}
 
 
 @pytest.mark.parametrize("who", list(WHO))
@@ -152,8 +183,10 @@ def test_the_description_is_true(page: Page, mode: GenerationMode, who: str) -> 
 
 def test_what_comes_of_a_write_is_described(page: Page) -> None:
     key = failed(filled(page), "failed.jpeg")
-    said = described(page, {}, tickets=Booth())
+    erase = partial(erase_xrays, store=page.store, index=page.index, quiet=0)
+    said = described(page, {}, tickets=Booth(), eraser=erase)
     writes = {operation.path: operation for operation in said if operation.method == "post"}
+    selected = {name: writes[f"/selected/{name}"] for name in ("csv", "again", "forget")}
     review, name = writes["/api/verdicts/{name}/reviews"], "ward 0/00.jpeg"
     word = {"verdict_etag": (page.index.get(f"inbox/{name}") or Row("")).verdict_etag, "said": "agree"}
     json_type = "application/json"
@@ -179,11 +212,15 @@ def test_what_comes_of_a_write_is_described(page: Page) -> None:
             400,
         ),
         (ticket.Case(body=taken, media_type="application/json"), 409),
+        (selected["csv"].Case(body={"keys": [key]}, media_type=json_type), 200),
+        (selected["again"].Case(body={"keys": [key]}, media_type=json_type), 202),
+        (selected["forget"].Case(body={"keys": [key], "count": 1}, media_type=json_type), 200),
+        (selected["forget"].Case(body={"keys": [key]}, media_type=json_type), 400),
     ):
         answer = case.call_and_validate(headers={"Accept": "application/json"})
         assert answer.status_code == code
     without = {one.path for one in described(page, {}) if one.method == "post"}
-    assert without == {"/upload", "/resubmit", "/api/verdicts/{name}/reviews"}
+    assert without == WRITES - {"/upload/ticket"}
 
 
 def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str], inside: bool) -> set[int]:

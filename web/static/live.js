@@ -64,6 +64,8 @@ function report(fine) {
   failures = fine ? 0 : failures + 1;
   if (fine !== true) held = false;
   const text = held ? "Paused while text is selected." : failures > 2 ? "No connection. This may be out of date." : "";
+  const ofHost = document.querySelector("#host .unreached");
+  if (ofHost) ofHost.hidden = failures <= 2;
   const line = document.getElementById("lost");
   if (line.textContent !== text) line.textContent = text;
 }

@@ -1,4 +1,5 @@
 // The entry: theme, times, search, keys and copy buttons of every page. Everything can be read without script.
+import { markFocused, momentOf, noteSeen, showDates, showSelection, startList } from "./list.js";
 import { keepUpToDate, show } from "./live.js";
 import { look as lookForNews, startNotices } from "./notices.js";
 import { startUploads } from "./upload.js";
@@ -26,12 +27,16 @@ startUploads();
 startKeys();
 startReview();
 startNotices();
+startList();
 setInterval(showTimes, TICK);
 keepUpToDate(startContent);
 
 // Starts what the page holds now; called again whenever the content is refreshed.
 function startContent() {
   showTimes();
+  showDates();
+  showSelection();
+  noteSeen();
   startViewer();
   startVerdict();
   lookForNews();
@@ -41,6 +46,20 @@ function startContent() {
 
 function startTheme() {
   document.getElementById("theme").addEventListener("click", switchTheme);
+  matchMedia("(prefers-color-scheme: light)").addEventListener("change", followSystem);
+  nameTheme();
+}
+
+// The system's theme is followed until the reader has chosen one.
+function followSystem({ matches }) {
+  let chosen = null;
+  try {
+    chosen = localStorage.getItem("theme");
+  } catch {
+    // Storage is switched off: nothing was chosen.
+  }
+  if (chosen) return;
+  document.documentElement.dataset.theme = matches ? "light" : "dark";
   nameTheme();
 }
 
@@ -111,6 +130,7 @@ function startSearch() {
     clearTimeout(timer);
     timer = setTimeout(send, SEARCH_PAUSE);
   });
+  for (const name of ["from", "to"]) form.elements[name].addEventListener("change", send);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send();
@@ -124,7 +144,8 @@ function startSearch() {
 
 function addressOf(form) {
   const query = new URLSearchParams(new FormData(form));
-  if (!query.get("search")) query.delete("search");
+  for (const [name, isEnd] of [["from", false], ["to", true]]) query.set(name, momentOf(query.get(name), isEnd));
+  for (const name of ["search", "from", "to"]) if (!query.get(name)) query.delete(name);
   return `${form.getAttribute("action")}${query.size ? `?${query}` : ""}`;
 }
 
@@ -133,15 +154,16 @@ function addressOf(form) {
 function startKeys() {
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || target.closest?.("textarea, select, input:not([type=range])")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest?.("textarea, select, input:not([type=range], [type=checkbox])")) return;
     (KEYS[key] ?? KEYS[key.toLowerCase()])?.();
     // A slider uses the arrow keys itself, and an open list uses Escape.
-    if (event.shiftKey || target.closest?.("input") || document.querySelector(":popover-open")) return;
+    if (event.shiftKey || target.closest?.("input[type=range]") || document.querySelector(":popover-open")) return;
     if (event.repeat && "123u".includes(key)) return; // a key that is held down answers no further X-ray
     if (key === "n" && document.getElementById("note")) {
       event.preventDefault(); // the letter is not part of the note
       document.getElementById("note").select();
-    } else if (STEPS[key] && document.querySelector(".row")) stepThroughRows(STEPS[key]);
+    } else if (key === "x") markFocused();
+    else if (STEPS[key] && document.querySelector(".row")) stepThroughRows(STEPS[key]);
     else document.getElementById(LINKS[key] ?? LINKS[key.toLowerCase()])?.click();
   });
 }

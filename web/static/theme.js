@@ -1,11 +1,13 @@
 // A classic script, not a module, so that it runs before the first paint: marks that there is script, and sets
-// the theme chosen last. Dark is the default.
+// the theme chosen last, else the system's.
 (() => {
   const root = document.documentElement;
   root.classList.add("script");
+  let chosen = null;
   try {
-    if (localStorage.getItem("theme") === "light") root.dataset.theme = "light";
+    chosen = localStorage.getItem("theme");
   } catch {
-    // Storage is switched off: the default stays.
+    // Storage is switched off: nothing was chosen.
   }
+  if (chosen ? chosen === "light" : matchMedia("(prefers-color-scheme: light)").matches) root.dataset.theme = "light";
 })();

@@ -1,0 +1,1 @@
+"""Acting on X-rays from the page: on selected ones, and the full picture of one."""
