@@ -277,7 +277,7 @@ def _schema(name: str) -> dict[str, Any]:
     if name in ("after", "before"):
         return {"type": "string", "pattern": _CURSOR}
     if name in ("from", "to"):
-        return {"type": "string", "format": "date"}
+        return {"type": "string", "anyOf": [{"format": "date"}, {"maxLength": 0}]}
     field = Query.model_fields[name]
     limits = TypeAdapter(Query).json_schema()["properties"][name]
     limits.pop("title", None)

@@ -20,7 +20,7 @@ from pipeline.outgoing.lane import Outgoing
 from pipeline.ports import Monitor, Results, Store
 from pipeline.records import Row
 from pipeline.worklist.sqlite import SqliteIndex
-from pipeline.worklist.views import Worklist
+from pipeline.worklist.views import Hits, Worklist
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.query import asked
@@ -73,8 +73,8 @@ def pages_blueprint(
             page = listed.page(query.view, query.limit)
         return render_template(
             "worklist.html",
-            hits=listed.hits(query.view),
-            first=listed.position(query.view, page.rows[0].key) if page.rows else None,
+            hits=listed.hits(query.view) if page.newer or page.older else Hits(len(page.rows)),
+            first=listed.position(query.view, page.rows[0].key) if page.newer else Hits(1),
             change=change,
             view=query.view,
             here=query.here,

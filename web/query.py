@@ -14,6 +14,7 @@ from pipeline.worklist.views import REVIEW_STATES, STATES, Cursor, SortOrder, Vi
 _Cursor = Annotated[Cursor, BeforeValidator(Cursor.parse)]
 LONGEST_SEARCH = 200  # characters
 _MIDNIGHT = time(tzinfo=UTC)
+_EARLIEST, _LATEST = date(1900, 1, 1), date(9990, 1, 1)  # of the dates; other days count as these
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LABELS = ("pneumonia", "uncertain", "normal")
 
@@ -23,25 +24,22 @@ def _moment(given: object, days: int) -> object:
     if not isinstance(given, str) or not given:
         return given or None
     if _DATE.fullmatch(given):
-        return datetime.combine(date.fromisoformat(given) + timedelta(days=days), _MIDNIGHT)
+        day = min(max(date.fromisoformat(given), _EARLIEST), _LATEST)
+        return datetime.combine(day + timedelta(days=days), _MIDNIGHT)
     moment = datetime.fromisoformat(given)
     if moment.tzinfo is None:
         raise ValueError("a time needs its offset")
+    if not _EARLIEST <= moment.date() <= _LATEST:
+        raise ValueError("no verdict is so old, or of a time to come")
     return moment.astimezone(UTC)
 
 
 def _first(given: object) -> object:
-    try:
-        return _moment(given, 0)
-    except OverflowError as error:
-        raise ValueError("no such date") from error
+    return _moment(given, 0)
 
 
 def _after(given: object) -> object:
-    try:
-        return _moment(given, 1)
-    except OverflowError as error:
-        raise ValueError("no such date") from error
+    return _moment(given, 1)
 
 
 class Query(BaseModel):
@@ -107,7 +105,7 @@ def parameters(view: View) -> dict[str, Any]:
 
 def _written(moment: datetime, days: int) -> str:
     """Write a time as `_moment` reads it, as a date where it is one."""
-    if moment.timetz() == _MIDNIGHT and moment.year > 1:
+    if moment.timetz() == _MIDNIGHT:
         return (moment - timedelta(days=days)).date().isoformat()
     return f"{moment.replace(tzinfo=None).isoformat()}Z"
 

@@ -2,14 +2,15 @@
 
 An order is a sequence of groups; in each, the newest rows come first. So every view is a merge of the same
 walk through one index, `rows_shelf`, for each of its shelves: no order needs an index of its own, and a deep
-page costs as little as the first. A filter by review walks through `rows_review` in the same way.
+page costs as little as the first. A filter by review walks through `rows_review` in the same way,
+and one by date narrows each walk. Hits are counted in the tally where it has them, else in the same indexes.
 """
 
 import heapq
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice, product
 from typing import Literal, get_args
 
@@ -31,8 +32,9 @@ _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
 }
 _TRIGRAM = 3  # characters; the index of substrings has no shorter ones
 _RARE = 500  # rows: fewer are looked up by name; more are soon met on the walk
+_HOUR, _TICK = timedelta(hours=1), timedelta(microseconds=1)
 _LAST = "\U0010ffff"  # sorts after every time
-_MOST_COUNTED = 1000  # hits of a search for common words; without one, all are counted
+_MOST_COUNTED = 500  # hits of a search for common words; without one, all are counted
 
 _Found = tuple[str, int]  # time and number of the row: its place in a group
 
@@ -169,9 +171,13 @@ class Worklist:
 
     def hits(self, view: View) -> Hits:
         """Return how many rows a view has; of those with common words, only so many are counted."""
-        if view.is_whole:
-            return Hits(sum(self.counts().values()))
-        return self._count(view, None)
+        if view.search or (view.reviews and (view.states or view.since or view.until)):
+            return self._count(view, None)
+        if view.reviews:
+            return Hits(sum(count for said, count in self.review_counts().items() if said in view.reviews))
+        if view.since or view.until:
+            return Hits(self._tallied(view))
+        return Hits(sum(n for state, n in self.counts().items() if not view.states or state in view.states))
 
     def position(self, view: View, key: str) -> Hits | None:
         """Return the place of a row in a view, from 1; None where it is not in it, or far down a search."""
@@ -180,6 +186,27 @@ class Worklist:
             return None
         before = self._count(view, here)
         return Hits(before.count + 1) if before.is_all else None
+
+    def _tallied(self, view: View) -> int:
+        """Count the rows of some states between two times: by whole hours, and their edges in the index."""
+        states, (since, until) = sorted(view.states) or list(STATES), view.dates
+        first = text(_hour(view.since + _HOUR - _TICK)) if view.since else ""
+        last = text(_hour(view.until)) if view.until else _LAST
+        if first >= last:
+            return self._count(view, None).count
+        hours = "SELECT sum(count) FROM tally WHERE hour BETWEEN ? AND ? AND state IN "
+        low, high = first[:13] or "0", text(_hour(view.until) - _TICK)[:13] if view.until else "9999"
+        total = next(self._index.select(f"{hours}({_marks(states)})", low, high, *states))[0] or 0
+        if not view.since:  # rows without a time come first
+            total += self._edge(states, "", "0")
+        return int(total) + self._edge(states, since, first) + self._edge(states, last, until)
+
+    def _edge(self, states: Sequence[str], since: str, until: str) -> int:
+        shelves = [shelf for shelf in (*STATES, *_AGAIN) if shelf.rstrip("+") in states]
+        query = "SELECT count(*) FROM rows INDEXED BY rows_shelf WHERE shelf = ? AND at >= ? AND at < ?"
+        if since >= until:
+            return 0
+        return sum(int(next(self._index.select(query, shelf, since, until))[0]) for shelf in shelves)
 
     def _place(self, view: View, key: str) -> Cursor | None:
         """Return where the row of a key would be in a view; None where there is no row."""
@@ -289,6 +316,10 @@ class Worklist:
     def _rows(self, ids: list[int]) -> list[Row]:
         found = dict(self._index.rows(f"id IN ({_marks(ids)})", *ids))
         return [found[id_] for id_ in ids if id_ in found]
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _asked_for(

@@ -65,6 +65,7 @@ def test_the_worklist_goes_on_from_cursor_to_cursor(page: Page) -> None:
         ("from=2025-11-23T01:55Z", 7),
         ("from=2025-11-23T10:55%2B09:00&to=2025-11-23T01:58:00.5Z", 4),
         ("from=&to=", 16),
+        ("from=0001-01-01&to=9999-12-31", 16),
     ],
 )
 def test_the_worklist_by_date(page: Page, address: str, found: int) -> None:
@@ -103,7 +104,6 @@ def test_one_xray_with_its_whole_verdict(page: Page) -> None:
         ("order=oldest", "order"),
         ("from=24.11.2026", "from"),
         ("from=2026-02-30", "from"),
-        ("to=9999-12-31", "to"),
         ("to=2026-11-24T08:00", "to"),
         (f"search={'x' * 201}", "search"),
     ],

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,6 +99,18 @@ def test_many_hits_of_a_search_are_not_all_counted(
     assert worklist.position(view, "inbox/2.jpeg") == Hits(5)
     assert worklist.position(view, "inbox/6.jpeg") is None
     assert str(worklist.hits(View(frozenset({"normal"}), "jpeg"))) == "2"
+
+
+def test_the_hits_between_two_times_are_counted_by_the_hour(index: SqliteIndex) -> None:
+    for number in range(40):
+        index.record(done(f"{number}.jpeg", number % 5, number * 13))
+    index.put(Row("inbox/no time.jpeg"))
+    worklist = Worklist(index)
+    times = [None, *(NOON - timedelta(minutes=back) for back in (-40, 0, 26, 30, 90, 150, 151, 900))]
+    for since, until in product(times, times):
+        for states in (frozenset(), frozenset({"pneumonia", "unknown"})):
+            view = View(states, since=since, until=until)  # type: ignore[arg-type]
+            assert worklist.hits(view).count == len(list(worklist.rows(view))), (since, until)
 
 
 def test_the_rows_before_and_after_one(index: SqliteIndex) -> None:
