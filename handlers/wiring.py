@@ -162,6 +162,18 @@ def make_results(store: Store, settings: Settings) -> Results:
     return ResultMaker(store, settings.max_bytes, picture)
 
 
+def make_full_picture(settings: Settings) -> "Callable[[bytes], bytes | None]":
+    """Return what decodes a file to a picture of its full size, by a process of its own each time."""
+
+    def picture(data: bytes) -> bytes | None:
+        from model.serve.guarded import GuardedEngine
+
+        with GuardedEngine.of(settings, full_previews=True) as engine:
+            return engine.examine(data).preview
+
+    return picture
+
+
 def outgoing_path(settings: Settings) -> Path:
     """Return the file of the queue of results to send: one for the folder, or for each bucket."""
     from pipeline.store.folder import PRIVATE_FOLDER

@@ -14,6 +14,7 @@ from pipeline.statistics.reader import Statistics
 from pipeline.worklist.sqlite import SqliteIndex
 from web import errors, security, wording
 from web.access import Access, restrict
+from web.acting.full import FullPicture, full_blueprint
 from web.acting.routes import Eraser, acting_blueprint
 from web.api import api_blueprint
 from web.audit import Audit, keep
@@ -50,6 +51,7 @@ def create_page(
     arrivals: Arrivals | None = None,
     outgoing: Outgoing | None = None,
     eraser: Eraser | None = None,
+    full_picture: FullPicture | None = None,
     operations: Monitor | None = None,
     access: Access | None = None,
     audit: Audit | None = None,
@@ -63,7 +65,8 @@ def create_page(
     `card` is the model card (`model/weights/*.json`) of the network that judges, if it has one.
     With `tickets` of the store, uploads go straight to the store instead of through the page.
     `results` makes DICOM objects of verdicts; without it the page does not offer them. `outgoing` sends them.
-    `eraser` erases X-rays for good; without it the page does not offer that.
+    `eraser` erases X-rays for good, and `full_picture` makes pictures of their own size; without them the
+    page does not offer that.
     `arrivals` takes those that programs send by DICOMweb.
     `operations` reports on host and queue; without it the page has no panel for them. `problems` returns
     what is not running as it should, one sentence each, without names of files: the panel shows them, and
@@ -97,6 +100,9 @@ def create_page(
     app.register_blueprint(fhir_blueprint(store, index))
     app.register_blueprint(acting_blueprint(store, index, max_upload_bytes, results, eraser))
     app.jinja_env.globals.update(offers_dicom=results is not None, offers_forget=eraser is not None)
+    app.jinja_env.globals["offers_full"] = full_picture is not None
+    if full_picture:
+        app.register_blueprint(full_blueprint(store, index, max_upload_bytes, full_picture))
     if results:
         app.register_blueprint(results_blueprint(index, results))
     if arrivals:

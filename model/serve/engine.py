@@ -43,7 +43,8 @@ if TYPE_CHECKING:  # the processes that judge need no settings
 _DIGITS = 4  # of P in a verdict
 _STEP = 10.0**-_DIGITS  # from 0 and from 1, at least: no network is certain
 _PREVIEW_SIDE = 1280  # pixels, at most
-_PREVIEW_QUALITY = 85
+_PREVIEW_QUALITY, _FULL_QUALITY = 85, 95
+_FULL_SIDE = 65_500  # pixels, at most: the limit of JPEG
 _MOST = 0.5  # of the evidence for pneumonia
 _BLANK = 2.0  # grey levels of deviation, out of 255; the flattest training image has 19
 _NOT_ONNX = (_errors.Fail, _errors.InvalidArgument, _errors.InvalidGraph, _errors.InvalidProtobuf)
@@ -112,8 +113,13 @@ class Engine:
         prevalence: float | None = None,
         keep_uid: bool = False,
         burned_in_previews: bool = False,
+        full_previews: bool = False,
     ) -> None:
-        """Load the network; UsageError when the file is none. See `pipeline.settings` for the others."""
+        """Load the network; UsageError when the file is none. See `pipeline.settings` for the others.
+
+        With `full_previews`, a preview has the size of its image. The finding may differ a little then,
+        because JPEGs are not shrunk while they are decoded.
+        """
         path = weights or SHIPPED
         try:
             content = path.read_bytes()
@@ -129,6 +135,7 @@ class Engine:
             raise UsageError(f"{path} is no network of this release: {advice}") from error
         self.calibration = shipped.at(prevalence) if prevalence else shipped
         self._max_pixels, self._keep_uid, self._burned_in_previews = max_pixels, keep_uid, burned_in_previews
+        self._full_previews = full_previews
         self.model = ModelRef(
             name=self.calibration.name,
             version=self.calibration.version,
@@ -139,8 +146,8 @@ class Engine:
     @classmethod
     def of(cls, settings: "Settings | ChildOptions") -> "Engine":
         """Build the engine that the settings ask for."""
-        names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews")
-        return cls(**{name: getattr(settings, name) for name in names})
+        names = ("weights", "max_pixels", "prevalence", "keep_uid", "burned_in_previews", "full_previews")
+        return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
     def close(self) -> None:
         """Do nothing: what is at work in this process cannot be broken off; see `model.serve.guarded`."""
@@ -148,10 +155,11 @@ class Engine:
     def examine(self, data: bytes) -> Examination:
         """Judge the bytes of one image file; InputRejected when they cannot be judged."""
         clock = time.perf_counter()
-        gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid)
+        sides = {"least_side": _FULL_SIDE} if self._full_previews else {}
+        gray, facts, warnings = decode(data, self._max_pixels, self._keep_uid, **sides)
         pixels, box, facts = prepare(gray, facts, self.calibration.size)
         shown = self._burned_in_previews or "burned_in_text" not in warnings
-        preview = encode_preview(gray) if shown else None
+        preview = encode_preview(gray, self._full_previews) if shown else None
         decoded = time.perf_counter()
         outputs = self.outputs(pixels).of(0)
         finding = interpret(self.calibration, outputs, facts, warnings, _shares(box, gray.size))
@@ -249,16 +257,17 @@ def _shares(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float
     return round(left / width, 4), round(top / height, 4), round(right / width, 4), round(bottom / height, 4)
 
 
-def encode_preview(gray: Image.Image) -> bytes:
-    """Encode a JPEG of at most 1280 pixels a side: pixels alone, no metadata of the source.
+def encode_preview(gray: Image.Image, full: bool = False) -> bytes:
+    """Encode a JPEG of at most 1280 pixels a side, or with `full` of every pixel: pixels alone, no metadata.
 
     A larger image is shrunk by a whole number, which leaves 640 pixels or more, at a fraction of the cost
     of any other size.
     """
-    small = gray.reduce(math.ceil(max(gray.size) / _PREVIEW_SIDE))
+    side = _FULL_SIDE if full else _PREVIEW_SIDE
+    small = gray.reduce(math.ceil(max(gray.size) / side))
     plain, buffer = Image.new("L", small.size), io.BytesIO()
     plain.paste(small)
-    plain.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    plain.save(buffer, "JPEG", quality=_FULL_QUALITY if full else _PREVIEW_QUALITY)
     return buffer.getvalue()
 
 

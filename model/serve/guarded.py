@@ -56,10 +56,11 @@ class GuardedEngine:
         self._background.start("deadline of images", self._watch)
 
     @classmethod
-    def of(cls, settings: "Settings") -> "GuardedEngine":
-        """Start the engine that the settings ask for."""
-        options = {name: getattr(settings, name) for name in ChildOptions.model_fields}
-        return cls(ChildOptions(**options), settings.threads)
+    def of(cls, settings: "Settings", full_previews: bool = False) -> "GuardedEngine":
+        """Start the engine that the settings ask for; with `full_previews`, one for full pictures."""
+        names = ChildOptions.model_fields.keys() - {"full_previews"}
+        options = {name: getattr(settings, name) for name in names}
+        return cls(ChildOptions(**options, full_previews=full_previews), settings.threads)
 
     @property
     def model(self) -> ModelRef:

@@ -61,6 +61,7 @@ class ChildOptions(BaseModel):
     prevalence: float | None = None
     keep_uid: bool = False
     burned_in_previews: bool = False
+    full_previews: bool = False
     image_seconds: float = 20
     image_memory: int = 1_500_000_000
 

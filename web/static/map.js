@@ -1,5 +1,6 @@
 // The heat map: draws the activation map over the preview, on the area of the image that the network saw.
 const DRAWN = 256; // pixels of the longer side of the coloured map, before it is fitted to the image
+const LARGEST = 1280; // pixels of the map's longer side, also over a larger picture
 const LEAST_SCALE = 4; // logits: a map whose values are all smaller is drawn faint, not stretched to full colour
 // Cool colours are evidence against pneumonia, warm colours evidence for it. Orange and blue can be told apart
 // with every kind of colour vision.
@@ -26,8 +27,9 @@ export function clamp(value, low, high) {
 
 function drawMap(canvas, preview, { grid, box }, scale) {
   const [left, top, right, bottom] = box;
-  canvas.width = preview.naturalWidth;
-  canvas.height = preview.naturalHeight;
+  const share = Math.min(1, LARGEST / Math.max(preview.naturalWidth, preview.naturalHeight));
+  canvas.width = Math.round(preview.naturalWidth * share);
+  canvas.height = Math.round(preview.naturalHeight * share);
   const area = [left * canvas.width, top * canvas.height, (right - left) * canvas.width, (bottom - top) * canvas.height];
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";

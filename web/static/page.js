@@ -157,7 +157,7 @@ function startKeys() {
     if (event.ctrlKey || event.metaKey || event.altKey || target.closest?.("textarea, select, input:not([type=range], [type=checkbox])")) return;
     (KEYS[key] ?? KEYS[key.toLowerCase()])?.();
     // A slider uses the arrow keys itself, and an open list uses Escape.
-    if (event.shiftKey || target.closest?.("input[type=range]") || document.querySelector(":popover-open")) return;
+    if (event.shiftKey || target.closest?.("input[type=range]") || document.querySelector(":popover-open") || (key === "Escape" && document.fullscreenElement)) return;
     if (event.repeat && "123u".includes(key)) return; // a key that is held down answers no further X-ray
     if (key === "n" && document.getElementById("note")) {
       event.preventDefault(); // the letter is not part of the note

@@ -3,23 +3,31 @@ import { clamp, startMap } from "./map.js";
 
 const LOOK = { brightness: 0, contrast: 0, inverted: false };
 const WHOLE = { zoom: 1, x: 0, y: 0 }; // x and y: the shift of the upper left corner, as shares of the stage
-const FRESH = { ...LOOK, ...WHOLE, opacity: 60, before: 60, dragging: "window" };
+const HABITS = { opacity: 60, shown: true, ask: false, wide: false }; // of the map, and of the page
+const FULL_SECONDS = 120; // for a full picture to arrive
 const STEP = 5; // of brightness and contrast, for one press of a key
 const ACROSS = 200; // of brightness and contrast, for a drag from edge to edge
 const MIDDLE = { x: 0.5, y: 0.5 };
 const MOST_ZOOM = 8;
 const WHITE = 255; // of the preview, which has 8 bits
 const DOUBLING = 50; // this much more contrast halves the width of the window
+const LOADING = "Loading the full picture …";
 const SLOP = 3; // pixels: a shorter movement is a click, not a drag
 const WHEEL_PAUSE = 300; // milliseconds: a wheel that scrolls the page keeps scrolling it until it has rested
 
-let state = FRESH; // kept while the page refreshes itself
-let pictured; // the preview that the state belongs to
+let habits = HABITS; // what the reader chose last, in this browser
+let state = fresh(); // kept while the page refreshes itself
+let pictured; // the address of the preview that the state belongs to
+let full = {}; // the full picture of it, once it was asked for: its address, or what is said instead
 let scrolledAt = -WHEEL_PAUSE;
 
 // What a key does. A button with `data-press` does the same.
 export const KEYS = {
-  h: () => set(state.opacity ? { opacity: 0, before: state.opacity } : { opacity: state.before }),
+  h: () => showMap(state.opacity ? 0 : habits.opacity),
+  H: () => choose({ ask: !habits.ask }),
+  f: () => byId("full-screen")?.checkVisibility() && (document.fullscreenElement ? document.exitFullscreen() : byId("xray").requestFullscreen()),
+  v: () => choose({ wide: !habits.wide }),
+  z: () => actualSize(),
   b: () => adjust(STEP, 0),
   B: () => adjust(-STEP, 0),
   c: () => adjust(0, STEP),
@@ -41,16 +49,91 @@ export const KEYS = {
 export function startViewer() {
   const preview = byId("preview");
   if (!preview) return;
-  if (preview.src !== pictured) [pictured, state] = [preview.src, FRESH];
+  const address = (preview.dataset.address ??= preview.src);
+  if (address !== pictured) {
+    habits = remembered();
+    [pictured, state, full] = [address, fresh(), {}];
+  }
   startMap(preview);
+  if (full.address) preview.src = full.address;
+  if (byId("full-screen")) byId("full-screen").hidden = !document.fullscreenEnabled;
   for (const button of document.querySelectorAll("[data-press]")) button.onclick = KEYS[button.dataset.press];
   onSlide("brightness", (brightness) => set({ brightness }));
   onSlide("contrast", (contrast) => set({ contrast }));
-  onSlide("map-opacity", (opacity) => set({ opacity, before: FRESH.opacity }));
+  onSlide("map-opacity", showMap);
   followPointers(byId("stage"));
   new ResizeObserver(show).observe(byId("stage")); // also shows the picture for the first time
   show();
 }
+
+// The reader's habits
+
+function fresh() {
+  return { ...LOOK, ...WHOLE, opacity: habits.shown && !habits.ask ? habits.opacity : 0, dragging: "window" };
+}
+
+function remembered() {
+  try {
+    return { ...HABITS, ...JSON.parse(localStorage.getItem("viewer")) };
+  } catch {
+    return habits; // storage is switched off, or holds something else: they last as long as the page
+  }
+}
+
+function choose(part) {
+  habits = { ...habits, ...part };
+  try {
+    localStorage.setItem("viewer", JSON.stringify(habits));
+  } catch {
+    // Storage is switched off.
+  }
+  show();
+}
+
+function showMap(opacity) {
+  set({ opacity });
+  choose({ shown: opacity > 0, opacity: opacity || habits.opacity });
+}
+
+// The full picture
+
+// Shows one pixel of the image as one of the screen; a second time, the whole picture.
+async function actualSize() {
+  if (!byId("actual")) return;
+  if (!full.address) await fetchFull();
+  if (!full.address) return;
+  const zoom = actualZoom();
+  if (Math.abs(state.zoom / zoom - 1) < 0.001) return set(WHOLE);
+  set({ zoom, x: (1 - zoom) / 2, y: (1 - zoom) / 2 });
+}
+
+async function fetchFull() {
+  if (full.said === LOADING) return;
+  const asked = (full = { said: LOADING });
+  show();
+  try {
+    const signal = AbortSignal.timeout(1000 * FULL_SECONDS);
+    const answer = await fetch(byId("actual").dataset.address, { headers: { Accept: "application/json" }, signal });
+    if (answer.ok) asked.address = URL.createObjectURL(await answer.blob());
+    asked.said = answer.ok ? "" : (await answer.json()).error;
+  } catch {
+    asked.said = "No full picture: the page does not answer.";
+  }
+  if (full !== asked) return; // another X-ray is shown by now
+  const preview = byId("preview");
+  if (asked.address) preview.src = asked.address;
+  await preview.decode().catch(() => {});
+  show();
+}
+
+// Returns how many pixels of the screen show one pixel of the image.
+function scaleOf(zoom) {
+  const picture = byId("preview");
+  const fit = Math.min(picture.clientWidth / picture.naturalWidth, picture.clientHeight / picture.naturalHeight);
+  return fit * zoom * devicePixelRatio;
+}
+
+const actualZoom = () => 1 / scaleOf(1);
 
 // Changes of the state
 
@@ -67,7 +150,8 @@ function pan(way) {
 // Zooms around a point of the stage, which stays in place; returns whether the zoom changed.
 function zoom(factor, at) {
   const before = state.zoom;
-  const after = clamp(before * factor, 1, MOST_ZOOM);
+  const [least, most] = full.address ? [Math.min(1, actualZoom()), Math.max(MOST_ZOOM, 2 * actualZoom())] : [1, MOST_ZOOM];
+  const after = clamp(before * factor, least, most);
   const by = after / before;
   set({ zoom: after, x: at.x - (at.x - state.x) * by, y: at.y - (at.y - state.y) * by });
   return after !== before;
@@ -94,7 +178,10 @@ function show() {
   stage.classList.toggle("is-zoomed", zoom > 1);
   byId("sheet").style.transform = `translate(${x * 100}%, ${y * 100}%) scale(${zoom})`;
   preview.style.filter = filterOf(state);
-  byId("zoom-now").textContent = times(zoom);
+  byId("zoom-now").textContent = full.address ? percent(zoom) : times(zoom);
+  byId("xray").classList.toggle("is-wide", habits.wide);
+  press("wide", habits.wide);
+  if (byId("actual")) press("actual", Boolean(full.address) && Math.abs(scaleOf(zoom) - 1) < 0.001);
   byId("reading").textContent = reading();
   slide("brightness", brightness);
   slide("contrast", contrast);
@@ -105,6 +192,7 @@ function show() {
   byId("map").style.opacity = opacity / 100;
   slide("map-opacity", opacity);
   press("map-toggle", opacity > 0);
+  press("map-ask", habits.ask);
 }
 
 // What differs from the picture as it came.
@@ -113,11 +201,14 @@ function reading() {
   const parts = [
     (state.brightness || state.contrast) && `W ${Math.round(width)} L ${Math.round(level)}`,
     state.inverted && "inverted",
-    state.zoom > 1 && times(state.zoom),
+    state.zoom > 1 && !full.address && times(state.zoom),
+    full.said,
+    full.address && (percent(state.zoom) === "100 %" ? "100 %: 1 image pixel = 1 screen pixel" : `full picture, ${percent(state.zoom)}`),
   ];
   return parts.filter(Boolean).join(" · ");
 }
 
+const percent = (zoom) => `${Math.round(100 * scaleOf(zoom))} %`;
 const times = (zoom) => `${zoom.toFixed(1).replace(".0", "")}×`;
 const byId = (id) => document.getElementById(id);
 const press = (id, pressed) => byId(id).setAttribute("aria-pressed", String(pressed));
