@@ -153,6 +153,7 @@ class InboxKey(BaseModel):
     """The X-ray that was accepted."""
 
     key: str = Field(description="with `inbox/`; a number may have been added to the name")
+    existed: bool = Field(False, description="the same file was there already: nothing changed")
 
 
 class UploadTicket(InboxKey):

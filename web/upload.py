@@ -17,7 +17,7 @@ from pipeline.records import Ticket
 from pipeline.worklist.sqlite import SqliteIndex
 from web.audit import note
 from web.errors import error_answer, wants_json
-from web.schemas import TicketRequest
+from web.schemas import InboxKey, TicketRequest
 from web.security import own_page
 
 _NOT_UPLOADED = "Not uploaded"
@@ -47,10 +47,15 @@ def upload_blueprint(store: Store, index: SqliteIndex, max_bytes: int, tickets: 
             return error_answer(400, "Choose at least one file.", _NOT_UPLOADED)
         if wants_json() and len(files) > 1:
             return error_answer(400, "Send one file with each request.")
-        stored, refused = _store_all(store, files, max_bytes)
+        stored, refused, existed = _store_all(store, files, max_bytes)
         if refused:
             return _refusal(len(stored), refused)
-        return jsonify(key=stored[0]) if wants_json() else redirect(url_for("pages.worklist"), 303)
+        told = InboxKey(key=stored[0], existed=existed > 0)
+        return (
+            jsonify(told.model_dump(exclude_defaults=True))
+            if wants_json()
+            else redirect(url_for("pages.worklist"), 303)
+        )
 
     @upload.post("/resubmit")
     def resubmit() -> ResponseReturnValue:
@@ -99,26 +104,30 @@ def upload_key(filename: str) -> str:
 
 def _store_all(
     store: Store, files: list[FileStorage], max_bytes: int
-) -> tuple[list[str], list[UploadRefused]]:
-    """Write the files to the inbox; return the keys of those stored and the refusals of the others."""
-    stored, refused = [], []
+) -> tuple[list[str], list[UploadRefused], int]:
+    """Write the files to the inbox; return the keys of those stored, the refusals of the others, and how many
+    were there already.
+    """
+    stored, refused, existed = [], [], 0
     for file in files:
         try:
             key = upload_key(file.filename or "")
             data = file.stream.read(max_bytes + 1)
             if len(data) > max_bytes:
                 raise _too_large(max_bytes)
-            stored.append(_place(store, key, data))
+            key, is_new = _place(store, key, data)
+            stored.append(key)
+            existed += not is_new
             note("upload", stored[-1])
         except UploadRefused as error:
             refused.append(
                 UploadRefused(f"{file.filename}: {error}" if len(files) > 1 else str(error), error.code)
             )
-    return stored, refused
+    return stored, refused, existed
 
 
-def _place(store: Store, key: str, data: bytes) -> str:
-    """Write a new inbox object and return its key; an equal object with this name is used instead.
+def _place(store: Store, key: str, data: bytes) -> tuple[str, bool]:
+    """Write a new inbox object; return its key, and whether it is new: an equal one of this name is kept.
 
     Another object with this name is never replaced: the new one gets a number. Raises UploadRefused, and
     StoreError if the store cannot be reached.
@@ -128,14 +137,14 @@ def _place(store: Store, key: str, data: bytes) -> str:
         _check_name(candidate)
         try:
             store.put(candidate, data, None)
-            return candidate
+            return candidate, True
         except KeyNotUsable as error:
             raise UploadRefused("A file with this name cannot be stored. Rename it and try again.") from error
         except ConditionFailed:
             there = store.head(candidate)
             if there and there.etag == etag:
                 _write_again(store, candidate, data, etag)
-                return candidate
+                return candidate, False
     raise UploadRefused("Too many other files have this name. Rename it and upload it again.", 409)
 
 

@@ -38,7 +38,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def page(up: Up, browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(base_url=up.url)
+    page = browser.new_page(base_url=up.url, color_scheme="dark")
     complaints = complaints_of(page)
     page.goto("/")
     yield page

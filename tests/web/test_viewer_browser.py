@@ -40,7 +40,7 @@ def url(root: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
     complaints = complaints_of(page)
     open_xray(page, url)
     yield page
@@ -208,7 +208,45 @@ def test_the_slider_fades_the_map_and_h_brings_it_back(page: Page) -> None:
     expect(canvas).to_have_css("opacity", "0")
     expect(page.get_by_role("button", name="Map")).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("h")
-    expect(canvas).to_have_css("opacity", "0.6")
+    expect(canvas).to_have_css("opacity", "0.25")
+
+
+def test_the_map_is_as_the_reader_left_it_or_off_until_asked(page: Page, url: str) -> None:
+    canvas = page.locator("#map")
+    page.get_by_label("Map opacity").fill("40")
+    open_xray(page, url)
+    expect(canvas).to_have_css("opacity", "0.4")
+    page.keyboard.press("h")
+    open_xray(page, url)
+    expect(canvas).to_have_css("opacity", "0")
+    page.keyboard.press("h")
+    page.get_by_role("button", name="Off until asked").click()
+    expect(canvas).to_have_css("opacity", "0.4")
+    open_xray(page, url)
+    expect(canvas).to_have_css("opacity", "0")
+    page.keyboard.press("h")
+    expect(canvas).to_have_css("opacity", "0.4")
+
+
+def test_full_screen_full_width_and_the_full_picture(page: Page) -> None:
+    stage, reading = page.locator("#stage"), page.locator("#reading")
+    before = box(stage)[2]
+    page.keyboard.press("v")
+    expect(page.locator("#wide")).to_have_attribute("aria-pressed", "true")
+    assert box(stage)[2] > before
+    page.keyboard.press("v")
+    page.keyboard.press("f")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.fullscreenElement?.id") == "xray"
+    expect(page.locator(".panel")).to_be_hidden()
+    assert box(stage)[2] > 1200
+    page.keyboard.press("f")
+    expect(page.locator(".panel")).to_be_visible()
+    page.keyboard.press("z")
+    expect(reading).to_have_text("100 %: 1 image pixel = 1 screen pixel", timeout=60_000)
+    page.keyboard.press("z")
+    expect(reading).to_have_text(re.compile("full picture, [0-9]+ %"))
+    assert page.locator("#preview").evaluate("picture => picture.naturalWidth") == 1000
 
 
 def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Path) -> None:
@@ -230,7 +268,7 @@ def test_a_live_refresh_keeps_what_was_set_for_this_picture(page: Page, root: Pa
     assert box(page.locator("#map")) == box(page.locator("#preview"))
     shutil.copy(SAMPLES / "normal-1.jpeg", root / "inbox" / NAME)  # another picture is shown as it came
     expect(page.locator("#reading")).to_be_empty(timeout=20_000)
-    expect(page.locator("#map")).to_have_css("opacity", "0.6")
+    expect(page.locator("#map")).to_have_css("opacity", "0.3")
 
 
 def test_the_verdict_and_the_hashes_can_be_taken_along(page: Page) -> None:

@@ -53,8 +53,11 @@ def test_an_equal_file_is_the_same_and_another_gets_a_number(page: Page) -> None
         (b"3", "a (3).jpeg"),
         (b"2", "a (2).jpeg"),
     ]
+    known: set[str] = set()
     for data, name in uploads:
-        assert page.upload(("a.jpeg", data)).json == {"key": f"inbox/{name}"}
+        existed = {"existed": True} if name in known else {}
+        assert page.upload(("a.jpeg", data)).json == {"key": f"inbox/{name}", **existed}
+        known.add(name)
     assert page.inbox() == {"a.jpeg": b"1", "a (2).jpeg": b"2", "a (3).jpeg": b"3"}
 
 

@@ -2,7 +2,7 @@
 const AT_ONCE = 3;
 const LINGER = 4000; // milliseconds until a list without problems closes itself
 const DEADLINE = 15 * 60 * 1000; // milliseconds for one file
-const BROKEN_OFF = { error: "The upload was interrupted. Try again." };
+const BROKEN_OFF = { error: "The upload was interrupted. Try again.", failed: true };
 
 const queue = [];
 const atWork = new Map(); // by path: two files with the same path are not sent at once
@@ -75,18 +75,19 @@ async function upload(item, signal) {
   work();
 }
 
-function finish({ file, path }, { key, error }) {
+function finish({ file, path }, { key, existed, error, failed }) {
   const name = key?.slice("inbox/".length);
-  counted[key ? "sent" : "refused"] += 1;
+  counted[existed ? "existed" : key ? "sent" : failed ? "failed" : "refused"] += 1;
   counted.done += file?.size ?? 0;
   if (!key) tell(path, error, true);
+  else if (existed) tell(path, name === path ? "is already there" : `is already there as ${name}`, false);
   else if (name !== path) tell(path, `was saved as ${name}`, false);
   show();
 }
 
 function cancel() {
   queue.length = 0;
-  counted.cancelled = counted.all - counted.sent - counted.refused;
+  counted.cancelled = counted.all - finished();
   stop.abort();
   stop = new AbortController();
   show();
@@ -98,23 +99,28 @@ function close() {
 }
 
 function reset() {
-  Object.assign(counted, { all: 0, sent: 0, refused: 0, cancelled: 0, bytes: 0, done: 0 });
+  Object.assign(counted, { all: 0, sent: 0, existed: 0, refused: 0, failed: 0, cancelled: 0, bytes: 0, done: 0 });
 }
 
 function isOver() {
-  return counted.sent + counted.refused + counted.cancelled === counted.all;
+  return finished() + counted.cancelled === counted.all;
+}
+
+function finished() {
+  return counted.sent + counted.existed + counted.refused + counted.failed;
 }
 
 // Sending one file: straight to the bucket where the page hands out tickets, else through the page
 
-// Returns the key, or the reason why the file was refused. Throws when `signal` says that it was cancelled.
+// Returns the key, or why the file was refused, or why sending it failed. Throws when `signal` says that it was cancelled.
 async function send({ file, path }, form, progress, signal) {
   const key = form.dataset.ticket && bucketAnswers && (await sendToBucket(file, path, form, progress, signal));
   if (key) return { key };
   const data = new FormData();
   data.append("files", file, path);
   const { status, response } = await post(form.action, data, progress, signal);
-  return (status && response) || BROKEN_OFF;
+  const answer = (status && response) || BROKEN_OFF;
+  return status < 500 ? answer : { ...answer, failed: true }; // the page's fault, not the file's
 }
 
 // Returns the key, or null: then the page takes the file, or says why not.
@@ -179,8 +185,8 @@ function closeList() {
 }
 
 function show() {
-  const { all, sent, refused, cancelled, bytes } = counted;
-  const more = [[refused, "refused"], [cancelled, "cancelled"]].filter(([count]) => count);
+  const { all, sent, existed, refused, failed, cancelled, bytes } = counted;
+  const more = [[existed, "already there"], [refused, "refused"], [failed, "failed"], [cancelled, "cancelled"]].filter(([count]) => count);
   const words = [`${sent} of ${all} uploaded`, ...more.map(([count, word]) => `${count} ${word}`)].join(", ");
   let done = counted.done;
   for (const { size, share } of atWork.values()) done += size * share;
