@@ -212,7 +212,7 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
 
     audit = Audit(settings.root / PRIVATE_FOLDER / "audit.jsonl", settings.log_key)
     card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have no card
-    parts["full_picture"] = wiring.make_full_picture(settings)
+    parts["full_picture"] = wiring.make_pictures(settings, full=True)
     if find_spec("highdicom"):  # an optional extra
         parts["results"] = wiring.make_results(store, settings)
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)

@@ -153,22 +153,17 @@ def make_results(store: Store, settings: Settings) -> Results:
     """Return what makes DICOM objects of the store's verdicts; its libraries are loaded on use."""
     from model.results.make import ResultMaker
 
-    def picture(data: bytes) -> bytes | None:
-        from model.serve.guarded import GuardedEngine
-
-        with GuardedEngine.of(settings.model_copy(update={"burned_in_previews": True})) as engine:
-            return engine.examine(data).preview
-
-    return ResultMaker(store, settings.max_bytes, picture)
+    shown = settings.model_copy(update={"burned_in_previews": True})
+    return ResultMaker(store, settings.max_bytes, make_pictures(shown))
 
 
-def make_full_picture(settings: Settings) -> "Callable[[bytes], bytes | None]":
-    """Return what decodes a file to a picture of its full size, by a process of its own each time."""
+def make_pictures(settings: Settings, full: bool = False) -> "Callable[[bytes], bytes | None]":
+    """Return what makes the preview of a file, or its full picture, in a process of its own each time."""
 
     def picture(data: bytes) -> bytes | None:
         from model.serve.guarded import GuardedEngine
 
-        with GuardedEngine.of(settings, full_previews=True) as engine:
+        with GuardedEngine.of(settings, full) as engine:
             return engine.examine(data).preview
 
     return picture
@@ -193,11 +188,7 @@ def make_eraser(
 
     path = outgoing_path(settings)
     queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
-
-    def erase(keys: Sequence[str]) -> "Erased":
-        return erase_xrays(keys, store, index, outgoing=queue, seconds=_ERASING_SECONDS)
-
-    return erase
+    return functools.partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
 
 
 def make_outgoing(settings: Settings, store: Store, index: "SqliteIndex") -> "Outgoing | None":
