@@ -139,6 +139,9 @@ def _addresses(listed: Worklist, count: int) -> dict[str, str]:
         "search, two characters, no match": "/?search=zz",
         "search, nothing matches": "/?search=nothing",
         "search, common words, no match": "/?search=ward+jpeg+cxr+qq",
+        "one week": f"/?from={_day(14)}&to={_day(8)}",
+        "one week, triage, one state": f"/?from={_day(14)}&to={_day(8)}&state=pneumonia&order=triage",
+        "unread, one week": f"/?from={_day(14)}&to={_day(8)}&review=unread",
         "unread": "/?review=unread",
         "disagreed, triage": "/?review=disagreed&review=mixed&order=triage",
         "unread, one ward of 40": f"/?review=unread&search={quote('ward 17/')}",
@@ -150,6 +153,10 @@ def _addresses(listed: Worklist, count: int) -> dict[str, str]:
         "figures for Prometheus": "/metrics",
         "API, 50 rows": "/api/verdicts",
     }
+
+
+def _day(ago: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=ago)).date().isoformat()
 
 
 def _deep(listed: Worklist, count: int) -> Cursor | None:

@@ -82,9 +82,15 @@ def erase_xrays(
         sentence = "another program keeps writing it: stop that, then run the command again"
         erased.failed[key] = StoreError(sentence)
     if erased.found:
-        index.erase_traces()
-        if outgoing:
-            outgoing.erase_traces()
+        try:
+            index.erase_traces()
+            if outgoing:
+                outgoing.erase_traces()
+        except CxrError as error:
+            erased.failed |= dict.fromkeys(
+                erased.found, StoreError(f"its name may still be in a file: {error}")
+            )
+            erased.found.clear()
     return erased
 
 

@@ -54,7 +54,9 @@ function noteMarked() {
 }
 
 function showMarked() {
-  const all = document.getElementById("select-all")?.checked;
+  const whole = document.getElementById("select-all");
+  if (whole && !marked.size) whole.checked = false;
+  const all = whole?.checked;
   const page = document.getElementById("select-page");
   page.checked = marked.size > 0 && marked.size === boxes().length;
   page.indeterminate = marked.size > 0 && !page.checked;
