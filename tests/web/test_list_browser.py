@@ -30,7 +30,8 @@ def url(tmp_path: Path) -> Iterator[str]:
         page.judged(name, b"P age_unknown %d" % number)
         page.finished(name, NOW - timedelta(hours=number))
     erase = partial(erase_xrays, store=page.store, index=page.index, quiet=0)
-    server = make_server("127.0.0.1", 0, create_page(page.store, page.index, MAX_UPLOAD, eraser=erase), True)
+    app = create_page(page.store, page.index, MAX_UPLOAD, eraser=erase, problems=list)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -42,7 +43,8 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def opened(browser: Browser, url: str, **options: object) -> Iterator[Page]:
-    context = browser.new_context(base_url=url, color_scheme="dark", **options)  # type: ignore[arg-type]
+    options = {"color_scheme": "dark", **options}
+    context = browser.new_context(base_url=url, **options)  # type: ignore[arg-type]
     page = context.new_page()
     complaints = complaints_of(page)
     page.goto("/")
@@ -113,6 +115,29 @@ def test_days_are_those_of_the_reader(browser: Browser, url: str) -> None:
         page.reload()
         assert page.locator("#from").input_value() == "2025-11-23"
         assert page.locator("#to").input_value() == "2025-11-22"
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(browser: Browser, url: str) -> None:
+    with opened(browser, url, color_scheme="light") as page:
+        expect(page.locator("html")).to_have_attribute("data-theme", "light")
+        page.emulate_media(color_scheme="dark")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        page.locator("#theme").click()
+        page.emulate_media(color_scheme="light")
+        page.locator("#theme").click()
+        page.reload()
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_a_lost_connection_is_said_beside_the_host(browser: Browser, url: str) -> None:
+    with opened(browser, url) as page:
+        told = page.locator("#host .unreached")
+        expect(told).to_be_hidden()
+        page.route("**/changes?*", lambda route: route.fulfill(body="<p>Log in</p>"))
+        page.route("**/", lambda route: route.fulfill(body="<p>Log in</p>", content_type="text/html"))
+        expect(told).to_be_visible(timeout=20_000)
+        page.unroute_all()
+        expect(told).to_be_hidden(timeout=20_000)
 
 
 def test_without_script_and_on_a_phone(browser: Browser, url: str) -> None:
