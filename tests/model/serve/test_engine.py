@@ -18,7 +18,7 @@ from model.serve.files.decode import decode
 from model.serve.preprocess import network_input
 from pipeline.errors import InputRejected, UsageError
 from pipeline.records import ImageFacts
-from tests.support import pictures
+from tests.support import dicoms, pictures
 from tests.support.fakes import XRAYS
 
 
@@ -199,6 +199,21 @@ def test_the_preview_is_small_gray_and_says_nothing_else(engine: Engine) -> None
     with Image.open(io.BytesIO(preview)) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "L", (1200, 900))
         assert not image.getexif()
+
+
+def test_a_full_picture_has_every_pixel_and_the_rule_of_previews() -> None:
+    full, source = Engine(full_previews=True), Image.open(XRAYS[0]).convert("L").resize((2400, 1950))
+    file = io.BytesIO()
+    source.save(file, "JPEG", quality=95, comment=b"Mustermann")
+    preview = full.examine(file.getvalue()).preview
+    assert preview
+    assert b"Mustermann" not in preview
+    with Image.open(io.BytesIO(preview)) as image:
+        assert (image.size, image.mode) == ((2400, 1950), "L")
+        assert np.abs(np.asarray(image, int) - np.asarray(source, int)).mean() < 3
+    written = dicoms.dicom(BurnedInAnnotation="YES")
+    assert full.examine(written).preview is None
+    assert Engine(full_previews=True, burned_in_previews=True).examine(written).preview
 
 
 @pytest.mark.parametrize(
