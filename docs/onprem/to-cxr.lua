@@ -6,10 +6,12 @@ function OnStoredInstance(id, tags, metadata, origin)
   end
 end
 
--- Send again what could not be sent, each time that Orthanc's heart beats (LuaHeartBeatPeriod, Orthanc 1.11.1).
+-- Send again what could not be sent, for a day, each time that Orthanc's heart beats (LuaHeartBeatPeriod, Orthanc 1.11.1).
 function OnHeartBeat()
+  local yesterday = os.date('!%Y%m%dT%H%M%S', os.time() - 24 * 3600)
   for _, job in pairs(ParseJson(RestApiGet('/jobs?expand'))) do
-    if job['Type'] == 'DicomModalityStore' and job['State'] == 'Failure' then
+    if job['Type'] == 'DicomModalityStore' and job['State'] == 'Failure' and job['CreationTime'] > yesterday
+        and job['Content']['RemoteAet'] == 'CXR-INBOX' then
       RestApiPost('/jobs/' .. job['ID'] .. '/resubmit', '')
     end
   end
