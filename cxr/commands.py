@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
     from pipeline.dicom.arrivals import Arrivals
     from pipeline.outgoing.lane import Outgoing
-    from pipeline.ports import Store
+    from pipeline.ports import FullStore, Index, Store
     from pipeline.running.alone import Tell
     from pipeline.running.background import Background
     from pipeline.settings import Settings
     from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
+    from web.acting.routes import Eraser
 
 app = typer.Typer(
     help="Drop a chest X-ray into an inbox; read a pneumonia verdict. Research, not a medical device.",
@@ -48,6 +49,7 @@ index_app = typer.Typer(help="Maintain the worklist.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 
 _verbose = False
+_ERASING_SECONDS = 20.0  # for one request of the page; then its remaining X-rays are left
 
 
 def _tell_version(asked: bool) -> None:
@@ -156,7 +158,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     arrivals = wiring.make_arrivals(settings, ports.store)
     parts: dict[str, Any] = {"operations": monitor, "problems": problems, "arrivals": arrivals}
     parts["outgoing"] = outgoing
-    parts["eraser"] = wiring.make_eraser(settings, ports.store, worklist, outgoing)
+    parts["eraser"] = _eraser(settings, ports.store, worklist, outgoing)
     page = _page(settings, access, ports.store, worklist, **parts)
     server = _server(page, access.address, settings)
     node = _start_dicom(settings, arrivals, background, outgoing)
@@ -171,6 +173,18 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
         if outgoing:
             outgoing.close()
         worklist.close()
+
+
+def _eraser(settings: Settings, store: FullStore, index: Index, outgoing: Outgoing | None) -> Eraser | None:
+    """Return what erases X-rays of the folder for the page; None unless the settings allow it."""
+    from handlers import wiring
+    from pipeline.forget import erase_xrays
+    from pipeline.outgoing.queue import OutgoingQueue
+
+    path = wiring.outgoing_path(settings)
+    queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
+    found = partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
+    return found if settings.page_forget else None
 
 
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
@@ -206,13 +220,14 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
 def _page(settings: Settings, access: Access, store: Store, worklist: SqliteIndex, **parts: Any) -> Flask:
     from handlers import wiring
     from model import CARD
+    from model.serve.guarded import picture_maker
     from pipeline.store.folder import PRIVATE_FOLDER
     from web.app import create_page
     from web.audit import Audit
 
     audit = Audit(settings.root / PRIVATE_FOLDER / "audit.jsonl", settings.log_key)
     card = json.loads(CARD.read_bytes()) if settings.weights is None else None  # other weights have no card
-    parts["full_picture"] = wiring.make_pictures(settings, full=True)
+    parts["full_picture"] = picture_maker(settings, full=True)
     if find_spec("highdicom"):  # an optional extra
         parts["results"] = wiring.make_results(store, settings)
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)

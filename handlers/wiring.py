@@ -4,7 +4,7 @@ Each adapter is imported when it is chosen: a Lambda has no network to run, and 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.dicom.arrivals import Arrivals
     from pipeline.dicom.commitment import CommitmentReports, Confirm
     from pipeline.dicom.node import Node
-    from pipeline.forget import Erased
     from pipeline.judge import Judge
     from pipeline.outgoing.delivery import Destination
     from pipeline.outgoing.lane import Outgoing
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 # Threads that fetch and write, per image that is judged at a time. A bucket answers slowly, and an
 # image that does not finish keeps its thread until its deadline.
 _FETCHING = 4
-_ERASING_SECONDS = 20.0  # for one request of the page; then its remaining X-rays are left
 _chosen: Ports | None = None
 
 
@@ -152,21 +150,10 @@ def make_mirror(settings: Settings) -> "tuple[Mirror, SqliteIndex]":
 def make_results(store: Store, settings: Settings) -> Results:
     """Return what makes DICOM objects of the store's verdicts; its libraries are loaded on use."""
     from model.results.make import ResultMaker
+    from model.serve.guarded import picture_maker
 
     shown = settings.model_copy(update={"burned_in_previews": True})
-    return ResultMaker(store, settings.max_bytes, make_pictures(shown))
-
-
-def make_pictures(settings: Settings, full: bool = False) -> "Callable[[bytes], bytes | None]":
-    """Return what makes the preview of a file, or its full picture, in a process of its own each time."""
-
-    def picture(data: bytes) -> bytes | None:
-        from model.serve.guarded import GuardedEngine
-
-        with GuardedEngine.of(settings, full) as engine:
-            return engine.examine(data).preview
-
-    return picture
+    return ResultMaker(store, settings.max_bytes, picture_maker(shown))
 
 
 def outgoing_path(settings: Settings) -> Path:
@@ -175,20 +162,6 @@ def outgoing_path(settings: Settings) -> Path:
 
     name = f"{settings.bucket}_outgoing" if settings.bucket else "outgoing"
     return settings.root / PRIVATE_FOLDER / f"{name}.sqlite"
-
-
-def make_eraser(
-    settings: Settings, store: FullStore, index: Index, outgoing: "Outgoing | None"
-) -> "Callable[[Sequence[str]], Erased] | None":
-    """Return what erases X-rays of the folder for the page; None unless the settings allow it."""
-    if not settings.page_forget:
-        return None
-    from pipeline.forget import erase_xrays
-    from pipeline.outgoing.queue import OutgoingQueue
-
-    path = outgoing_path(settings)
-    queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
-    return functools.partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
 
 
 def make_outgoing(settings: Settings, store: Store, index: "SqliteIndex") -> "Outgoing | None":

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -198,6 +198,16 @@ class GuardedEngine:
         if not is_closed:
             with suppress(HostError):  # the next request tries again and reports the failure
                 self.warm(self._wanted)
+
+
+def picture_maker(settings: "Settings", full: bool = False) -> Callable[[bytes], bytes | None]:
+    """Return what makes the preview of a file, or its full picture, in a process of its own each time."""
+
+    def picture(data: bytes) -> bytes | None:
+        with GuardedEngine.of(settings, full) as engine:
+            return engine.examine(data).preview
+
+    return picture
 
 
 class _Gone(Exception):
