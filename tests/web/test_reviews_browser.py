@@ -61,7 +61,8 @@ def _unread(up: Up, root: Path) -> None:
 
 def reader(browser: Browser, up: Up, name: str, **options: object) -> Page:
     user = {"username": name, "password": PASSWORD}
-    context = browser.new_context(base_url=up.url, http_credentials=user, **options)  # type: ignore[arg-type]
+    options = {"base_url": up.url, "http_credentials": user, "color_scheme": "dark", **options}
+    context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto("/")
     return page
