@@ -14,7 +14,7 @@ CxrError
 │   └── VerdictReplaced     the verdict changed since the reader saw it
 ├── NoResult                no DICOM result can be made of this X-ray and its verdict
 │   ├── ResultOutdated      the X-ray or its verdict was replaced meanwhile: wait for the new verdict
-│   └── ResultFailed        it could not be made because of an error of ours
+│   └── ResultFailed        it could not be made by a fault that may pass: tried again
 ├── EngineFailed            the engine did not finish this image (too slow, too large, a crash): tried again
 ├── HostError               the inference host did not do the job: tried again
 │   └── HostNotReady        no host is ready (starting, away, another release): wait, then try again
@@ -154,7 +154,7 @@ class ResultOutdated(NoResult):
 
 
 class ResultFailed(NoResult):
-    """Report that a DICOM result could not be made because of an error of ours."""
+    """Report that a DICOM result could not be made by a fault that may pass."""
 
 
 class EngineFailed(CxrError):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pipeline.errors import (
     CxrError,
+    EngineFailed,
     NoResult,
     ObjectTooLarge,
     ObjectUnreadable,
@@ -49,7 +50,9 @@ class ResultMaker:
         """Return the bytes that the verdict is about."""
         try:
             found = self._store.get(key, self._max_bytes)
-        except (ObjectTooLarge, ObjectUnreadable) as error:
+        except ObjectUnreadable as error:
+            raise ResultFailed(f"the X-ray cannot be read: {error}") from error
+        except ObjectTooLarge as error:
             raise NoResult(f"the X-ray cannot be read: {error}") from error
         if found is None:
             raise NoResult("the X-ray is no longer in the inbox: the patient and the study are only there")
@@ -81,5 +84,7 @@ class ResultMaker:
             return found[1]
         try:
             return self._picture(data)
+        except EngineFailed as error:
+            raise ResultFailed(f"the X-ray could not be drawn: {error}") from error
         except CxrError as error:
             raise NoResult(f"the X-ray could not be drawn: {error}") from error

@@ -17,9 +17,9 @@ from model.results.belonging import belonging_of
 from model.results.make import ResultMaker
 from model.results.objects import Names, concept
 from pipeline.dicom import codes
-from pipeline.errors import NoResult
+from pipeline.errors import EngineFailed, NoResult, ObjectUnreadable, ResultFailed
 from pipeline.names import preview_key, verdict_key
-from pipeline.records import DicomObject
+from pipeline.records import DicomObject, ObjectInfo
 from pipeline.verdict import DOUBTS, Label, ReasonCode, Status, Verdict, Warning
 from tests.support import dicoms
 from tests.support.fakes import LIMIT, MemoryStore
@@ -266,6 +266,26 @@ def test_why_there_is_no_result() -> None:
     broken = stored(source(), verdict)
     broken.objects[preview_key(KEY, str(broken.head(KEY).etag))] = b"Doe"
     assert "preview" in refusal(broken)
+
+
+def test_a_fault_that_may_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> None:
+        raise EngineFailed("out_of_memory", "it needs more memory")
+
+    store = stored(source(), VERDICTS["pneumonia"])
+    store.delete(preview_key(KEY, str(store.head(KEY).etag)))
+    with pytest.raises(ResultFailed, match="more memory"):
+        ResultMaker(store, LIMIT, fail).make(KEY)
+    info, get = store.head(KEY), store.get
+
+    def unreadable(key: str, most: int) -> tuple[ObjectInfo, bytes] | None:
+        if key == KEY:
+            raise ObjectUnreadable(info)
+        return get(key, most)
+
+    monkeypatch.setattr(store, "get", unreadable)
+    with pytest.raises(ResultFailed, match="may not be read"):
+        maker(store).make(KEY)
 
 
 def test_no_message_of_a_library_gets_out(monkeypatch: pytest.MonkeyPatch) -> None:
