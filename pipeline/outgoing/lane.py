@@ -112,6 +112,7 @@ class Lane:
         return True
 
     def _deliver(self, entry: Entry, delivery: Delivery) -> None:
+        self._queue.begin(entry)
         try:
             answer = self._destination.deliver(delivery)
         except DestinationDown as error:
@@ -170,8 +171,11 @@ class Lane:
 
     def _sweep(self) -> None:
         """Remove X-rays that are in no worklist any more: another machine may have forgotten them."""
+        file = self._index.identity()
+        if not self._index.is_whole():
+            return
         gone = [key for key in self._queue.keys(self.name) if self._index.get(key) is None]
-        if gone and self._index.is_whole():
+        if gone and self._index.is_whole() and self._index.identity() == file:
             for key in gone:
                 self._queue.forget(key)
             self._queue.erase_traces()

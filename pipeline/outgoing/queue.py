@@ -23,8 +23,10 @@ DeliveryState = Literal["waiting", "sent", "done", "nothing", "dead"]
 LIFETIME = timedelta(days=1)  # of a delivery that does not succeed
 CONFIRM_WITHIN = timedelta(minutes=15)
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 900.0  # seconds before another try
-# Before a delivery of an earlier run is dead: the program may have been off for days.
+# Before a delivery is dead, whatever its age: the program may have been off for days, the clock may jump.
 _GRACE = timedelta(minutes=15)
+_FEWEST_TRIES = 20
+_FAR = timedelta(minutes=20)  # no pause is as long: the clock was set back
 _MOST_EARLY = 1_000  # confirmations that came before their delivery was noted as sent
 
 # `wanted` is the ETag of the verdict to send, `done` that of the last one that was. `due_at` of a dead one is
@@ -98,6 +100,7 @@ class OutgoingQueue:
         self._memo = path.with_suffix(".json")  # when each destination was first seen
         self._now, self._jitter, self._began = now, jitter, now()
         self._guard = threading.Lock()
+        self._set_back: dict[str, datetime] = {}  # since when destinations from the future count
         self._early: dict[str, str | None] = {}
 
     # How the queue is filled
@@ -105,14 +108,16 @@ class OutgoingQueue:
     def place(self, destination: str) -> Followed:
         """Return how far a destination has followed the worklist; it is noted when it is first seen."""
         query = "SELECT since, file, change, row FROM destinations WHERE name = ?"
-        for since, file, change, row in self._file.select(query, destination):
-            return Followed(datetime.fromisoformat(since), file, change, row)
-        since = self._first_seen(destination)
-        with self._file.writing() as database:
-            database.execute(
-                "INSERT OR IGNORE INTO destinations (name, since) VALUES (?, ?)", (destination, text(since))
-            )
-        return Followed(since, "", 0, 0)
+        found = next(self._file.select(query, destination), None)
+        if found is None:
+            with self._file.writing() as database:  # one at a time, also for the note beside the file
+                database.execute(
+                    "INSERT OR IGNORE INTO destinations (name, since) VALUES (?, ?)",
+                    (destination, text(self._first_seen(destination))),
+                )
+                found = next(database.execute(query, (destination,)))
+        since, file, change, row = found
+        return Followed(self._until_now(destination, datetime.fromisoformat(since)), file, change, row)
 
     def take_in(self, destination: str, found: Iterable[tuple[str, str]], place: Followed) -> None:
         """Note keys with the ETag of the verdict to send, unless known, and how far the worklist was read."""
@@ -151,13 +156,24 @@ class OutgoingQueue:
 
     def due(self, destination: str) -> Entry | None:
         """Return the next delivery that is due, unless its destination is down and to be left alone."""
-        now = text(self._now())
+        now, far = text(self._now()), text(self._now() + _FAR)
         query = (
             f"SELECT {_COLUMNS} FROM deliveries WHERE destination = ? AND state IN ('waiting', 'sent') AND"
-            " due_at <= ? AND NOT EXISTS (SELECT 1 FROM destinations WHERE name = ? AND due_at > ?)"
+            " (due_at <= ? OR due_at > ?) AND NOT EXISTS"
+            " (SELECT 1 FROM destinations WHERE name = ? AND due_at > ? AND due_at <= ?)"
             " ORDER BY due_at LIMIT 1"
         )
-        return next(map(_entry, self._file.select(query, destination, now, destination, now)), None)
+        values = destination, now, far, destination, now, far
+        return next(map(_entry, self._file.select(query, *values)), None)
+
+    def begin(self, entry: Entry) -> None:
+        """Note a try before it is made: what cannot be noted is not sent, and not again at once after it."""
+        with self._file.writing() as database:
+            database.execute(
+                "UPDATE deliveries SET attempts = ?, due_at = ?"
+                " WHERE destination = ? AND key = ? AND wanted = ?",
+                (entry.attempts + 1, text(self._now() + self._pause(entry.attempts)), *_name(entry)),
+            )
 
     def finish(self, entry: Entry) -> None:
         """Note that a delivery was made."""
@@ -175,9 +191,9 @@ class OutgoingQueue:
         with self._guard:
             with self._file.writing() as database:
                 database.execute(
-                    "UPDATE deliveries SET state = 'sent', token = ?, due_at = ?, said = NULL"
+                    "UPDATE deliveries SET state = 'sent', attempts = ?, token = ?, due_at = ?, said = NULL"
                     " WHERE destination = ? AND key = ? AND wanted = ?",
-                    (token, due, *_name(entry)),
+                    (entry.attempts, token, due, *_name(entry)),
                 )
             if token in self._early:
                 self._settle(token, self._early.pop(token))
@@ -229,7 +245,7 @@ class OutgoingQueue:
                 "UPDATE destinations SET failures = ?, due_at = ?, said = ? WHERE name = ?",
                 (failures + 1, due, why, destination),
             )
-            if now < self._began + _GRACE:
+            if now < self._began + _GRACE or failures + 1 < _FEWEST_TRIES:
                 return failures + 1, 0
             died = database.execute(
                 "UPDATE deliveries SET state = 'dead', due_at = ?, said = ?"
@@ -298,7 +314,7 @@ class OutgoingQueue:
             "INSERT INTO deliveries (destination, key, wanted, first_at, due_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (destination, key) DO UPDATE SET wanted = excluded.wanted, state = 'waiting',"
             " attempts = 0, first_at = excluded.first_at, due_at = excluded.due_at, said = NULL, token = NULL"
-            " WHERE wanted <> excluded.wanted",
+            " WHERE wanted <> excluded.wanted OR state = 'nothing'",  # its X-ray may be back
             (destination, key, etag, now, now),
         )
 
@@ -323,12 +339,14 @@ class OutgoingQueue:
 
     def _failed(self, database: sqlite3.Connection, entry: Entry, why: str, is_final: bool) -> bool:
         now = self._now()
-        is_dead = is_final or now >= max(entry.first_at + LIFETIME, self._began + _GRACE)
+        is_old = now >= max(entry.first_at + LIFETIME, self._began + _GRACE)
+        is_dead = is_final or (is_old and entry.attempts + 1 >= _FEWEST_TRIES)
         changed = database.execute(
-            "UPDATE deliveries SET state = ?, attempts = attempts + 1, due_at = ?, said = ?, token = NULL"
+            "UPDATE deliveries SET state = ?, attempts = ?, due_at = ?, said = ?, token = NULL"
             " WHERE destination = ? AND key = ? AND wanted = ?",
             (
                 "dead" if is_dead else "waiting",
+                entry.attempts + 1,
                 text(now if is_dead else now + self._pause(entry.attempts)),
                 why,
                 *_name(entry),
@@ -347,6 +365,13 @@ class OutgoingQueue:
         query = "SELECT name, failures, said FROM destinations WHERE failures > 0"
         return {name: (failures, said) for name, failures, said in self._file.select(query)}
 
+    def _until_now(self, destination: str, since: datetime) -> datetime:
+        """Return `since`; while it is in the future, for the clock was ahead, when that was noticed."""
+        if since <= (now := self._now()):
+            self._set_back.pop(destination, None)
+            return since
+        return min(self._set_back.setdefault(destination, now), now)
+
     def _first_seen(self, destination: str) -> datetime:
         """Return since when the verdicts of a destination count: now, or earlier if the queue was damaged.
 
@@ -354,10 +379,11 @@ class OutgoingQueue:
         """
         known: dict[str, str] = {}
         with suppress(OSError, ValueError):
-            known = dict(json.loads(self._memo.read_text("utf-8")))
+            found = json.loads(self._memo.read_text("utf-8"))
+            known = found if isinstance(found, dict) else {}
         now = self._now()
         with suppress(KeyError, ValueError, TypeError):
-            return max(datetime.fromisoformat(known[destination]), now - LIFETIME)
+            return min(max(datetime.fromisoformat(known[destination]), now - LIFETIME), now)
         fresh = self._memo.with_suffix(".new")
         with suppress(OSError):  # the queue works without it
             fresh.write_text(json.dumps({**known, destination: text(now)}), "utf-8")

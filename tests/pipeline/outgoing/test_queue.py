@@ -1,11 +1,15 @@
 """The queue of results to send: nothing is lost, nothing is sent that was replaced, nobody is hammered."""
 
+import json
 import logging
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import IndexNotReady
 from pipeline.forget import erase_xray
 from pipeline.outgoing.delivery import Awaiting, DestinationDown, NothingToSend, Refused, TryAgain
 from pipeline.outgoing.queue import OutgoingQueue
@@ -91,6 +95,7 @@ def test_a_crash_at_any_point_loses_nothing(
             department.work(lane)
     monkeypatch.undo()
     department.open_queue()
+    department.wait(seconds=6)
     department.work(department.lane(pacs))
     again = moment in ("sent", "noted")
     assert pacs.got == [("inbox/a", etag)] * (2 if again else 1)
@@ -194,10 +199,11 @@ def test_a_program_that_was_off_for_days_tries_before_it_gives_up(department: De
     lane = department.lane(pacs)
     department.work(lane)
     assert department.entry("a").state == "waiting"
-    for _ in range(30):
-        department.wait(minutes=1)
+    for _ in range(24):
+        department.wait(minutes=16)
         department.work(lane)
     assert department.entry("a").state == "dead"
+    assert len(pacs.tries) == 20
 
 
 def test_one_that_fails_holds_up_no_other(department: Department) -> None:
@@ -352,3 +358,105 @@ def test_a_copy_of_a_stacks_worklist_is_followed_once_it_is_whole(department: De
     department.index.set_mirrored(department.now, department.now)
     assert department.work(lane) == 1
     assert pacs.got == [("inbox/a", etag)]
+
+
+def test_an_xray_that_is_back_is_sent(department: Department) -> None:
+    pacs = FakeDestination(answers=[NothingToSend("the X-ray is no longer in the inbox"), None])
+    lane = department.lane(pacs)
+    department.judged("a")
+    assert department.work(lane) == 1
+    assert department.work(lane) == 0
+    department.index.mark("inbox/a", "deleted")  # its row changes
+    assert department.work(lane) == 1
+    assert department.entry("a").state == "done"
+
+
+@pytest.mark.parametrize("content", ["5", "null", "[1]", '{"PACS": 5}', '{"PACS": "2020-01-01"}', "{", "\0"])
+def test_a_damaged_note_beside_the_queue_counts_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "outgoing.json").write_text(content)
+    department = Department(tmp_path)
+    assert department.queue.place("PACS").since == department.now
+    assert json.loads((tmp_path / "outgoing.json").read_text())["PACS"]
+    department.close()
+
+
+def test_all_destinations_are_noted_beside_the_queue(department: Department) -> None:
+    names = [f"PACS {number}" for number in range(6)]
+    start = threading.Barrier(len(names))
+
+    def see(name: str) -> None:
+        start.wait(10)
+        department.queue.place(name)
+
+    threads = [threading.Thread(target=see, args=[name]) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads((department.folder / "outgoing.json").read_text())) == names
+
+
+def test_a_clock_that_was_ahead_hides_no_verdict(department: Department) -> None:
+    pacs = FakeDestination()
+    department.wait(days=365)
+    lane = department.lane(pacs)
+    department.wait(days=-365)
+    lane.follow()
+    department.judged("a")
+    department.wait(minutes=1)
+    assert department.work(lane) == 1
+
+
+@pytest.mark.parametrize("failure", [DestinationDown("it does not answer"), TryAgain("not now")])
+def test_a_clock_that_jumps_neither_blocks_nor_kills(department: Department, failure: Exception) -> None:
+    pacs = FakeDestination(answers=[failure, None])
+    lane = department.lane(pacs)
+    department.judged("a")
+    department.work(lane)
+    department.wait(days=-2)
+    assert department.work(lane) == 1
+    assert department.entry("a").state == "done"
+    pacs.answers = [failure]
+    department.wait(days=2)
+    department.judged("b")
+    department.work(lane)
+    department.wait(days=2)
+    department.work(lane)
+    assert {entry.state for entry in department.queue.entries("inbox/b")} == {"waiting"}
+
+
+@pytest.mark.parametrize("method", ["begin", "finish"])
+def test_a_queue_that_cannot_be_written_sends_nothing_over_and_over(
+    department: Department, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexNotReady("the disk is full")
+
+    pacs = FakeDestination()
+    lane = department.lane(pacs)
+    department.judged("a")
+    lane.follow()
+    monkeypatch.setattr(OutgoingQueue, method, fail)
+    for _ in range(60):
+        with suppress(IndexNotReady):
+            lane.deliver_next()
+        department.wait(seconds=1)
+    assert len(pacs.got) == (0 if method == "begin" else 4)  # after 5, 10, 20 seconds
+    monkeypatch.undo()
+    department.wait(minutes=15)
+    department.work(lane)
+    assert department.entry("a").state == "done"
+
+
+def test_a_rebuild_during_the_look_for_forgotten_xrays_removes_nothing(
+    department: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = department.lane(FakeDestination())
+    department.judged("a")
+    department.work(lane)
+    with monkeypatch.context() as patch:
+        files = iter(["one", "one", "one", "another"])  # two of the look for changes
+        patch.setattr(department.index, "identity", lambda: next(files, "another"))
+        patch.setattr(department.index, "get", lambda _: None)
+        department.lane(FakeDestination())
+    assert department.queue.keys("PACS") == ["inbox/a"]
