@@ -2,6 +2,7 @@
 
 from flask import Flask, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 
 from pipeline.errors import IndexNotReady, StoreError
@@ -52,6 +53,13 @@ def wants_json() -> bool:
     if request.path.startswith(("/api/", "/dicom-web")):
         return True
     return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
+
+
+def accepted_of(*types: str) -> str | None:
+    """Return which type the client prefers, whatever the parameters; the first if it says nothing."""
+    asked = request.accept_mimetypes
+    plain = MIMEAccept([(kind.partition(";")[0].strip(), quality) for kind, quality in asked])
+    return plain.best_match(types) if asked else types[0]
 
 
 def error_answer(

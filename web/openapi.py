@@ -132,10 +132,11 @@ def _reads() -> dict[str, Any]:
 def _reports() -> dict[str, Any]:
     anything = {FHIR_JSON: {"schema": {"type": "object"}}}
     id_ = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[^/]+$"}}
-    count = {"type": "integer", "minimum": 1, "maximum": MOST_REPORTS, "default": 20}
+    count = {"type": "integer", "minimum": 0, "default": 20}
+    most = f"How many at most; 0 for the total alone, and never more than {MOST_REPORTS}."
     search = [
         _asked("identifier", "Name of one X-ray.", {"type": "string"}),
-        _asked("_count", _SAID["limit"], count),
+        _asked("_count", most, count),
         _asked("after", "A cursor from the link `next`.", {"type": "string", "pattern": _CURSOR}),
     ]
     found = {
@@ -230,11 +231,15 @@ def _send() -> dict[str, Any]:
     key["description"] = (
         "The whole key of one X-ray, with `inbox/`; without it, all that could not be delivered."
     )
+    only = {"name": "destination", "in": "query", "schema": {"type": "string"}}
+    only["description"] = "The name of one destination; without it, all of them."
     counted = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
     content = {"application/json": {"schema": counted}}
     return {
         "/send-again": {
-            "post": _operation("Send results again", content, "404", "503", done="202", parameters=[key])
+            "post": _operation(
+                "Send results again", content, "404", "503", done="202", parameters=[key, only]
+            )
         }
     }
 

@@ -35,8 +35,8 @@ def stored(page: Page, verdict: Verdict, key: str = KEY) -> str:
     return f"{SEARCH}/{report_id(key)}"
 
 
-def read(page: Page, address: str) -> dict[str, Any]:
-    with page.client.get(address) as answer:
+def read(page: Page, address: str, **options: Any) -> dict[str, Any]:
+    with page.client.get(address, **options) as answer:
         assert (answer.status_code, answer.content_type) == (200, "application/fhir+json")
         return valid(json.loads(answer.data))
 
@@ -165,6 +165,14 @@ def test_a_search_goes_on_from_page_to_page(page: Page) -> None:
         following = [link["url"] for link in found["link"] if link["relation"] == "next"]
         address = following[0].removeprefix("http://localhost") if following else None
     assert sorted(seen) == [f"{number}.dcm" for number in range(7)]
+    for query in ("_count=0", "_count=0&identifier=0.dcm"):
+        found = json.loads(page.get(f"{SEARCH}?{query}"))
+        Bundle.model_validate(found)
+        assert (found["total"], "entry" in found, len(found["link"])) == (1 if "id" in query else 7, False, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("web.pacs.fhir.MOST_REPORTS", 2)
+        found = json.loads(page.get(f"{SEARCH}?_count=1000"))
+    assert (len(found["entry"]), found["link"][-1]["relation"]) == (2, "next")
     nothing = json.loads(page.get(f"{SEARCH}?identifier=none"))
     Bundle.model_validate(nothing)
     assert (nothing["total"], "entry" in nothing) == (0, False)
@@ -176,12 +184,14 @@ def test_what_is_wrong_is_an_operation_outcome(page: Page) -> None:
     assert outcome(page, f"{SEARCH}/{'0' * 32}", 404).startswith("not-found")
     assert "DiagnosticReport" in outcome(page, "/fhir/Patient/1", 404)
     assert "knows the patient" in outcome(page, f"{SEARCH}?patient=1", 400)
-    assert "_count" in outcome(page, f"{SEARCH}?_count=0", 400)
+    assert "_count" in outcome(page, f"{SEARCH}?_count=-1", 400)
     assert "once" in outcome(page, f"{SEARCH}?identifier=a&identifier=b", 400)
     assert "host name" in outcome(page, address, 400, headers={"Host": "evil.example"})
     for options in ({"headers": {"Accept": "application/fhir+xml"}}, {"query_string": {"_format": "xml"}}):
         assert "application/fhir+json" in outcome(page, address, 406, **options)
-    for format_ in ("json", "application/fhir+json"):
+    for accept in ("application/fhir+json; fhirVersion=4.0", "application/fhir+json;charset=utf-8"):
+        read(page, address, headers={"Accept": accept})
+    for format_ in ("json", "application/fhir+json", "application/fhir+json; fhirVersion=4.0"):
         with page.client.get(address, query_string={"_format": format_}) as answer:
             assert answer.status_code == 200
     with page.client.post(address) as answer:

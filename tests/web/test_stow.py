@@ -252,7 +252,12 @@ def test_other_types_are_refused_with_a_sentence(site: Site) -> None:
     for accept in ("application/dicom+xml", "text/html"):
         sentence = site.refused(406, data=body(xray(2)), headers={"Accept": accept})
         assert "application/dicom+json" in sentence
-    for accept in ("*/*", "application/dicom+xml;q=0.1, application/dicom+json"):
+    site.stow(xray(1), headers={"Content-Encoding": "Identity"})
+    for accept in (
+        "*/*",
+        "application/dicom+json; charset=utf-8",
+        "application/dicom+xml;q=0.1, application/dicom+json",
+    ):
         site.stow(xray(1), headers={"Accept": accept})
     for kind in (
         "multipart/related; type=application/dicom; boundary=b0und",  # unquoted, as Orthanc writes it

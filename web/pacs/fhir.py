@@ -15,7 +15,7 @@ from pipeline.verdict import VERSION
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import Cursor, View, Worklist
 from web.audit import note
-from web.errors import FHIR_JSON
+from web.errors import FHIR_JSON, accepted_of
 from web.pacs.resources import IDENTIFIERS, Resource, report_of
 from web.wording import is_addressable, name_of
 
@@ -23,7 +23,7 @@ _DATE = "2026-11-26"  # of the statement of what can be done here
 _TYPES = (FHIR_JSON, "application/json", "text/html")  # a browser gets JSON, too
 _FORMATS = ("json", "application/json", FHIR_JSON)
 _ID = re.compile(r"[0-9a-f]{32}")
-MOST_REPORTS = 100  # of a page; each is one object of the store
+MOST_REPORTS = 100  # of a page, whatever is asked; each is one object of the store
 
 
 class ReportSearch(BaseModel):
@@ -32,7 +32,7 @@ class ReportSearch(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     identifier: str | None = None
-    count: int = Field(20, ge=1, le=MOST_REPORTS, alias="_count")
+    count: int = Field(20, ge=0, alias="_count")
     after: Annotated[Cursor, BeforeValidator(Cursor.parse)] | None = None
     format: str | None = Field(None, alias="_format")
 
@@ -62,16 +62,17 @@ def fhir_blueprint(store: Store, index: SqliteIndex) -> Blueprint:
     def search() -> ResponseReturnValue:
         """Answer with the reports of the worklist, the newest first, or with that of one name."""
         asked = _asked()
+        count = min(asked.count, MOST_REPORTS)
         links = [("self", request.full_path.rstrip("?"))]
         if asked.identifier is not None:
             row = index.get(INBOX + _value(asked.identifier))
-            rows = [row] if row else []
-            total = len(rows)
+            total = int(row is not None)
+            rows = [row] if row and count else []
         else:
-            page = listed.page(View(), asked.count, asked.after)
-            rows, total = list(page.rows), sum(listed.counts().values())
-            if page.older:
-                following = url_for("fhir.search", _count=asked.count, after=str(page.older))
+            page = listed.page(View(), count, asked.after) if count else None
+            rows, total = list(page.rows) if page else [], sum(listed.counts().values())
+            if page and page.older:
+                following = url_for("fhir.search", _count=count, after=str(page.older))
                 links.append(("next", following))
         note("list", count=len(rows))
         bundle: Resource = {
@@ -106,11 +107,11 @@ def fhir_blueprint(store: Store, index: SqliteIndex) -> Blueprint:
 
 def _check_type() -> None:
     """Answer 406 to a client that wants anything but JSON."""
-    asked, accepted = request.args.get("_format"), request.accept_mimetypes
-    if asked is not None:
-        is_fine = asked.replace(" ", "+") in _FORMATS  # browsers and curl leave the + as it is
+    asked = request.args.get("_format")
+    if asked is not None:  # browsers and curl leave the + as it is
+        is_fine = asked.partition(";")[0].strip().lower().replace(" ", "+") in _FORMATS
     else:
-        is_fine = not accepted or accepted.best_match(_TYPES) is not None
+        is_fine = accepted_of(*_TYPES) is not None
     if not is_fine:
         abort(406, f"The answer is {FHIR_JSON}: ask for that.")
 

@@ -12,7 +12,7 @@ from pipeline.dicom.arrivals import DEFECT, DONE, NO_ROOM, TOO_LARGE, Arrivals, 
 from pipeline.dicom.pdu import is_uid
 from pipeline.errors import InputRejected
 from web.audit import note
-from web.errors import error_answer
+from web.errors import accepted_of, error_answer
 from web.pacs.multipart import BodyPart, MultipartError, split
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ def stow_blueprint(arrivals: Arrivals, most_bytes: int) -> Blueprint:
 
 def _answer_type() -> str:
     """Return the type of the answer; answer 406 where it is none that the client accepts."""
-    accepted = request.accept_mimetypes
-    found = accepted.best_match((_JSON, "application/json")) if accepted else _JSON
+    found = accepted_of(_JSON, "application/json")
     if found is None:
         abort(406, f"The answer is {_JSON}: accept that.")
     return found
@@ -97,7 +96,7 @@ def _parts() -> Iterator[BodyPart]:
     given = request.headers.get("Content-Type", "")
     found = {name.lower(): quoted or plain.strip() for name, quoted, plain in _PARAMETER.findall(given)}
     kind = _plain_type(given)
-    if request.headers.get("Content-Encoding", "identity") != "identity":
+    if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
         abort(415, "Send the request without Content-Encoding.")
     if kind == _DICOM:
         yield {}, iter(lambda: request.stream.read(_CHUNK), b"")
