@@ -6,6 +6,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from flask import Blueprint, Response, abort, jsonify, stream_with_context, url_
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel
 
+from pipeline.errors import StoreError
 from pipeline.judge import read_verdict
 from pipeline.names import INBOX
 from pipeline.outgoing.lane import Outgoing
@@ -89,7 +91,8 @@ def api_blueprint(
         lines = [f'cxr_xrays{{state="{state}"}} {count}' for state, count in listed.counts().items()]
         lines[:0] = ["# HELP cxr_xrays X-rays in the worklist, by state.", "# TYPE cxr_xrays gauge"]
         lines += _exposition(monitor.look()) if monitor else []
-        lines += _deliveries(outgoing) if outgoing else []
+        with suppress(StoreError):  # the other lines are known while the queue cannot be read
+            lines += list(_deliveries(outgoing)) if outgoing else []
         drift = statistics.drift(datetime.now(UTC).date())
         lines += _drift(drift) if drift else []
         return Response("\n".join(lines) + "\n", mimetype="text/plain; version=0.0.4")

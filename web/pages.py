@@ -24,7 +24,7 @@ from pipeline.worklist.views import Hits, Worklist
 from web.audit import note
 from web.errors import error_answer, wants_json
 from web.query import asked
-from web.reviews.blind import is_blind
+from web.reviews.blind import hides, is_blind
 from web.reviews.routes import shown_reviews
 from web.security import own_page
 from web.wording import HOST_STATE_NAMES, is_addressable, name_of
@@ -230,9 +230,9 @@ def outgoing_blueprint(outgoing: Outgoing) -> Blueprint:
 
     @blueprint.post("/send-again")
     def send_again() -> ResponseReturnValue:
-        """Send again all that could not be delivered; with `key`, the result of one X-ray."""
+        """Send again all that could not be delivered; with `key`, one result, to one `destination` or all."""
         key = request.values.get("key")
-        count = outgoing.send_again(key)
+        count = outgoing.send_again(key, request.values.get("destination"))
         if key is not None and not count:
             return error_answer(404, "No X-ray with this name has a verdict.", "Nothing to send")
         note("send", key, count=count)
@@ -242,8 +242,11 @@ def outgoing_blueprint(outgoing: Outgoing) -> Blueprint:
 
 
 def _change_of(row: Row, outgoing: Outgoing | None) -> int:
-    """Return a number that changes with a row and with what is sent of it."""
-    entries = outgoing.entries(row.key) if outgoing else []
+    """Return a number that changes with a row and with what is sent of it.
+
+    What is sent may follow from a verdict, so it is left out while that is hidden.
+    """
+    entries = outgoing.entries(row.key) if outgoing and not hides(row) else []
     return row.change << 32 | zlib.crc32(repr(entries).encode()) if entries else row.change
 
 

@@ -224,13 +224,17 @@ class Outgoing:
             for dead in found
         ]
 
-    def send_again(self, key: str | None = None) -> int:
-        """Send again what is dead, or the present verdict of one X-ray; return how many results that is."""
+    def send_again(self, key: str | None = None, destination: str | None = None) -> int:
+        """Send again what is dead, or the present verdict of one X-ray; return how many results that is.
+
+        With `destination` only to that one.
+        """
+        names = [name for name in self.names if destination in (None, name)]
         if key is None:
-            return sum(map(self.queue.revive, self.names))
+            return sum(map(self.queue.revive, names))
         row = self._index.get(key)
         if row is None or row.verdict_etag is None:
             return 0
-        for name in self.names:
+        for name in names:
             self.queue.send_again(name, key, row.verdict_etag)
-        return len(self.names)
+        return len(names)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from pipeline.errors import IndexNotReady
 from pipeline.outgoing.delivery import DestinationDown
+from pipeline.outgoing.queue import OutgoingQueue
+from pipeline.settings.tables import Rule
 from tests.support.outgoing import Department, FakeDestination
 from web.app import create_page
 from web.audit import Audit
@@ -41,8 +44,9 @@ class Sent:
 
     def kill(self) -> None:
         """Let a day pass."""
-        self.work()
-        self.department.wait(hours=25)
+        for _ in range(26):
+            self.work()
+            self.department.wait(hours=1)
         self.work()
 
 
@@ -103,3 +107,49 @@ def test_one_xray_is_sent_again(sent: Sent) -> None:
     assert len(sent.pacs.got) == 2
     assert sent.client.post("/send-again?key=inbox/none", headers=json_please).status_code == 404
     assert "/send-again" in json.loads(sent.get("/api/openapi.json"))["paths"]
+
+
+def test_blind_mode_does_not_tell_by_what_is_sent(sent: Sent) -> None:
+    row = sent.department.index.get("inbox/a.jpeg")
+    assert row
+    sent.work()
+    shown = json.loads(sent.get("/changes?name=a.jpeg"))["change"]
+    assert shown != row.change
+    sent.client.set_cookie("blind", "1")
+    assert json.loads(sent.get("/changes?name=a.jpeg"))["change"] == row.change
+    assert f'data-change="{row.change}"' in sent.get("/xray/a.jpeg")
+
+
+def test_numbers_without_a_queue(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexNotReady("the queue cannot be read")
+
+    monkeypatch.setattr(OutgoingQueue, "counts", fail)
+    numbers = sent.get("/metrics")
+    assert "cxr_xrays" in numbers
+    assert "cxr_outgoing" not in numbers
+
+
+def test_each_destination_that_has_no_result_gets_a_button(tmp_path: Path) -> None:
+    department = Department(tmp_path)
+    one, other = FakeDestination("ONE"), FakeDestination("OTHER")
+    lanes = department.lane(one, Rule(labels=("normal",))), department.lane(other)
+    department.judged("a.dcm")
+    department.work(*lanes)
+    outgoing = department.outgoing(*lanes)
+    client = create_page(department.store, department.index, 1000, outgoing=outgoing).test_client()
+    verdict = json.loads(department.store.objects["outbox/a.dcm.json"])
+    verdict["source"]["media_type"] = "application/dicom"
+    stored = department.store.objects["outbox/a.dcm.json"]
+    department.store.objects["outbox/a.dcm.json"] = json.dumps(verdict).encode()
+    html = client.get("/xray/a.dcm").text
+    assert "<dt>ONE</dt><dd>Not sent" in html
+    assert "<dt>OTHER</dt><dd>Not sent" not in html
+    department.store.objects["outbox/a.dcm.json"] = stored
+    address = "/send-again?key=inbox/a.dcm&destination=ONE"
+    assert address.replace("&", "&amp;") in html
+    client.post(address)
+    department.work(*lanes)
+    assert (len(one.got), len(other.got)) == (1, 1)
+    assert client.post(f"{address}X").status_code == 404
+    department.close()

@@ -273,10 +273,11 @@ def test_a_fault_that_may_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) ->
         raise EngineFailed("out_of_memory", "it needs more memory")
 
     store = stored(source(), VERDICTS["pneumonia"])
-    store.delete(preview_key(KEY, str(store.head(KEY).etag)))
+    info, get = store.head(KEY), store.get
+    assert info
+    store.delete(preview_key(KEY, str(info.etag)))
     with pytest.raises(ResultFailed, match="more memory"):
         ResultMaker(store, LIMIT, fail).make(KEY)
-    info, get = store.head(KEY), store.get
 
     def unreadable(key: str, most: int) -> tuple[ObjectInfo, bytes] | None:
         if key == KEY:

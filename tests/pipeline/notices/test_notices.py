@@ -274,6 +274,7 @@ def test_down_and_back_and_killed_before_it_is_noted(
                 department.work(lane)
         again = receiver.ids[-1]
         department.open_queue()
+        department.wait(minutes=1)
         lane = lane_of(department, hook(receiver.url))  # as after a start
         department.work(lane)
     assert {department.entry(f"{name}.dcm").state for name in "abc"} == {"done"}
