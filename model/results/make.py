@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pipeline.errors import (
     CxrError,
     EngineFailed,
+    HostError,
     NoResult,
     ObjectTooLarge,
     ObjectUnreadable,
@@ -84,7 +85,7 @@ class ResultMaker:
             return found[1]
         try:
             return self._picture(data)
-        except EngineFailed as error:
+        except (EngineFailed, HostError) as error:
             raise ResultFailed(f"the X-ray could not be drawn: {error}") from error
         except CxrError as error:
             raise NoResult(f"the X-ray could not be drawn: {error}") from error

@@ -17,7 +17,7 @@ from model.results.belonging import belonging_of
 from model.results.make import ResultMaker
 from model.results.objects import Names, concept
 from pipeline.dicom import codes
-from pipeline.errors import EngineFailed, NoResult, ObjectUnreadable, ResultFailed
+from pipeline.errors import EngineFailed, HostError, NoResult, ObjectUnreadable, ResultFailed
 from pipeline.names import preview_key, verdict_key
 from pipeline.records import DicomObject, ObjectInfo
 from pipeline.verdict import DOUBTS, Label, ReasonCode, Status, Verdict, Warning
@@ -268,9 +268,12 @@ def test_why_there_is_no_result() -> None:
     assert "preview" in refusal(broken)
 
 
-def test_a_fault_that_may_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fault", [EngineFailed("out_of_memory", "it needs more memory"), HostError("no process: more memory")]
+)
+def test_a_fault_that_may_pass_is_told_apart(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: bytes) -> None:
-        raise EngineFailed("out_of_memory", "it needs more memory")
+        raise fault
 
     store = stored(source(), VERDICTS["pneumonia"])
     info, get = store.head(KEY), store.get
