@@ -21,7 +21,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from handlers import wiring
 from pipeline.dicom import pdu, store_scu
 from pipeline.dicom.commitment import COMMITMENT, COMMITMENT_INSTANCE, CommitmentReports, new_transaction
-from pipeline.dicom.outbound import tls_of
+from pipeline.dicom.outbound import objects_of, tls_of
 from pipeline.dicom.store_scu import Peer, StoreScu
 from pipeline.dicom.stow_client import StowClient
 from pipeline.errors import UsageError
@@ -350,14 +350,16 @@ def test_there_is_nothing_to_send_of_other_files(store: MemoryStore) -> None:
 class Web(BaseHTTPRequestHandler):
     """Answer a request as the test says."""
 
-    answer: ClassVar[tuple[int, dict[str, str], bytes]] = (200, {}, b"")
+    answer: ClassVar[tuple[int, dict[str, str], bytes | None]] = (200, {}, None)
+    confirms: ClassVar[bytes] = b""  # the answer without bytes of its own
     asked: ClassVar[list[tuple[str, dict[str, str], int]]] = []
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
         got = len(self.rfile.read(size)) if size else self._chunks()
         self.asked.append((self.path, dict(self.headers), got))
-        status, headers, body = self.answer
+        status, headers, given = self.answer
+        body = self.confirms if given is None else given
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -388,6 +390,21 @@ def web() -> Iterator[str]:
 
 
 JSON = {"Content-Type": "application/dicom+json"}
+UTF8 = {"Content-Type": "application/dicom+json;charset=UTF-8"}
+UNSAID = "it did not say that it stored the objects: is the address right?"
+OTHER = {"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x0110]}}]}}
+XML = b'<?xml version="1.0"?><NativeDicomModel></NativeDicomModel>'
+
+
+def said(store: MemoryStore, tag: str = "00081199", reason: int | None = None) -> bytes:
+    """Return the answer that lists all objects of the verdict."""
+    uids = [one.uid for one in objects_of(maker(store), delivery(store))]
+    items: list[dict[str, Any]] = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in uids]
+    for item in items if reason is not None else ():
+        item["00081197"] = {"vr": "US", "Value": [reason]}
+    return json.dumps({tag: {"vr": "SQ", "Value": items}}).encode()
+
+
 PART = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA900]}}]}}
 FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
 
@@ -395,8 +412,15 @@ FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0
 @pytest.mark.parametrize(
     ("answer", "error", "sentence"),
     [
-        ((200, JSON, b"{}"), None, ""),
-        ((200, {}, b""), None, ""),
+        ((200, JSON, None), None, ""),
+        ((200, UTF8, None), None, ""),
+        ((200, JSON, b"{}"), TryAgain, UNSAID),
+        ((200, {}, b""), TryAgain, UNSAID),
+        ((200, {"Content-Type": "text/html"}, b"<html>Zaphod"), TryAgain, UNSAID),
+        ((200, {"Content-Type": "application/dicom+xml"}, XML), TryAgain, UNSAID),
+        ((202, UTF8, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
+        ((202, JSON, json.dumps(OTHER).encode()), TryAgain, "it refused 1 of the objects (reason 0110)"),
+        ((409, JSON, b"{}"), TryAgain, "it refused the objects (HTTP 409)"),
         ((202, JSON, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
         ((409, JSON, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
         ((409, JSON, json.dumps(FULL).encode()), DestinationDown, "it has no room (reason A700)"),
@@ -411,11 +435,11 @@ FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0
 def test_each_answer_of_stow_has_its_meaning(
     store: MemoryStore,
     web: str,
-    answer: tuple[int, dict[str, str], bytes],
+    answer: tuple[int, dict[str, str], bytes | None],
     error: type[TryAgain] | None,
     sentence: str,
 ) -> None:
-    Web.answer = answer
+    Web.answer, Web.confirms = answer, said(store)
     client = StowClient(SendTo(name="web", to=f"{web}/dicom-web", user="Ada", password="é"), maker(store))
     if error is None:
         client.deliver(delivery(store))
@@ -431,10 +455,20 @@ def test_each_answer_of_stow_has_its_meaning(
 
 
 def test_a_token_and_a_web_server_that_is_away(store: MemoryStore, web: str) -> None:
-    Web.answer = 200, {}, b""
+    Web.answer = 200, {}, said(store)
     StowClient(SendTo(name="web", to=web, token="t0ken"), maker(store)).deliver(delivery(store))
     assert Web.asked[0][1]["Authorization"] == "Bearer t0ken"
     with pytest.raises(DestinationDown, match="does not answer"):
         StowClient(SendTo(name="web", to=f"http://127.0.0.1:{free_port()}"), maker(store)).deliver(
             delivery(store)
         )
+
+
+@pytest.mark.parametrize("status", [200, 202, 409])
+def test_stow_to_one_that_has_the_objects_already(store: MemoryStore, web: str, status: int) -> None:
+    client = StowClient(SendTo(name="web", to=web), maker(store))
+    Web.answer = status, UTF8, said(store, "00081198", 0x0111)
+    client.deliver(delivery(store))
+    Web.answer = status, UTF8, said(store, "00081198", 0x0110)
+    with pytest.raises(TryAgain, match=r"it refused 2 of the objects \(reason 0110\)"):
+        client.deliver(delivery(store))
