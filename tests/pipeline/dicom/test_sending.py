@@ -154,6 +154,7 @@ def test_dcmtk_stores_both_objects(store: MemoryStore, tmp_path: Path) -> None:
     ("statuses", "error", "sentence"),
     [
         ([0xB000, 0xB007], None, ""),
+        ([0x0111], None, ""),  # it is there already
         ([0xA700], DestinationDown, "it has no room (status A700)"),
         ([0x0000, 0x0110], TryAgain, "it refused the Secondary Capture Image Storage with status 0110"),
         ([0xC000], TryAgain, "it refused the Comprehensive SR Storage with status C000"),
@@ -176,6 +177,9 @@ def test_each_status_has_its_meaning(
 def test_a_pacs_that_does_not_know_us_or_the_class(store: MemoryStore) -> None:
     with pytest.raises(DestinationDown, match=r"^it does not answer$"):
         scu(store, free_port()).deliver(delivery(store))
+    for name in ("nosuch.invalid", "a..b"):
+        with pytest.raises(DestinationDown, match=r"^its name cannot be found$"):
+            StoreScu("PACS", Peer("PACS", name, 104, TITLE), maker(store), None).deliver(delivery(store))
     pacs = Pacs()
     pacs.ae.require_calling_aet = ["ANOTHER"]
     with pacs.running(), pytest.raises(DestinationDown, match=f"Calling AE.*: enter {TITLE} there"):
@@ -255,12 +259,12 @@ def test_commitment_over_another_association(store: MemoryStore, tmp_path: Path)
 def test_one_that_refuses_commitment_to_us(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Orthanc does that by breaking off, unless it knows us; what it stored counts then."""
+    """What it stored counts then."""
     heard, pacs = Heard(), Pacs()
     pacs.answer = 0x0124
     with pacs.running():
         refused = scu(store, pacs.port, heard.reports)
-        with pytest.raises(TryAgain, match="broke off when it was asked"):
+        with pytest.raises(TryAgain, match="status 0124 when it was asked"):
             refused.deliver(delivery(store))
         assert refused.deliver(delivery(store)) is None
         assert refused.deliver(delivery(store)) is None
@@ -269,12 +273,38 @@ def test_one_that_refuses_commitment_to_us(
     assert caplog.text.count("refuses storage commitment") == 1
 
 
+@pytest.mark.parametrize("how", ["busy", "fails", "silent", "cut"])
+def test_one_that_cannot_answer_about_commitment_now(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Nothing of that is a refusal, however often it happens."""
+    monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 0.5)
+    pacs, done = Pacs(), threading.Event()
+    pacs.answer = {"busy": 0x0213, "fails": 0x0110}.get(how, 0)
+
+    def action(event: Any) -> tuple[int, None]:
+        if how == "cut":
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        if how == "silent":
+            done.wait(1)
+        return pacs.answer, None
+
+    monkeypatch.setattr(pacs, "_action", action)
+    with pacs.running():
+        busy = scu(store, pacs.port, Heard().reports)
+        for _ in range(6 if how != "silent" else 3):
+            with pytest.raises(TryAgain, match="when it was asked"):
+                busy.deliver(delivery(store))
+        done.set()
+
+
 @needs_orthanc
 def test_an_orthanc_that_does_not_know_us(store: MemoryStore, tmp_path: Path) -> None:
     with Orthanc(tmp_path, {}).running() as orthanc:
         unknown = scu(store, orthanc.dicom_port, Heard().reports)
-        with pytest.raises(TryAgain, match="broke off when it was asked"):
-            unknown.deliver(delivery(store))
+        for _ in range(4):  # it aborts
+            with pytest.raises(TryAgain, match="broke off when it was asked"):
+                unknown.deliver(delivery(store))
         assert unknown.deliver(delivery(store)) is None
         assert orthanc.kinds() == [("1.2.3", "OT"), ("1.2.3", "SR")]
 
@@ -325,7 +355,7 @@ def test_tls_with_certificates_on_both_sides(store: MemoryStore, tmp_path: Path)
         assert sorted(pacs.got) == ["OT", "SR"]
         with pytest.raises(DestinationDown):
             scu(store, pacs.port, tls=tls_of(SendTo(**table))).deliver(delivery(store))
-        with pytest.raises(DestinationDown):
+        with pytest.raises(DestinationDown, match="certificate is not trusted"):
             scu(store, pacs.port, tls=ssl.create_default_context()).deliver(delivery(store))
     with pytest.raises(UsageError, match="cannot be used"):
         tls_of(SendTo(**{**table, "ca": tmp_path / "none.pem"}))
