@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import ValidationError
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
@@ -502,3 +503,32 @@ def test_stow_to_one_that_has_the_objects_already(store: MemoryStore, web: str, 
     Web.answer = status, UTF8, said(store, "00081198", 0x0110)
     with pytest.raises(TryAgain, match=r"it refused 2 of the objects \(reason 0110\)"):
         client.deliver(delivery(store))
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"to": "dicom://P@a..b:104"}, "its host is no name or address"),
+        ({"to": "dicom://P@ho st:104"}, "its host is no name or address"),
+        ({"to": f"https://{'h' * 64}/x"}, "its host is no name or address"),
+        ({"to": f"dicom://P@{'h.' * 130}h"}, "its host is no name or address"),
+        ({"to": "https://ho\nst/x"}, "line break or another control character"),
+        ({"to": "https://:p@h/x"}, "user and password have settings of their own"),
+        ({"to": "https://@h/x"}, "user and password have settings of their own"),
+        ({"to": "dicom://P:@h"}, "write dicom://AETITLE@host:port"),
+        ({"to": "https://h", "token": "a\nb"}, "write a token of ASCII letters"),
+        ({"to": "https://h", "token": ""}, "write a token of ASCII letters"),
+        ({"to": "https://h", "user": "", "password": "p"}, "it is empty, or holds a line break"),
+        ({"to": "https://h", "user": "u", "password": "p\x00"}, "it is empty, or holds a line break"),
+    ],
+)
+def test_addresses_and_secrets_that_cannot_be_used(table: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        SendTo(name="PACS", **table)
+
+
+@pytest.mark.parametrize(
+    "host", ["pacs", "pacs_1.example.", "10.1.2.3", "[::1]", "[fe80::1%25eth0]", "röntgen.de"]
+)
+def test_hosts_that_may_be_there(host: str) -> None:
+    assert SendTo(name="PACS", to=f"dicom://P@{host}:104").peer[2] == 104
