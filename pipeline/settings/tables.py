@@ -182,7 +182,7 @@ class SendTo(Rule):
     def peer(self) -> tuple[str, str, int]:
         """Return AE title, host and port of a DICOM node."""
         parts = self.parts
-        title, host = ae_title_of(unquote(parts.username or "")), parts.hostname or ""
+        title, host = ae_title_of(unquote(parts.username or "")), unquote(parts.hostname or "")
         return title, host, parts.port or _PORTS[parts.scheme]
 
 

@@ -198,16 +198,24 @@ def test_a_pacs_that_does_not_know_us_or_the_class(store: MemoryStore) -> None:
 
 @pytest.mark.parametrize("accepts", [False, True])
 def test_one_that_stalls_is_left(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, accepts: bool) -> None:
-    """It never answers, or stops to read in the middle of the data."""
+    """It never answers, or stops to read in the middle of the data; the program may end meanwhile."""
     monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        began = time.monotonic()
+        began, started, start = time.monotonic(), [], threading.Thread.start
+
+        def noted(thread: threading.Thread) -> None:
+            started.append(thread.daemon)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", noted)
         if accepts:
             thread = threading.Thread(target=_accept_and_stall, args=[server], daemon=True)
             thread.start()
         with pytest.raises(DestinationDown):
             scu(store, server.getsockname()[1]).deliver(delivery(store))
         assert time.monotonic() - began < 8
+        assert len(started) > 1
+        assert all(started)
 
 
 def _accept_and_stall(server: socket.socket) -> None:
@@ -531,4 +539,5 @@ def test_addresses_and_secrets_that_cannot_be_used(table: dict[str, str], senten
     "host", ["pacs", "pacs_1.example.", "10.1.2.3", "[::1]", "[fe80::1%25eth0]", "röntgen.de"]
 )
 def test_hosts_that_may_be_there(host: str) -> None:
-    assert SendTo(name="PACS", to=f"dicom://P@{host}:104").peer[2] == 104
+    expected = host.strip("[]").replace("%25", "%")
+    assert SendTo(name="PACS", to=f"dicom://P@{host}:104").peer == ("P", expected, 104)
