@@ -23,8 +23,8 @@ for _library in ("dicomweb_client", "retrying", "urllib3"):  # their lines quote
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _TOTAL_SECONDS = 10.0, 60.0, 300.0
 _MOST_ANSWER = 1 << 20  # bytes
-_JSON = "application/dicom+json"
-_NO_ROOM, _REFUSED, _NOT_ALL = 0xA700, (401, 403), (400, 409)
+_JSON, _XML = "application/dicom+json", "application/dicom+xml"
+_NO_ROOM, _IS_THERE, _REFUSED, _NOT_ALL = 0xA700, 0x0111, (401, 403), (400, 409)
 _DOWN = (404, 408, 429)  # and from 500 on
 
 
@@ -52,12 +52,13 @@ class StowClient:
     def deliver(self, delivery: Delivery) -> None:
         """Send the objects of a verdict; see `pipeline.outgoing.delivery.Destination`."""
         made = [dcmread(io.BytesIO(one.data)) for one in objects_of(self._results, delivery)]
+        sent = {str(one.SOPInstanceUID) for one in made}
         try:
-            _check(self._client.store_instances(made))
+            _check(self._client.store_instances(made), sent)
         except TryAgain:
             raise
         except requests.HTTPError as error:
-            raise _explained(error.response) from None
+            _explain(error.response, sent)
         except requests.TooManyRedirects:
             raise DestinationDown("it redirects to another address: name that one") from None
         except requests.exceptions.SSLError:
@@ -86,32 +87,60 @@ class _Bounded(HTTPAdapter):
                 answer.close()
                 raise requests.ReadTimeout("the answer is too long, or takes too long")
         answer._content = data
+        answer.headers["Content-Type"] = _kind_of(data)
         return answer
 
 
-def _check(answer: Dataset) -> None:
-    """Raise TryAgain if the answer says that an object was not stored."""
-    failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence", ())]
+def _kind_of(data: bytes) -> str:
+    """Return what an answer is; its server may spell the name otherwise than the library knows it."""
+    if data.lstrip().startswith(b"{"):
+        return _JSON
+    return _XML if b"<NativeDicomModel" in data[:1000] else "text/plain"  # which the library does not read
+
+
+def _check(answer: Dataset, sent: set[str]) -> None:
+    """Raise TryAgain unless the answer says that all that was sent is stored, now or before."""
+    failed = [_why(item) for item in answer.get("FailedSOPSequence") or () if not _is_there(item, sent)]
+    failed += map(_why, answer.get("OtherFailuresSequence") or ())
     if failed and failed[0] & 0xFF00 == _NO_ROOM:
         raise DestinationDown(f"it has no room (reason {failed[0]:04X})")
     if failed:
         raise TryAgain(f"it refused {len(failed)} of the objects (reason {failed[0]:04X})")
+    named = [*(answer.get("ReferencedSOPSequence") or ()), *(answer.get("FailedSOPSequence") or ())]
+    if not sent <= set(map(_uid, named)):
+        raise TryAgain("it did not say that it stored the objects: is the address right?")
 
 
-def _explained(answer: requests.Response | None) -> TryAgain:
-    """Return what an answer that is no success means."""
+def _why(item: Dataset) -> int:
+    return int(item.get("FailureReason") or 0)
+
+
+def _uid(item: Dataset) -> str:
+    return str(item.get("ReferencedSOPInstanceUID") or "").strip("\0 ")
+
+
+def _is_there(item: Dataset, sent: set[str]) -> bool:
+    """Return whether an object was only refused because it is stored already; our UIDs stay the same."""
+    return _why(item) == _IS_THERE and _uid(item) in sent
+
+
+def _explain(answer: requests.Response | None, sent: set[str]) -> None:
+    """Raise TryAgain with what an answer that is no success means, unless all that was sent is there."""
     if answer is None:  # it never is: the error is raised for an answer
-        return TryAgain("its answer cannot be read")
+        raise TryAgain("its answer cannot be read")
     status = answer.status_code
     if status in _REFUSED:
-        return DestinationDown(f"it does not let us in (HTTP {status}): check user, password or token")
+        raise DestinationDown(f"it does not let us in (HTTP {status}): check user, password or token")
     if status in _DOWN or status >= 500:
-        return DestinationDown(f"it cannot take anything now (HTTP {status})")
-    if status in _NOT_ALL:
-        try:
-            _check(Dataset.from_json(answer.json()))
-        except TryAgain as error:
-            return error
-        except Exception:  # noqa: BLE001  the answer says nothing more
-            return TryAgain(f"it refused the objects (HTTP {status})")
-    return TryAgain(f"it refused the objects (HTTP {status})")
+        raise DestinationDown(f"it cannot take anything now (HTTP {status})")
+    refused = TryAgain(f"it refused the objects (HTTP {status})")
+    if status not in _NOT_ALL:
+        raise refused
+    try:
+        said = Dataset.from_json(answer.json())
+        has_reasons = bool(said.get("FailedSOPSequence") or said.get("OtherFailuresSequence"))
+    except Exception:  # noqa: BLE001  the answer says nothing more
+        raise refused from None
+    if not has_reasons:
+        raise refused
+    _check(said, sent)

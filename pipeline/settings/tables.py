@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Annotated, Any, Self, TypeVar
@@ -22,6 +23,8 @@ _WEB = ("http", "https")
 _PLAIN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,2000}", re.IGNORECASE)
 _KEY_BYTES = range(24, 65)  # of Standard Webhooks
 _SECRET = "whsec_"
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_TOKEN = re.compile(r"[!-~]+")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
 
 
@@ -62,16 +65,50 @@ def _destination_name(given: str) -> str:
 
 
 def _address(given: str) -> str:
+    _text(given)
     parts = _split(given)
+    if not _is_host(parts.hostname or ""):
+        raise ValueError("its host is no name or address: write letters, digits, dots and hyphens there")
     if parts.scheme in _PORTS:
-        if not parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
+        if (
+            not parts.username
+            or parts.password is not None
+            or parts.path.strip("/")
+            or parts.query
+            or parts.fragment
+        ):
             raise ValueError("write dicom://AETITLE@host:port, or dicoms:// for TLS")
         ae_title_of(unquote(parts.username))
-    elif parts.username or parts.query or parts.fragment:
+    elif "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("write https://host/dicom-web; user and password have settings of their own")
     elif parts.scheme == "http" and not _is_here(parts.hostname or ""):
         raise ValueError("patients' names would be readable on the network: use https://")
     return given
+
+
+def _text(given: str) -> str:
+    if not given or any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in given):
+        raise ValueError("it is empty, or holds a line break or another control character")
+    return given
+
+
+def _token(given: str) -> str:
+    if not _TOKEN.fullmatch(given):
+        raise ValueError("write a token of ASCII letters, digits and signs, without spaces")
+    return given
+
+
+def _is_host(host: str) -> bool:
+    """Return whether this is an address, or may be the name of a host."""
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode().removesuffix(".")
+    except UnicodeError:
+        return False
+    return len(name) <= 253 and all(map(_HOST_LABEL.fullmatch, name.split(".")))
 
 
 def _split(given: str) -> SplitResult:
@@ -111,9 +148,11 @@ class SendTo(Rule):
     )
     certificate: UserPath | None = Field(None, description="our own certificate (TLS, PEM)")
     key: UserPath | None = Field(None, description="file of that certificate's private key")
-    user: str | None = Field(None, description="user name, with `https://`")
-    password: str | None = Field(None, repr=False, description="the user's password")
-    token: str | None = Field(
+    user: Annotated[str, AfterValidator(_text)] | None = Field(None, description="user name, with `https://`")
+    password: Annotated[str, AfterValidator(_text)] | None = Field(
+        None, repr=False, description="the user's password"
+    )
+    token: Annotated[str, AfterValidator(_token)] | None = Field(
         None, repr=False, description="token for `Authorization: Bearer`, instead of a user"
     )
 
@@ -143,7 +182,7 @@ class SendTo(Rule):
     def peer(self) -> tuple[str, str, int]:
         """Return AE title, host and port of a DICOM node."""
         parts = self.parts
-        title, host = ae_title_of(unquote(parts.username or "")), parts.hostname or ""
+        title, host = ae_title_of(unquote(parts.username or "")), unquote(parts.hostname or "")
         return title, host, parts.port or _PORTS[parts.scheme]
 
 
@@ -153,12 +192,12 @@ def _notify_address(given: str) -> str:
         raise ValueError("write https://host/path, or an address of apprise such as mailto://...")
     try:
         parts = urlsplit(given)
-        fits = parts.scheme not in _WEB or (bool(parts.hostname) and parts.port != 0)
+        fits = parts.scheme not in _WEB or (_is_host(parts.hostname or "") and parts.port != 0)
     except ValueError:
         fits = False
     if not fits:
         raise ValueError("this is no address: write https://host/path")
-    if parts.scheme in _WEB and (parts.username or parts.fragment):
+    if parts.scheme in _WEB and ("@" in parts.netloc or parts.fragment):
         raise ValueError("write https://host/path; notices are signed, so they need no user and password")
     if parts.scheme == "http" and not _is_here(parts.hostname or ""):
         raise ValueError("notices would be readable on the network: use https://")

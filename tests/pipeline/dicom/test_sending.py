@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import ValidationError
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
@@ -21,7 +22,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from handlers import wiring
 from pipeline.dicom import pdu, store_scu
 from pipeline.dicom.commitment import COMMITMENT, COMMITMENT_INSTANCE, CommitmentReports, new_transaction
-from pipeline.dicom.outbound import tls_of
+from pipeline.dicom.outbound import objects_of, tls_of
 from pipeline.dicom.store_scu import Peer, StoreScu
 from pipeline.dicom.stow_client import StowClient
 from pipeline.errors import UsageError
@@ -154,6 +155,7 @@ def test_dcmtk_stores_both_objects(store: MemoryStore, tmp_path: Path) -> None:
     ("statuses", "error", "sentence"),
     [
         ([0xB000, 0xB007], None, ""),
+        ([0x0111], None, ""),  # it is there already
         ([0xA700], DestinationDown, "it has no room (status A700)"),
         ([0x0000, 0x0110], TryAgain, "it refused the Secondary Capture Image Storage with status 0110"),
         ([0xC000], TryAgain, "it refused the Comprehensive SR Storage with status C000"),
@@ -176,6 +178,9 @@ def test_each_status_has_its_meaning(
 def test_a_pacs_that_does_not_know_us_or_the_class(store: MemoryStore) -> None:
     with pytest.raises(DestinationDown, match=r"^it does not answer$"):
         scu(store, free_port()).deliver(delivery(store))
+    for name in ("nosuch.invalid", "a..b"):
+        with pytest.raises(DestinationDown, match=r"^its name cannot be found$"):
+            StoreScu("PACS", Peer("PACS", name, 104, TITLE), maker(store), None).deliver(delivery(store))
     pacs = Pacs()
     pacs.ae.require_calling_aet = ["ANOTHER"]
     with pacs.running(), pytest.raises(DestinationDown, match=f"Calling AE.*: enter {TITLE} there"):
@@ -193,16 +198,24 @@ def test_a_pacs_that_does_not_know_us_or_the_class(store: MemoryStore) -> None:
 
 @pytest.mark.parametrize("accepts", [False, True])
 def test_one_that_stalls_is_left(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, accepts: bool) -> None:
-    """It never answers, or stops to read in the middle of the data."""
+    """It never answers, or stops to read in the middle of the data; the program may end meanwhile."""
     monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        began = time.monotonic()
+        began, started, start = time.monotonic(), [], threading.Thread.start
+
+        def noted(thread: threading.Thread) -> None:
+            started.append(thread.daemon)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", noted)
         if accepts:
             thread = threading.Thread(target=_accept_and_stall, args=[server], daemon=True)
             thread.start()
         with pytest.raises(DestinationDown):
             scu(store, server.getsockname()[1]).deliver(delivery(store))
         assert time.monotonic() - began < 8
+        assert len(started) > 1
+        assert all(started)
 
 
 def _accept_and_stall(server: socket.socket) -> None:
@@ -255,12 +268,12 @@ def test_commitment_over_another_association(store: MemoryStore, tmp_path: Path)
 def test_one_that_refuses_commitment_to_us(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Orthanc does that by breaking off, unless it knows us; what it stored counts then."""
+    """What it stored counts then."""
     heard, pacs = Heard(), Pacs()
     pacs.answer = 0x0124
     with pacs.running():
         refused = scu(store, pacs.port, heard.reports)
-        with pytest.raises(TryAgain, match="broke off when it was asked"):
+        with pytest.raises(TryAgain, match="status 0124 when it was asked"):
             refused.deliver(delivery(store))
         assert refused.deliver(delivery(store)) is None
         assert refused.deliver(delivery(store)) is None
@@ -269,12 +282,38 @@ def test_one_that_refuses_commitment_to_us(
     assert caplog.text.count("refuses storage commitment") == 1
 
 
+@pytest.mark.parametrize("how", ["busy", "fails", "silent", "cut"])
+def test_one_that_cannot_answer_about_commitment_now(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Nothing of that is a refusal, however often it happens."""
+    monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 0.5)
+    pacs, done = Pacs(), threading.Event()
+    pacs.answer = {"busy": 0x0213, "fails": 0x0110}.get(how, 0)
+
+    def action(event: Any) -> tuple[int, None]:
+        if how == "cut":
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        if how == "silent":
+            done.wait(1)
+        return pacs.answer, None
+
+    monkeypatch.setattr(pacs, "_action", action)
+    with pacs.running():
+        busy = scu(store, pacs.port, Heard().reports)
+        for _ in range(6 if how != "silent" else 3):
+            with pytest.raises(TryAgain, match="when it was asked"):
+                busy.deliver(delivery(store))
+        done.set()
+
+
 @needs_orthanc
 def test_an_orthanc_that_does_not_know_us(store: MemoryStore, tmp_path: Path) -> None:
     with Orthanc(tmp_path, {}).running() as orthanc:
         unknown = scu(store, orthanc.dicom_port, Heard().reports)
-        with pytest.raises(TryAgain, match="broke off when it was asked"):
-            unknown.deliver(delivery(store))
+        for _ in range(4):  # it aborts
+            with pytest.raises(TryAgain, match="broke off when it was asked"):
+                unknown.deliver(delivery(store))
         assert unknown.deliver(delivery(store)) is None
         assert orthanc.kinds() == [("1.2.3", "OT"), ("1.2.3", "SR")]
 
@@ -325,7 +364,7 @@ def test_tls_with_certificates_on_both_sides(store: MemoryStore, tmp_path: Path)
         assert sorted(pacs.got) == ["OT", "SR"]
         with pytest.raises(DestinationDown):
             scu(store, pacs.port, tls=tls_of(SendTo(**table))).deliver(delivery(store))
-        with pytest.raises(DestinationDown):
+        with pytest.raises(DestinationDown, match="certificate is not trusted"):
             scu(store, pacs.port, tls=ssl.create_default_context()).deliver(delivery(store))
     with pytest.raises(UsageError, match="cannot be used"):
         tls_of(SendTo(**{**table, "ca": tmp_path / "none.pem"}))
@@ -350,14 +389,16 @@ def test_there_is_nothing_to_send_of_other_files(store: MemoryStore) -> None:
 class Web(BaseHTTPRequestHandler):
     """Answer a request as the test says."""
 
-    answer: ClassVar[tuple[int, dict[str, str], bytes]] = (200, {}, b"")
+    answer: ClassVar[tuple[int, dict[str, str], bytes | None]] = (200, {}, None)
+    confirms: ClassVar[bytes] = b""  # the answer without bytes of its own
     asked: ClassVar[list[tuple[str, dict[str, str], int]]] = []
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
         got = len(self.rfile.read(size)) if size else self._chunks()
         self.asked.append((self.path, dict(self.headers), got))
-        status, headers, body = self.answer
+        status, headers, given = self.answer
+        body = self.confirms if given is None else given
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -388,6 +429,21 @@ def web() -> Iterator[str]:
 
 
 JSON = {"Content-Type": "application/dicom+json"}
+UTF8 = {"Content-Type": "application/dicom+json;charset=UTF-8"}
+UNSAID = "it did not say that it stored the objects: is the address right?"
+OTHER = {"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x0110]}}]}}
+XML = b'<?xml version="1.0"?><NativeDicomModel></NativeDicomModel>'
+
+
+def said(store: MemoryStore, tag: str = "00081199", reason: int | None = None) -> bytes:
+    """Return the answer that lists all objects of the verdict."""
+    uids = [one.uid for one in objects_of(maker(store), delivery(store))]
+    items: list[dict[str, Any]] = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in uids]
+    for item in items if reason is not None else ():
+        item["00081197"] = {"vr": "US", "Value": [reason]}
+    return json.dumps({tag: {"vr": "SQ", "Value": items}}).encode()
+
+
 PART = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA900]}}]}}
 FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
 
@@ -395,8 +451,15 @@ FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0
 @pytest.mark.parametrize(
     ("answer", "error", "sentence"),
     [
-        ((200, JSON, b"{}"), None, ""),
-        ((200, {}, b""), None, ""),
+        ((200, JSON, None), None, ""),
+        ((200, UTF8, None), None, ""),
+        ((200, JSON, b"{}"), TryAgain, UNSAID),
+        ((200, {}, b""), TryAgain, UNSAID),
+        ((200, {"Content-Type": "text/html"}, b"<html>Zaphod"), TryAgain, UNSAID),
+        ((200, {"Content-Type": "application/dicom+xml"}, XML), TryAgain, UNSAID),
+        ((202, UTF8, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
+        ((202, JSON, json.dumps(OTHER).encode()), TryAgain, "it refused 1 of the objects (reason 0110)"),
+        ((409, JSON, b"{}"), TryAgain, "it refused the objects (HTTP 409)"),
         ((202, JSON, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
         ((409, JSON, json.dumps(PART).encode()), TryAgain, "it refused 1 of the objects (reason A900)"),
         ((409, JSON, json.dumps(FULL).encode()), DestinationDown, "it has no room (reason A700)"),
@@ -411,11 +474,11 @@ FULL = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0
 def test_each_answer_of_stow_has_its_meaning(
     store: MemoryStore,
     web: str,
-    answer: tuple[int, dict[str, str], bytes],
+    answer: tuple[int, dict[str, str], bytes | None],
     error: type[TryAgain] | None,
     sentence: str,
 ) -> None:
-    Web.answer = answer
+    Web.answer, Web.confirms = answer, said(store)
     client = StowClient(SendTo(name="web", to=f"{web}/dicom-web", user="Ada", password="é"), maker(store))
     if error is None:
         client.deliver(delivery(store))
@@ -431,10 +494,50 @@ def test_each_answer_of_stow_has_its_meaning(
 
 
 def test_a_token_and_a_web_server_that_is_away(store: MemoryStore, web: str) -> None:
-    Web.answer = 200, {}, b""
+    Web.answer = 200, {}, said(store)
     StowClient(SendTo(name="web", to=web, token="t0ken"), maker(store)).deliver(delivery(store))
     assert Web.asked[0][1]["Authorization"] == "Bearer t0ken"
     with pytest.raises(DestinationDown, match="does not answer"):
         StowClient(SendTo(name="web", to=f"http://127.0.0.1:{free_port()}"), maker(store)).deliver(
             delivery(store)
         )
+
+
+@pytest.mark.parametrize("status", [200, 202, 409])
+def test_stow_to_one_that_has_the_objects_already(store: MemoryStore, web: str, status: int) -> None:
+    client = StowClient(SendTo(name="web", to=web), maker(store))
+    Web.answer = status, UTF8, said(store, "00081198", 0x0111)
+    client.deliver(delivery(store))
+    Web.answer = status, UTF8, said(store, "00081198", 0x0110)
+    with pytest.raises(TryAgain, match=r"it refused 2 of the objects \(reason 0110\)"):
+        client.deliver(delivery(store))
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"to": "dicom://P@a..b:104"}, "its host is no name or address"),
+        ({"to": "dicom://P@ho st:104"}, "its host is no name or address"),
+        ({"to": f"https://{'h' * 64}/x"}, "its host is no name or address"),
+        ({"to": f"dicom://P@{'h.' * 130}h"}, "its host is no name or address"),
+        ({"to": "https://ho\nst/x"}, "line break or another control character"),
+        ({"to": "https://:p@h/x"}, "user and password have settings of their own"),
+        ({"to": "https://@h/x"}, "user and password have settings of their own"),
+        ({"to": "dicom://P:@h"}, "write dicom://AETITLE@host:port"),
+        ({"to": "https://h", "token": "a\nb"}, "write a token of ASCII letters"),
+        ({"to": "https://h", "token": ""}, "write a token of ASCII letters"),
+        ({"to": "https://h", "user": "", "password": "p"}, "it is empty, or holds a line break"),
+        ({"to": "https://h", "user": "u", "password": "p\x00"}, "it is empty, or holds a line break"),
+    ],
+)
+def test_addresses_and_secrets_that_cannot_be_used(table: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        SendTo(name="PACS", **table)
+
+
+@pytest.mark.parametrize(
+    "host", ["pacs", "pacs_1.example.", "10.1.2.3", "[::1]", "[fe80::1%25eth0]", "röntgen.de"]
+)
+def test_hosts_that_may_be_there(host: str) -> None:
+    expected = host.strip("[]").replace("%25", "%")
+    assert SendTo(name="PACS", to=f"dicom://P@{host}:104").peer == ("P", expected, 104)
