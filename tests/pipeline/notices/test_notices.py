@@ -201,9 +201,11 @@ def test_one_that_is_no_http_server_or_not_there() -> None:
     port, server = raw_server(lambda connection: connection.sendall(b"SSH-2.0-x\r\n"))
     with server, pytest.raises(DestinationDown, match=r"as an HTTP server does|does not answer"):
         sent(hook(f"http://127.0.0.1:{port}"))
-    for address in (f"http://127.0.0.1:{port}", "https://a..b/", "https://%s.invalid/" % ("a" * 70)):
-        with pytest.raises(DestinationDown, match="does not answer"):
-            sent(hook(address))
+    with pytest.raises(DestinationDown, match="does not answer"):
+        sent(hook(f"http://127.0.0.1:{port}"))
+    for address in ("https://a..b/", "https://%s.invalid/" % ("a" * 70)):
+        with pytest.raises(ValueError, match="this is no address"):
+            hook(address)
 
 
 @pytest.mark.whole
