@@ -302,7 +302,7 @@ def test_one_that_cannot_answer_about_commitment_now(
     with pacs.running():
         busy = scu(store, pacs.port, Heard().reports)
         for _ in range(6 if how != "silent" else 3):
-            with pytest.raises(TryAgain, match="when it was asked|broke off"):
+            with pytest.raises(TryAgain, match=r"when it was asked|broke off"):
                 busy.deliver(delivery(store))
         done.set()
 
