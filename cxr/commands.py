@@ -161,8 +161,10 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     parts["eraser"] = _eraser(settings, ports.store, worklist, outgoing)
     page = _page(settings, access, ports.store, worklist, **parts)
     server = _server(page, access.address, settings)
-    node = _start_dicom(settings, arrivals, background, outgoing)
+    node = _start_node(settings, arrivals, background, outgoing)
     wiring.provide(replace(ports, queue=queue))
+    if outgoing:
+        outgoing.start(background)
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
         watcher.start(known=worklist.present())
@@ -177,14 +179,15 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
 
 def _eraser(settings: Settings, store: FullStore, index: Index, outgoing: Outgoing | None) -> Eraser | None:
     """Return what erases X-rays of the folder for the page; None unless the settings allow it."""
+    if not settings.page_forget:
+        return None
     from handlers import wiring
     from pipeline.forget import erase_xrays
     from pipeline.outgoing.queue import OutgoingQueue
 
     path = wiring.outgoing_path(settings)
     queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
-    found = partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
-    return found if settings.page_forget else None
+    return partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
 
 
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
@@ -206,7 +209,9 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
         parts = {"tickets": store, "operations": monitor, "problems": problems, "outgoing": outgoing}
         page = _page(settings, access, store, worklist, **parts, arrivals=arrivals)
         server = _server(page, access.address, settings)
-        node = _start_dicom(settings, arrivals, background, outgoing)
+        node = _start_node(settings, arrivals, background, outgoing)
+        if outgoing:
+            outgoing.start(background)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
         try:
@@ -233,12 +238,10 @@ def _page(settings: Settings, access: Access, store: Store, worklist: SqliteInde
     return create_page(store, worklist, settings.max_bytes, card, access=access, audit=audit, **parts)
 
 
-def _start_dicom(
+def _start_node(
     settings: Settings, arrivals: Arrivals, background: Background, outgoing: Outgoing | None
 ) -> str | None:
-    """Start to send results, and the DICOM node, if the settings ask for them; return where the node is."""
-    for lane in outgoing.lanes if outgoing else ():
-        background.start(f"sending to {lane.name}", partial(lane.run, background.stopping))
+    """Start the DICOM node, if the settings ask for one; return where it is."""
     if settings.dicom_port is None:
         return None
     from handlers import wiring

@@ -66,7 +66,7 @@ class Figures(BaseModel):
 
 
 class SpanFigures(BaseModel):
-    """What was judged in a day, a month or a longer time; a replaced X-ray counts with its last verdict."""
+    """Count what was judged in a day, a month or longer; a replaced X-ray counts with its last verdict."""
 
     begins: date
     verdicts: int
@@ -84,7 +84,7 @@ class SpanFigures(BaseModel):
 
 
 class StatisticsFigures(BaseModel):
-    """What was judged over time, and whether the X-rays are like those that the network was checked on."""
+    """Tell what was judged over time, and whether the X-rays are like those of the network's check."""
 
     period: PeriodName
     spans: list[SpanFigures]

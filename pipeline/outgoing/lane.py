@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from pipeline.errors import StoreError, place_of
 from pipeline.judge import read_verdict
@@ -24,6 +25,7 @@ from pipeline.outgoing.delivery import (
 )
 from pipeline.outgoing.queue import DeliveryState, Entry, Followed, OutgoingQueue
 from pipeline.ports import Store
+from pipeline.running.background import Background
 from pipeline.settings.tables import Rule
 from pipeline.worklist.sqlite import SqliteIndex
 
@@ -194,6 +196,11 @@ class Outgoing:
     def names(self) -> list[str]:
         """Return the names of the destinations."""
         return [lane.name for lane in self.lanes]
+
+    def start(self, background: Background) -> None:
+        """Run a lane for each destination."""
+        for lane in self.lanes:
+            background.start(f"sending to {lane.name}", partial(lane.run, background.stopping))
 
     def close(self) -> None:
         """Close the queue, once its lanes have ended."""

@@ -407,6 +407,7 @@ def test_a_deploy_that_is_stopped_says_what_goes_on(
     monkeypatch.setattr(release, "build", lambda _, *architectures: cloud.build(*architectures))
     monkeypatch.setattr(CloudFormationStack, "_settled", lambda *_: os.kill(os.getpid(), number))
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with pytest.raises(StackGoesOn, match=r"^interrupted\. CloudFormation goes on .* run the same command"):
         invoke("deploy", "--yes")
     assert signal.getsignal(signal.SIGTERM) == before

@@ -16,7 +16,7 @@ from pipeline.names import BOOKMARK
 from pipeline.reconcile import note_next_look
 from pipeline.records import Job
 from pipeline.store.s3 import S3Store
-from tests.support.fakes import MemoryStore, make_judge, make_ports
+from tests.support.fakes import MemoryStore, make_judge, make_ports, store_of
 
 KEY = "inbox/a.jpeg"
 
@@ -29,11 +29,6 @@ def ports(tmp_path: Path) -> Iterator[Ports]:
     local.deliver(s3_event("b", list(store_of(ports).objects)))
     yield ports
     ports.index.close()  # type: ignore[attr-defined]
-
-
-def store_of(ports: Ports) -> MemoryStore:
-    assert isinstance(ports.store, MemoryStore)
-    return ports.store
 
 
 def test_all_of_one_goes_and_the_others_stay(ports: Ports) -> None:

@@ -147,5 +147,11 @@ def make_ports(folder: Path, store: MemoryStore | None = None) -> Ports:
     return Ports(store, SqliteIndex(folder / "index.sqlite"), InlineHost(judge), judge.release, "secret")
 
 
+def store_of(ports: Ports) -> MemoryStore:
+    """Return the store of `make_ports`."""
+    assert isinstance(ports.store, MemoryStore)
+    return ports.store
+
+
 def _info(key: str, data: bytes) -> ObjectInfo:
     return ObjectInfo(key, hashlib.md5(data).hexdigest(), len(data), datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""What the page shows of results that are sent, and sending them again."""
+"""Look at what the page shows of results that are sent, and send them again."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What readers say about a verdict: the form of the page, and the interface for programs."""
+"""Take and show what readers say about a verdict: the form of the page, and the interface for programs."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -268,7 +268,7 @@ def test_commitment_over_another_association(store: MemoryStore, tmp_path: Path)
 def test_one_that_refuses_commitment_to_us(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it stored counts then."""
+    """Count what it stored as delivered then."""
     heard, pacs = Heard(), Pacs()
     pacs.answer = 0x0124
     with pacs.running():

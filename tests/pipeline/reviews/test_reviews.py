@@ -25,7 +25,7 @@ from pipeline.reviews.review import LONGEST_NOTE, Review, Said, answer_of
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Label
 from pipeline.worklist.rebuild import rebuild_index
-from tests.support.fakes import MemoryStore, SentJobs, make_ports
+from tests.support.fakes import SentJobs, make_ports, store_of
 from tests.support.indexes import LATER, NOW
 
 KEY, OTHER = "inbox/ward 3/a.jpeg", "inbox/b.jpeg"
@@ -40,11 +40,6 @@ def ports(tmp_path: Path) -> Iterator[Ports]:
     local.deliver(s3_event("b", list(store_of(ports).objects)))
     yield ports
     ports.index.close()  # type: ignore[attr-defined]
-
-
-def store_of(ports: Ports) -> MemoryStore:
-    assert isinstance(ports.store, MemoryStore)
-    return ports.store
 
 
 def row(ports: Ports, key: str = KEY) -> Row:
