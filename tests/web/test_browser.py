@@ -175,6 +175,19 @@ def test_a_rejected_file_says_what_to_do(page: Page) -> None:
     expect(page.locator(".reason")).to_contain_text("Drop a single DICOM, JPEG, PNG, TIFF, BMP or WebP image")
 
 
+def test_a_rejected_file_is_shown_in_full_screen_too(page: Page) -> None:
+    page.goto("/xray/letter.jpeg")
+    back, link = ("k", "#next") if page.locator("#next").count() else ("j", "#previous")
+    page.goto(page.locator(link).get_attribute("href") or "")
+    page.keyboard.press("f")
+    wait_for(lambda: bool(page.evaluate("document.fullscreenElement !== null")))
+    page.keyboard.press(back)
+    expect(page.locator(".reason")).to_be_visible()
+    assert page.evaluate("document.fullscreenElement?.id") == "xray"
+    page.keyboard.press("f")
+    wait_for(lambda: bool(page.evaluate("document.fullscreenElement === null")))
+
+
 @pytest.mark.parametrize("name", [HOSTILE, UNICODE], ids=["script", "unicode"])
 def test_hostile_names_are_text(page: Page, name: str) -> None:
     page.locator(".name", has_text=name).click()

@@ -141,6 +141,86 @@ def test_a_key_pressed_twice_answers_once(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("normal-2.jpeg")
 
 
+def is_full(page: Page) -> bool:
+    return page.evaluate("document.fullscreenElement?.id") == "xray"
+
+
+def full_screen(page: Page, name: str) -> None:
+    page.goto(f"/xray/{name}")
+    page.keyboard.press("f")
+    wait_for(lambda: is_full(page))
+
+
+def test_full_screen_and_full_width_last_from_xray_to_xray(page: Page) -> None:
+    page.goto("/xray/uncertain-1.jpeg")
+    page.keyboard.press("v")
+    press(page, "j", "pneumonia-1.jpeg")
+    expect(page.locator("#wide")).to_have_attribute("aria-pressed", "true")
+    full_screen(page, "uncertain-1.jpeg")
+    page.keyboard.press("+")
+    way = (("j", "pneumonia-1.jpeg"), ("ArrowRight", "normal-2.jpeg"), ("k", "pneumonia-1.jpeg"))
+    for key, name in way:
+        press(page, key, name)
+        assert is_full(page)
+        expect(page).to_have_url(re.compile(f"/xray/{name}"))
+        expect(page).to_have_title(re.compile(name))
+        expect(page.locator("#preview")).to_have_attribute("src", re.compile(name))
+        expect(page.locator("#map-high")).not_to_be_empty()
+        expect(page.locator("#zoom-now")).to_have_text("1\u00d7")
+        assert violations(page) == []
+    page.wait_for_timeout(1500)  # a live refresh is about this X-ray, not about the first one
+    expect(page.get_by_role("heading", level=1)).to_have_text("pneumonia-1.jpeg")
+    page.evaluate("history.back()")
+    expect(page.get_by_role("heading", level=1)).to_have_text("normal-2.jpeg")
+    assert is_full(page)
+    page.keyboard.press("f")
+    wait_for(lambda: not is_full(page))
+    page.evaluate("history.back()")
+    expect(page.get_by_role("heading", level=1)).to_have_text("pneumonia-1.jpeg")
+    page.wait_for_load_state()
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/")
+    expect(page.locator(".row", has_text="pneumonia-1.jpeg").locator("a.name")).to_be_focused()
+
+
+def test_a_list_is_read_in_full_screen(page: Page) -> None:
+    full_screen(page, "uncertain-1.jpeg")
+    expect(page.locator(".headline .state")).to_be_visible()
+    press(page, "1", "pneumonia-1.jpeg")
+    expect(page.get_by_text("uncertain-1.jpeg: saved. You see pneumonia")).to_be_visible()
+    press(page, "2", "normal-2.jpeg")
+    press(page, "u", "pneumonia-1.jpeg")
+    page.keyboard.press("n")
+    page.keyboard.type("3 clear")
+    page.keyboard.press("Enter")
+    press(page, "1", "normal-2.jpeg")
+    page.evaluate("for (const _ of [1, 2, 3]) document.getElementById('say-1').click()")
+    expect(page.get_by_role("heading", level=1)).to_have_text("normal-1.jpeg")
+    press(page, "3", "normal-1.jpeg")
+    expect(page.get_by_text("That was the last X-ray of this list.")).to_be_visible()
+    assert is_full(page)
+    assert [review(page, name) for name in FILES] == ["unsure", "agreed", "agreed", "decided"]
+    assert len(page.request.get("/api/verdicts/normal-2.jpeg/reviews").json()["reviews"]) % 2 == 1
+    press(page, "k", "normal-2.jpeg")
+    press(page, "k", "pneumonia-1.jpeg")
+    expect(page.locator("#note")).to_have_value("3 clear")
+
+
+def test_what_cannot_be_shown_in_full_screen_ends_it(up: Up, browser: Browser) -> None:
+    """The page is left as without full screen; an answer is sent again."""
+    page = reader(browser, up, "ada")
+    full_screen(page, "pneumonia-1.jpeg")
+    page.route("**/xray/normal-2.jpeg*", lambda route: route.abort(), times=1)
+    press(page, "j", "normal-2.jpeg")
+    assert not is_full(page)
+    full_screen(page, "pneumonia-1.jpeg")
+    page.route("**/xray/pneumonia-1.jpeg*", lambda route: route.fulfill(status=500, body="no"), times=1)
+    press(page, "1", "normal-2.jpeg")
+    assert not is_full(page)
+    assert review(page, "pneumonia-1.jpeg") == "agreed"
+    page.context.close()
+
+
 def test_a_refresh_does_not_take_a_note_away(page: Page, up: Up, browser: Browser) -> None:
     page.goto("/xray/normal-1.jpeg")
     page.locator("#note").fill("half a sen")

@@ -238,10 +238,10 @@ def test_full_screen_full_width_and_the_full_picture(page: Page) -> None:
     page.keyboard.press("f")
     page.wait_for_timeout(500)
     assert page.evaluate("document.fullscreenElement?.id") == "xray"
-    expect(page.locator(".panel")).to_be_hidden()
+    expect(page.locator(".facts")).to_be_hidden()
     assert box(stage)[2] > 1200
     page.keyboard.press("f")
-    expect(page.locator(".panel")).to_be_visible()
+    expect(page.locator(".facts")).to_be_visible()
     page.keyboard.press("z")
     expect(reading).to_have_text("100 %: 1 image pixel = 1 screen pixel", timeout=60_000)
     page.keyboard.press("z")

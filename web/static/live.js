@@ -3,10 +3,12 @@ import { isNoticing } from "./notices.js";
 
 const PAUSE = 1000; // milliseconds
 const LONGEST_PAUSE = 15000; // after several failures in a row
+const PATIENCE = 10000; // milliseconds for another X-ray to arrive
 const HOST_PAUSE = 5000; // the host and its queue change even when no row does
 const FOCUSABLE = "a[href], button, input, summary, [tabindex]";
 
 let failures = 0;
+let moving = false; // another X-ray is on its way: this one stays as it is
 let held = false; // new content waits until the selection is released
 let changed = () => {}; // called after the content changed
 let hostTag = ""; // ETag of the host panel on the page
@@ -35,6 +37,26 @@ export async function show(address, isNew) {
   history[isNew ? "pushState" : "replaceState"](null, "", address);
   report(await refresh());
 }
+
+// Shows the X-ray that answers a request in the place of this one, without leaving the page; returns whether it did.
+export async function showXray(address, request = {}) {
+  moving = true;
+  try {
+    const signal = AbortSignal.timeout(PATIENCE);
+    const answer = await get(address, "text/html", {}, { ...request, signal });
+    const next = await parsed(answer);
+    if (!next?.getElementById("xray")) return false; // an error, or a proxy's login page
+    if (answer.url !== location.href) history.pushState(null, "", answer.url);
+    document.title = next.title;
+    document.getSelection().removeAllRanges(); // what was selected goes
+    take(next);
+    return true;
+  } finally {
+    moving = false;
+  }
+}
+
+export const isMoving = () => moving;
 
 function keepHostUpToDate() {
   if (!document.getElementById("host")) return;
@@ -73,8 +95,8 @@ function report(fine) {
 // Requests
 
 // Returns the answer, or null when the server cannot be reached.
-function get(address, type, headers = {}) {
-  return fetch(address, { headers: { Accept: type, ...headers }, cache: "no-store" }).catch(() => null);
+function get(address, type, headers = {}, request = {}) {
+  return fetch(address, { ...request, headers: { Accept: type, ...headers }, cache: "no-store" }).catch(() => null);
 }
 
 async function parsed(answer) {
@@ -88,18 +110,22 @@ async function refresh() {
   const answer = await get(address, "text/html");
   if (answer?.status === 404) location.reload(); // the X-ray was forgotten
   const next = await parsed(answer);
-  const view = next?.getElementById("view");
-  if (!view) return false; // not our page, but perhaps a proxy's login page
+  if (!next?.getElementById("view")) return false; // not our page, but perhaps a proxy's login page
   if (isGrasped() || address !== location.href) return true; // the next round does it
+  take(next);
+  return true;
+}
+
+// Puts what the server sent in the place of what the page holds, as the view at the page's address.
+function take(next) {
   held = false;
   keepingPlace(() => {
     for (const fresh of next.querySelectorAll("[data-live]")) update(document.getElementById(fresh.id), fresh);
   });
-  if (!held) document.getElementById("view").dataset.watch = view.dataset.watch;
-  shown = address;
+  if (!held) document.getElementById("view").dataset.watch = next.getElementById("view").dataset.watch;
+  shown = location.href;
   hostTag = ""; // the host panel was replaced too
   changed();
-  return true;
 }
 
 // Updates; nothing is replaced while a person drags a slider or the picture, writes a note, or selects text in it
@@ -113,7 +139,7 @@ function update(old, fresh) {
 
 function isGrasped() {
   const note = document.getElementById("note");
-  return document.querySelector("#xray :active, .is-held") !== null || (note !== null && note.value !== note.defaultValue);
+  return moving || document.querySelector("#xray :active, .is-held") !== null || (note !== null && note.value !== note.defaultValue);
 }
 
 function hasSelection(part) {
@@ -122,13 +148,14 @@ function hasSelection(part) {
 }
 
 function replace(old, fresh) {
-  if (old.dataset.change && old.dataset.change === fresh.dataset.change) return;
+  const { change, key } = fresh.dataset;
+  if (change && old.dataset.change === change && old.dataset.key === key) return;
   if (old.innerHTML === fresh.innerHTML) return;
   for (const details of old.querySelectorAll("details[open]")) {
     fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
   }
   old.replaceChildren(...fresh.childNodes);
-  if (fresh.dataset.change) old.dataset.change = fresh.dataset.change;
+  Object.assign(old.dataset, fresh.dataset);
 }
 
 // Rows that did not change stay the same elements, so their images, focus and animations carry on.

@@ -16,7 +16,8 @@ export function startMap(preview) {
   const map = JSON.parse(data.textContent);
   const scale = Math.max(LEAST_SCALE, ...map.grid.flat().map(Math.abs));
   drawScale(scale);
-  const draw = () => drawMap(document.getElementById("map"), preview, map, scale);
+  const canvas = document.getElementById("map"); // of this preview, which another may replace before it has loaded
+  const draw = () => drawMap(canvas, preview, map, scale);
   if (preview.complete && preview.naturalWidth) draw();
   else preview.addEventListener("load", draw, { once: true });
 }

@@ -1,6 +1,6 @@
 // The entry: theme, times, search, keys and copy buttons of every page. Everything can be read without script.
 import { markFocused, momentOf, noteSeen, showDates, showSelection, startList } from "./list.js";
-import { keepUpToDate, show } from "./live.js";
+import { isMoving, keepUpToDate, show, showXray } from "./live.js";
 import { look as lookForNews, startNotices } from "./notices.js";
 import { startUploads } from "./upload.js";
 import { KEYS, startViewer } from "./viewer.js";
@@ -26,6 +26,7 @@ startSearch();
 startUploads();
 startKeys();
 startReview();
+startFullScreen();
 startNotices();
 startList();
 setInterval(showTimes, TICK);
@@ -182,9 +183,15 @@ let isSent = false;
 function startReview() {
   addEventListener("pageshow", () => (isSent = false)); // also when Back brings the page as it was
   document.addEventListener("submit", (event) => {
-    if (!event.target.matches("[data-once]")) return;
-    if (isSent) event.preventDefault();
+    const { target: form, submitter } = event;
+    if (!form.matches("[data-once]")) return;
+    if (isSent || isMoving()) return event.preventDefault();
     isSent = true;
+    if (!document.fullscreenElement) return;
+    event.preventDefault();
+    const body = new URLSearchParams(new FormData(form, submitter));
+    const address = submitter?.getAttribute("formaction") ?? form.action;
+    goTo(address, { method: "POST", body }, () => form.requestSubmit(submitter));
   });
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
@@ -194,6 +201,31 @@ function startReview() {
     if (save) save.click();
     else target.blur();
   });
+}
+
+// Full screen ends when the page is left, so the next X-ray comes to the page instead
+
+function startFullScreen() {
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("#previous, #next");
+    if (!link || !(document.fullscreenElement || isMoving())) return;
+    event.preventDefault();
+    if (!isMoving() && !isSent) goTo(link.href);
+  });
+}
+
+let hasMoved = false; // then Back leads to another X-ray without leaving the page
+
+// Shows an X-ray in full screen. Where that fails, leaves the page as without full screen, which says what is wrong.
+async function goTo(address, request = {}, leave = () => location.assign(address)) {
+  const came = await showXray(address, request);
+  isSent = false;
+  if (!came) {
+    await document.exitFullscreen().catch(() => {}); // the reader may have left it already
+    return leave();
+  }
+  if (!hasMoved) addEventListener("popstate", () => (document.fullscreenElement && !isMoving() ? goTo(location.href) : location.reload()));
+  hasMoved = true;
 }
 
 // Buttons that copy a hash or the verdict, or download the verdict

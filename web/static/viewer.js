@@ -25,7 +25,7 @@ let scrolledAt = -WHEEL_PAUSE;
 export const KEYS = {
   h: () => showMap(state.opacity ? 0 : habits.opacity),
   H: () => choose({ ask: !habits.ask }),
-  f: () => byId("full-screen")?.checkVisibility() && (document.fullscreenElement ? document.exitFullscreen() : byId("xray").requestFullscreen()),
+  f: () => (document.fullscreenElement ? document.exitFullscreen() : byId("full-screen")?.checkVisibility() && byId("xray").requestFullscreen()),
   v: () => choose({ wide: !habits.wide }),
   z: () => actualSize(),
   b: () => adjust(STEP, 0),
@@ -48,11 +48,12 @@ export const KEYS = {
 
 export function startViewer() {
   const preview = byId("preview");
-  if (!preview) return;
+  if (!preview) return forget();
   const address = (preview.dataset.address ??= preview.src);
   if (address !== pictured) {
+    forget();
     habits = remembered();
-    [pictured, state, full] = [address, fresh(), {}];
+    [pictured, state] = [address, fresh()];
   }
   startMap(preview);
   if (full.address) preview.src = full.address;
@@ -64,6 +65,12 @@ export function startViewer() {
   followPointers(byId("stage"));
   new ResizeObserver(show).observe(byId("stage")); // also shows the picture for the first time
   show();
+}
+
+// The full picture of an X-ray that is shown no more need not stay in memory.
+function forget() {
+  if (full.address) URL.revokeObjectURL(full.address);
+  [pictured, full] = [undefined, {}];
 }
 
 // The reader's habits
@@ -114,12 +121,14 @@ async function fetchFull() {
   try {
     const signal = AbortSignal.timeout(1000 * FULL_SECONDS);
     const answer = await fetch(byId("actual").dataset.address, { headers: { Accept: "application/json" }, signal });
-    if (answer.ok) asked.address = URL.createObjectURL(await answer.blob());
-    asked.said = answer.ok ? "" : (await answer.json()).error;
+    const found = answer.ok ? await answer.blob() : await answer.json();
+    if (full !== asked) return; // another X-ray is shown by now
+    if (answer.ok) asked.address = URL.createObjectURL(found);
+    asked.said = answer.ok ? "" : found.error;
   } catch {
     asked.said = "No full picture: the page does not answer.";
   }
-  if (full !== asked) return; // another X-ray is shown by now
+  if (full !== asked) return;
   const preview = byId("preview");
   if (asked.address) preview.src = asked.address;
   await preview.decode().catch(() => {});
