@@ -193,9 +193,11 @@ def _eraser(settings: Settings, store: FullStore, index: Index, outgoing: Outgoi
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
+    from pipeline.running.others import Others
 
     assert settings.bucket is not None  # `up_command` checked it
     store, background = wiring.open_bucket(settings.bucket), Background()
+    others = Others(store)
     mirror, worklist = wiring.make_mirror(settings)
     with closing(worklist):
         mirror.step()  # raises if something is wrong with the bucket's stack
@@ -207,13 +209,15 @@ def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:
             return [*background.problems(), *(outgoing.problems() if outgoing else ())]
 
         parts = {"tickets": store, "operations": monitor, "problems": problems, "outgoing": outgoing}
-        page = _page(settings, access, store, worklist, **parts, arrivals=arrivals)
+        parts |= {"arrivals": arrivals, "others": others.count}
+        page = _page(settings, access, store, worklist, **parts)
         server = _server(page, access.address, settings)
         node = _start_node(settings, arrivals, background, outgoing)
         if outgoing:
             outgoing.start(background)
         background.start("mirror of the worklist", lambda: mirror.run(background.stopping))
         background.start("watch over the stack", lambda: monitor.run(background.stopping))
+        background.start("look at other pages", lambda: others.run(background.stopping))
         try:
             _run(server, tell, f"Drop chest X-rays into s3://{settings.bucket}/{INBOX}", node)
         finally:

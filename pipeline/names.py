@@ -9,6 +9,7 @@ INBOX, OUTBOX = "inbox/", "outbox/"
 UNUSABLE = OUTBOX + "name-not-usable/"
 PREVIEWS = OUTBOX + ".previews/"
 REVIEWS = OUTBOX + ".reviews/"
+PAGES = "system/pages.json"  # which programs serve the bucket
 BOOKMARK = "system/reconcile.json"  # where the last look at a part of the inbox ended: a key
 _RESERVED = ("name-not-usable/", ".previews/", ".reviews/")
 # Endings, after a dot, of files that are being written, downloaded or synchronised.

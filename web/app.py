@@ -56,6 +56,7 @@ def create_page(
     access: Access | None = None,
     audit: Audit | None = None,
     problems: Callable[[], list[str]] | None = None,
+    others: Callable[[], int] | None = None,
 ) -> Flask:
     """Build the page of one store and its worklist.
 
@@ -70,7 +71,8 @@ def create_page(
     `arrivals` takes those that programs send by DICOMweb.
     `operations` reports on host and queue; without it the page has no panel for them. `problems` returns
     what is not running as it should, one sentence each, without names of files: the panel shows them, and
-    `/healthz` fails while there are any.
+    `/healthz` fails while there are any. `others` counts the other programs that serve this store; the panel
+    says so.
 
     By default the page answers anyone, under this machine's own names; `access` restricts that. What people
     do is written to `audit`.
@@ -111,5 +113,5 @@ def create_page(
     if outgoing:
         app.register_blueprint(outgoing_blueprint(outgoing))
     if operations or problems:
-        app.register_blueprint(host_blueprint(operations, card, problems or list))
+        app.register_blueprint(host_blueprint(operations, card, problems or list, others or int))
     return app

@@ -165,9 +165,12 @@ def pages_blueprint(
 
 
 def host_blueprint(
-    monitor: Monitor | None, card: Mapping[str, Any] | None, problems: Callable[[], list[str]]
+    monitor: Monitor | None,
+    card: Mapping[str, Any] | None,
+    problems: Callable[[], list[str]],
+    others: Callable[[], int],
 ) -> Blueprint:
-    """Return the panel of the host and its queue, below the problems of this program.
+    """Return the panel of the host and its queue, below the problems of this program and how many others run.
 
     The panel is a part of the worklist that the script keeps up to date. The host's network links to `card`
     if it is that network's card.
@@ -176,6 +179,7 @@ def host_blueprint(
     shown = {
         "operations": monitor.look if monitor else None,
         "problems": problems,
+        "others": others,
         "HOST_STATE_NAMES": HOST_STATE_NAMES,
         "card_of": card["sha256"] if card else None,
     }

@@ -19,9 +19,12 @@ from cxr.commands import app
 from pipeline.aws.errors import ask
 from pipeline.errors import CxrError, StoreError
 from pipeline.intake import record_verdict
+from pipeline.names import PAGES
 from pipeline.records import Job
+from pipeline.running import others
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.dynamodb import DynamoIndex
+from tests.pipeline.store.test_watch import wait_for
 from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.fakes import make_judge
@@ -79,6 +82,44 @@ def test_the_page_shows_the_stacks_worklist(
     assert "Pneumonia" in pages[1]
     assert {info.key for info in store.list("inbox/")} == {"inbox/a.jpeg", "inbox/b.jpeg"}
     assert store.head("outbox/b.jpeg.json") is None  # nothing is judged here
+
+
+def test_pages_of_one_bucket_know_of_each_other(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, told = others.Others(store), list[bool]()
+    monkeypatch.setattr(others, "BEAT_SECONDS", 0.05)
+
+    class Visit:
+        """Stand in for a server: look at the panel while another page comes and goes."""
+
+        effective_host, effective_port = "127.0.0.1", 1
+
+        def __init__(self, page: Flask, address: str, port: int) -> None:
+            self.client = page.test_client()
+
+        def is_told(self) -> bool:
+            return "Another CXR Inbox serves this bucket" in self.client.get("/host").get_data(as_text=True)
+
+        def run(self) -> None:
+            wait_for(lambda: store.head(PAGES) is not None)
+            told.append(self.is_told())
+            other.step()
+            other.step()
+            wait_for(self.is_told)
+            wait_for(lambda: other.step() is None and other.count() == 1)
+            other.leave()
+            wait_for(lambda: not self.is_told())
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(commands, "_server", Visit)
+    up("--bucket", "xrays", "--root", str(tmp_path))
+    assert told == [False]
+    found = store.get(PAGES, 1000)
+    assert found
+    assert found[1] == b"{}"  # it has left, too
 
 
 def test_a_dicom_node_puts_into_the_bucket(

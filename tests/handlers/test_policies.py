@@ -12,6 +12,7 @@ import pytest
 from botocore import xform_name
 
 from ec2_runner.stack.account import POLICIES
+from pipeline.names import PAGES
 from tests.support.aws import ROOT, as_list, template
 from tests.support.calls import Place, calls
 
@@ -218,8 +219,9 @@ def test_a_policy_fits_into_iam_and_names_what_it_can(name: str) -> None:
 def test_only_who_deploys_may_delete() -> None:
     changing = re.compile(r"\w+:(Create|Put|Delete|Update|Terminate|Execute|Pass)\w*")
     assert {action for action in granted("page") if changing.match(action)} == {"s3:PutObject"}
-    (uploads,) = [part for part in policy("page")["Statement"] if part["Action"] == "s3:PutObject"]
-    assert uploads["Resource"] == [f"arn:aws:s3:::BUCKET/{place}/*" for place in ("inbox", "outbox/.reviews")]
+    writing = [part for part in policy("page")["Statement"] if part["Action"] == "s3:PutObject"]
+    places = [place for part in writing for place in as_list(part["Resource"])]
+    assert places == [f"arn:aws:s3:::BUCKET/{one}" for one in ("inbox/*", "outbox/.reviews/*", PAGES)]
 
 
 def test_the_document_leads_to_each_policy() -> None:

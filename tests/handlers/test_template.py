@@ -13,6 +13,7 @@ from cfnlint.api import lint_file
 from ec2_runner.reach.identity import HOSTS
 from ec2_runner.stack import cost
 from pipeline.aws.names import StackNames
+from pipeline.names import PAGES
 from pipeline.settings import Settings, load_settings
 from tests.support.aws import ROOT, TEMPLATE, as_list, resources, sam, statements, template, user_data
 
@@ -59,7 +60,7 @@ def test_the_bucket_is_private_encrypted_versioned_and_kept() -> None:
     assert {effect for effect, _ in denied} == {"Deny"}  # whom it lets in, the roles say
 
 
-def test_former_reports_of_hosts_are_deleted_soon_and_nothing_else_is() -> None:
+def test_former_reports_of_hosts_and_pages_are_deleted_soon_and_nothing_else_is() -> None:
     (bucket,) = resources("AWS::S3::Bucket").values()
     rules = [rule for rule in bucket["LifecycleConfiguration"]["Rules"] if "Fn::If" not in rule]
     kept = {
@@ -67,7 +68,7 @@ def test_former_reports_of_hosts_are_deleted_soon_and_nothing_else_is() -> None:
         for rule in rules
         if "NoncurrentVersionExpiration" in rule
     }
-    assert kept == {"": 30, HOSTS: 1}
+    assert kept == {"": 30, HOSTS: 1, PAGES: 1}
 
 
 def test_the_log_key_is_a_parameter_that_nobody_is_shown() -> None:

@@ -119,6 +119,18 @@ def test_what_does_not_run_is_shown_and_fails_the_life_sign(tmp_path: Path, moni
     index.close()
 
 
+def test_other_pages_of_the_bucket_are_told_and_fail_nothing(tmp_path: Path, monitor: Fixed) -> None:
+    index, store, found = SqliteIndex(tmp_path / "index.sqlite"), FolderStore(tmp_path / "data"), [0]
+    client = create_page(store, index, LIMIT, operations=monitor, others=lambda: found[0]).test_client()
+    for found[0], said in enumerate(["", "Another CXR Inbox serves this", "2 other CXR Inboxes serve this"]):
+        for address in ("/", "/host"):
+            html = client.get(address).text
+            assert said in html
+            assert ("serve" in html) is bool(said)
+        assert client.get("/healthz").json == {"status": "ok"}
+    index.close()
+
+
 def test_the_panel_follows_though_no_row_changes(app: Flask, monitor: Fixed, browser: Browser) -> None:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
