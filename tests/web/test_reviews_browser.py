@@ -204,6 +204,11 @@ def test_a_list_is_read_in_full_screen(page: Page) -> None:
     press(page, "k", "normal-2.jpeg")
     press(page, "k", "pneumonia-1.jpeg")
     expect(page.locator("#note")).to_have_value("3 clear")
+    page.evaluate("document.querySelector('[name=verdict]').value = 'of a verdict that was replaced'")
+    press(page, "2", "pneumonia-1.jpeg")
+    expect(page.get_by_text("Your answer was not saved: look again.")).to_be_visible()
+    assert is_full(page)
+    assert review(page, "pneumonia-1.jpeg") == "agreed"
 
 
 def test_what_cannot_be_shown_in_full_screen_ends_it(up: Up, browser: Browser) -> None:

@@ -49,6 +49,7 @@ export async function showXray(address, request = {}) {
     if (answer.url !== location.href) history.pushState(null, "", answer.url);
     document.title = next.title;
     document.getSelection().removeAllRanges(); // what was selected goes
+    delete document.getElementById("xray").dataset.change; // the same X-ray may come with an answer to the request
     take(next);
     return true;
   } finally {
@@ -148,8 +149,7 @@ function hasSelection(part) {
 }
 
 function replace(old, fresh) {
-  const { change, key } = fresh.dataset;
-  if (change && old.dataset.change === change && old.dataset.key === key) return;
+  if (old.dataset.change && old.dataset.change === fresh.dataset.change) return;
   if (old.innerHTML === fresh.innerHTML) return;
   for (const details of old.querySelectorAll("details[open]")) {
     fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");

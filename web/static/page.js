@@ -181,13 +181,13 @@ function stepThroughRows(step) {
 let isSent = false;
 
 function startReview() {
-  addEventListener("pageshow", () => (isSent = false)); // also when Back brings the page as it was
+  addEventListener("pageshow", () => (isSent = isLeaving = false)); // also when Back brings the page as it was
   document.addEventListener("submit", (event) => {
     const { target: form, submitter } = event;
     if (!form.matches("[data-once]")) return;
     if (isSent || isMoving()) return event.preventDefault();
     isSent = true;
-    if (!document.fullscreenElement) return;
+    if (!document.fullscreenElement || isLeaving) return;
     event.preventDefault();
     const body = new URLSearchParams(new FormData(form, submitter));
     const address = submitter?.getAttribute("formaction") ?? form.action;
@@ -214,16 +214,15 @@ function startFullScreen() {
   });
 }
 
+let isLeaving = false; // the next request is the browser's own, and ends full screen
 let hasMoved = false; // then Back leads to another X-ray without leaving the page
 
 // Shows an X-ray in full screen. Where that fails, leaves the page as without full screen, which says what is wrong.
 async function goTo(address, request = {}, leave = () => location.assign(address)) {
   const came = await showXray(address, request);
   isSent = false;
-  if (!came) {
-    await document.exitFullscreen().catch(() => {}); // the reader may have left it already
-    return leave();
-  }
+  isLeaving = !came;
+  if (isLeaving) return leave();
   if (!hasMoved) addEventListener("popstate", () => (document.fullscreenElement && !isMoving() ? goTo(location.href) : location.reload()));
   hasMoved = true;
 }
