@@ -12,7 +12,7 @@ LAMBDA_PYTHON ?= 3.13
 LAMBDA_PLATFORM ?= manylinux2014_x86_64
 LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 
-.PHONY: help run test unit install-test system-packages lint types tests fuzz faults bench lambda invoke \
+.PHONY: help run test unit install-test system-packages lint types tests fuzz faults soak bench lambda invoke \
 	smoke clean
 
 help: ## list the targets
@@ -80,6 +80,13 @@ fuzz: .venv/tests ## damage files at random and judge them, for SECONDS
 faults: SECONDS = 40
 faults: .venv/tests ## break the disk, the worklist and processes under a running page, and count verdicts
 	@$(BIN)/python -m bench.faults $(SECONDS)
+
+# Cause faults at random, from SEED, under a page and under a stack, for MINUTES; the report is kept in build/soak.
+soak: MINUTES = 10
+soak: SEED = 1
+soak: .venv/tests ## break everything at random while X-rays come, for MINUTES, and count what is lost
+	@tests/install-system-packages
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES) --seed $(SEED)
 
 # Measure on the X-rays in the folder IMAGES and write docs/benchmarks.md; QUICK=--quick is a trial run.
 bench: .venv/tests .venv/bench/installed ## measure speed on the X-rays in IMAGES and write docs/benchmarks.md

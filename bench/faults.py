@@ -46,17 +46,31 @@ class Seen:
 class Up:
     """Run a `cxr up` and drop X-rays into its inbox."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str, **env: str) -> None:
         self.root, self.port = root, free_port()
         for name in ("inbox", "staging"):
             (root / name).mkdir()
-        command = [sys.executable, "-m", "tests.support.up_main", "up"]
-        command += ["--root", str(root), "--port", str(self.port)]
-        self.process = Process(command, root.parent / f"{root.name}.log", dict(os.environ))
+        self._command = [sys.executable, "-m", "tests.support.up_main", "up", *options]
+        self._command += ["--root", str(root), "--port", str(self.port)]
+        self._env = {**os.environ, **env}
+        self.log = root.parent / f"{root.name}.log"
         self._images = [path.read_bytes() for path in paths_of(SAMPLES)]
         self.dropped: dict[str, str] = {}  # name to SHA-256
         self.index = root / ".cxr" / "index.sqlite"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after it has ended; return when it is healthy."""
+        self.process = Process(self._command, self.log, self._env)
         _until(lambda: self.health() == 200, 60)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait; kill it when it does not end."""
+        os.kill(self.process.pid, signal.SIGTERM)
+        try:
+            _until(lambda: self.process.exit_code() is not None, 20)
+        finally:
+            self.process.kill()
 
     def stage(self, count: int) -> list[str]:
         """Prepare X-rays with distinct bytes, on the same disk as the inbox."""
@@ -182,16 +196,14 @@ FAULTS: list[Callable[[Up, float], object]] = [
 
 def measure(seconds: float, folder: Path, number: int = 20) -> list[Seen]:
     """Cause each fault for so many seconds while `number` X-rays are dropped, all in one `cxr up`."""
-    with _disk(folder) as (root, is_small):
+    with disk(folder, _DISK) as (root, is_small):
         up = Up(root)
         try:
             return [
                 _try(up, fault, seconds, number) for fault in FAULTS if is_small or fault is not full_disk
             ]
         finally:
-            os.kill(up.process.pid, signal.SIGTERM)
-            _until(lambda: up.process.exit_code() is not None, 20)
-            up.process.kill()
+            up.stop()
 
 
 def _try(up: Up, fault: Callable[[Up, float], object], seconds: float, number: int) -> Seen:
@@ -210,11 +222,11 @@ def _try(up: Up, fault: Callable[[Up, float], object], seconds: float, number: i
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield a folder on a small disk in memory or, when none can be made, an ordinary one."""
+def disk(folder: Path, size: int) -> Iterator[tuple[Path, bool]]:
+    """Yield a folder on a disk in memory, of `size` bytes, and whether it is one: only root can make it."""
     root = folder / "root"
     root.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "cxr-faults", str(root)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "cxr-faults", str(root)]
     is_small = (
         shutil.which("mount") is not None and not subprocess.run(command, capture_output=True).returncode
     )

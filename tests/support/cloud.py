@@ -49,9 +49,11 @@ HANDLERS = ("ingest", "record", "dead_letter")
 class Cloud:
     """Hold an account with the stack in it. Its host does not run before `boot`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, through: Callable[[str], str] = str) -> None:
+        """Make the account; our own programs reach moto at the address that `through` returns."""
         self.folder = folder
         self.moto = Moto(folder)
+        self._aws = through(self.moto.url)
         self._config = Config(retries={"mode": "standard", "total_max_attempts": 4})
         self.s3, self.sqs, self.ec2, self.dynamodb = map(self.client, ("s3", "sqs", "ec2", "dynamodb"))
         self.store = S3Store(BUCKET, self.s3)
@@ -79,6 +81,7 @@ class Cloud:
         """Start a function of the stack with the environment of the template."""
         env = {
             **aws_environment(self.moto, EC2_INSTANCE_CONNECT=self.api.url),
+            "AWS_ENDPOINT_URL": self._aws,
             "PATH": "/usr/bin:/bin",
             "TEST_ENDPOINT": self.endpoint.url,
             "TEST_HOST_USER": USER,
@@ -102,6 +105,7 @@ class Cloud:
         wait_for(lambda: self.instance_id(), what="a launch")
         env = {
             **aws_environment(self.moto),
+            "AWS_ENDPOINT_URL": self._aws,
             "PATH": "/usr/bin:/bin",
             "CXR_BUCKET": BUCKET,
             "CXR_HOST_ID": f"{ROLE_ID}:{self.instance_id()}",

@@ -12,7 +12,8 @@ import pytest
 from tests.support.machines import Process, free_port, listens, wait_for
 
 _ORTHANC, _DICOMWEB = "/usr/sbin/Orthanc", "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
-needs_orthanc = pytest.mark.skipif(not Path(_ORTHANC).exists(), reason="needs Debian's orthanc")
+IS_INSTALLED = Path(_ORTHANC).exists()
+needs_orthanc = pytest.mark.skipif(not IS_INSTALLED, reason="needs Debian's orthanc")
 needs_dicomweb = pytest.mark.skipif(not Path(_DICOMWEB).exists(), reason="needs Debian's orthanc-dicomweb")
 
 

@@ -1,0 +1,63 @@
+"""Run the soak: `python -m bench.soak [--minutes 10] [--seed 1] [--paths folder cloud]`; `make soak`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.soak import cloud, folder
+from bench.soak.run import Soaked
+
+PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
+    "folder": (12.0, folder.run),  # objects a second
+    "cloud": (4.0, cloud.run),
+}
+
+
+def main(minutes: float, seed: int, paths: list[str], keep: Path) -> int:
+    """Soak the paths side by side, print what was found, and return 1 when that is anything."""
+    with TemporaryDirectory(prefix="cxr-soak-") as place, ThreadPoolExecutor() as pool:
+        running = {}
+        for name in paths:
+            (Path(place) / name).mkdir()
+            rate, path = PATHS[name]
+            running[name] = pool.submit(path, 60 * minutes, seed, rate, Path(place) / name)
+        found = {name: one.result() for name, one in running.items()}
+    keep.mkdir(parents=True, exist_ok=True)
+    for name, soaked in found.items():
+        report = vars(soaked) | {"checked": vars(soaked.checked)}
+        (keep / f"{name}.json").write_text(json.dumps(report, indent=1), "utf-8")
+        sys.stdout.write("\n".join([f"== {name}", *lines(soaked)]) + "\n")
+    sys.stdout.write(f"written: {keep}\n")
+    return 0 if all(soaked.checked.is_clean for soaked in found.values()) else 1
+
+
+def lines(soaked: Soaked) -> list[str]:
+    """Return the lines to print."""
+    figures = soaked.checked.figures()
+    return [
+        f"{sum(soaked.deeds.values()):,} deeds and {sum(soaked.faults.values()):,} faults"
+        f" in {soaked.seconds / 60:.1f} minutes; settled {soaked.settled:.0f} s later",
+        *([f"still waiting: {soaked.waiting}"] if soaked.waiting else []),
+        *(f"{count:8,} {name}" for name, count in soaked.deeds.most_common()),
+        *(f"{count:8,} prevented: {name}" for name, count in soaked.missed.most_common()),
+        *(f"{count:8,} fault: {name}" for name, count in soaked.faults.most_common()),
+        *(f"{count:8,} fault not caused: {name}" for name, count in soaked.not_caused.most_common()),
+        *(f"{value:8,} {name}" for name, value in {**soaked.more, **figures}.items()),
+    ]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Break everything at random, and count what is lost.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--paths", nargs="+", choices=list(PATHS), default=list(PATHS))
+    parser.add_argument("--keep", type=Path, default=Path("build/soak"), help="folder of the report")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main(**vars(_arguments())))

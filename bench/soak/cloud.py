@@ -1,0 +1,253 @@
+"""Soak the path of a bucket: moto as AWS, the functions in Lambda's runtime, a host behind SSH."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.soak.checker import Checked, check, holding
+from bench.soak.load import PATIENT, Images, Load
+from bench.soak.proxy import Proxy
+from bench.soak.run import Fault, Soaked, alive, soak
+from tests.support.cloud import BUCKET, HANDLERS, Cloud, Pump
+from tests.support.machines import InvocationFailed, descendants, wait_for
+
+_SECONDS = (0.2, 1.5)  # that a fault lasts
+_QUIET_SECONDS = 300.0  # until everything is judged
+_TROUBLE = 0.4  # share of AWS's answers that fail, while they do
+_HOST_SECONDS = 90.0  # until a lost host is missed, and another one launched
+
+
+class _Inbox:
+    """Upload objects as people and programs do."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3 = s3
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put an object."""
+        self._s3.put_object(Bucket=BUCKET, Key=f"inbox/{name}", Body=data)
+
+    def write_slowly(self, name: str, data: bytes) -> None:
+        """Upload in one part, whose ETag is not the MD5 of the bytes."""
+        where = {"Bucket": BUCKET, "Key": f"inbox/{name}"}
+        where["UploadId"] = self._s3.create_multipart_upload(**where)["UploadId"]
+        etag = self._s3.upload_part(**where, PartNumber=1, Body=data)["ETag"]
+        parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+        self._s3.complete_multipart_upload(**where, MultipartUpload=parts)
+
+    def delete(self, name: str) -> None:
+        """Delete an object."""
+        self._s3.delete_object(Bucket=BUCKET, Key=f"inbox/{name}")
+
+
+class _Bucket:
+    """Read the objects of a bucket, for the checker."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3 = s3
+        self._etags: dict[str, str] = {}
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Return all keys that begin with a prefix."""
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
+            for item in page.get("Contents", ()):
+                self._etags[item["Key"]] = item["ETag"].strip('"')
+                yield item["Key"]
+
+    def etag(self, key: str) -> str:
+        """Return the ETag that the listing told."""
+        return self._etags[key]
+
+    def read(self, key: str, **version: str) -> bytes:
+        """Return the bytes of an object."""
+        return bytes(self._s3.get_object(Bucket=BUCKET, Key=key, **version)["Body"].read())
+
+    def versions(self, key: str) -> Iterable[bytes]:
+        """Return all contents that an object had, the last one at the end."""
+        found = []
+        for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET, Prefix=key):
+            found += [item for item in page.get("Versions", ()) if item["Key"] == key]
+        found.sort(key=lambda item: (item["IsLatest"], item["LastModified"]))
+        return [self.read(key, VersionId=item["VersionId"]) for item in found]
+
+
+def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
+    """Soak the path for so many seconds; `rate` objects a second."""
+    chance, proxies = random.Random(f"{seed} cloud"), list[Proxy]()
+
+    def through(url: str) -> str:
+        proxies.append(Proxy(url, random.Random(f"{seed} proxy")))
+        return proxies[0].url
+
+    images = Images(chance)
+    cloud = Cloud(folder, through)
+    unruly = random.Random(f"{seed} order")  # duplicates, and any order
+    pumps: list[Pump] = []
+    processes: set[tuple[int, str]] = set()
+    try:
+        load = Load(_Inbox(cloud.client("s3")), images, chance, rate)
+        queues = zip((cloud.jobs, cloud.told, cloud.dead), ("ingest", "record", "dead_letter"), strict=True)
+        pumps += [Pump(cloud, queue, function, unruly) for queue, function in queues]
+        cloud.drop({f"{PATIENT}.jpeg": images.xray()})
+        cloud.boot()
+        deeds = _faults(cloud, proxies[0], processes, random.Random(f"{seed} damage"))
+        soaked = soak(load, deeds, seconds, random.Random(f"{seed} faults"))
+        assert cloud.worker
+        processes |= alive(descendants(cloud.worker.process.pid))
+        soaked.settled, soaked.waiting = _settle(cloud)
+        soaked.more["requests that failed"] = proxies[0].failed
+        soaked.more["invocations that failed"] = sum(len(pump.failures) for pump in pumps)
+        found = check(_Bucket(cloud.client("s3")))
+        _check_rows(found, cloud)
+        _check_instances(found, cloud)
+    finally:
+        for part in (*pumps, cloud, *proxies):
+            part.stop()
+    logs = [*folder.glob("lambda-*.log"), *folder.glob("worker*.log")]
+    found.leaked += holding([PATIENT.encode(), b"Zaphod", b"1.2.77."], logs)
+    with suppress(AssertionError):
+        wait_for(lambda: not processes & alive([pid for pid, _ in processes]))
+    found.leaked += [f"process {pid}" for pid, _ in processes & alive([pid for pid, _ in processes])]
+    soaked.checked = found
+    return soaked
+
+
+def _faults(
+    cloud: Cloud, proxy: Proxy, processes: set[tuple[int, str]], chance: random.Random
+) -> list[Fault]:
+    def pause() -> None:
+        time.sleep(chance.uniform(*_SECONDS))
+
+    def of_worker(cause: Callable[[Any], None]) -> Callable[[], None]:
+        def caused() -> None:
+            assert cloud.worker
+            processes.update(alive(descendants(cloud.worker.process.pid)))
+            cause(cloud.worker)
+
+        return caused
+
+    def kill_worker(worker: Any) -> None:
+        os.kill(worker.process.pid, signal.SIGKILL)
+
+    def kill_judge(worker: Any) -> None:
+        os.kill(chance.choice(descendants(worker.process.pid)), signal.SIGKILL)
+
+    def halt_worker(worker: Any) -> None:
+        halted = worker.process
+        halted.suspend()
+        pause()
+        halted.resume()
+
+    def trouble() -> None:
+        proxy.trouble = _TROUBLE
+        pause()
+        proxy.trouble = 0.0
+
+    def kill_function() -> None:
+        name = chance.choice(HANDLERS)
+        cloud.lambdas[name].stop()
+        cloud.lambdas[name] = cloud.make_lambda(name)
+
+    def restart_sshd() -> None:
+        cloud.sshd.stop()
+        pause()
+        cloud.sshd.start()
+
+    def refuse_tunnels() -> None:
+        cloud.endpoint.cut()
+        cloud.endpoint.status = chance.choice((403, 500, 503))
+        pause()
+        cloud.endpoint.status = None
+
+    def lose_host(worker: Any) -> None:
+        lost = cloud.instance_id()
+        cloud.ec2.terminate_instances(InstanceIds=[lost])
+        worker.stop()
+        cloud.sshd.stop()
+        try:
+            wait_for(lambda: cloud.instance_id() not in (None, lost), _HOST_SECONDS, "another host")
+        finally:
+            cloud.sshd.start()
+            cloud.boot()
+
+    def stop_host(worker: Any) -> None:
+        cloud.ec2.stop_instances(InstanceIds=[cloud.instance_id()])
+        worker.stop()
+        cloud.sshd.stop()
+        try:
+            wait_for(lambda: _state(cloud) == "running", _HOST_SECONDS, "the host's start")
+        finally:
+            cloud.sshd.start()
+            cloud.boot()
+
+    return [
+        Fault("AWS refusing, slow or cut off", 20, trouble),
+        Fault("a judging process killed", 15, of_worker(kill_judge)),
+        Fault("the worker killed", 8, of_worker(kill_worker)),
+        Fault("the worker halted", 4, of_worker(halt_worker)),
+        Fault("all tunnels cut", 15, cloud.endpoint.cut),
+        Fault("tunnels refused", 3, refuse_tunnels),
+        Fault("a function killed", 5, kill_function),
+        Fault("the SSH server restarted", 3, restart_sshd),
+        Fault("the host terminated", 1.5, of_worker(lose_host)),
+        Fault("the host stopped", 1.5, of_worker(stop_host)),
+    ]
+
+
+def _state(cloud: Cloud) -> str:
+    """Return the state of the instance in the lease."""
+    found = cloud.ec2.describe_instances(InstanceIds=[cloud.instance_id()])["Reservations"]
+    return str(found[0]["Instances"][0]["State"]["Name"])
+
+
+def _settle(cloud: Cloud) -> tuple[float, str]:
+    """Wait until the queues are empty, twice, with what runs every quarter of an hour in between."""
+    began, left = time.monotonic(), "nothing looked at"
+    for _ in range(2):
+        while left and time.monotonic() < began + _QUIET_SECONDS:
+            time.sleep(2)
+            left = _queued(cloud)
+        reconciler = cloud.make_lambda("reconcile")
+        with suppress(InvocationFailed):
+            reconciler.invoke({})
+        reconciler.stop()
+        left = left or "the end"
+    while left and time.monotonic() < began + _QUIET_SECONDS:
+        time.sleep(2)
+        left = _queued(cloud)
+    return time.monotonic() - began, left
+
+
+def _queued(cloud: Cloud) -> str:
+    """Return how many messages there are, in words; empty when there are none."""
+    found = {}
+    for name, url in {"jobs": cloud.jobs, "verdicts": cloud.told, "dead letters": cloud.dead}.items():
+        ends = ("", "NotVisible", "Delayed")
+        names = [f"ApproximateNumberOfMessages{end}" for end in ends]
+        counts = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        found[name] = sum(map(int, counts.values()))
+    return ", ".join(f"{name} {count}" for name, count in found.items() if count)
+
+
+def _check_rows(found: Checked, cloud: Cloud) -> None:
+    """Compare the worklist with the outbox."""
+    rows = cloud.rows()
+    for info in cloud.store.list("inbox/"):
+        row = rows.get(info.key)
+        if row is None:
+            found.lost.append(f"row of {info.key}")
+        elif row.etag != info.etag or row.waiting_since is not None:
+            found.stale.append(f"row of {info.key}")
+
+
+def _check_instances(found: Checked, cloud: Cloud) -> None:
+    """Only the host in the lease may be left."""
+    pages = cloud.ec2.describe_instances()["Reservations"]
+    states = {one["InstanceId"]: one["State"]["Name"] for page in pages for one in page["Instances"]}
+    left = [name for name, state in states.items() if state not in ("terminated", "shutting-down")]
+    found.leaked += [f"instance {name}" for name in left if name != cloud.instance_id()]
