@@ -68,7 +68,7 @@ types: ## check types
 	@$(BIN)/mypy --no-error-summary
 
 tests:
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --durations=10
 
 # Damage files at random and judge them, for SECONDS; keep the findings in build/fuzz.
 fuzz: SECONDS = 600

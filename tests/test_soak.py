@@ -134,7 +134,7 @@ def test_it_asks_a_new_process_what_the_bytes_are_judged_as() -> None:
     assert checker.check(kept).is_clean
     others = json.loads(kept.objects["outbox/pneumonia-1.json"])["finding"]
     _changed(kept, "outbox/normal-1.json", finding=others)
-    assert checker.check(kept).wrong == ["inbox/normal-1"]
+    assert checker.check(kept).wrong == ["inbox/normal-1: classified pneumonia, but then classified normal"]
 
 
 def test_names_are_found_in_logs_whatever_their_case(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bench.soak.run import Soaked
 
 PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
     "folder": (12.0, folder.run),  # objects a second
-    "cloud": (4.0, cloud.run),
+    "cloud": (3.0, cloud.run),
 }
 
 

@@ -171,7 +171,8 @@ def _judge_again(
     found: Checked, inbox: dict[str, bytes], verdicts: dict[str, dict[str, Any]], most: int
 ) -> None:
     """Have some objects judged by a new process, and compare."""
-    keys = sorted(key for key, verdict in verdicts.items() if verdict["status"] != "failed")
+    stale = set(found.stale)
+    keys = sorted(key for key, one in verdicts.items() if one["status"] != "failed" and key not in stale)
     chosen = random.Random(_SEED).sample(keys, min(most, len(keys)))
     with TemporaryDirectory(prefix="cxr-soak-") as folder:
         for number, key in enumerate(chosen):
@@ -186,7 +187,14 @@ def _judge_again(
     for number, key in enumerate(chosen):
         one = again.get(f"{number:06}")
         if one is None or not _agree(one, verdicts[key]):
-            found.wrong.append(key)
+            found.wrong.append(
+                f"{key}: {_short(verdicts[key])}, but then {_short(one) if one else 'nothing'}"
+            )
+
+
+def _short(verdict: dict[str, Any]) -> str:
+    found = verdict.get("finding") or verdict.get("reason") or {}
+    return " ".join(str(part) for part in (verdict["status"], found.get("label"), found.get("code")) if part)
 
 
 def _agree(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from tests.support.cloud import BUCKET, HANDLERS, Cloud, Pump
 from tests.support.machines import InvocationFailed, descendants, wait_for
 
 _SECONDS = (0.2, 1.5)  # that a fault lasts
-_QUIET_SECONDS = 300.0  # until everything is judged
+_QUIET_SECONDS = 600.0  # until everything is judged
 _TROUBLE = 0.4  # share of AWS's answers that fail, while they do
 _HOST_SECONDS = 90.0  # until a lost host is missed, and another one launched
 
