@@ -21,6 +21,7 @@ from pipeline.worklist.sqlite import SqliteIndex, folded
 SortOrder = Literal["newest", "triage"]
 STATES: tuple[RowState, ...] = get_args(RowState)
 REVIEW_STATES: tuple[ReviewState, ...] = get_args(ReviewState)
+_FINDINGS: frozenset[RowState] = frozenset(("pneumonia", "uncertain", "normal"))
 _AGAIN = ("waiting+", "working+")  # rows that were pneumonia and are judged again
 _ORDERS: dict[SortOrder, tuple[tuple[str, ...], ...]] = {  # groups of shelves
     "newest": ((*STATES, *_AGAIN),),
@@ -168,6 +169,11 @@ class Worklist:
             return None, None
         newer, older = self.page(view, 1, before=here), self.page(view, 1, after=here)
         return newer.rows[0] if newer.rows else None, older.rows[0] if older.rows else None
+
+    def next_finding(self, view: View, key: str) -> Row | None:
+        """Return the next row of a view after that of a key that has a finding, and is not judged again."""
+        states = view.states & _FINDINGS if view.states else _FINDINGS
+        return self.neighbours(replace(view, states=states), key)[1] if states else None
 
     def hits(self, view: View) -> Hits:
         """Return how many rows a view has; of those with common words, only so many are counted."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
@@ -66,6 +67,30 @@ def test_the_next_one_is_that_of_the_view(page: Page) -> None:
     assert last == "/xray/c.jpeg?state=uncertain&last=c.jpeg"
     assert "That was the last X-ray of this list." in page.get(last)
     assert say(page, "unsure", "c.jpeg", "?state=uncertain&stay=1") == "/xray/c.jpeg?state=uncertain"
+
+
+def test_the_next_one_has_a_finding(page: Page) -> None:
+    for name, data in (("e.jpeg", b"N4"), ("waits.jpeg", b"P5"), ("bad.jpeg", b"bad"), ("top.jpeg", b"P6")):
+        page.judged(name, data)
+    page.index.wait(["inbox/waits.jpeg"], datetime.now(UTC))
+    for query in ("", "?state=normal&state=rejected&state=waiting"):
+        assert "/xray/e.jpeg?" in say(page, "unsure", "top.jpeg", query)
+    assert "/xray/a.jpeg?" in say(page, "agree", "top.jpeg", "?order=triage")
+    assert "/xray/c.jpeg?last=c.jpeg" in say(page, "unsure", "c.jpeg")  # the rest was rejected
+    assert "/xray/c.jpeg?" in say(page, "unsure", "c.jpeg", "?state=rejected")
+
+
+def test_undo_keeps_the_note_for_the_next_answer(page: Page) -> None:
+    for said, note in (("agree", "first"), ("withdrawn", ""), ("disagree", "left & <b>low</b>")):
+        say(page, said, note=note)
+    assert say(page, "withdrawn", note="gone") == "/xray/a.jpeg"
+    shown = page.xray("a.jpeg")
+    assert 'value="left &amp; &lt;b&gt;low&lt;/b&gt;"' in shown
+    assert 'id="note-save"' not in shown
+    assert 'class="readings"' not in shown
+    say(page, "agree")  # the field was emptied before it
+    say(page, "withdrawn")
+    assert "left &amp;" not in page.xray("a.jpeg")
 
 
 def test_an_uncertain_verdict_asks_what_the_reader_sees(page: Page) -> None:

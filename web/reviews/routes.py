@@ -34,6 +34,7 @@ class ShownReviews:
     etag: str | None  # of the verdict
     is_hidden: bool  # the verdict, until this reader has said
     own: Review | None  # this reader's answer about this verdict, where it stands
+    note: str  # of this reader's answer, or of the one that was taken back
     others: list[Review]  # the other readers' standing answers about it
     earlier: list[Review]  # standing answers about earlier verdicts
     last: Row | None  # the X-ray that this reader answered just before
@@ -50,11 +51,13 @@ def shown_reviews(store: Store, index: SqliteIndex, row: Row, seen: SeenVerdict)
     standing = [one for one in latest(now) if one.answer != "withdrawn"]
     last = index.get(INBOX + request.args["last"]) if request.args.get("last") else None
     said = next((one for one in last.answers if one.user == reader()), None) if last else None
+    notes = [one.note for one in now if one.user == reader() and one.answer != "withdrawn"]
     is_said = said is not None and said.answer != "withdrawn"
     return ShownReviews(
         etag=seen.etag,
         is_hidden=finding is not None and hides_verdict(now),
         own=next((one for one in standing if one.user == reader()), None),
+        note=notes[-1] if notes else "",
         others=[one for one in standing if one.user != reader()],
         earlier=[one for reviews in before.values() for one in latest(reviews) if one.answer != "withdrawn"],
         last=last if is_said else None,
@@ -75,7 +78,7 @@ def reviews_blueprint(store: Store, index: SqliteIndex) -> Blueprint:
 
     @reviews.post("/xray/<name:name>")
     def say(name: str) -> ResponseReturnValue:
-        """Keep what the form says, and go on to the next X-ray of the view; after an undo, to this one."""
+        """Keep what the form says, and go on to the next finding of the view; after an undo, to this one."""
         row, query = index.get(INBOX + name), asked()
         query = query.without_verdicts() if is_blind() else query
         if row is None:
@@ -93,7 +96,7 @@ def reviews_blueprint(store: Store, index: SqliteIndex) -> Blueprint:
             return error_answer(409, str(error), _NOT_SAVED)
         if said == "withdrawn" or "stay" in request.args:
             return redirect(url_for("pages.xray", name=name, **here), 303)
-        _, older = listed.neighbours(query.view, row.key)
+        older = listed.next_finding(query.view, row.key)
         following = older.key.removeprefix(INBOX) if older else name
         return redirect(url_for("pages.xray", name=following, **here, last=name), 303)
 
