@@ -43,7 +43,7 @@ def test_the_page_counts_what_was_judged(page: Page) -> None:
     assert figures == {
         "Verdicts": "4",
         "Uncertain": "33.3%",
-        "No call: outside the population": "33.3%",
+        "No call": "33.3%",
         "Rejected": "25.0%",
         "Mean probability": "50.0%",
     }
@@ -53,6 +53,21 @@ def test_the_page_counts_what_was_judged(page: Page) -> None:
     assert html.count("<g><title>") == 4 * 30
     assert page.get("/statistics?period=12m").count("<g><title>") == 4 * 12
     assert 'href="/statistics"' in page.get("/")
+
+
+def test_blind_mode_hides_what_tells_labels(checked: Page) -> None:
+    for name, data in {"a": b"P", "b": b"P atypical", "c": b"bad"}.items():
+        checked.judged(f"{name}.jpeg", data)
+    checked.client.post("/blind", data={"on": "1"})
+    for period in ("30d", "12m"):
+        html = checked.get(f"/statistics?period={period}")
+        assert re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", html) == [
+            ("Verdicts", "3"),
+            ("Rejected", "33.3%"),
+        ]
+        assert re.findall("is-pneumonia|is-uncertain|<g>|Uncertain|Probability<|atypical<", html) == []
+        assert "The image is damaged." in html
+        assert "Blind mode: counts by label" in html
 
 
 def test_an_empty_worklist_has_statistics(checked: Page) -> None:
