@@ -23,6 +23,7 @@ _EVERY = 10.0  # seconds between two lines when the output is not a terminal
 _WIDTH = 40  # characters in the longest bar
 _COLOURS = {"pneumonia": "yellow", "normal": "cyan", "rejected": "dim", "failed": "red"}
 _SIDES: tuple[JustifyMethod, ...] = ("left", "left", "right", "left", "right")
+_REASON = 20  # characters; the longest is "age outside training"
 _NARROW = 64  # a terminal of fewer characters gets two lines for each X-ray, not columns
 _LEFT_TO_RIGHT = "\u200e"  # a mark of no width
 
@@ -101,24 +102,32 @@ def _row(verdict: Verdict, width: int, encoding: str) -> RenderableType:
     key = for_terminal(verdict.source.key).encode(encoding, "backslashreplace").decode(encoding)
     name, answer = Text(_isolated(key)), Text(label, _COLOURS.get(label, ""))
     chance = Text(f"{finding.probability:.2f}" if finding and not doubt else "")
-    why = for_terminal(verdict.reason.message) if verdict.reason else (doubt or "").replace("_", " ")
-    milliseconds = spent.fetch + spent.decode + spent.infer
+    code = verdict.reason.code if verdict.reason else doubt or ""
+    why = Text(code.replace("_", " ").replace("xray", "X-ray"))
+    said = Text(for_terminal(verdict.reason.message) if verdict.reason else "")
+    milliseconds = spent.fetch + spent.decode + spent.infer  # measured where there is a finding
     took = Text(f"{milliseconds:,.0f} ms" if milliseconds else "", "dim")
-    if width >= _NARROW:
-        return _cells(width, name, answer, chance, Text(why), took)
-    words = Text(" ").join(part for part in (answer, chance, Text(why), took) if part)
     lines = Table.grid()
     lines.add_column(overflow="fold")
-    lines.add_row(name)
-    lines.add_row(Padding(words, (0, 0, 0, 2)))
+    if width >= _NARROW:
+        lines.add_row(_cells(width, name, answer, chance, why, took))
+    else:
+        lines.add_row(name)
+        lines.add_row(_indented(Text(" ").join(part for part in (answer, chance, why, took) if part)))
+    if said:
+        lines.add_row(_indented(said))
     return lines
+
+
+def _indented(words: Text) -> Padding:
+    return Padding(words, (0, 0, 0, 2))
 
 
 def _cells(width: int, *cells: Text) -> Table:
     """Lay one row out in columns of the same width for every row, because rows are printed as they come."""
     fixed = (9, 4, 8)  # the longest label, P, time
     rest = width - sum(fixed) - 4 * 2
-    name = rest * 3 // 5
+    name = max(rest * 3 // 5, rest - _REASON)
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for size, side in zip((name, *fixed[:2], rest - name, fixed[2]), _SIDES, strict=True):
         table.add_column(width=size, justify=side, overflow="fold")

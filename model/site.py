@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from model import SHIPPED
 from model.calibrate import choose_limits, choose_thresholds, fit_platt
 from model.data import CLASSES, Sample, load_samples
-from model.evaluate.bootstrap import Bootstrap, Metric
+from model.evaluate.bootstrap import METHOD, Bootstrap, Metric
 from model.evaluate.folder import side_by_side
 from model.evaluate.measure import measure
 from model.evaluate.metrics import Metrics
@@ -146,7 +146,7 @@ def table(card: SiteCard) -> str:
     ]
     return "\n".join(
         [
-            f"{card.calibrated_on}; 95 % intervals by bootstrap over patients",
+            f"{card.calibrated_on}; 95 % intervals {METHOD}",
             f"  {'':26} {'before':24} after",
             *(
                 f"  {name:26} {before or 'not known'!s:24} {after or 'not known'}"

@@ -14,13 +14,14 @@ Floats = npt.NDArray[np.float64]
 ImageWeights = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+METHOD = "by bootstrap over patients (exact where a share is 0 or 1)"  # of the intervals
 _RESAMPLES = 1000
 _TAIL = 0.025  # share of the draws on each side of the interval
 _DIGITS = 4
 
 
 class Metric(BaseModel):
-    """Hold a figure with its 95 % interval from a bootstrap over patients."""
+    """Hold a figure with its 95 % interval from a bootstrap over patients; see `Bootstrap.share`."""
 
     value: float = Field(description="measured on all images")
     low: float = Field(description="lower end of the 95 % interval")

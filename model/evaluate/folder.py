@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from model.data import CLASSES, Origin, Sample, load_origins, load_samples
-from model.evaluate.bootstrap import Metric
+from model.evaluate.bootstrap import METHOD, Metric
 from model.evaluate.measure import measure
 from model.evaluate.metrics import AtThreshold, Metrics
 from model.serve.engine import Engine
@@ -98,7 +98,7 @@ def _head(metrics: Metrics) -> list[str]:
     }
     return [
         f"{metrics.images} images of {metrics.patients} patients, {metrics.pneumonia} with pneumonia; 95 % "
-        "intervals by bootstrap over patients",
+        f"intervals {METHOD}",
         "Refused images count in the last line only; all other figures are about judged images.",
         *(_row(name, figure) for name, figure in rows.items() if figure),
     ]

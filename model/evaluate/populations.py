@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from model.data import patient_of
-from model.evaluate.bootstrap import Bootstrap, Metric
+from model.evaluate.bootstrap import METHOD, Bootstrap, Metric
 from model.evaluate.folder import side_by_side
 from model.serve.guarded import GuardedEngine
 from pipeline.errors import EngineFailed, InputRejected, UsageError
@@ -73,7 +73,7 @@ def populations_table(seen: Populations) -> str:
     lines = [f"{'':24} {'images':>6}  {'refused':24} {'uncertain':24} confident"]
     for one in seen.populations:
         lines.append(f"{one.name:24} {one.images:6}  {one.refused!s:24} {one.uncertain!s:24} {one.confident}")
-    return "\n".join([*lines, "Shares of all images; 95 % intervals by bootstrap over patients."])
+    return "\n".join([*lines, f"Shares of all images; 95 % intervals {METHOD}."])
 
 
 def _by_source(folder: Path) -> dict[str, list[tuple[Path, str]]]:

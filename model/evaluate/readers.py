@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from model.data import patient_of
-from model.evaluate.bootstrap import Bootstrap, Mask, Metric
+from model.evaluate.bootstrap import METHOD, Bootstrap, Mask, Metric
 from pipeline.errors import UsageError
 from pipeline.judge import SeenVerdict, read_verdict
 from pipeline.names import INBOX, OUTBOX, REVIEWS, is_review, is_verdict
@@ -236,7 +236,8 @@ def readers_table(found: ReaderFigures) -> str:
             f"{found.unread} of the {found.verdicts} that stand now are unread",
             f"{found.several} with several readers (the majority counts), {found.tied} tied, {found.unsure} "
             f"unsure; {found.of_replaced} read verdicts were replaced since",
-            "95 % intervals by bootstrap over patients; uncertain verdicts count in the tables alone",
+            f"95 % intervals {METHOD}",
+            "uncertain verdicts count in the tables alone",
             *(f"  {name:24} {figure or 'unknown'}" for name, figure in rows.items()),
             "share of the verdicts that was read",
             *(f"  {word:24} {share or 'unknown'}" for word, share in found.read_by_label.items()),

@@ -6,7 +6,7 @@ import os
 import pty
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,23 @@ def test_no_name_breaks_the_table(tmp_path: Path, width: int, monkeypatch: pytes
     assert totals.endswith(": 8 pneumonia, 1 rejected")
     if width == 200:  # where no name is folded
         assert all(name in out.getvalue() for name in ("\\x1b[31mred\\r\\n", "[bold]x", "a\\u202eb"))
+
+
+def test_a_sample_has_one_row_and_a_refusal_says_what_to_do_below_it(tmp_path: Path) -> None:
+    place = tmp_path / "events" / "samples"
+    place.mkdir(parents=True)
+    for name, data in (("photograph-1.png", b"bad"), ("pneumonia-1.jpeg", b"P1 age_outside_training")):
+        (place / name).write_bytes(data)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=False, color_system=None)
+    with chdir(tmp_path):
+        names = ["events/samples"]
+        tabulate(verdicts(names, FakeEngine(), Release(), LIMIT, 1), lambda: count_inputs(names), console)
+    _, refused, said, found, *_ = out.getvalue().splitlines()
+    assert refused.split() == ["events/samples/photograph-1.png", "rejected", "unreadable"]
+    assert said.strip() == "It is damaged. Export it again."
+    assert "events/samples/pneumonia-1.jpeg" in found
+    assert "age outside training" in found
 
 
 @pytest.mark.whole
