@@ -1,5 +1,6 @@
 """Help the tests that run in a real browser."""
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 
@@ -10,3 +11,12 @@ def complaints_of(page: Page) -> list[str]:
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("dialog", lambda dialog: complaints.append(f"a dialog: {dialog.message}"))
     return complaints
+
+
+def assert_accessible(page: Page) -> None:
+    """Assert that axe finds nothing to complain of on a page, in the dark theme and then in the light one."""
+    for theme in ("dark", "light"):
+        assert page.locator("html").get_attribute("data-theme") == theme
+        found = Axe().run(page).response["violations"]
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+        page.locator("#theme").click()

@@ -23,6 +23,8 @@ from web.wording import HOST_STATE_NAMES
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL, RELEASE = FakeEngine.model, Release(number=7, version="test")
 
+FAINT = "getComputedStyle(document.querySelector('.host dt')).color"
+
 
 class Fixed:
     """Report what the test sets."""
@@ -145,6 +147,10 @@ def test_the_panel_follows_though_no_row_changes(app: Flask, monitor: Fixed, bro
             monitor.host = HostStatus(state)
             page.clock.run_for(5100)
             expect(panel).to_contain_text(word)
+        page.route("**/*", lambda route: route.abort())
+        page.clock.run_for(30_000)
+        expect(panel).to_contain_text("No connection to the server: this is what it last said.")
+        expect(panel.locator(".state")).to_have_css("color", page.evaluate(FAINT))  # no longer green
     finally:
         page.close()
         server.shutdown()

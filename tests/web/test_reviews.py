@@ -121,7 +121,7 @@ def test_reviews_of_a_replaced_xray_are_shown_as_such(page: Page) -> None:
     page.store.delete("inbox/a.jpeg")
     page.judged("a.jpeg", b"N2")
     shown = page.xray("a.jpeg")
-    assert "about an earlier verdict: pneumonia" in shown
+    assert "You disagreed with the earlier verdict (pneumonia)" in re.sub("<[^>]+>", "", shown)
     assert "a &lt;b&gt;shadow&lt;/b&gt;" in shown
     assert 'id="undo"' not in shown
     assert row(page, "a.jpeg").review == "unread"

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.pipeline.store.test_watch import wait_for
-from tests.support.browsing import complaints_of
+from tests.support.browsing import assert_accessible, complaints_of
 from tests.support.fakes import SAMPLES
 from tests.system.test_up import Up
 from tests.web.test_access import PASSWORD, basic
@@ -338,7 +338,8 @@ def test_a_replaced_file_keeps_its_reviews_as_those_of_the_old_verdict(page: Pag
     expect(page.get_by_text("You agree (no pneumonia)")).to_be_visible()
     shutil.copy(SAMPLES / "pneumonia-2.jpeg", root / "inbox" / "normal-1.jpeg")
     expect(page.locator(".headline .state")).to_have_text("Pneumonia", timeout=20_000)
-    expect(page.get_by_text("about an earlier verdict: normal")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("You agreed with the earlier verdict (normal)")).to_be_visible(timeout=10_000)
+    assert_accessible(page)
     assert review(page, "normal-1.jpeg") == "unread"
     shutil.copy(SAMPLES / "normal-1.jpeg", root / "inbox" / "normal-1.jpeg")  # while it is on the page
     page.route("**/changes?*", lambda route: route.fulfill(status=204))

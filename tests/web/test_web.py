@@ -242,6 +242,12 @@ def test_an_unknown_age_is_said_once_in_the_worklist_and_on_its_page(page: Page)
     assert page.get("/").count("does not state the patient") == 1
 
 
+def test_an_unknown_age_needs_no_word_where_there_is_no_label_to_trust(page: Page) -> None:
+    page.judged("a.jpeg", b"P atypical age_unknown")
+    assert wording.WARNINGS["age_unknown"] not in unescape(page.xray("a.jpeg"))
+    assert "does not state the patient" not in page.get("/")
+
+
 def test_a_rejected_xray_shows_the_sentence(page: Page) -> None:
     page.judged("bad.jpeg", b"bad")
     html = page.xray("bad.jpeg")

@@ -1,5 +1,5 @@
 // A classic script, not a module, so that it runs before the first paint: marks that there is script, and sets
-// the theme chosen last, else the system's.
+// the theme chosen last, else the system's (as the styles do by themselves where there is no script).
 (() => {
   const root = document.documentElement;
   root.classList.add("script");
@@ -9,5 +9,6 @@
   } catch {
     // Storage is switched off: nothing was chosen.
   }
-  if (chosen ? chosen === "light" : matchMedia("(prefers-color-scheme: light)").matches) root.dataset.theme = "light";
+  const isLight = chosen ? chosen === "light" : matchMedia("(prefers-color-scheme: light)").matches;
+  root.dataset.theme = isLight ? "light" : "dark";
 })();
