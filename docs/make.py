@@ -272,7 +272,7 @@ def screenshots() -> None:
     with _page() as url, sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        window = {"width": 1280, "height": 820}
+        window = {"width": 1280, "height": 800}
         page = browser.new_page(viewport=window, device_scale_factor=1.25, color_scheme="dark")
         for name, path in (("worklist", "/"), ("xray", "/xray/pneumonia-1.jpeg")):
             page.goto(url + path)

@@ -150,7 +150,7 @@ def test_without_script_and_on_a_phone(browser: Browser, url: str) -> None:
         first, upload = page.locator(".row").first.bounding_box(), page.locator("#upload").bounding_box()
         assert first
         assert upload
-        assert first["y"] < 500 < upload["y"]
+        assert upload["y"] < first["y"] < 500
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         page.locator(".row .mark input").first.check()
         expect(page.locator("#act-forget")).to_be_visible()

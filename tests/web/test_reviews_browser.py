@@ -302,6 +302,8 @@ def test_on_a_phone(up: Up, browser: Browser) -> None:
     box = button.bounding_box()
     assert box
     assert box["height"] >= 40
+    for part in (button, phone.locator(".headline"), phone.locator("footer.notice p")):
+        expect(part).to_be_in_viewport(ratio=1)  # without a scroll
     button.tap()
     expect(phone.get_by_role("heading", level=1)).to_have_text("normal-2.jpeg")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
