@@ -1,7 +1,8 @@
 """Measure the page over 100,000 X-rays: `python -m bench.page [ROWS]`.
 
 The page is served over a worklist of that many rows, with as many reviews; one client requests each address
-in turn, on one connection. The time is until the first byte of the answer, measured by the client.
+in turn, on one connection. The time is until the first byte of the answer, measured by the client. Then all
+rows are exported as CSV, with the highest memory of the page's process before and after.
 """
 
 import http.client
@@ -47,6 +48,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """Hold the figures of a CSV of all rows; the memory is the highest that the page's process ever had."""
+
+    megabytes: float
+    seconds: float
+    peak_before_mb: float
+    peak_after_mb: float
+
+
+@dataclass(frozen=True)
 class Pages:
     """Hold the figures of a page over so many rows."""
 
@@ -54,6 +65,7 @@ class Pages:
     megabytes: float
     seconds: float  # to write them
     asked: list[Asked]
+    exported: Exported
 
 
 def measure(count: int) -> Pages:
@@ -66,12 +78,16 @@ def measure(count: int) -> Pages:
             filled = time.perf_counter() - began
             addresses = _addresses(Worklist(index), count)
         size, asked = path.stat().st_size / 1e6, []
-        with _served(Path(root)) as port, closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+        with (
+            _served(Path(root)) as (port, pid),
+            closing(http.client.HTTPConnection("127.0.0.1", port)) as client,
+        ):
             for name, address in addresses.items():
                 times = sorted(_first_byte(client, address) for _ in range(_ASKED))
                 p95 = times[int(0.95 * len(times))]
                 asked.append(Asked(name, statistics.median(times), p95, times[-1]))
-    return Pages(count, size, filled, asked)
+            exported = _export(client, pid, count)
+    return Pages(count, size, filled, asked, exported)
 
 
 def main(count: int) -> None:
@@ -82,6 +98,11 @@ def main(count: int) -> None:
         f"{one.name:34} median {one.median:5.1f}   p95 {one.p95:5.1f}   worst {one.worst:5.1f}"
         for one in seen.asked
     ]
+    csv = seen.exported
+    say.append(
+        f"CSV of all rows: {csv.megabytes:.1f} MB in {csv.seconds:.1f} s; highest memory of the page"
+        f" {csv.peak_before_mb:.0f} MB before, {csv.peak_after_mb:.0f} MB after"
+    )
     sys.stdout.write("\n".join(say) + "\n")
 
 
@@ -161,9 +182,9 @@ def _day(ago: int) -> str:
 
 def _deep(listed: Worklist, count: int) -> Cursor | None:
     """Return a place far down among the X-rays that readers disagree with."""
-    view, place = View(reviews=frozenset({"disagreed"})), None
-    for _ in range(count // 10 * 4 // 5 // 500):
-        place = listed.page(view, 500, after=place).older or place
+    view, place, left = View(reviews=frozenset({"disagreed"})), None, count // 10 * 4 // 5
+    while left > 0:
+        place, left = listed.page(view, min(left, 500), after=place).older or place, left - 500
     return place
 
 
@@ -175,31 +196,53 @@ def _pages(listed: Worklist) -> Iterator[Page]:
 
 
 @contextmanager
-def _served(root: Path) -> Iterator[int]:
+def _served(root: Path) -> Iterator[tuple[int, int]]:
+    """Serve the page; yield its port and the id of its process."""
     (root / "inbox").mkdir(exist_ok=True)
     command = [sys.executable, "-c", _SERVE, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield int(process.stdout.readline())
+            yield int(process.stdout.readline()), process.pid
         finally:
             process.terminate()
 
 
 # Only the page, as `cxr up` serves it: the watcher would mark rows without a file as deleted.
 _SERVE = """
-import sys
+import json, sys
 from pathlib import Path
 from waitress import create_server
+from model import CARD
 from pipeline.store.folder import FolderStore
 from pipeline.worklist.sqlite import SqliteIndex
 from web.app import create_page
 root = Path(sys.argv[1])
-page = create_page(FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), 10**6)
+index = SqliteIndex(root / ".cxr" / "index.sqlite")
+page = create_page(FolderStore(root), index, 10**6, json.loads(CARD.read_bytes()))
 server = create_server(page, host="127.0.0.1", port=0, threads=8, ident=None)
 print(server.effective_port, flush=True)
 server.run()
 """
+
+
+def _export(client: http.client.HTTPConnection, pid: int, count: int) -> Exported:
+    """Read the CSV of all rows, piece by piece."""
+    before, began, size, lines = _peak(pid), time.perf_counter(), 0, 0
+    client.request("GET", "/api/verdicts.csv")
+    answer = client.getresponse()
+    while piece := answer.read(1 << 16):
+        size, lines = size + len(piece), lines + piece.count(b"\r\n")
+    seconds = time.perf_counter() - began
+    assert (answer.status, lines) == (200, count + 1), (answer.status, lines)
+    return Exported(size / 1e6, seconds, before, _peak(pid))
+
+
+def _peak(pid: int) -> float:
+    """Return the highest resident memory of a process so far, in MB, as Linux counts it."""
+    status = Path("/proc", str(pid), "status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _first_byte(client: http.client.HTTPConnection, address: str) -> float:

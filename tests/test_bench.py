@@ -26,6 +26,8 @@ SEEN = json.loads("""{
   {"rate": 30, "images": 1800, "p50": 30, "p95": 45, "p99": 60}]},
  "dicom": [{"kind": "10 MB", "node_mb": 80, "node_objects": 8, "storescp_mb": 60, "storescp_objects": 6,
   "ratio": 1.33}],
+ "page": {"rows": 100000, "asked": [{"name": "worklist", "median": 20, "p95": 31.25, "worst": 40}],
+  "exported": {"megabytes": 24.5, "seconds": 9.75, "peak_before_mb": 93, "peak_after_mb": 94}},
  "memory": {"images": [1000, 10000], "resident_mb": [180, 186], "growth": 0.0333}
 }""")
 
@@ -41,10 +43,12 @@ def test_the_document_has_the_figures_and_its_charts(tmp_path: Path) -> None:
         "| 30.0 | 1800 | 30 ms | 45 ms | 60 ms |",
         "| memory of the worker after 10,000 images | 186 MB |",
         "| growth between them | +3.3% |",
+        "| worklist | 20.0 ms | 31.2 ms | 40.0 ms |",
         "| DICOM objects of 10 MB: the node and DCMTK's storescp | 80 MB/s and 60 MB/s |",
         "| the same, node to storescp, median of the rounds | 1.33 times |",
     ):
         assert line in text.splitlines()
+    assert "A CSV of all of them has 24.5 MB and takes 9.8 s." in text
     assert "rest 6.5." in text  # of the thread's 32.5 ms
     charts = sorted(tmp_path.glob("*.svg"))
     assert len(charts) == 2

@@ -104,11 +104,17 @@ def _page(of: Json) -> str:
     rows = [
         (one["name"], *(f"{one[name]:.1f} ms" for name in ("median", "p95", "worst"))) for one in of["asked"]
     ]
-    return f"""## The page over {of["rows"]:,} X-rays
+    text = f"""## The page over {of["rows"]:,} X-rays
 
 Time to the first byte of the answer.
 
 {_table(("address", "median", "p95", "worst"), rows)}"""
+    return f"{text}\n\n{_exported(of['exported'])}" if "exported" in of else text
+
+
+def _exported(of: Json) -> str:
+    return f"""A CSV of all of them has {of["megabytes"]:.1f} MB and takes {of["seconds"]:.1f} s. The page's process had needed
+at most {of["peak_before_mb"]:.0f} MB of memory before it, and {of["peak_after_mb"]:.0f} MB after it."""
 
 
 _SECTIONS: dict[str, Callable[[Any], str]] = {

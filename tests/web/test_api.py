@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tracemalloc
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,10 +15,12 @@ from schemathesis.openapi import from_wsgi
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from bench.page import fill
 from pipeline.forget import erase_xrays
 from pipeline.names import verdict_key
 from pipeline.records import Row
 from pipeline.verdict import Verdict
+from pipeline.worklist import views
 from tests.support.fakes import LIMIT
 from tests.support.webpage import HOSTILE, MAX_UPLOAD, NOW, UNICODE, Booth, Page
 from tests.web.test_access import USERS, basic
@@ -238,3 +241,21 @@ def tried(operation: APIOperation, mode: GenerationMode, headers: dict[str, str]
 
     ask()
     return seen
+
+
+def test_a_csv_of_more_rows_needs_no_more_memory(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_RARE", 50)  # rows that are read at once
+    page.get("/api/verdicts.csv")  # what is loaded on first use does not count
+    few, many = (peak_of_csv(page, rows) for rows in (150, 600))
+    assert many < 1.3 * few
+
+
+def peak_of_csv(page: Page, rows: int) -> int:
+    """Read a CSV of so many rows piece by piece; return the most memory that Python held meanwhile."""
+    fill(page.index, rows)
+    tracemalloc.start()
+    with page.client.get("/api/verdicts.csv", buffered=False) as answer:
+        assert sum(1 for _ in answer.iter_encoded()) == rows + 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
