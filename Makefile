@@ -18,7 +18,7 @@ LIBRARIES = $(LAMBDA).$(LAMBDA_PYTHON)-$(LAMBDA_PLATFORM)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/runtime ## open the page with eight synthetic samples
+run: .venv/runtime ## start the page with eight synthetic samples
 	@test -d $(ROOT)/inbox || (mkdir -p $(ROOT)/inbox && cp events/samples/*-?.* $(ROOT)/inbox/)
 	@$(BIN)/cxr up --root $(ROOT) --port $(PORT)
 

@@ -113,8 +113,9 @@ Time to the first byte of the answer.
 
 
 def _exported(of: Json) -> str:
-    return f"""A CSV of all of them has {of["megabytes"]:.1f} MB and takes {of["seconds"]:.1f} s. The page's process had needed
-at most {of["peak_before_mb"]:.0f} MB of memory before it, and {of["peak_after_mb"]:.0f} MB after it."""
+    return f"""A CSV of all of them has {of["megabytes"]:.1f} MB and takes {of["seconds"]:.1f} s. The page's
+process had needed at most {of["peak_before_mb"]:.0f} MB of memory before it, and
+{of["peak_after_mb"]:.0f} MB after it."""
 
 
 _SECTIONS: dict[str, Callable[[Any], str]] = {
