@@ -65,7 +65,7 @@ def test_the_next_one_is_that_of_the_view(page: Page) -> None:
     assert where == "/xray/c.jpeg?review=unread&order=triage&last=a.jpeg"
     last = say(page, "unsure", "c.jpeg", "?state=uncertain")
     assert last == "/xray/c.jpeg?state=uncertain&last=c.jpeg"
-    assert "That was the last X-ray of this list." in page.get(last)
+    assert "There is nothing more to review in this list." in page.get(last)
     assert say(page, "unsure", "c.jpeg", "?state=uncertain&stay=1") == "/xray/c.jpeg?state=uncertain"
 
 

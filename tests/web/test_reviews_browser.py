@@ -111,7 +111,7 @@ def test_the_keyboard_alone_is_enough_to_read_a_list(page: Page) -> None:
     expect(page.get_by_role("button", name="Disagree")).to_have_attribute("aria-pressed", "false")
     press(page, "1", "normal-1.jpeg")
     press(page, "3", "normal-1.jpeg")
-    expect(page.get_by_text("That was the last X-ray of this list.")).to_be_visible()
+    expect(page.get_by_text("There is nothing more to review in this list.")).to_be_visible()
     press(page, "k", "normal-2.jpeg")
     press(page, "k", "pneumonia-1.jpeg")
     expect(page.locator("#note")).to_have_value("1 clear 2 see")
@@ -197,7 +197,7 @@ def test_a_list_is_read_in_full_screen(page: Page) -> None:
     page.evaluate("for (const _ of [1, 2, 3]) document.getElementById('say-1').click()")
     expect(page.get_by_role("heading", level=1)).to_have_text("normal-1.jpeg")
     press(page, "3", "normal-1.jpeg")
-    expect(page.get_by_text("That was the last X-ray of this list.")).to_be_visible()
+    expect(page.get_by_text("There is nothing more to review in this list.")).to_be_visible()
     assert is_full(page)
     assert [review(page, name) for name in FILES] == ["unsure", "agreed", "agreed", "decided"]
     assert len(page.request.get("/api/verdicts/normal-2.jpeg/reviews").json()["reviews"]) % 2 == 1
