@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.running.alone import Tell
     from pipeline.running.background import Background
     from pipeline.settings import Settings
+    from pipeline.store.ledger import Ledger
     from pipeline.worklist.sqlite import SqliteIndex
     from web.access import Access
     from web.acting.routes import Eraser
@@ -138,6 +139,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     from handlers import wiring
     from pipeline.running.background import Background
     from pipeline.running.service import Service
+    from pipeline.store.ledger import Ledger
     from pipeline.store.watch import InboxWatcher
     from pipeline.worklist.rebuild import keep_whole
     from pipeline.worklist.sqlite import SqliteIndex
@@ -145,11 +147,14 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     ports, monitor = wiring.make_ports(settings), None
     worklist = ports.index
     assert isinstance(worklist, SqliteIndex)  # a folder always has this one
-    background = Background()
-    queue = local.LocalQueue(ports, background)
+    background, folder = Background(), settings.root.resolve()
+    ledger = Ledger(folder)
+    queue = local.LocalQueue(ports, background, ledger.end)
     if isinstance(ports.host, Service):
         monitor = local.LocalMonitor(ports.host, queue)
-    watcher = InboxWatcher(settings.root.resolve(), queue.hint, settings.poll, background=background)
+    watcher = InboxWatcher(
+        folder, queue.hint, settings.poll, background=background, ledger=ledger, offer=queue.offer
+    )
     outgoing = wiring.make_outgoing(settings, ports.store, worklist)
 
     def problems() -> list[str]:
@@ -158,7 +163,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
     arrivals = wiring.make_arrivals(settings, ports.store)
     parts: dict[str, Any] = {"operations": monitor, "problems": problems, "arrivals": arrivals}
     parts["outgoing"] = outgoing
-    parts["eraser"] = _eraser(settings, ports.store, worklist, outgoing)
+    parts["eraser"] = _eraser(settings, ports.store, worklist, outgoing, ledger)
     page = _page(settings, access, ports.store, worklist, **parts)
     server = _server(page, access.address, settings)
     node = _start_node(settings, arrivals, background, outgoing)
@@ -167,7 +172,7 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
         outgoing.start(background)
     background.start("worklist", lambda: keep_whole(ports.store, worklist, background.stopping))
     try:
-        watcher.start(known=worklist.present())
+        watcher.start(worklist.present, worklist.unsettled)
         _run(server, tell, f"Drop chest X-rays into {settings.root / INBOX}", node)
     finally:
         queue.stop()  # this also stops the background threads
@@ -177,7 +182,9 @@ def _serve_folder(settings: Settings, access: Access, tell: Tell) -> None:
         worklist.close()
 
 
-def _eraser(settings: Settings, store: FullStore, index: Index, outgoing: Outgoing | None) -> Eraser | None:
+def _eraser(
+    settings: Settings, store: FullStore, index: Index, outgoing: Outgoing | None, ledger: Ledger
+) -> Eraser | None:
     """Return what erases X-rays of the folder for the page; None unless the settings allow it."""
     if not settings.page_forget:
         return None
@@ -187,7 +194,8 @@ def _eraser(settings: Settings, store: FullStore, index: Index, outgoing: Outgoi
 
     path = wiring.outgoing_path(settings)
     queue = outgoing.queue if outgoing else OutgoingQueue(path) if path.exists() else None
-    return partial(erase_xrays, store=store, index=index, outgoing=queue, seconds=_ERASING_SECONDS)
+    erase = partial(erase_xrays, store=store, index=index, outgoing=queue, ledger=ledger)
+    return partial(erase, seconds=_ERASING_SECONDS)
 
 
 def _serve_bucket(settings: Settings, access: Access, tell: Tell) -> None:

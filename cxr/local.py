@@ -5,7 +5,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -21,6 +22,8 @@ from pipeline.records import Job, Operations, QueueStatus
 from pipeline.running.background import Background
 from pipeline.running.service import Service
 
+Ended = Callable[[str, float, bool], None]  # takes a key, when its delivery began, and whether it is current
+
 log = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 2.0)  # seconds before the second and the third delivery, like SQS's visibility timeout
@@ -32,6 +35,7 @@ _WITH_VERDICT = (
     "given_up",
 )  # results that wrote a verdict, of which S3 would send an event
 _LANES = 8  # deliveries at a time; most of them wait for their turn at the engine
+_ROOM = 10_000  # hints; above, no file is taken that can wait
 _STOP_SECONDS = 3.0  # to wait for running deliveries when the queue stops
 
 
@@ -103,12 +107,18 @@ class LocalQueue:
     delivered nor given up (a full disk, for example) stays in the queue.
     """
 
-    def __init__(self, ports: Ports, background: Background | None = None) -> None:
-        """Start to deliver; `background` watches the threads."""
-        self._ports, self._background = ports, background or Background()
+    def __init__(
+        self, ports: Ports, background: Background | None = None, ended: Ended = lambda *_: None
+    ) -> None:
+        """Start to deliver; `background` watches the threads.
+
+        `ended` is told of each delivery that no other follows, unless its object was gone.
+        """
+        self._ports, self._background, self._ended = ports, background or Background(), ended
         self._hints: dict[str, _Hint] = {}
         self._due: list[tuple[float, int, str]] = []  # a heap of (when on the monotonic clock, number, key)
         self._number = count()
+        self._backlog: deque[str] = deque()  # keys that wait until nothing else is due
         self._at_work: dict[str, _Hint] = {}
         self._changed = threading.Condition()
         self._untold_until = 0.0  # on the monotonic clock: new files are not noted in the worklist before
@@ -121,6 +131,22 @@ class LocalQueue:
         if not removed and time.monotonic() >= self._untold_until:
             self._tell(printable(key))
         self._queue(key, _Hint(removed, datetime.now(UTC)))
+
+    def offer(self, key: str) -> bool:
+        """Queue a key behind all hints, unless it is queued; return False when there is no room."""
+        with self._changed:
+            if key in self._hints:
+                return True
+            if len(self._hints) >= _ROOM:
+                return False
+        if time.monotonic() >= self._untold_until:
+            self._tell(printable(key))
+        with self._changed:
+            if key not in self._hints:
+                self._hints[key] = _Hint(False, datetime.now(UTC))
+                self._backlog.append(key)
+                self._changed.notify()
+        return True
 
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         """Queue these jobs again, to be delivered after `delay` seconds; see `ports.Queue`."""
@@ -169,36 +195,45 @@ class LocalQueue:
     def _deliver_all(self) -> None:
         while taken := self._take():
             key, hint = taken
+            began, is_current = time.time(), None
             try:
-                again, pause = self._deliver(key, hint)
+                again, pause, is_current = self._deliver(key, hint)
             except Exception as error:  # noqa: BLE001  the hint must not be lost
                 log.error("an event could not be delivered; it will be tried again: %s", place_of(error))
                 again, pause = _after_error(hint)
             with self._changed:
                 del self._at_work[key]
-                if again and key not in self._hints:  # a newer hint replaces it
-                    self._queue(key, again, pause)
+                if key not in self._hints:  # otherwise a newer hint replaces it
+                    if again:
+                        self._queue(key, again, pause)
+                    elif is_current is not None:
+                        self._ended(key, began, is_current)
                 self._changed.notify_all()  # wakes `stop`, and a newer hint of the same key
 
-    def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float]:
-        """Deliver once; return the hint to deliver again, if any, and the seconds to wait before."""
+    def _deliver(self, key: str, hint: _Hint) -> tuple[_Hint | None, float, bool | None]:
+        """Deliver once; return the hint to deliver again, if any, and the seconds to wait before.
+
+        The last value is whether the delivery ended with a current verdict, or None if it has not ended.
+        """
         bucket = self._ports.store.bucket
         if hint.removed:
             ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
-            return None, 0
+            return None, 0, None
         event = sqs_event(bucket, [Job(key, since=hint.since, tries=hint.tries)])
         outcomes = ingest.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
         failed = [item for item in outcomes if item["result"] == "failed"]
-        if not failed or self._background.stopping.is_set():
-            return None, 0
+        if not failed:
+            return None, 0, _is_current(outcomes)
+        if self._background.stopping.is_set():
+            return None, 0, None
         if failed[0]["passes"]:
-            return _after_error(hint)
+            return *_after_error(hint), None
         if hint.tries < len(_PAUSES):
-            return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries]
+            return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries], None
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
-        return None, 0
+        return None, 0, _is_current(given_up)
 
     def _take(self) -> tuple[str, _Hint] | None:
         """Wait for a hint that is due and whose key is not at work; return None when the queue stops."""
@@ -218,6 +253,13 @@ class LocalQueue:
                 left = self._due[0][0] - time.monotonic() if self._due else None
                 for one in busy:
                     heapq.heappush(self._due, one)
+                for _ in range(len(self._backlog)):
+                    key = self._backlog.popleft()
+                    if key in self._at_work:
+                        self._backlog.append(key)
+                    elif key in self._hints:
+                        self._at_work[key] = hint = self._hints.pop(key)
+                        return key, hint
                 self._changed.wait(left)
         return None
 
@@ -225,6 +267,14 @@ class LocalQueue:
 def _after_error(hint: _Hint) -> tuple[_Hint, float]:
     pause = min(_PAUSE_AFTER_ERROR * 2**hint.errors, _LONGEST_PAUSE)
     return replace(hint, errors=min(hint.errors + 1, 16)), pause
+
+
+def _is_current(outcomes: list[dict[str, str]]) -> bool | None:
+    """Return whether a delivered key's verdict is current; None where the next hint or start has to tell."""
+    results = {item["result"] for item in outcomes}
+    if results & {"gone", "waiting", "failed"}:
+        return None
+    return bool(results) and "given_up" not in results
 
 
 class LocalMonitor:

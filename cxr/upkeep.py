@@ -55,6 +55,7 @@ def forget_command(
     from handlers import wiring
     from pipeline.forget import erase_xray, is_known
     from pipeline.outgoing.queue import OutgoingQueue
+    from pipeline.store.ledger import Ledger
 
     settings = begin_with_existing_store(root, bucket, stack)
     name = INBOX + key.removeprefix(INBOX)
@@ -70,7 +71,9 @@ def forget_command(
         f"erasing it; this takes {quiet:.0f} s, because a running job may still write its verdict", err=True
     )
     path = wiring.outgoing_path(settings)
-    erase_xray(name, store, index, quiet, OutgoingQueue(path) if path.exists() else None)
+    outgoing = OutgoingQueue(path) if path.exists() else None
+    ledger = None if settings.bucket else Ledger(settings.root.resolve())
+    erase_xray(name, store, index, quiet, outgoing, ledger)
     typer.echo(f"{for_terminal(name)} is erased")
 
 

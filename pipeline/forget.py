@@ -8,6 +8,7 @@ from pipeline.errors import CxrError, StoreError, UsageError
 from pipeline.names import BOOKMARK, preview_prefix, printable, review_prefix, verdict_key
 from pipeline.outgoing.queue import OutgoingQueue
 from pipeline.ports import FullStore, Index
+from pipeline.store.ledger import Ledger
 
 _PAUSE_SECONDS = 2.0  # between two looks
 _TRIES = 5  # attempts, of several looks each, before giving up
@@ -32,12 +33,13 @@ def erase_xray(
     index: Index,
     quiet: float = _PAUSE_SECONDS,
     outgoing: OutgoingQueue | None = None,
+    ledger: Ledger | None = None,
 ) -> bool:
     """Erase an inbox key and everything made from it; return whether there was anything.
 
     Raises what `erase_xrays` reports.
     """
-    erased = erase_xrays([key], store, index, quiet, outgoing)
+    erased = erase_xrays([key], store, index, quiet, outgoing, ledger=ledger)
     if key in erased.failed:
         raise erased.failed[key]
     return erased.found[key]
@@ -50,6 +52,7 @@ def erase_xrays(
     quiet: float = _PAUSE_SECONDS,
     outgoing: OutgoingQueue | None = None,
     seconds: float | None = None,
+    ledger: Ledger | None = None,
 ) -> Erased:
     """Erase inbox keys and everything made from them; the failure of one does not keep the others.
 
@@ -65,7 +68,7 @@ def erase_xrays(
         elif end is not None and time.monotonic() > end:
             erased.failed[key] = StoreError("there was no time left for it")
         else:
-            _try(key, store, index, outgoing, erased)
+            _try(key, store, index, outgoing, ledger, erased)
     needed = max(1, round(quiet / _PAUSE_SECONDS))  # looks in a row that find nothing
     clean = dict.fromkeys(erased.found, 0)
     for _ in range(_TRIES * needed):
@@ -73,7 +76,7 @@ def erase_xrays(
             break
         time.sleep(min(quiet, _PAUSE_SECONDS))
         for key in list(clean):
-            again = _try(key, store, index, outgoing, erased)
+            again = _try(key, store, index, outgoing, ledger, erased)
             clean[key] = 0 if again else clean[key] + 1
             if again is None or clean[key] == needed:
                 del clean[key]
@@ -86,6 +89,8 @@ def erase_xrays(
             index.erase_traces()
             if outgoing:
                 outgoing.erase_traces()
+            if ledger:
+                ledger.erase_traces()
         except CxrError as error:
             erased.failed |= dict.fromkeys(
                 erased.found, StoreError(f"its name may still be in a file: {error}")
@@ -95,11 +100,16 @@ def erase_xrays(
 
 
 def _try(
-    key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | None, erased: Erased
+    key: str,
+    store: FullStore,
+    index: Index,
+    outgoing: OutgoingQueue | None,
+    ledger: Ledger | None,
+    erased: Erased,
 ) -> bool | None:
     """Erase a key once and note what came of it; return whether there was anything, None after a failure."""
     try:
-        found = _erase(key, store, index, outgoing)
+        found = _erase(key, store, index, outgoing, ledger)
     except (CxrError, OSError) as error:
         erased.found.pop(key, None)
         why = error if isinstance(error, CxrError) else StoreError(error.strerror or "it cannot be erased")
@@ -109,7 +119,9 @@ def _try(
     return found
 
 
-def _erase(key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | None) -> bool:
+def _erase(
+    key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | None, ledger: Ledger | None
+) -> bool:
     row = printable(key)
     known = index.get(row) is not None
     removed = sum(map(store.purge, _places(key)))
@@ -118,6 +130,8 @@ def _erase(key: str, store: FullStore, index: Index, outgoing: OutgoingQueue | N
     index.mark(row, "deleted")
     if outgoing:  # after its row, from which it could be noted again
         removed += outgoing.forget(row)
+    if ledger:
+        removed += ledger.forget(key)
     return bool(removed) or known
 
 

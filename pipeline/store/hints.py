@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.errors import CxrError, StoreError, place_of
 from pipeline.store.arrival import FileId, looks_whole, still_written
 from pipeline.store.files import open_beneath, state
+from pipeline.store.ledger import Known, Ledger, packed
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +30,18 @@ _CUT_SECONDS = 10.0  # for a file that looks truncated: its writer may pause, or
 _EMPTY_SECONDS = 30.0  # for an empty file, whose content is still to come
 _UNREADABLE_SECONDS = 10.0  # for an unreadable file to become readable
 _RETRY_SECONDS = 1.0  # before a failed hint is given again
+_ROOM = 10_000  # files that a scan may let wait here
+_MOST_LOCKED = 10_000  # unreadable files that are watched for becoming readable
 
-Signature = tuple[int, ...]  # tells one state of a file from another
 Hint = Callable[[str, bool], None]  # takes a key, and whether it was removed
+Offer = Callable[[str], bool]  # takes a key that can wait; returns whether there was room for it
 
 
 @dataclass
 class _Rest:
     """Describe a file not reported yet: its last state, since when, and for how long it must be at rest."""
 
-    signature: Signature | None  # None: the file is gone
+    signature: bytes | None  # None: the file is gone
     since: float
     patience: float | None = None  # None: not determined yet
 
@@ -49,25 +52,22 @@ class Hints:
     A root that is polled is a share whose inodes and change times may differ at each look.
     """
 
-    def __init__(self, root: Path, hint: Hint, poll: bool) -> None:
-        self._root, self._hint, self._poll = root, hint, poll
+    def __init__(
+        self, root: Path, hint: Hint, poll: bool, ledger: Ledger, offer: Offer | None = None
+    ) -> None:
+        self._root, self._hint, self._poll, self._ledger, self._offer = root, hint, poll, ledger, offer
         self.settle_seconds = _SETTLE_POLLING if poll else _SETTLE_SECONDS
         self.problem: str | None = None
-        self._said: dict[str, Signature] = {}  # the state that the last hint for a key reported
+        self.has_left = False  # a scan left files for which there was no room
         self._restless: dict[str, _Rest] = {}
         self._unsure: dict[str, float] = {}  # reported without a close: when to report it once more
         self._locked: set[str] = set()  # reported, but not readable
         self._unlock = 0.0  # when to check next whether they are readable
         self._guard = threading.RLock()
 
-    def said(self) -> set[str]:
-        """Return the keys of all files that were reported as present."""
-        with self._guard:
-            return set(self._said)
-
     def is_known(self, key: str) -> bool:
         """Return whether a file was reported as present, or is waited for."""
-        return key in self._said or key in self._restless
+        return key in self._restless or self._ledger.get(key) is not None
 
     def look(self, key: str, closed: bool = False) -> None:
         """Note the state of a file; report it at once if its writer `closed` it and it is whole."""
@@ -77,26 +77,60 @@ class Hints:
         else:
             self.gone(key)
 
-    def found(self, key: str, found: os.stat_result, closed: bool = False, old: bool = False) -> None:
-        """Note this state of a file; report it at once if it is `closed` and whole, or `old`."""
-        signature = self._signature(found)
+    def found(self, key: str, found: os.stat_result, closed: bool = False) -> None:
+        """Note this state of a file; report it at once if it is `closed` and whole."""
         with self._guard:
-            if self._said.get(key) == signature:
+            if self._is_said(key, packed(found)):
                 self._restless.pop(key, None)
                 return
-            rest = self._notice(key, signature)
+            rest = self._notice(key, packed(found))
             if closed:
                 rest.patience = self._patience(key, found.st_size)
-            if old or rest.patience == 0:
-                self._say(key, signature)
+            if rest.patience == 0:
+                self._say(key, packed(found))
+
+    def come_across(self, key: str, found: os.stat_result, old: float) -> None:
+        """Note a file that a scan found new or changed; report it if it last changed before the time `old`.
+
+        It is left to a later scan where there is no room for it.
+        """
+        if self.has_left and max(found.st_mtime, found.st_ctime) < old:
+            return
+        now = self._state(key)  # the scan looked at many others since
+        if now is None:
+            return
+        changed, state = max(now.st_mtime, now.st_ctime), packed(now)
+        with self._guard:
+            known = self._ledger.get(key)
+            if known and known.source == state:
+                self._restless.pop(key, None)
+            elif changed < old or (known and self._is_same(known.source, state)):
+                self._say_old(key, state, min(changed, time.time()))
+            elif key in self._restless or len(self._restless) < _ROOM:
+                self.found(key, now)
+            else:
+                self.has_left = True
+
+    def again(self, key: str) -> None:
+        """Report a file once more whose delivery did not end in a final answer, when there is room."""
+        if self._offer and key not in self._restless and not self._give(key):
+            self.has_left = True
+
+    def is_as_said(self, known: Known, found: bytes, is_start: bool = False) -> bool:
+        """Return whether a file is in the state that was reported.
+
+        At the start, all numbers have to agree even where they may wander: nobody watched before.
+        """
+        return known.source == found if is_start else self._is_same(known.source, found)
 
     def gone(self, key: str) -> None:
         """Report that a file was removed, if it had been reported as present."""
         with self._guard:
-            if key in self._said and not self._give(key, removed=True):
+            if self._ledger.get(key) and not self._give(key, removed=True):
                 self._restless[key] = _Rest(None, time.monotonic(), _RETRY_SECONDS)
                 return
-            for kept in (self._said, self._restless, self._unsure):
+            self._ledger.gone(key)
+            for kept in (self._restless, self._unsure):
                 kept.pop(key, None)
             self._locked.discard(key)
 
@@ -104,7 +138,7 @@ class Hints:
         """Report that a file known from before is gone, if it is."""
         with self._guard:
             if not self.is_known(key) and self._state(key) is None:
-                self._said[key] = ()
+                self._ledger.say(key, b"", time.time())
                 self.gone(key)
 
     def settle(self) -> None:
@@ -117,8 +151,8 @@ class Hints:
                 found = self._state(key)
                 if found is None:
                     self.gone(key)
-                elif self._signature(found) != rest.signature:
-                    self._notice(key, self._signature(found))
+                elif not self._is_same(rest.signature, packed(found)):
+                    self._notice(key, packed(found))
                 elif self._is_at_rest(key, rest, found.st_size, now):
                     if rest.patience in (_CUT_SECONDS, _EMPTY_SECONDS):
                         doubtful[key] = found.st_dev, found.st_ino
@@ -150,9 +184,9 @@ class Hints:
                 return 0
         return _CUT_SECONDS
 
-    def _notice(self, key: str, signature: Signature) -> _Rest:
+    def _notice(self, key: str, signature: bytes) -> _Rest:
         rest = self._restless.get(key)
-        if rest is None or rest.signature != signature:
+        if rest is None or not self._is_same(rest.signature, signature):
             rest = self._restless[key] = _Rest(signature, time.monotonic())
         return rest
 
@@ -161,19 +195,29 @@ class Hints:
         if signature is not None and self._say(key, signature):
             self._unsure[key] = time.monotonic() + _SECOND_LOOK_SECONDS
 
-    def _say(self, key: str, signature: Signature) -> bool:
+    def _say(self, key: str, signature: bytes) -> bool:
         if not self._give(key, removed=False):
             self._restless[key] = _Rest(signature, time.monotonic(), _RETRY_SECONDS)
             return False
-        self._restless.pop(key, None)
-        self._said[key] = signature
-        if not self._is_readable(key):
-            self._locked.add(key)
+        self._note_said(key, signature, time.time())
         return True
+
+    def _say_old(self, key: str, signature: bytes, since: float) -> None:
+        if self._ledger.is_full or not self._give(key):
+            self.has_left = True
+        else:
+            self._note_said(key, signature, since)
+
+    def _note_said(self, key: str, signature: bytes, since: float) -> None:
+        self._restless.pop(key, None)
+        self._ledger.say(key, signature, since)
+        if not self._is_readable(key) and len(self._locked) < _MOST_LOCKED:
+            self._locked.add(key)
 
     def _say_again(self, now: float) -> None:
         for key in [key for key, due in self._unsure.items() if due <= now]:
             if self._give(key, removed=False):
+                self._ledger.undo(key)
                 del self._unsure[key]
             else:
                 self._unsure[key] = now + _RETRY_SECONDS
@@ -181,13 +225,17 @@ class Hints:
             self._unlock = now + _RETRY_SECONDS
             for key in [key for key in self._locked if self._is_readable(key)]:
                 self._locked.discard(key)
-                self._said[key] = ()
+                self._ledger.say(key, b"", time.time())
                 self.look(key)
 
-    def _give(self, key: str, removed: bool) -> bool:
-        """Give a hint; return False when it failed."""
+    def _give(self, key: str, removed: bool | None = None) -> bool:
+        """Give a hint, or offer a file that can wait; return False when it failed, or there was no room."""
         try:
-            self._hint(key, removed)
+            if removed is None and self._offer:
+                is_taken = self._offer(key)
+            else:
+                self._hint(key, bool(removed))
+                is_taken = True
         except Exception as error:  # noqa: BLE001  the watch has to go on after any error
             why = str(error) if isinstance(error, CxrError) else place_of(error)
             if self.problem is None:
@@ -195,7 +243,7 @@ class Hints:
             self.problem = f"New X-rays cannot be queued; trying again: {why}."
             return False
         self.problem = None
-        return True
+        return is_taken
 
     def _is_readable(self, key: str) -> bool:
         return os.access(self._root / key, os.R_OK)
@@ -205,7 +253,12 @@ class Hints:
         found = state(str(self._root), key.split("/"))
         return found if found and stat.S_ISREG(found.st_mode) else None
 
-    def _signature(self, found: os.stat_result) -> Signature:
-        if self._poll:
-            return found.st_size, found.st_mtime_ns
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    def _is_said(self, key: str, signature: bytes) -> bool:
+        known = self._ledger.get(key)
+        return known is not None and self._is_same(known.source, signature)
+
+    def _is_same(self, one: bytes | None, other: bytes) -> bool:
+        """Return whether two signatures are of one state; of a polled file, only size and time count."""
+        if self._poll and one:
+            return one[:16] == other[:16]
+        return one == other

@@ -1,8 +1,10 @@
 """List the files under a folder, however many; memory grows only with the folders still to be read."""
 
+import heapq
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 from pipeline.errors import StoreError
@@ -27,16 +29,21 @@ def keys(root: Path, prefix: str, strict: bool = False) -> Iterator[str]:
 
 
 def entries(
-    root: Path, prefix: str, unread: Unread, enters: Callable[[str], bool] = lambda name: True
+    root: Path,
+    prefix: str,
+    unread: Unread,
+    enters: Callable[[str], bool] = lambda name: True,
+    newest_first: bool = False,
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield the keys of `keys`, each with its entry, which is valid until the next.
 
-    Only folders that `enters` accepts are entered.
+    Only folders that `enters` accepts are entered, with `newest_first` the last changed ones first.
     """
-    waiting = [prefix.rpartition("/")[0]]
+    number = count(1)
+    waiting = [(0.0, prefix.rpartition("/")[0])]
     with closing(Tree(str(root))) as tree:
         while waiting:
-            folder = waiting.pop()
+            _, folder = heapq.heappop(waiting)
             try:
                 with tree.listed(folder.split("/") if folder else []) as found:
                     for entry in found:
@@ -45,8 +52,15 @@ def entries(
                             if key.startswith(prefix):
                                 yield key, entry
                         elif f"{key}/".startswith(prefix) and enters(entry.name):
-                            waiting.append(key)
+                            heapq.heappush(waiting, (_age(entry) if newest_first else -next(number), key))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it was removed meanwhile, or replaced by a link
             except OSError as error:
                 unread(folder, error)
+
+
+def _age(folder: os.DirEntry[str]) -> float:
+    try:
+        return -folder.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0

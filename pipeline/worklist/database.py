@@ -1,8 +1,9 @@
 """Keep a SQLite file that holds only data that can be made again, and so repairs itself.
 
-The file is checked when it is opened. A file that is damaged, of another schema or not a database is replaced
-by an empty one; so is one that was deleted or moved while in use. Callers that fill it ask `is_filled`. Every
-SQLite error is raised as IndexNotReady: the request may be repeated.
+A small file is checked when it is opened, a large one only by `check`. A file that is damaged, of another
+schema or not a database is replaced by an empty one; so is one that was deleted or moved while in use.
+Callers that fill it ask `is_filled`. Every SQLite error is raised as IndexNotReady: the request may be
+repeated.
 """
 
 import os
@@ -22,6 +23,7 @@ from pipeline.store.files import shared
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60  # for another process to check the file, or to make it
+_LARGE = 64 << 20  # bytes; to check more than these when opening would delay a start
 _ENDINGS = ("", "-wal", "-shm")  # of the files of one database: sqlite.org/tempfiles.html
 _OURS = """
 CREATE TABLE fills (mark TEXT PRIMARY KEY, is_done INTEGER NOT NULL);
@@ -167,7 +169,8 @@ class Database:
         database = self._connect()
         try:
             database.execute("PRAGMA journal_mode = WAL")
-            _check(database)
+            if self._path.stat().st_size < _LARGE:
+                _check(database)
             found = _tables(database)
             if found and found != _expected(self._schema):
                 raise _Damaged("of another schema")

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # between two looks at whether the file is filled
 _PAUSE_SECONDS = 5.0  # after a failure
-_CHECK_SECONDS = 60.0  # between two checks for damage
+_CHECK_SECONDS = 60.0  # between two checks for damage, at least
+_CHECK_FACTOR = 100  # and at least so many durations of a check, which reads the whole file
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ def rebuild_index(store: FullStore, index: Index, stopping: threading.Event | No
 
 def keep_whole(store: FullStore, index: SqliteIndex, stopping: threading.Event) -> None:
     """Fill the worklist whenever its file is new, and look for damage at times, until `stopping` is set."""
-    checked, pause = time.monotonic(), 0.0
+    due, pause = time.monotonic() + _CHECK_SECONDS, 0.0
     while not stopping.wait(pause):
         pause = _LOOK_SECONDS
         try:
-            if time.monotonic() - checked >= _CHECK_SECONDS:
-                checked = time.monotonic()
+            began = time.monotonic()
+            if began >= due:
+                due = began + _CHECK_SECONDS
                 index.check()
+                due = max(due, began + _CHECK_FACTOR * (time.monotonic() - began))
             if not index.is_filled():
                 found = rebuild_index(store, index, stopping)
                 log.info("the worklist was rebuilt from %d verdicts", found.verdicts)

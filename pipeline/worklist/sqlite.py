@@ -244,14 +244,25 @@ class SqliteIndex:
         query = "SELECT verdict_key FROM rows WHERE verdict_key IS NOT NULL"
         return [str(key) for (key,) in self.select(query)]
 
-    def present(self) -> list[str]:
-        """Return the keys whose source existed when it was last looked at.
+    def present(self) -> Iterator[str]:
+        """Yield the keys whose source existed when it was last looked at.
 
         Keys with an unusable name are left out: their row's key is not quite the name.
         """
-        usable = "verdict_key IS NULL OR verdict_key NOT LIKE ?"
-        query = f"SELECT key FROM rows WHERE source = 'present' AND ({usable})"
-        return [str(key) for (key,) in self.select(query, f"{UNUSABLE}%")]
+        return self._keys("source = 'present' AND (verdict_key IS NULL OR verdict_key NOT LIKE ?)")
+
+    def unsettled(self) -> Iterator[str]:
+        """Yield the keys that wait or are at work; those with an unusable name are left out."""
+        shelves = "'waiting', 'waiting+', 'working', 'working+'"
+        return self._keys(f"shelf IN ({shelves}) AND (verdict_key IS NULL OR verdict_key NOT LIKE ?)")
+
+    def _keys(self, condition: str) -> Iterator[str]:
+        """Yield keys some at a time, as other threads may write in between."""
+        query = f"SELECT key FROM rows WHERE key > ? AND {condition} ORDER BY key LIMIT 1000"
+        after = ""
+        while keys := [str(key) for (key,) in self.select(query, after, f"{UNUSABLE}%")]:
+            yield from keys
+            after = keys[-1]
 
     def last_change(self) -> int:
         """Return a number that grows with every change: a view with the same number is up to date."""

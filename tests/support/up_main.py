@@ -30,7 +30,7 @@ def failing(work: Callable[..., None]) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    for name in ("settle", "found", "look"):  # its own thread, its scans, and the system's events
+    for name in ("settle", "come_across", "look"):  # its own thread, its scans, and the system's events
         setattr(Hints, name, failing(getattr(Hints, name)))
     if seconds := os.environ.get("CONFIRM_SECONDS"):
         queue.CONFIRM_WITHIN = timedelta(seconds=float(seconds))

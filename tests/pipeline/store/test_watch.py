@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+def started(watcher: InboxWatcher, **given: Any) -> InboxWatcher:
+    """Start a watcher; return it after its first scan."""
+    watcher.start(**given)
+    wait_for(lambda: watcher._known is None)
+    return watcher
 
 
 @pytest.mark.usefixtures("watcher")
@@ -153,7 +161,7 @@ def test_lost_events_are_made_good_by_a_scan(inbox: Path, hints: Hints) -> None:
     import logging
 
     watcher = InboxWatcher(inbox.parent, lambda key, removed: hints.append((key, removed)))
-    watcher.start()
+    started(watcher)
     assert watcher._observer is not None
     watcher._observer.unschedule_all()
     (inbox / "a.jpeg").write_bytes(b"1")
@@ -199,7 +207,5 @@ def test_what_may_not_be_read_gets_some_time(
 def test_what_went_while_nobody_watched_is_said(inbox: Path, hints: Hints) -> None:
     (inbox / "there.jpeg").write_bytes(b"1")
     watcher = InboxWatcher(inbox.parent, lambda key, removed: hints.append((key, removed)))
-    watcher.start(known=["inbox/there.jpeg", "inbox/gone.jpeg"])
-    watcher.stop()
-    assert ("inbox/gone.jpeg", True) in hints
+    started(watcher, known=lambda: ["inbox/there.jpeg", "inbox/gone.jpeg"]).stop()
     assert ("inbox/there.jpeg", True) not in hints

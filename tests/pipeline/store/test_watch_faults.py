@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.errors import StoreError, UsageError
 from pipeline.running.background import Background
-from pipeline.store import hints as given
+from pipeline.store.ledger import packed
 from pipeline.store.watch import InboxWatcher
-from tests.pipeline.store.test_watch import Hints, hints, inbox, wait_for, watcher
+from tests.pipeline.store.test_watch import Hints, hints, inbox, started, wait_for, watcher
 from tests.support import pictures
 
 __all__ = ["hints", "inbox", "watcher"]  # fixtures
@@ -53,7 +53,7 @@ def test_a_cut_or_empty_file_is_waited_for(
 def test_a_cut_file_from_long_ago_is_taken_at_the_start(inbox: Path, hints: Hints) -> None:
     for name, data in (("empty", b""), ("cut", pictures.SAMPLE.read_bytes()[:30_000])):
         (inbox / name).write_bytes(data)
-    follow(inbox, hints).scan(time.time() + 1)
+    follow(inbox, hints).scan(old=time.time() + 1)
     assert {key for key, _ in hints} == {"inbox/empty", "inbox/cut"}
 
 
@@ -74,7 +74,7 @@ def test_a_hint_that_fails_is_given_again(
     os.utime(inbox / "old", (1, 1))
     watcher = InboxWatcher(inbox.parent, hint, poll)
     watcher._rescan_seconds = watcher._hints.settle_seconds = 0.2
-    watcher.start(known=["inbox/gone"])
+    watcher.start(known=lambda: ["inbox/gone"])
     (inbox / "new").write_bytes(b"1")
     wait_for(lambda: bool(watcher.problems()))
     time.sleep(1)
@@ -97,8 +97,8 @@ def test_a_share_whose_inodes_and_change_times_wander_is_watched_by_size_and_tim
         other = {name: getattr(found, name) for name in names}
         return SimpleNamespace(**other | {"st_ino": next(numbers), "st_ctime_ns": next(numbers)})
 
-    signature = given.Hints._signature
-    monkeypatch.setattr(given.Hints, "_signature", lambda self, found: signature(self, wandering(found)))
+    for module in ("hints", "watch"):
+        monkeypatch.setattr(f"pipeline.store.{module}.packed", lambda found: packed(wandering(found)))
     watcher = follow(inbox, hints, poll=True)
     watcher._rescan_seconds = watcher._hints.settle_seconds = 0.2
     watcher.start()
@@ -195,8 +195,7 @@ def test_what_only_a_scan_finds_makes_scans_more_frequent(
 ) -> None:
     """The system may refuse to watch single folders without an error."""
     monkeypatch.setattr("pipeline.store.watch._SCAN_SECONDS", 0.3)
-    watcher = follow(inbox, hints, rescan_seconds=1.5)
-    watcher.start()
+    watcher = started(follow(inbox, hints, rescan_seconds=1.5))
     assert watcher._observer is not None
     watcher._observer.unschedule_all()
     monkeypatch.setattr(InboxWatcher, "_is_watching", lambda self: True)

@@ -99,9 +99,9 @@ def test_deletion_marks_a_row_and_drops_one_without_verdict(any_index: Index) ->
 def test_which_sources_are_present(index: SqliteIndex) -> None:
     index.record(DONE)
     index.mark(KEY, "deleted")
-    assert index.present() == []
+    assert list(index.present()) == []
     index.mark(KEY, "present")
-    assert index.present() == [KEY]
+    assert list(index.present()) == [KEY]
 
 
 def test_a_verdict_of_an_unusable_name_is_removed_by_its_own_key(any_index: Index) -> None:
