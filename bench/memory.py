@@ -35,7 +35,7 @@ def measure(paths: list[Path], first: int, last: int) -> Memory:
                 running.seconds_for(images.drop(running.root, number))
                 _empty(running)
                 done += number
-            seen.append(_resident(running.pid))
+            seen.append(resident_mb(running.pid))
     before, after = seen
     return Memory((first, last), (before, after), after / before - 1)
 
@@ -46,7 +46,8 @@ def _empty(running: Worker) -> None:
         (running.root / name).mkdir()
 
 
-def _resident(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB, as Linux counts it."""
     status = Path("/proc", str(pid), "status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024 / 1e6

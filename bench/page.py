@@ -83,7 +83,7 @@ def measure(count: int) -> Pages:
             closing(http.client.HTTPConnection("127.0.0.1", port)) as client,
         ):
             for name, address in addresses.items():
-                times = sorted(_first_byte(client, address) for _ in range(_ASKED))
+                times = sorted(first_byte(client, address) for _ in range(_ASKED))
                 p95 = times[int(0.95 * len(times))]
                 asked.append(Asked(name, statistics.median(times), p95, times[-1]))
             exported = _export(client, pid, count)
@@ -245,7 +245,7 @@ def _peak(pid: int) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def _first_byte(client: http.client.HTTPConnection, address: str) -> float:
+def first_byte(client: http.client.HTTPConnection, address: str) -> float:
     """Return the milliseconds from the request to the answer's first byte."""
     began = time.perf_counter()
     client.request("GET", address)

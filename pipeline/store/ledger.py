@@ -49,10 +49,9 @@ class Known(NamedTuple):
     scan: int
     verdict: bytes | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Return whether no delivery of this state has ended with a final answer."""
-        return self.verdict is None
+    def is_open(self, now: float) -> bool:
+        """Return whether a delivery that begins now is needed, and can be final."""
+        return self.verdict is None and _is_final(self.since, now)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class _Change:
             found = Known(source, since, found.scan if found else scan)
         if found and self.is_undone:
             found = found._replace(verdict=None)
-        if found and self.ended and _is_final(found.since, *self.ended):
+        if found and self.ended and (self.ended[1] == _NOT_CURRENT or _is_final(found.since, self.ended[0])):
             found = found._replace(verdict=self.ended[1])
         return found
 
@@ -176,7 +175,10 @@ class Ledger:
                         if change.is_undone:
                             database.execute("UPDATE seen SET verdict = NULL WHERE key = ?", (name,))
                         if change.ended:
-                            database.execute(_END, (change.ended[1], name, *change.ended))
+                            began, verdict = change.ended
+                            database.execute(
+                                _END, (verdict, name, verdict, _NOT_CURRENT, began, CERTAIN_SECONDS)
+                            )
                 self._is_broken = False
             except StoreError as error:
                 self._complain(error)
@@ -265,10 +267,7 @@ _SAY = (
     " since = CASE WHEN source = excluded.source THEN since ELSE excluded.since END,"
     " source = excluded.source, verdict = NULL"
 )
-_END = (
-    "UPDATE seen SET verdict = ?1 WHERE key = ?2 AND (?4 = x'' OR ?3 - since NOT BETWEEN"
-    f" -{CERTAIN_SECONDS} AND {CERTAIN_SECONDS})"
-)
+_END = "UPDATE seen SET verdict = ? WHERE key = ? AND (? = ? OR abs(? - since) > ?)"
 
 
 def ledger_path(root: Path) -> Path:
@@ -285,8 +284,8 @@ def state_of(root: Path, key: str) -> bytes | None:
     return None
 
 
-def _is_final(since: float, began: float, verdict: bytes) -> bool:
-    return verdict == _NOT_CURRENT or not -CERTAIN_SECONDS <= began - since <= CERTAIN_SECONDS
+def _is_final(since: float, began: float) -> bool:
+    return abs(began - since) > CERTAIN_SECONDS  # or the clock was set
 
 
 def _entry(row: tuple[Any, ...]) -> tuple[str, Known]:

@@ -33,7 +33,7 @@ from pipeline.errors import UsageError, place_of
 from pipeline.names import INBOX, is_unfinished
 from pipeline.running.background import Background
 from pipeline.store.hints import Hint, Hints, Offer
-from pipeline.store.ledger import CERTAIN_SECONDS, Ledger, packed, state_of
+from pipeline.store.ledger import Ledger, packed, state_of
 from pipeline.store.walk import entries
 
 log = logging.getLogger(__name__)
@@ -197,8 +197,7 @@ class InboxWatcher(FileSystemEventHandler):
             entry = known.get(key)
             count += entry is not None and entry.scan < scan
             if entry and self._hints.is_as_said(entry, packed(state), is_start):
-                is_certain = not -CERTAIN_SECONDS <= now - entry.since <= CERTAIN_SECONDS
-                if entry.is_open and (is_certain or is_start):
+                if entry.is_open(now) or (is_start and entry.verdict is None):
                     self._hints.again(key)
             elif not is_unfinished(key):
                 changed = max(state.st_mtime, state.st_ctime)
@@ -219,19 +218,21 @@ class InboxWatcher(FileSystemEventHandler):
 
     def _check_known(self, known: Keys, unsettled: Keys) -> None:
         """Compare what was known before the start with the inbox, and verdicts with those that were known."""
-        for key in unsettled():
-            self._undo(key)
-        keys = iter(known())
-        while batch := list(islice(keys, _BATCH)):
-            found = self._ledger.find(batch)
-            for key in batch:
-                if key not in found:
-                    self._hints.missing(key)
-            if not self._goes_on():
-                return
+        for keys, is_known in ((unsettled(), True), (known(), False)):
+            rest = iter(keys)
+            while batch := list(islice(rest, _BATCH)):
+                found = self._ledger.find(batch)
+                for key in batch:
+                    entry = found.get(key)
+                    if not is_known and not entry:
+                        self._hints.missing(key)
+                    elif is_known and entry and entry.verdict is not None:  # others are offered by each scan
+                        self._undo(key)
+                if not self._goes_on():
+                    return
         for page in self._ledger.pages(INBOX):
             for key, entry in page:
-                if not entry.is_open and self._ledger.verdict(key) != entry.verdict:
+                if entry.verdict is not None and self._ledger.verdict(key) != entry.verdict:
                     self._undo(key)
             if not self._goes_on():
                 return

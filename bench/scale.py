@@ -1,0 +1,202 @@
+"""Measure `cxr up` over a root with a million X-rays: `python -m bench.scale [FILES]`.
+
+The inbox has folders of 1,000 files of a few bytes each, no two alike; such files are never read while
+nothing changes. Their verdicts, rows and the ledger of known files are made in bulk, from one verdict of the
+real network, as `cxr up` would have left them; there are no previews. The system's caches are warm. A real
+X-ray is dropped before the start and another when the page answers. The page's times are those of
+bench/page.py, while the inbox is scanned. The last start has no ledger, so that every file has to be looked
+at again. Per file it needs 9 kB of disk and two inodes, in TMPDIR.
+"""
+
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.images import SAMPLES
+from bench.memory import resident_mb
+from bench.page import first_byte
+from bench.running import served
+from model.serve.engine import Engine
+from pipeline.intake import row_of
+from pipeline.judge import Judge
+from pipeline.names import verdict_key
+from pipeline.records import Job, Row
+from pipeline.settings import Settings
+from pipeline.store.folder import FolderStore
+from pipeline.store.ledger import Ledger, ledger_path, packed
+from pipeline.verdict import Label, Release, Verdict
+from pipeline.worklist.sqlite import SqliteIndex
+from tests.support.machines import free_port
+
+_FOLDER = 1_000  # files in one
+_FEW = 1_000  # files of the root to compare with
+_AT_A_TIME = 10_000
+_DEADLINE = 600.0
+_LABELS: tuple[Label, ...] = ("pneumonia", "normal", "uncertain")
+_ADDRESSES = (
+    "/",
+    "/?order=triage",
+    "/?state=uncertain",
+    "/?search=cxr-000500",
+    "/?review=unread",
+    "/changes?since=0",
+)
+_ASKED = 50  # requests to each address
+
+
+@dataclass(frozen=True)
+class Start:
+    """Hold one start of `cxr up`; seconds since the start of the process, memory in MB."""
+
+    files: int
+    answered: float  # the page
+    before: float  # verdict of the X-ray dropped before the start
+    after: float  # seconds from dropping the other X-ray to its verdict
+    resident: tuple[float, ...]  # every 30 s
+    p95: dict[str, float]  # milliseconds, by address
+
+
+def build(root: Path, count: int) -> None:
+    """Make a root as `cxr up` would have left it."""
+    store, index, ledger = FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), Ledger(root)
+    template = _judged(store)
+    text = template.to_json().decode()
+    sound = row_of(template, "", "")
+    with closing(index), closing(ledger), index.filling():
+        numbers = iter(range(count))
+        while batch := list(islice(numbers, _AT_A_TIME)):
+            rows = [_made(root, number, text, template, sound, ledger) for number in batch]
+            index.put(*rows)
+            ledger.flush()
+
+
+def _judged(store: FolderStore) -> Verdict:
+    key = "inbox/template.jpeg"
+    store.put(key, _xray(0), None)
+    judge = Judge(store, Engine(), Release(), Settings().max_bytes)
+    _, verdict = judge.look(Job(key))
+    assert verdict is not None
+    for name in ("inbox", "outbox"):
+        shutil.rmtree(store.root / name)
+        (store.root / name).mkdir()
+    return verdict
+
+
+def _made(root: Path, number: int, text: str, template: Verdict, sound: Row, ledger: Ledger) -> Row:
+    key, data = f"inbox/ward {number // _FOLDER}/CXR-{number:06}-PA.jpeg", b"%d" % number
+    etag, place = hashlib.md5(data, usedforsecurity=False).hexdigest(), verdict_key(key)
+    written = text.replace(template.source.key, key).replace(template.source.etag, etag).encode()
+    for name, content in ((key, data), (place, written)):
+        if number % _FOLDER == 0:
+            (root / name).parent.mkdir()
+        with (root / name).open("wb") as file:
+            file.write(content)
+    state = (root / key).stat()
+    ledger.say(key, packed(state), state.st_mtime)
+    ledger.end(key, state.st_mtime + 60, is_current=True)
+    moment = datetime.now(UTC) - timedelta(minutes=number % 500_000)
+    return replace(
+        sound,
+        key=key,
+        label=_LABELS[number % 3],
+        etag=etag,
+        verdict_key=place,
+        verdict_etag=hashlib.md5(written, usedforsecurity=False).hexdigest(),
+        started_at=moment,
+        finished_at=moment,
+    )
+
+
+def measure(root: Path, count: int, seconds: float) -> Start:
+    """Start `cxr up` over a root, drop two X-rays, request pages, and watch its memory so many seconds."""
+    _drop(root, f"before-{time.time_ns()}")
+    port, began = free_port(), time.perf_counter()
+    command = [sys.executable, "-m", "cxr", "up", "--root", str(root), "--port", str(port)]
+    with served(command, port, "/healthz", dict(os.environ), _DEADLINE) as pid:
+        answered = time.perf_counter() - began
+        second, dropped = f"after-{time.time_ns()}", time.perf_counter()
+        _drop(root, second)
+        done: dict[str, float] = {}
+        while len(done) < 2 and time.perf_counter() - began < _DEADLINE:
+            for path in (root / "outbox/ward 0").glob("dropped-*.json"):
+                done.setdefault(path.name, time.perf_counter())
+            time.sleep(0.02)
+        p95 = _asked(port)
+        resident = []
+        while time.perf_counter() - began < seconds:
+            time.sleep(min(30, seconds))
+            resident.append(resident_mb(pid))
+    for folder in ("inbox", "outbox"):
+        for path in (root / folder / "ward 0").glob("dropped-*"):
+            path.unlink()
+    after = next(moment for name, moment in done.items() if second in name) - dropped
+    before = next(moment for name, moment in done.items() if second not in name) - began
+    return Start(count, answered, before, after, tuple(resident), p95)
+
+
+def _drop(root: Path, name: str) -> None:
+    path = root / f"{name}.tmp"
+    path.write_bytes(_xray(time.time_ns()))
+    path.rename(root / f"inbox/ward 0/dropped-{name}.jpeg")
+
+
+def _xray(number: int) -> bytes:
+    return next(SAMPLES.glob("pneumonia-*.jpeg")).read_bytes() + b"%d" % number
+
+
+def _asked(port: int) -> dict[str, float]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+        found = {
+            address: sorted(first_byte(client, address) for _ in range(_ASKED)) for address in _ADDRESSES
+        }
+    return {address: times[int(0.95 * _ASKED)] for address, times in found.items()}
+
+
+@contextmanager
+def _root(count: int) -> Iterator[Path]:
+    with TemporaryDirectory(prefix="cxr-bench-") as folder:
+        build(Path(folder), count)
+        yield Path(folder)
+
+
+def lines(what: str, seen: Start) -> list[str]:
+    """Return the lines to print."""
+    resident = ", ".join(f"{mb:.0f}" for mb in seen.resident)
+    return [
+        f"{seen.files:,} files, {what}",
+        f"  page answers after {seen.answered:.1f} s",
+        f"  verdict of an X-ray dropped before the start: after {seen.before:.1f} s",
+        f"  verdict of an X-ray dropped when the page answers: {seen.after:.2f} s later",
+        f"  memory of `cxr up`, every 30 s: {resident} MB",
+        *(f"  {address:24} p95 {ms:5.1f} ms" for address, ms in seen.p95.items()),
+    ]
+
+
+def main(count: int, seconds: float) -> None:
+    """Measure and print."""
+    for number in (_FEW, count):
+        with _root(number) as root:
+            _say(lines("nothing changed", measure(root, number, seconds)))
+            if number == count:
+                ledger_path(root).unlink()
+                _say(lines("without a ledger", measure(root, number, seconds)))
+
+
+def _say(said: list[str]) -> None:
+    sys.stdout.write("\n".join(said) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    given = [int(one) for one in sys.argv[1:]]
+    main(given[0] if given else 1_000_000, given[1] if len(given) > 1 else 120)
