@@ -97,11 +97,13 @@ def _made(root: Path, number: int, text: str, template: Verdict, sound: Row, led
     etag, place = hashlib.md5(data, usedforsecurity=False).hexdigest(), verdict_key(key)
     written = text.replace(template.source.key, key).replace(template.source.etag, etag).encode()
     for name, content in ((key, data), (place, written)):
+        path = f"{root}/{name}"
         if number % _FOLDER == 0:
-            (root / name).parent.mkdir()
-        with (root / name).open("wb") as file:
-            file.write(content)
-    state = (root / key).stat()
+            Path(path).parent.mkdir()
+        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(file, content)
+        os.close(file)
+    state = os.stat(f"{root}/{key}")  # noqa: PTH116
     ledger.say(key, packed(state), state.st_mtime)
     ledger.end(key, state.st_mtime + 60, is_current=True)
     moment = datetime.now(UTC) - timedelta(minutes=number % 500_000)

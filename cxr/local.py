@@ -132,20 +132,20 @@ class LocalQueue:
             self._tell(printable(key))
         self._queue(key, _Hint(removed, datetime.now(UTC)))
 
-    def offer(self, key: str) -> bool:
-        """Queue a key behind all hints, unless it is queued; return False when there is no room."""
+    def offer(self, key: str, removed: bool) -> bool:
+        """Queue a hint behind all others, unless it is queued; return False when there is no room."""
         with self._changed:
-            if key in self._hints:
+            queued = self._hints.get(key)
+            if queued and queued.removed == removed:
                 return True
             if len(self._hints) >= _ROOM:
                 return False
-        if time.monotonic() >= self._untold_until:
+        if not removed and time.monotonic() >= self._untold_until:
             self._tell(printable(key))
         with self._changed:
-            if key not in self._hints:
-                self._hints[key] = _Hint(False, datetime.now(UTC))
-                self._backlog.append(key)
-                self._changed.notify()
+            self._hints[key] = _Hint(removed, datetime.now(UTC))
+            self._backlog.append(key)
+            self._changed.notify()
         return True
 
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:

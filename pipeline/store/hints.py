@@ -34,7 +34,7 @@ _ROOM = 10_000  # files that a scan may let wait here
 _MOST_LOCKED = 10_000  # unreadable files that are watched for becoming readable
 
 Hint = Callable[[str, bool], None]  # takes a key, and whether it was removed
-Offer = Callable[[str], bool]  # takes a key that can wait; returns whether there was room for it
+Offer = Callable[[str, bool], bool]  # the same of a file that can wait; returns whether there was room for it
 
 
 @dataclass
@@ -69,13 +69,16 @@ class Hints:
         """Return whether a file was reported as present, or is waited for."""
         return key in self._restless or self._ledger.get(key) is not None
 
-    def look(self, key: str, closed: bool = False) -> None:
-        """Note the state of a file; report it at once if its writer `closed` it and it is whole."""
+    def look(self, key: str, closed: bool = False, can_wait: bool = False) -> None:
+        """Note the state of a file; report it at once if its writer `closed` it and it is whole.
+
+        That it is gone `can_wait` for room.
+        """
         found = self._state(key)
         if found:
             self.found(key, found, closed)
         else:
-            self.gone(key)
+            self.gone(key, can_wait)
 
     def found(self, key: str, found: os.stat_result, closed: bool = False) -> None:
         """Note this state of a file; report it at once if it is `closed` and whole."""
@@ -113,7 +116,7 @@ class Hints:
 
     def again(self, key: str) -> None:
         """Report a file once more whose delivery did not end in a final answer, when there is room."""
-        if self._offer and key not in self._restless and not self._give(key):
+        if self._offer and key not in self._restless and not self._give(key, can_wait=True):
             self.has_left = True
 
     def is_as_said(self, known: Known, found: bytes, is_start: bool = False) -> bool:
@@ -123,11 +126,14 @@ class Hints:
         """
         return known.source == found if is_start else self._is_same(known.source, found)
 
-    def gone(self, key: str) -> None:
+    def gone(self, key: str, can_wait: bool = False) -> None:
         """Report that a file was removed, if it had been reported as present."""
         with self._guard:
-            if self._ledger.get(key) and not self._give(key, removed=True):
-                self._restless[key] = _Rest(None, time.monotonic(), _RETRY_SECONDS)
+            if self._ledger.get(key) and not self._give(key, True, can_wait):
+                if can_wait:
+                    self.has_left = True
+                else:
+                    self._restless[key] = _Rest(None, time.monotonic(), _RETRY_SECONDS)
                 return
             self._ledger.gone(key)
             for kept in (self._restless, self._unsure):
@@ -139,7 +145,7 @@ class Hints:
         with self._guard:
             if not self.is_known(key) and self._state(key) is None:
                 self._ledger.say(key, b"", time.time())
-                self.gone(key)
+                self.gone(key, can_wait=True)
 
     def settle(self) -> None:
         """Report the files that came to rest since the last call, and those due to be reported again."""
@@ -196,14 +202,14 @@ class Hints:
             self._unsure[key] = time.monotonic() + _SECOND_LOOK_SECONDS
 
     def _say(self, key: str, signature: bytes) -> bool:
-        if not self._give(key, removed=False):
+        if not self._give(key):
             self._restless[key] = _Rest(signature, time.monotonic(), _RETRY_SECONDS)
             return False
         self._note_said(key, signature, time.time())
         return True
 
     def _say_old(self, key: str, signature: bytes, since: float) -> None:
-        if self._ledger.is_full or not self._give(key):
+        if self._ledger.is_full or not self._give(key, can_wait=True):
             self.has_left = True
         else:
             self._note_said(key, signature, since)
@@ -216,7 +222,7 @@ class Hints:
 
     def _say_again(self, now: float) -> None:
         for key in [key for key, due in self._unsure.items() if due <= now]:
-            if self._give(key, removed=False):
+            if self._give(key):
                 self._ledger.undo(key)
                 del self._unsure[key]
             else:
@@ -228,14 +234,14 @@ class Hints:
                 self._ledger.say(key, b"", time.time())
                 self.look(key)
 
-    def _give(self, key: str, removed: bool | None = None) -> bool:
-        """Give a hint, or offer a file that can wait; return False when it failed, or there was no room."""
+    def _give(self, key: str, removed: bool = False, can_wait: bool = False) -> bool:
+        """Give a hint, or offer it where it `can_wait`; return False when it failed, or there was no room."""
+        is_taken = True
         try:
-            if removed is None and self._offer:
-                is_taken = self._offer(key)
+            if can_wait and self._offer:
+                is_taken = self._offer(key, removed)
             else:
-                self._hint(key, bool(removed))
-                is_taken = True
+                self._hint(key, removed)
         except Exception as error:  # noqa: BLE001  the watch has to go on after any error
             why = str(error) if isinstance(error, CxrError) else place_of(error)
             if self.problem is None:

@@ -144,7 +144,7 @@ class Ledger:
         Without a current verdict, or where the file cannot be read, the file is looked at at the next start.
         """
         with suppress(OSError, ValueError):
-            is_final = is_current and os.access(self._root / key, os.R_OK)
+            is_final = is_current and os.access(f"{self._root}/{key}", os.R_OK)
             verdict = self.verdict(key) if is_final else _NOT_CURRENT
             if verdict is not None:
                 self._note(key, _Change(ended=(began, verdict)))
@@ -278,7 +278,7 @@ def ledger_path(root: Path) -> Path:
 def state_of(root: Path, key: str) -> bytes | None:
     """Return the signature of the file of a key; None where there is none, or one that may not be seen."""
     with suppress(OSError, ValueError):
-        found = os.lstat(root / key)
+        found = os.lstat(f"{root}/{key}")  # noqa: PTH  runs once for each file at a start
         if stat.S_ISREG(found.st_mode):
             return packed(found)
     return None

@@ -90,7 +90,7 @@ class InboxWatcher(FileSystemEventHandler):
         self._old = 0.0  # files last changed before this time were there at the start
         self._known: tuple[Keys, Keys] | None = None  # to be compared after the first scan
         self._parts: set[str] = set()  # folders to be scanned
-        self._flush_due = 0.0
+        self._settle_due = self._flush_due = 0.0
 
     def start(self, known: Keys = tuple, unsettled: Keys = tuple) -> None:
         """Begin to watch; a first scan follows at once.
@@ -212,7 +212,8 @@ class InboxWatcher(FileSystemEventHandler):
         for page in self._ledger.pages(prefix):
             for key, _ in page:
                 if state_of(self._root, key) is None and not key.startswith(tuple(unread)):
-                    self._hints.look(key)  # not `gone`: the file may have appeared after the scan passed
+                    # Not `gone`: the file may have appeared after the scan passed.
+                    self._hints.look(key, can_wait=True)
             if not self._goes_on():
                 return
 
@@ -269,10 +270,13 @@ class InboxWatcher(FileSystemEventHandler):
 
     def _goes_on(self) -> bool:
         """Do what is due, also during a long scan; return False when the watch is to stop."""
-        self._hints.settle()
-        if time.monotonic() >= self._flush_due:
+        now = time.monotonic()
+        if now >= self._settle_due:
+            self._hints.settle()
+            self._settle_due = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - now)
+        if now >= self._flush_due:
             self._ledger.flush()
-            self._flush_due = time.monotonic() + _FLUSH_SECONDS
+            self._flush_due = now + _FLUSH_SECONDS
         return not self._background.stopping.is_set()
 
     def _rescan(self) -> None:
