@@ -12,13 +12,13 @@ import hashlib
 import http.client
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,8 +29,8 @@ from bench.running import served
 from model.serve.engine import Engine
 from pipeline.intake import row_of
 from pipeline.judge import Judge
-from pipeline.names import verdict_key
-from pipeline.records import Job, Row
+from pipeline.names import report_id, verdict_key
+from pipeline.records import Job
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from pipeline.store.ledger import Ledger, ledger_path, packed
@@ -68,16 +68,49 @@ class Start:
 
 def build(root: Path, count: int) -> None:
     """Make a root as `cxr up` would have left it."""
-    store, index, ledger = FolderStore(root), SqliteIndex(root / ".cxr" / "index.sqlite"), Ledger(root)
+    store, ledger, path = FolderStore(root), Ledger(root), root / ".cxr" / "index.sqlite"
     template = _judged(store)
-    text = template.to_json().decode()
-    sound = row_of(template, "", "")
-    with closing(index), closing(ledger), index.filling():
-        numbers = iter(range(count))
-        while batch := list(islice(numbers, _AT_A_TIME)):
-            rows = [_made(root, number, text, template, sound, ledger) for number in batch]
-            index.put(*rows)
-            ledger.flush()
+    with closing(SqliteIndex(path)) as index, closing(ledger), index.filling(), ThreadPoolExecutor() as pool:
+        for label in _LABELS:
+            index.record(replace(row_of(template, "", ""), key=label, label=label))
+        rows = pool.submit(_make_rows, path, count)
+        text = template.to_json().decode()
+        for number in range(count):
+            _make_files(root, number, template, text, ledger)
+            if number % _AT_A_TIME == 0:
+                ledger.flush()
+        rows.result()
+
+
+def _make_rows(path: Path, count: int) -> None:
+    """Copy the rows named by a label, with other names and times, then remove them."""
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+        database.create_function("report_id", 1, report_id, deterministic=True)
+        columns = [name for _, name, *_ in database.execute("PRAGMA table_info (rows)") if name != "id"]
+        key = f"printf('ward %d/CXR-%06d-PA.jpeg', n / {_FOLDER}, n)"
+        moment = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', '-' || (n % 500000) || ' minutes')"
+        made = {
+            "key": f"'inbox/' || {key}",
+            "name": f"lower({key})",
+            "report": f"report_id('inbox/' || {key})",
+            "verdict_key": f"'outbox/' || {key} || '.json'",
+            "verdict_etag": "printf('%032x', n)",
+            "etag": "printf('%032x', n)",
+            "started_at": moment,
+            "finished_at": moment,
+            "change": "n",
+        }
+        label = " ".join(f"WHEN {number} THEN '{label}'" for number, label in enumerate(_LABELS))
+        for first in range(0, count, _AT_A_TIME):
+            database.execute(
+                "WITH RECURSIVE numbers (n) AS (SELECT ? UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+                f" INSERT INTO rows ({', '.join(columns)})"
+                f" SELECT {', '.join(made.get(name, f'model.{name}') for name in columns)}"
+                f" FROM numbers JOIN rows AS model ON model.key = CASE n % 3 {label} END",
+                (first, min(first + _AT_A_TIME, count) - 1),
+            )
+        database.execute(f"DELETE FROM rows WHERE key IN {_LABELS}")
+        database.execute("UPDATE changes SET last = ?", (count,))
 
 
 def _judged(store: FolderStore) -> Verdict:
@@ -92,11 +125,11 @@ def _judged(store: FolderStore) -> Verdict:
     return verdict
 
 
-def _made(root: Path, number: int, text: str, template: Verdict, sound: Row, ledger: Ledger) -> Row:
+def _make_files(root: Path, number: int, template: Verdict, text: str, ledger: Ledger) -> None:
     key, data = f"inbox/ward {number // _FOLDER}/CXR-{number:06}-PA.jpeg", b"%d" % number
-    etag, place = hashlib.md5(data, usedforsecurity=False).hexdigest(), verdict_key(key)
-    written = text.replace(template.source.key, key).replace(template.source.etag, etag).encode()
-    for name, content in ((key, data), (place, written)):
+    etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    verdict = text.replace(template.source.key, key).replace(template.source.etag, etag).encode()
+    for name, content in ((key, data), (verdict_key(key), verdict)):
         path = f"{root}/{name}"
         if number % _FOLDER == 0:
             Path(path).parent.mkdir()
@@ -106,17 +139,6 @@ def _made(root: Path, number: int, text: str, template: Verdict, sound: Row, led
     state = os.stat(f"{root}/{key}")  # noqa: PTH116
     ledger.say(key, packed(state), state.st_mtime)
     ledger.end(key, state.st_mtime + 60, is_current=True)
-    moment = datetime.now(UTC) - timedelta(minutes=number % 500_000)
-    return replace(
-        sound,
-        key=key,
-        label=_LABELS[number % 3],
-        etag=etag,
-        verdict_key=place,
-        verdict_etag=hashlib.md5(written, usedforsecurity=False).hexdigest(),
-        started_at=moment,
-        finished_at=moment,
-    )
 
 
 def measure(root: Path, count: int, seconds: float) -> Start:

@@ -108,8 +108,6 @@ CREATE TABLE changes (last INTEGER NOT NULL, file TEXT NOT NULL);
 INSERT INTO changes VALUES (0, lower(hex(randomblob(16))));
 """.replace("BINS", str([(one.name, one.low, one.width, one.bins) for one in PROPERTIES]))  # others: rebuilt
 
-_OWN = ("key", "change")  # columns that are not copied from another index
-
 
 class SqliteIndex:
     """Keep the index in the file `path`, one connection per thread; several processes may use it."""
@@ -216,13 +214,12 @@ class SqliteIndex:
                 raise self._file.condemn() from error
             yield int(str(id_)), row
 
-    def put(self, *rows: Row) -> None:
-        """Store whole rows as they are in another index; see `pipeline.worklist.mirror`."""
+    def put(self, row: Row) -> None:
+        """Store a whole row as it is in another index; see `pipeline.worklist.mirror`."""
+        values = {name: stored_value(getattr(row, name)) for name in COLUMNS if name not in ("key", "change")}
+        values["counted"] = counted(row)
         with self._file.writing() as database:
-            for row in rows:
-                kept = {name: stored_value(getattr(row, name)) for name in COLUMNS if name not in _OWN}
-                kept |= {"counted": counted(row), "change": _next_change(database)}
-                _upsert(database, row.key, kept)
+            _upsert(database, row.key, {**values, "change": _next_change(database)})
 
     def drop(self, key: str) -> None:
         """Remove a whole row."""
