@@ -107,7 +107,7 @@ class Hints:
             known = self._ledger.get(key)
             if known and known.source == state:
                 self._restless.pop(key, None)
-            elif changed < old or (known and self._is_same(known.source, state)):
+            elif changed < old:
                 self._say_old(key, state, min(changed, time.time()))
             elif key in self._restless or len(self._restless) < _ROOM:
                 self.found(key, now)
@@ -119,12 +119,21 @@ class Hints:
         if self._offer and key not in self._restless and not self._give(key, can_wait=True):
             self.has_left = True
 
-    def is_as_said(self, known: Known, found: bytes, is_start: bool = False) -> bool:
+    def is_as_said(self, key: str, known: Known, found: os.stat_result, is_start: bool) -> bool:
         """Return whether a file is in the state that was reported.
 
-        At the start, all numbers have to agree even where they may wander: nobody watched before.
+        At the start, all numbers have to agree even where they may wander, as nobody watched before.
+        Otherwise the file is not done.
         """
-        return known.source == found if is_start else self._is_same(known.source, found)
+        state = packed(found)
+        if known.source == state:
+            return True
+        if not self._is_same(known.source, state):
+            return False
+        if is_start:
+            self._ledger.say(key, state, min(max(found.st_mtime, found.st_ctime), time.time()))
+            self.again(key)
+        return True
 
     def gone(self, key: str, can_wait: bool = False) -> None:
         """Report that a file was removed, if it had been reported as present."""
@@ -209,10 +218,12 @@ class Hints:
         return True
 
     def _say_old(self, key: str, signature: bytes, since: float) -> None:
-        if self._ledger.is_full or not self._give(key, can_wait=True):
-            self.has_left = True
-        else:
-            self._note_said(key, signature, since)
+        if not self._ledger.is_full:
+            self._note_said(key, signature, since)  # first: its delivery may end at once
+            if self._give(key, can_wait=True):
+                return
+            self._ledger.gone(key)
+        self.has_left = True
 
     def _note_said(self, key: str, signature: bytes, since: float) -> None:
         self._restless.pop(key, None)

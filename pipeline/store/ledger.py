@@ -101,7 +101,7 @@ class Ledger:
         self._file: Database | None = None
         self._pending: dict[str, _Change] = {}
         self._writing: dict[str, _Change] = {}  # being written: older than those pending
-        self._guard, self._flushing = threading.Lock(), threading.Lock()
+        self._guard, self._flushing, self._opening = threading.Lock(), threading.Lock(), threading.Lock()
         self._scan = 0
         self._is_broken = False
 
@@ -207,9 +207,10 @@ class Ledger:
         )
 
     def pages(self, prefix: str) -> Iterator[list[tuple[str, Known]]]:
-        """Yield all files known when this is called whose key begins with `prefix`, some at a time."""
+        """Yield the known files of a folder, `prefix` with its slash, some at a time."""
         self.flush()
-        after, end = os.fsencode(prefix), os.fsencode(prefix) + b"\xff" * 4
+        after = os.fsencode(prefix)
+        end = after[:-1] + b"0"  # which follows the slash
         query = f"SELECT * FROM seen WHERE key > ? AND key < ? ORDER BY key LIMIT {_BATCH}"
         while rows := list(self._select(query, after, end)):
             yield [_entry(row) for row in rows]
@@ -250,7 +251,7 @@ class Ledger:
             return []
 
     def _database(self) -> Database:
-        with self._guard:
+        with self._opening:
             if self._file is None:
                 self._file = Database(self.path, self._schema, "the list of known files")
             return self._file

@@ -33,7 +33,7 @@ from pipeline.errors import UsageError, place_of
 from pipeline.names import INBOX, is_unfinished
 from pipeline.running.background import Background
 from pipeline.store.hints import Hint, Hints, Offer
-from pipeline.store.ledger import Ledger, packed, state_of
+from pipeline.store.ledger import Ledger, state_of
 from pipeline.store.walk import entries
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class InboxWatcher(FileSystemEventHandler):
         for key, state in batch:
             entry = known.get(key)
             count += entry is not None and entry.scan < scan
-            if entry and self._hints.is_as_said(entry, packed(state), is_start):
+            if entry and self._hints.is_as_said(key, entry, state, is_start):
                 if entry.is_open(now) or (is_start and entry.verdict is None):
                     self._hints.again(key)
             elif not is_unfinished(key):
@@ -225,7 +225,7 @@ class InboxWatcher(FileSystemEventHandler):
                 found = self._ledger.find(batch)
                 for key in batch:
                     entry = found.get(key)
-                    if not is_known and not entry:
+                    if not is_known and not entry and state_of(self._root, key) is None:
                         self._hints.missing(key)
                     elif is_known and entry and entry.verdict is not None:  # others are offered by each scan
                         self._undo(key)

@@ -97,8 +97,7 @@ def test_a_share_whose_inodes_and_change_times_wander_is_watched_by_size_and_tim
         other = {name: getattr(found, name) for name in names}
         return SimpleNamespace(**other | {"st_ino": next(numbers), "st_ctime_ns": next(numbers)})
 
-    for module in ("hints", "watch"):
-        monkeypatch.setattr(f"pipeline.store.{module}.packed", lambda found: packed(wandering(found)))
+    monkeypatch.setattr("pipeline.store.hints.packed", lambda found: packed(wandering(found)))
     watcher = follow(inbox, hints, poll=True)
     watcher._rescan_seconds = watcher._hints.settle_seconds = 0.2
     watcher.start()
