@@ -279,7 +279,7 @@ def ledger_path(root: Path) -> Path:
 def state_of(root: Path, key: str) -> bytes | None:
     """Return the signature of the file of a key; None where there is none, or one that may not be seen."""
     with suppress(OSError, ValueError):
-        found = os.lstat(f"{root}/{key}")  # noqa: PTH  runs once for each file at a start
+        found = os.lstat(f"{root}/{key}")
         if stat.S_ISREG(found.st_mode):
             return packed(found)
     return None
