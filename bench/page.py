@@ -232,7 +232,7 @@ def _export(client: http.client.HTTPConnection, pid: int, count: int) -> Exporte
     client.request("GET", "/api/verdicts.csv")
     answer = client.getresponse()
     while piece := answer.read(1 << 16):
-        size, lines = size + len(piece), lines + piece.count(b"\r\n")
+        size, lines = size + len(piece), lines + piece.count(b"\n")
     seconds = time.perf_counter() - began
     assert (answer.status, lines) == (200, count + 1), (answer.status, lines)
     return Exported(size / 1e6, seconds, before, _peak(pid))

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -17,6 +18,7 @@ from handlers import dead_letter, ingest, record, telemetry
 from pipeline.errors import IngestFailed, StoreError, place_of
 from pipeline.events import Event, s3_event, sqs_event
 from pipeline.intake import Ports
+from pipeline.judge import read_verdict
 from pipeline.names import printable, verdict_key
 from pipeline.records import Job, Operations, QueueStatus
 from pipeline.running.background import Background
@@ -98,6 +100,7 @@ class _Hint:
     since: datetime
     tries: int = 0  # deliveries that failed because of the image
     errors: int = 0  # deliveries in a row that the store, the index or the host prevented
+    is_offer: bool = False  # of a file that was hinted before, as a rule
 
 
 class LocalQueue:
@@ -143,7 +146,7 @@ class LocalQueue:
         if not removed and time.monotonic() >= self._untold_until:
             self._tell(printable(key))
         with self._changed:
-            self._hints[key] = _Hint(removed, datetime.now(UTC))
+            self._hints[key] = _Hint(removed, datetime.now(UTC), is_offer=True)
             self._backlog.append(key)
             self._changed.notify()
         return True
@@ -219,6 +222,8 @@ class LocalQueue:
         if hint.removed:
             ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
             return None, 0, None
+        if hint.is_offer and self._is_settled(key):
+            return None, 0, True
         event = sqs_event(bucket, [Job(key, since=hint.since, tries=hint.tries)])
         outcomes = ingest.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
@@ -234,6 +239,17 @@ class LocalQueue:
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
         _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
         return None, 0, _is_current(given_up)
+
+    def _is_settled(self, key: str) -> bool:
+        """Return whether there is nothing to do: then the worklist shows no work, not even for a moment."""
+        store, index, release = self._ports.store, self._ports.index, self._ports.release.number
+        with suppress(StoreError):  # what is wrong is for the delivery to say
+            row = index.get(printable(key))
+            if row and row.waiting_since is None and row.source == "present":
+                seen, info = read_verdict(store, verdict_key(key)), store.head(key)  # in the judge's order
+                is_current = seen.verdict and info and seen.verdict.is_current(info.etag, release)
+                return bool(is_current and row.verdict_etag == seen.etag)
+        return False
 
     def _take(self) -> tuple[str, _Hint] | None:
         """Wait for a hint that is due and whose key is not at work; return None when the queue stops."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from ec2_runner.host.agent import Publisher, Reports, serve
-from ec2_runner.host.caller import user_of
+from ec2_runner.host.caller import caller, user_of
 from ec2_runner.host.http import HttpServer
 from ec2_runner.host.server import create_app
 from ec2_runner.reach.identity import place_of_host
@@ -255,6 +256,24 @@ def test_whose_a_connection_is_stands_in_the_kernels_table() -> None:
     )  # closed: the kernel has forgotten its user
     table += row.format(port=50003, rest=elsewhere, state="01", user=0)
     assert [user_of(table, port, 8477) for port in (50001, 50002, 50003, 1)] == [1000, None, None, None]
+
+
+def test_the_kernel_tells_the_same_as_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = server.getsockname()[1]
+        with socket.create_connection(server.getsockname()) as client:
+            port = client.getsockname()[1]
+            assert caller(port, here) == os.getuid()
+            accepted, _ = server.accept()
+            with accepted:
+                assert caller(port, here) == caller(here, port) == os.getuid()
+                assert caller(port, here + 1) is caller(port + 1, here) is caller(0, here) is None
+                monkeypatch.setattr(
+                    "ec2_runner.host.caller._SOCK_DIAG", 63
+                )  # no such family: the table is read
+                assert (caller(port, here), caller(port, here + 1)) == (os.getuid(), None)
+        accepted.close()
+        assert caller(port, here) is None  # closed
 
 
 def test_jobs_that_nobody_waits_for_are_not_counted_as_active() -> None:

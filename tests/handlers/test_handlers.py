@@ -404,6 +404,27 @@ def test_a_worklist_that_is_away_loses_no_hint(ports: Ports, monkeypatch: pytest
     hints.stop()
 
 
+def test_a_second_look_at_what_is_settled_shows_nowhere(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects(ports).update({"inbox/same": b"P1", "inbox/other": b"P2", "inbox/lost": b"P3"})
+    ended: list[str] = []
+    hints = local.LocalQueue(ports, ended=lambda key, *_: ended.append(key))
+    for key in ("inbox/same", "inbox/other", "inbox/lost"):
+        hints.hint(key, removed=False)
+    wait_for(lambda: len(ended) == 3)
+    objects(ports)["inbox/other"] = b"N"
+    del objects(ports)["outbox/lost.json"]
+    before = {row.key: row.change for row in ports.index.all()}
+    for key in before:
+        assert hints.offer(key, removed=False)
+    wait_for(lambda: len(ended) == 6)
+    hints.stop()
+    after = {row.key: row.change for row in ports.index.all()}
+    assert [key for key in before if before[key] == after[key]] == ["inbox/same"]
+    assert "outbox/lost.json" in objects(ports)
+
+
 def test_the_queue_stops_after_what_is_at_work(ports: Ports) -> None:
     class Slow:
         def abandon(self) -> None:

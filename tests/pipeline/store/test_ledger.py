@@ -31,7 +31,7 @@ from tests.support.fakes import LIMIT, FakeEngine
 
 
 class Program:
-    """Run the parts of `cxr up` that look at the inbox, and count the deliveries."""
+    """Run the parts of `cxr up` that look at the inbox, and note what they look at."""
 
     def __init__(self, root: Path, poll: bool = False, release: int = 1, rescan_seconds: float = 30) -> None:
         self.root, self.looked = root, list[str]()
@@ -42,6 +42,12 @@ class Program:
         wiring.provide(ports)
         self.ledger = Ledger(root, release)
         self.queue = local.LocalQueue(ports, ended=self.ledger.end)
+        is_settled = self.queue._is_settled
+
+        def noted(key: str) -> bool:
+            return is_settled(key) and not self.looked.append(key)  # type: ignore[func-returns-value]
+
+        self.queue._is_settled = noted  # type: ignore[method-assign]
         self.watcher = InboxWatcher(
             root, self.queue.hint, poll, rescan_seconds, ledger=self.ledger, offer=self.queue.offer
         )
