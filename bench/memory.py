@@ -12,13 +12,14 @@ from pathlib import Path
 from bench.images import SAMPLES, Images, paths_of
 from bench.running import BATCH, Worker, worker
 from pipeline.names import INBOX, OUTBOX
+from tests.support.machines import descendants
 
 _AT_A_TIME = 8 * BATCH
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Hold resident memory in MB, as Linux counts it."""
+    """Hold the resident memory of a worker and its judging processes in MB, as Linux counts it."""
 
     images: tuple[int, int]
     resident_mb: tuple[float, float]
@@ -35,7 +36,7 @@ def measure(paths: list[Path], first: int, last: int) -> Memory:
                 running.seconds_for(images.drop(running.root, number))
                 _empty(running)
                 done += number
-            seen.append(resident_mb(running.pid))
+            seen.append(sum(map(resident_mb, [running.pid, *descendants(running.pid)])))
     before, after = seen
     return Memory((first, last), (before, after), after / before - 1)
 

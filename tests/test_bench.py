@@ -41,7 +41,7 @@ def test_the_document_has_the_figures_and_its_charts(tmp_path: Path) -> None:
         "| A peer | did not run: no such module |  |",
         "| share of the bound | 89% |",
         "| 30.0 | 1800 | 30 ms | 45 ms | 60 ms |",
-        "| memory of the worker after 10,000 images | 186 MB |",
+        "| memory of the worker, its judging processes included, after 10,000 images | 186 MB |",
         "| growth between them | +3.3% |",
         "| worklist | 20.0 ms | 31.2 ms | 40.0 ms |",
         "| DICOM objects of 10 MB: the node and DCMTK's storescp | 80 MB/s and 60 MB/s |",

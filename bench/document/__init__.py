@@ -8,6 +8,7 @@ from bench.document import charts
 
 NAME = "benchmarks.md"
 _WAYS_CHART, _IMAGE_CHART = "benchmark-ways.svg", "benchmark-image.svg"
+_TRIED = Path(__file__).with_name("tried.md")  # written by hand
 Json = dict[str, Any]
 Row = tuple[object, ...]
 
@@ -27,7 +28,8 @@ def render(seen: Json) -> str:
     sections = [section(seen[name]) for name, section in _SECTIONS.items() if name in seen]
     rows = [row for name, rows in _FIGURES.items() if name in seen for row in rows(seen[name])]
     more = [f"## Other figures\n\n{_table(('what', 'figure'), rows)}"] if rows else []
-    return "\n\n".join([_HEAD, _table(("on", ""), seen["facts"].items()), *sections, *more]) + "\n"
+    tried = _TRIED.read_text(encoding="utf-8").strip()
+    return "\n\n".join([_HEAD, _table(("on", ""), seen["facts"].items()), *sections, *more, tried]) + "\n"
 
 
 _HEAD = """# Benchmarks
@@ -48,10 +50,10 @@ def _compare(ways: list[Json]) -> str:
 
 Same images, same network: probability and map as JSON, and a preview on disk. The peers use Pillow in the
 usual way: they decode whole images, and make previews with `thumbnail` to 1024 pixels. The worker halves
-a JPEG while decoding it and shrinks by a whole number (640 to 1280). The servers run ONNX Runtime with
-one thread, a worker for each core, and batches of at most 8. They receive the images over HTTP, 32 at a
-time; `cxr worker` receives names, three batches of 32 at a time, and reads the files. Only `cxr worker`
-writes whole verdicts, with conditional writes, and refuses images that are not chest X-rays. Its images
+a JPEG while decoding it and shrinks by a whole number (640 to 1280). The servers run ONNX Runtime and
+NumPy with one thread, a worker for each core, and batches of at most 8. They receive the images over HTTP,
+32 at a time; `cxr worker` receives names, three batches of 32 at a time, and reads the files. Only `cxr
+worker` writes whole verdicts, with conditional writes, and refuses images that are not chest X-rays. Its images
 are already in its inbox, on disk and in the system's cache. The client shares the cores. Each server ran
 in turn with the worker, and was halted while the worker ran; the last column is the median of the rounds'
 ratios. The other ways ran once, over five processes or 64 images.
@@ -128,7 +130,10 @@ _SECTIONS: dict[str, Callable[[Any], str]] = {
 
 def _memory(of: Json) -> Iterable[Row]:
     for images, megabytes in zip(of["images"], of["resident_mb"], strict=True):
-        yield f"memory of the worker after {images:,} images", f"{megabytes:.0f} MB"
+        yield (
+            f"memory of the worker, its judging processes included, after {images:,} images",
+            f"{megabytes:.0f} MB",
+        )
     yield "growth between them", f"{of['growth']:+.1%}"
 
 
