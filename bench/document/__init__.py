@@ -53,10 +53,10 @@ usual way: they decode whole images, and make previews with `thumbnail` to 1024 
 a JPEG while decoding it and shrinks by a whole number (640 to 1280). The servers run ONNX Runtime and
 NumPy with one thread, a worker for each core, and batches of at most 8. They receive the images over HTTP,
 32 at a time; `cxr worker` receives names, three batches of 32 at a time, and reads the files. Only `cxr
-worker` writes whole verdicts, with conditional writes, and refuses images that are not chest X-rays. Its images
-are already in its inbox, on disk and in the system's cache. The client shares the cores. Each server ran
-in turn with the worker, and was halted while the worker ran; the last column is the median of the rounds'
-ratios. The other ways ran once, over five processes or 64 images.
+worker` writes whole verdicts, with conditional writes, and refuses images that are not chest X-rays. Its
+images are already in its inbox, on disk and in the system's cache. The client shares the cores. Each
+server ran in turn with the worker, and was halted while the worker ran; the last column is the median of
+the rounds' ratios. The other ways ran once, over five processes or 64 images.
 
 ![Images per second of each way, logarithmic]({_WAYS_CHART})
 
