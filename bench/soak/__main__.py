@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,20 +19,23 @@ PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
 
 def main(minutes: float, seed: int, paths: list[str], keep: Path) -> int:
     """Soak the paths side by side, print what was found, and return 1 when that is anything."""
+    keep.mkdir(parents=True, exist_ok=True)
+    is_clean = True
     with TemporaryDirectory(prefix="cxr-soak-") as place, ThreadPoolExecutor() as pool:
         running = {}
         for name in paths:
             (Path(place) / name).mkdir()
             rate, path = PATHS[name]
-            running[name] = pool.submit(path, 60 * minutes, seed, rate, Path(place) / name)
-        found = {name: one.result() for name, one in running.items()}
-    keep.mkdir(parents=True, exist_ok=True)
-    for name, soaked in found.items():
-        report = vars(soaked) | {"checked": vars(soaked.checked)}
-        (keep / f"{name}.json").write_text(json.dumps(report, indent=1), "utf-8")
-        sys.stdout.write("\n".join([f"== {name}", *lines(soaked)]) + "\n")
+            running[pool.submit(path, 60 * minutes, seed, rate, Path(place) / name)] = name
+        for one in as_completed(running):
+            name, soaked = running[one], one.result()
+            report = vars(soaked) | {"checked": vars(soaked.checked)}
+            (keep / f"{name}.json").write_text(json.dumps(report, indent=1), "utf-8")
+            sys.stdout.write("\n".join([f"== {name}", *lines(soaked)]) + "\n")
+            sys.stdout.flush()
+            is_clean &= soaked.checked.is_clean
     sys.stdout.write(f"written: {keep}\n")
-    return 0 if all(soaked.checked.is_clean for soaked in found.values()) else 1
+    return 0 if is_clean else 1
 
 
 def lines(soaked: Soaked) -> list[str]:

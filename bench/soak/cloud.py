@@ -100,6 +100,8 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
         assert cloud.worker
         processes |= alive(descendants(cloud.worker.process.pid))
         soaked.settled, soaked.waiting = _settle(cloud)
+        if not all(pump.is_alive for pump in pumps):
+            raise RuntimeError("the stand-in for Lambda's event sources has died: this run says nothing")
         soaked.more["requests that failed"] = proxies[0].failed
         soaked.more["invocations that failed"] = sum(len(pump.failures) for pump in pumps)
         found = check(_Bucket(cloud.client("s3")))
