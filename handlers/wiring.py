@@ -91,10 +91,11 @@ def make_ports(settings: Settings) -> Ports:
 
 def _topic(settings: Settings, store: Store) -> "Topic | None":
     """Return the topic of the stack's notices; None without one."""
+    if settings.notices_topic is None:
+        return None
     from pipeline.aws.topic import Topic
 
-    arn = settings.notices_topic
-    return Topic(arn, aws().client("sns"), store, settings.log_key) if arn else None
+    return Topic(settings.notices_topic, aws().client("sns"), store, settings.log_key)
 
 
 @functools.cache
