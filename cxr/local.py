@@ -100,7 +100,6 @@ class _Hint:
     since: datetime
     tries: int = 0  # deliveries that failed because of the image
     errors: int = 0  # deliveries in a row that the store, the index or the host prevented
-    is_offer: bool = False  # of a file that was hinted before, as a rule
 
 
 class LocalQueue:
@@ -146,7 +145,7 @@ class LocalQueue:
         if not removed and time.monotonic() >= self._untold_until:
             self._tell(printable(key))
         with self._changed:
-            self._hints[key] = _Hint(removed, datetime.now(UTC), is_offer=True)
+            self._hints[key] = _Hint(removed, datetime.now(UTC))
             self._backlog.append(key)
             self._changed.notify()
         return True
@@ -222,7 +221,7 @@ class LocalQueue:
         if hint.removed:
             ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
             return None, 0, None
-        if hint.is_offer and self._is_settled(key):
+        if self._is_settled(key):
             return None, 0, True
         event = sqs_event(bucket, [Job(key, since=hint.since, tries=hint.tries)])
         outcomes = ingest.handler(event, LocalContext())["outcomes"]

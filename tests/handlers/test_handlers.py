@@ -404,9 +404,8 @@ def test_a_worklist_that_is_away_loses_no_hint(ports: Ports, monkeypatch: pytest
     hints.stop()
 
 
-def test_a_second_look_at_what_is_settled_shows_nowhere(
-    ports: Ports, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("look", [local.LocalQueue.hint, local.LocalQueue.offer])
+def test_a_second_look_at_what_is_settled_shows_nowhere(ports: Ports, look: Callable[..., object]) -> None:
     objects(ports).update({"inbox/same": b"P1", "inbox/other": b"P2", "inbox/lost": b"P3"})
     ended: list[str] = []
     hints = local.LocalQueue(ports, ended=lambda key, *_: ended.append(key))
@@ -417,7 +416,7 @@ def test_a_second_look_at_what_is_settled_shows_nowhere(
     del objects(ports)["outbox/lost.json"]
     before = {row.key: row.change for row in ports.index.all()}
     for key in before:
-        assert hints.offer(key, removed=False)
+        look(hints, key, removed=False)
     wait_for(lambda: len(ended) == 6)
     hints.stop()
     after = {row.key: row.change for row in ports.index.all()}

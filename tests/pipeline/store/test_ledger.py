@@ -319,6 +319,7 @@ def test_the_queue_says_that_a_delivery_ended_only_if_none_follows(
         return judge(job)
 
     monkeypatch.setattr(program.judge, "judge", replaced_meanwhile)
+    (root / verdict_key("inbox/a")).unlink()
     program.queue.hint("inbox/a", removed=False)
     program.stop()
     assert program.looked == ["inbox/a"] * 2
