@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# venv fails when two rules make .venv at once, one of them as the parent of its own.
+VENV := mkdir -p .venv && $(PYTHON) -m venv
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ROOT ?= data
 PORT ?= 8000
@@ -25,7 +27,7 @@ run: .venv/runtime ## start the page with eight synthetic samples
 .venv/runtime: pyproject.toml constraints.txt
 	@echo "installing into .venv (once; takes about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
-	@$(PYTHON) -m venv .venv
+	@$(VENV) .venv
 	@$(PIP) --editable .
 	@touch $@
 
@@ -50,13 +52,13 @@ system-packages:
 	@tests/install-system-packages
 
 .venv/tests: pyproject.toml constraints.txt
-	@$(PYTHON) -m venv .venv
+	@$(VENV) .venv
 	@$(PIP) --no-compile --editable '.[test]'
 	@touch $@ .venv/runtime
 
 # SAM gets its own virtual environment: it needs other versions of our libraries.
 $(SAM):
-	@$(PYTHON) -m venv .venv/sam
+	@$(VENV) .venv/sam
 	@.venv/sam/bin/pip install --quiet --disable-pip-version-check --no-compile aws-sam-cli==$(@F)
 	@touch $@
 
@@ -79,7 +81,7 @@ fuzz: .venv/tests ## damage files at random and judge them, for SECONDS
 # Fill the disk, lock and damage the worklist, and kill processes under a running `cxr up`, for SECONDS each.
 faults: SECONDS = 40
 faults: .venv/tests ## break the disk, the worklist and processes under a running page, and count verdicts
-	@$(BIN)/python -m bench.faults $(SECONDS)
+	@$(BIN)/python -m bench.soak.faults $(SECONDS)
 
 # Cause faults at random, from SEED, under a page and under a stack, for MINUTES; the report is kept in build/soak.
 soak: MINUTES = 10
@@ -95,7 +97,7 @@ bench: .venv/tests .venv/bench/installed ## measure speed on the X-rays in IMAGE
 
 # The benchmarks get their own virtual environment: the compared servers need about 150 libraries.
 .venv/bench/installed: bench/requirements.txt constraints.txt pyproject.toml
-	@$(PYTHON) -m venv .venv/bench
+	@$(VENV) .venv/bench
 	@.venv/bench/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement $<
 	@touch $@
 

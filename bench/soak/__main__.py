@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -9,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.soak import cloud, folder
-from bench.soak.run import Soaked
+from bench.soak.run import STOPPING, Soaked
 
 PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
     "folder": (12.0, folder.run),  # objects a second
@@ -19,6 +20,8 @@ PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
 
 def main(minutes: float, seed: int, paths: list[str], keep: Path) -> int:
     """Soak the paths side by side, print what was found, and return 1 when that is anything."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: STOPPING.set())  # what was started has to be ended
     keep.mkdir(parents=True, exist_ok=True)
     is_clean = True
     with TemporaryDirectory(prefix="cxr-soak-") as place, ThreadPoolExecutor() as pool:

@@ -12,14 +12,15 @@ from typing import Any
 from bench.soak.checker import Checked, check, holding
 from bench.soak.load import PATIENT, Images, Load
 from bench.soak.proxy import Proxy
-from bench.soak.run import Fault, Soaked, alive, soak
+from bench.soak.run import STOPPING, Fault, Soaked, alive, soak
 from tests.support.cloud import BUCKET, HANDLERS, Cloud, Pump
 from tests.support.machines import InvocationFailed, descendants, wait_for
 
 _SECONDS = (0.2, 1.5)  # that a fault lasts
 _QUIET_SECONDS = 600.0  # until everything is judged
+_TWICE = 0.03  # share of batches that come twice; while no host is there, each copy is sent again
 _TROUBLE = 0.4  # share of AWS's answers that fail, while they do
-_HOST_SECONDS = 90.0  # until a lost host is missed, and another one launched
+_HOST_SECONDS = 600.0  # until another host is launched: after each loss the stack waits for longer
 
 
 class _Inbox:
@@ -92,7 +93,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
     try:
         load = Load(_Inbox(cloud.client("s3")), images, chance, rate)
         queues = zip((cloud.jobs, cloud.told, cloud.dead), ("ingest", "record", "dead_letter"), strict=True)
-        pumps += [Pump(cloud, queue, function, unruly) for queue, function in queues]
+        pumps += [Pump(cloud, queue, function, unruly, _TWICE) for queue, function in queues]
         cloud.drop({f"{PATIENT}.jpeg": images.xray()})
         cloud.boot()
         deeds = _faults(cloud, proxies[0], processes, random.Random(f"{seed} damage"))
@@ -211,7 +212,7 @@ def _settle(cloud: Cloud) -> tuple[float, str]:
     """Wait until the queues are empty, twice, with what runs every quarter of an hour in between."""
     began, left = time.monotonic(), "nothing looked at"
     for _ in range(2):
-        while left and time.monotonic() < began + _QUIET_SECONDS:
+        while left and time.monotonic() < began + _QUIET_SECONDS and not STOPPING.is_set():
             time.sleep(2)
             left = _queued(cloud)
         reconciler = cloud.make_lambda("reconcile")
@@ -219,7 +220,7 @@ def _settle(cloud: Cloud) -> tuple[float, str]:
             reconciler.invoke({})
         reconciler.stop()
         left = left or "the end"
-    while left and time.monotonic() < began + _QUIET_SECONDS:
+    while left and time.monotonic() < began + _QUIET_SECONDS and not STOPPING.is_set():
         time.sleep(2)
         left = _queued(cloud)
     return time.monotonic() - began, left

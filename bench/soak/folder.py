@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from bench import faults
+from bench.soak import faults
 from bench.soak.checker import Checked, Folder, check, holding
 from bench.soak.load import PATIENT, Images, Load
-from bench.soak.run import Fault, Soaked, alive, soak
+from bench.soak.run import STOPPING, Fault, Soaked, alive, soak
 from tests.support.dicom_senders import Raw, send
 from tests.support.machines import descendants, free_port, wait_for
 from tests.support.orthanc import IS_INSTALLED, Orthanc
@@ -99,8 +99,9 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
         env["CXR_NOTIFY"] = json.dumps([{"name": "program", "to": told.url, "secret": SECRET}])
         if pacs:
             to = f"dicom://ORTHANC@127.0.0.1:{pacs.dicom_port}"
-            # Only of what came by DICOM: other X-rays have no study to be filed in.
-            env["CXR_SEND"] = json.dumps([{"name": "PACS", "to": to}])
+            # Only of what came by DICOM, as nothing else states an age: a result takes a second.
+            rule = {"name": "PACS", "to": to, "warnings": ["age_outside_training"]}
+            env["CXR_SEND"] = json.dumps([rule])
         up = faults.Up(root, "--dicom-port", str(port), **env)
         running = parts.enter_context(ExitStack())
         if pacs:
@@ -234,7 +235,7 @@ def _faults(
 def _settle(up: faults.Up, root: Path) -> tuple[float, str]:
     """Wait until nothing waits any more; return the seconds that this took, and what waits nevertheless."""
     began, why = time.monotonic(), "nothing looked at"
-    while why and time.monotonic() < began + _QUIET_SECONDS:
+    while why and time.monotonic() < began + _QUIET_SECONDS and not STOPPING.is_set():
         time.sleep(1)
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{up.port}/send-again", b"", timeout=20).close()
@@ -247,9 +248,14 @@ def _settle(up: faults.Up, root: Path) -> tuple[float, str]:
 def _waiting(up: faults.Up, root: Path) -> str:
     """Return what is not done yet."""
     with closing(_opened(up.index, "ro")) as database:
-        (rows,) = database.execute("SELECT count(*) FROM rows WHERE waiting_since IS NOT NULL").fetchone()
-    if rows or _without_verdict(root):
-        return f"{rows} rows wait, or an object has no verdict"
+        rows = database.execute(
+            "SELECT key, status, at_work, source, waiting_since, started_at FROM rows"
+            " WHERE waiting_since IS NOT NULL LIMIT 5"
+        ).fetchall()
+    if rows:
+        return "; ".join(f"{row}, {'in' if (root / row[0]).exists() else 'not in'} the inbox" for row in rows)
+    if _without_verdict(root):
+        return "an object has no verdict"
     if unsent := _unsent(up):
         return f"unsent: {unsent}"
     return "" if up.health() == 200 else "the page is not healthy"

@@ -61,7 +61,7 @@ class Images:
         """Return the instance UID of one more DICOM object, and its file."""
         self._number += 1
         instance, study = f"1.2.77.{self._number}", f"1.2.55.{self._number}"
-        more = {"PatientName": f"{PATIENT}^Zaphod", "PatientID": f"Z{self._number:09}"}
+        more = {"PatientName": f"{PATIENT}^Zaphod", "PatientID": f"Z{self._number:09}", "PatientAge": "040Y"}
         return instance, dicoms.dicom(
             dicoms.gray(),
             SOPInstanceUID=instance,

@@ -13,6 +13,7 @@ from typing import Any
 from bench.soak.checker import Checked
 from bench.soak.load import Load
 
+STOPPING = threading.Event()  # set when the soak is to end early
 _PAUSE_SECONDS = 0.2  # between two faults, on average
 
 
@@ -47,7 +48,7 @@ def soak(load: Load, faults: list[Fault], seconds: float, chance: random.Random)
     working.start()
     began = time.monotonic()
     try:
-        while time.monotonic() < began + seconds:
+        while time.monotonic() < began + seconds and not STOPPING.is_set():
             time.sleep(chance.expovariate(1 / _PAUSE_SECONDS))
             (fault,) = chance.choices(faults, [one.weight for one in faults])
             try:

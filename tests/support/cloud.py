@@ -230,11 +230,18 @@ class Pump:
     """Play Lambda's event source mapping of one queue.
 
     It receives messages, invokes the function and deletes the messages that were not reported as failed. With
-    `unruly` it delivers some batches twice, and their messages in any order.
+    `unruly` it delivers the share `twice` of the batches twice, and their messages in any order.
     """
 
-    def __init__(self, cloud: Cloud, queue: str, function: str, unruly: random.Random | None = None) -> None:
-        self._sqs, self._queue, self._unruly = cloud.client("sqs"), queue, unruly
+    def __init__(
+        self,
+        cloud: Cloud,
+        queue: str,
+        function: str,
+        unruly: random.Random | None = None,
+        twice: float = 0.3,
+    ) -> None:
+        self._sqs, self._queue, self._unruly, self._twice = cloud.client("sqs"), queue, unruly, twice
         self._cloud, self._function = cloud, function
         self.answers: list[dict[str, Any]] = []
         self.failures: list[str] = []
@@ -281,7 +288,7 @@ class Pump:
             self._unruly.shuffle(messages)
         event = {"Records": [_record(message) for message in messages]}
         try:
-            for _ in range(2 if self._unruly and self._unruly.random() < 0.3 else 1):
+            for _ in range(2 if self._unruly and self._unruly.random() < self._twice else 1):
                 answer = self._cloud.lambdas[self._function].invoke(event)
         except (InvocationFailed, OSError) as error:
             self.failures.append(str(error))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import faults
+from bench.soak import faults
 from pipeline.classify import line, verdicts
 from pipeline.verdict import Release
 from tests.support.engine_child import HANGS

@@ -1,4 +1,4 @@
-"""Cause faults under a running `cxr up`: `python -m bench.faults [SECONDS]`; `make faults`.
+"""Cause faults under a running `cxr up`: `python -m bench.soak.faults [SECONDS]`; `make faults`.
 
 The disk is full; the worklist is locked, damaged or deleted; judging processes are killed; the watcher fails.
 X-rays are dropped meanwhile. Afterwards each must have the verdict of its bytes, and a row that agrees,
