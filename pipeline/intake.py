@@ -76,7 +76,7 @@ def ingest(event: Event, ports: Ports) -> Report:
     for change in changes:
         if change.removed:
             try:
-                if mark_source(change.key, ports.store, ports.index):
+                if mark_source(change.key, ports.store, ports.index, ports.now()):
                     outcomes[change.key] = Outcome(change.key, "gone")
             except StoreError as error:
                 outcomes[change.key] = Outcome(change.key, "failed", str(error))
@@ -197,14 +197,17 @@ def record_verdict(key: str, store: Store, index: Index) -> Row | None:
         seen = read_verdict(store, key)
 
 
-def mark_source(key: str, store: Store, index: Index) -> bool:
+def mark_source(key: str, store: Store, index: Index, since: datetime) -> bool:
     """Mark in the worklist whether an inbox object exists; return True when it is gone.
 
-    Checks again after writing, for the same reason as `record_verdict`.
+    Then a wait that was noted at `since` or before ends, too: perhaps nobody works on it any more. Checks
+    again after writing, for the same reason as `record_verdict`.
     """
     gone = store.head(key) is None
     while True:
         index.mark(printable(key), "deleted" if gone else "present")
+        if gone:
+            index.settle(printable(key), since)
         again = store.head(key) is None
         if again == gone:
             return gone
@@ -356,7 +359,7 @@ def _settle(outcome: Outcome, since: datetime, ports: Ports) -> None:
     key = printable(outcome.key)
     row = ports.index.get(key)
     if outcome.result == "gone" or (row and row.source == "deleted"):
-        mark_source(outcome.key, ports.store, ports.index)
+        mark_source(outcome.key, ports.store, ports.index, since)
     if outcome.result in ("current", "given_up"):  # its event may be lost, or was handled before this job
         record_verdict(verdict_key(outcome.key), ports.store, ports.index)
     if outcome.result in ("current", "given_up", "gone"):

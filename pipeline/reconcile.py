@@ -205,8 +205,7 @@ class _Look:
         for key, waited in self._wrong_sources:
             if seconds_left() < 0:
                 return False
-            if mark_source(key, self._store, self._index):
-                self._index.settle(printable(key), waited)
+            mark_source(key, self._store, self._index, waited)
         for key in self._wrong_reviews:
             if seconds_left() < 0:
                 return False

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +21,6 @@ _SECONDS = (0.2, 1.5)  # that a fault lasts
 _QUIET_SECONDS = 600.0  # until everything is judged
 _TWICE = 0.03  # share of batches that come twice; while no host is there, each copy is sent again
 _TROUBLE = 0.4  # share of AWS's answers that fail, while they do
-_HOST_SECONDS = 600.0  # until another host is launched: after each loss the stack waits for longer
 
 
 class _Inbox:
@@ -77,6 +77,50 @@ class _Bucket:
         return [self.read(key, VersionId=item["VersionId"]) for item in found]
 
 
+class _Computers:
+    """Play EC2's computers: what the stack launches, or starts again, boots."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud, self._guard = cloud, threading.Lock()
+        self._booted: str | None = None
+        self._stopping = threading.Event()
+        self.started = 0
+        self.thread = threading.Thread(target=self._run, name="computers", daemon=True)
+
+    def lose(self, how: Callable[..., object]) -> None:
+        """Terminate or stop the computer that runs."""
+        with self._guard:
+            if self._booted is None:
+                raise RuntimeError("none runs")
+            how(InstanceIds=[self._booted])
+            self._booted = None
+            assert self._cloud.worker
+            self._cloud.worker.stop()
+            self._cloud.sshd.stop()
+
+    def stop(self) -> None:
+        """Boot nothing any more."""
+        self._stopping.set()
+        self.thread.join(60)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.3):
+            with self._guard:
+                found = None if self._booted else self._running()
+                if found:
+                    if self.started:
+                        self._cloud.sshd.start()
+                    self._cloud.boot()
+                    self._booted, self.started = found, self.started + 1
+
+    def _running(self) -> str | None:
+        """Return the instance in the lease, if it runs."""
+        if (found := self._cloud.instance_id()) is None:
+            return None
+        (seen,) = self._cloud.ec2.describe_instances(InstanceIds=[found])["Reservations"]
+        return found if seen["Instances"][0]["State"]["Name"] == "running" else None
+
+
 def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
     """Soak the path for so many seconds; `rate` objects a second."""
     chance, proxies = random.Random(f"{seed} cloud"), list[Proxy]()
@@ -89,27 +133,30 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
     cloud = Cloud(folder, through)
     unruly = random.Random(f"{seed} order")  # duplicates, and any order
     pumps: list[Pump] = []
+    computers: _Computers | None = None
     processes: set[tuple[int, str]] = set()
     try:
         load = Load(_Inbox(cloud.client("s3")), images, chance, rate)
         queues = zip((cloud.jobs, cloud.told, cloud.dead), ("ingest", "record", "dead_letter"), strict=True)
         pumps += [Pump(cloud, queue, function, unruly, _TWICE) for queue, function in queues]
         cloud.drop({f"{PATIENT}.jpeg": images.xray()})
-        cloud.boot()
-        deeds = _faults(cloud, proxies[0], processes, random.Random(f"{seed} damage"))
+        computers = _Computers(cloud)
+        computers.thread.start()
+        deeds = _faults(cloud, computers, proxies[0], processes, random.Random(f"{seed} damage"))
         soaked = soak(load, deeds, seconds, random.Random(f"{seed} faults"))
+        soaked.settled, soaked.waiting = _settle(cloud)
+        if not all(part.is_alive() for part in (computers.thread, *(pump.thread for pump in pumps))):
+            raise RuntimeError("a stand-in for AWS has died: this run says nothing")
         assert cloud.worker
         processes |= alive(descendants(cloud.worker.process.pid))
-        soaked.settled, soaked.waiting = _settle(cloud)
-        if not all(pump.is_alive for pump in pumps):
-            raise RuntimeError("the stand-in for Lambda's event sources has died: this run says nothing")
+        soaked.more["hosts started"] = computers.started
         soaked.more["requests that failed"] = proxies[0].failed
         soaked.more["invocations that failed"] = sum(len(pump.failures) for pump in pumps)
         found = check(_Bucket(cloud.client("s3")))
         _check_rows(found, cloud)
         _check_instances(found, cloud)
     finally:
-        for part in (*pumps, cloud, *proxies):
+        for part in (*([computers] if computers else []), *pumps, cloud, *proxies):
             part.stop()
     logs = [*folder.glob("lambda-*.log"), *folder.glob("worker*.log")]
     found.leaked += holding([PATIENT.encode(), b"Zaphod", b"1.2.77."], logs)
@@ -121,7 +168,11 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
 
 
 def _faults(
-    cloud: Cloud, proxy: Proxy, processes: set[tuple[int, str]], chance: random.Random
+    cloud: Cloud,
+    computers: _Computers,
+    proxy: Proxy,
+    processes: set[tuple[int, str]],
+    chance: random.Random,
 ) -> list[Fault]:
     def pause() -> None:
         time.sleep(chance.uniform(*_SECONDS))
@@ -167,26 +218,11 @@ def _faults(
         pause()
         cloud.endpoint.status = None
 
-    def lose_host(worker: Any) -> None:
-        lost = cloud.instance_id()
-        cloud.ec2.terminate_instances(InstanceIds=[lost])
-        worker.stop()
-        cloud.sshd.stop()
-        try:
-            wait_for(lambda: cloud.instance_id() not in (None, lost), _HOST_SECONDS, "another host")
-        finally:
-            cloud.sshd.start()
-            cloud.boot()
+    def lose_host() -> None:
+        computers.lose(cloud.ec2.terminate_instances)
 
-    def stop_host(worker: Any) -> None:
-        cloud.ec2.stop_instances(InstanceIds=[cloud.instance_id()])
-        worker.stop()
-        cloud.sshd.stop()
-        try:
-            wait_for(lambda: _state(cloud) == "running", _HOST_SECONDS, "the host's start")
-        finally:
-            cloud.sshd.start()
-            cloud.boot()
+    def stop_host() -> None:
+        computers.lose(cloud.ec2.stop_instances)
 
     return [
         Fault("AWS refusing, slow or cut off", 20, trouble),
@@ -197,15 +233,9 @@ def _faults(
         Fault("tunnels refused", 3, refuse_tunnels),
         Fault("a function killed", 5, kill_function),
         Fault("the SSH server restarted", 3, restart_sshd),
-        Fault("the host terminated", 1.5, of_worker(lose_host)),
-        Fault("the host stopped", 1.5, of_worker(stop_host)),
+        Fault("the host terminated", 1.5, lose_host),
+        Fault("the host stopped", 1.5, stop_host),
     ]
-
-
-def _state(cloud: Cloud) -> str:
-    """Return the state of the instance in the lease."""
-    found = cloud.ec2.describe_instances(InstanceIds=[cloud.instance_id()])["Reservations"]
-    return str(found[0]["Instances"][0]["State"]["Name"])
 
 
 def _settle(cloud: Cloud) -> tuple[float, str]:

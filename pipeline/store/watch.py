@@ -95,8 +95,9 @@ class InboxWatcher(FileSystemEventHandler):
     def start(self, known: Keys = tuple, unsettled: Keys = tuple) -> None:
         """Begin to watch; a first scan follows at once.
 
-        Of the keys `known` from before, those that no longer exist are reported as removed; those `unsettled`
-        are offered again. Raises UsageError when the system cannot watch.
+        Of the keys `known` from before and those `unsettled`, those that no longer exist are reported as
+        removed; the others of those `unsettled` are offered again. Raises UsageError when the system cannot
+        watch.
         """
         error = None if self._poll else self._observe()
         if isinstance(error, OSError):
@@ -225,7 +226,7 @@ class InboxWatcher(FileSystemEventHandler):
                 found = self._ledger.find(batch)
                 for key in batch:
                     entry = found.get(key)
-                    if not is_known and not entry and state_of(self._root, key) is None:
+                    if not entry and state_of(self._root, key) is None:
                         self._hints.missing(key)
                     elif is_known and entry and entry.verdict is not None:  # others are offered by each scan
                         self._undo(key)

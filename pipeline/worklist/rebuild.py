@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pipeline.errors import IndexNotReady, StoreError, place_of
 from pipeline.intake import mark_source, record_verdict
@@ -87,7 +88,7 @@ def _is_recorded(key: str, store: FullStore, index: Index) -> bool:
 
 def _mark(key: str, store: FullStore, index: Index) -> None:
     try:
-        mark_source(key, store, index)
+        mark_source(key, store, index, datetime.now(UTC))
     except IndexNotReady:
         raise
     except StoreError:

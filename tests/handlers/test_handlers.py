@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,23 @@ def test_a_deletion_marks_the_row_and_keeps_the_verdict(ports: Ports) -> None:
     again = ports.index.get("inbox/a")
     assert again is not None
     assert again.source == "present"
+
+
+def test_a_deletion_ends_the_wait_before_it_and_no_later_one(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    local.deliver(s3_event("b", ["inbox/a"]))
+    del objects(ports)["inbox/a"]
+    gone = s3_event("b", ["inbox/a"], removed=True)
+    ports.index.wait(["inbox/a"], datetime.now(UTC) + timedelta(minutes=1))  # dropped again since
+    ingest.handler(gone, CONTEXT)
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert row.waiting_since
+    ports.index.wait(["inbox/a"], datetime.now(UTC), at_work=True)
+    ingest.handler(gone, CONTEXT)
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.status, row.source, row.waiting_since, row.at_work) == ("classified", "deleted", None, False)
 
 
 def test_an_upload_that_is_gone_leaves_no_row(ports: Ports) -> None:

@@ -246,18 +246,13 @@ class Pump:
         self.answers: list[dict[str, Any]] = []
         self.failures: list[str] = []
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"pump-{function}", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether it works: an error that it does not know ends it."""
-        return self._thread.is_alive()
+        self.thread = threading.Thread(target=self._run, name=f"pump-{function}", daemon=True)
+        self.thread.start()  # an error that it does not know ends it
 
     def stop(self) -> None:
         """Stop after the current batch."""
         self._stopping.set()
-        self._thread.join(60)
+        self.thread.join(60)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -19,7 +19,7 @@ from pipeline.forget import erase_xray
 from pipeline.intake import Ports
 from pipeline.judge import Judge
 from pipeline.names import verdict_key
-from pipeline.records import Job, Outcome
+from pipeline.records import Job, Outcome, SourceState
 from pipeline.store import ledger as module
 from pipeline.store.folder import FolderStore
 from pipeline.store.ledger import Ledger, packed
@@ -248,6 +248,26 @@ def test_what_the_worklist_shows_as_waiting_is_settled(root: Path) -> None:
     program = Program(root)
     assert program.rest() == ["inbox/b"]
     wait_for(lambda: not list(program.index.unsettled()))
+    program.stop()
+
+
+@pytest.mark.parametrize("source", ["present", "deleted"])
+def test_what_waited_and_was_deleted_while_the_program_was_off_waits_no_more(
+    root: Path, source: SourceState
+) -> None:
+    (root / "inbox/b").unlink()
+    if source == "deleted":  # which an earlier start may have found
+        Program(root).stop()
+    with closing(SqliteIndex(root / ".cxr/index.sqlite")) as index:
+        index.wait(["inbox/b", "inbox/never judged"], datetime.now(UTC), at_work=True)
+        index.mark("inbox/b", source)
+    program = Program(root)
+    program.rest()
+    wait_for(lambda: not list(program.index.unsettled()))
+    row = program.index.get("inbox/b")
+    assert row is not None
+    assert (row.status, row.source, row.at_work) == ("classified", "deleted", False)
+    assert program.index.get("inbox/never judged") is None
     program.stop()
 
 
