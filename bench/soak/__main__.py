@@ -14,7 +14,7 @@ from bench.soak.run import STOPPING, Soaked
 
 PATHS: dict[str, tuple[float, Callable[[float, int, float, Path], Soaked]]] = {
     "folder": (12.0, folder.run),  # objects a second
-    "cloud": (3.0, cloud.run),
+    "cloud": (1.5, cloud.run),
 }
 
 

@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ class _Bucket:
     def __init__(self, s3: Any) -> None:
         self._s3 = s3
         self._etags: dict[str, str] = {}
+        self._versions = defaultdict[str, list[dict[str, Any]]](list)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Return all keys that begin with a prefix."""
@@ -70,10 +72,11 @@ class _Bucket:
 
     def versions(self, key: str) -> Iterable[bytes]:
         """Return all contents that an object had, the last one at the end."""
-        found = []
-        for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET, Prefix=key):
-            found += [item for item in page.get("Versions", ()) if item["Key"] == key]
-        found.sort(key=lambda item: (item["IsLatest"], item["LastModified"]))
+        if not self._versions:  # listed once: moto looks through all objects each time
+            for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET):
+                for item in page.get("Versions", ()):
+                    self._versions[item["Key"]].append(item)
+        found = sorted(self._versions[key], key=lambda item: (item["IsLatest"], item["LastModified"]))
         return [self.read(key, VersionId=item["VersionId"]) for item in found]
 
 
