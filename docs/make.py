@@ -270,8 +270,9 @@ def screenshots() -> None:
     from playwright.sync_api import sync_playwright
 
     with _page() as url, sync_playwright() as playwright:
+        chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
         options = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
         window = {"width": 1280, "height": 800}
         page = browser.new_page(viewport=window, device_scale_factor=1.25, color_scheme="dark")
         for name, path in (("worklist", "/"), ("xray", "/xray/pneumonia-1.jpeg")):
