@@ -26,7 +26,7 @@ from tests.support.receiver import SECRET, receiving
 
 _DISK = 1_500_000_000  # bytes of the disk in memory
 _SECONDS = (0.2, 1.5)  # that a fault lasts
-_QUIET_SECONDS = 600.0  # until everything is judged, sent and told
+_QUIET_SECONDS = 2400.0  # until everything is judged, sent and told
 
 
 class _Inbox:
