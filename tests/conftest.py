@@ -163,7 +163,7 @@ def dynamo(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoIndex"]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Provide Debian's Chromium, driven by playwright; the shell has no window, and needs half of the time."""
+    """Provide Debian's Chromium, driven by playwright; without a window it needs half of the time."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium-headless-shell") or shutil.which("chromium")

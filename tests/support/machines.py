@@ -187,7 +187,7 @@ class Moto:
     def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         port = free_port(address)
         self.url = f"http://{address}:{port}"
-        command = [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)]
+        command = [sys.executable, "-m", "tests.support.moto_main", "-H", address, "-p", str(port)]
         images = {"MOTO_AMIS_PATH": str(ROOT / "tests" / "support" / "amis.json")}  # a few are read at once
         self.process = Process(command, folder / "moto.log", {**os.environ, **images})
         self.process.wait_until_listening(port, address, "moto")
