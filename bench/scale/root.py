@@ -1,4 +1,4 @@
-"""Measure `cxr up` over a root with a million X-rays: `python -m bench.scale [FILES]`.
+"""Measure `cxr up` over a root with a million X-rays: `python -m bench.scale.root [FILES]`.
 
 The inbox has folders of 1,000 files of a few bytes each, no two alike; such files are never read while
 nothing changes. Their verdicts, rows and the ledger of known files are made in bulk, from one verdict of the
