@@ -3,8 +3,8 @@
 The archive has `count` names for the images of the folder IMAGES, 1,000 in a folder; they are hard links, or
 with `--bucket` objects of a bucket of moto. Each is judged, and its verdict and preview written. Before and
 afterwards a worker judges the same images, so that the two rates can be compared; the rest of the machine has
-to be quiet. With `--engine ray`, Ray runs with its dashboard, if that is installed (it is in the environment of
-`make bench`), and its figures are printed, too.
+to be quiet. With `--engine ray`, Ray runs with its dashboard, if that is installed (it is in the environment
+of `make bench`), and its figures are printed, too.
 """
 
 import argparse
@@ -190,18 +190,21 @@ def _ray(env: dict[str, str]) -> Iterator[int]:
 def _figures(port: int) -> dict[str, Any] | None:
     """Return what the dashboard shows of the machine and of Ray's workers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/nodes?view=summary", timeout=10) as answer:
-            (node,) = json.load(answer)["data"]["summary"]
+        (node,) = _asked(port, "/nodes?view=summary")["summary"]
+        workers = _asked(port, f"/nodes/{node['raylet']['nodeId']}")["detail"]["workers"]
     except (OSError, ValueError, KeyError):
         return None
+    busy = {one["cmdline"][0]: one["cpuPercent"] for one in workers if one["cpuPercent"] > 1}
     return {
-        "cpu_percent": node["cpu"],
-        "memory_mb": round((node["mem"][0] - node["mem"][1]) / 1e6),
-        "workers_cpu_percent": {
-            one["cmdline"][0]: one["cpuPercent"] for one in node["workers"] if one["cpuPercent"] > 1
-        },
-        "object_store_mb": round(node["raylet"]["objectStoreUsedMemory"] / 1e6, 1),
+        "cpu percent": node["cpu"],
+        "memory in use, MB": round((node["mem"][0] - node["mem"][1]) / 1e6),
+        "cpu percent of workers": busy,
     }
+
+
+def _asked(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.load(answer)["data"]
 
 
 def lines(seen: Run, engine: str) -> list[str]:
