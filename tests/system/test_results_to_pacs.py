@@ -147,7 +147,9 @@ def test_results_get_into_the_studies_whoever_is_killed(tmp_path: Path) -> None:
 
 @needs_orthanc
 @pytest.mark.timeout(300)
-def test_fifty_go_round_while_both_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_go_round_while_both_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soak does this for as long as one likes."""
+    count, kills = 20, 4
     monkeypatch.setenv("CONFIRM_SECONDS", "5")
     chance, port, root = random.Random(17), free_port(), tmp_path / "root"
     ours = {"AET": "CXR-INBOX", "Host": "127.0.0.1", "Port": port, "AllowStorageCommitment": True}
@@ -161,8 +163,8 @@ def test_fifty_go_round_while_both_are_killed(tmp_path: Path, monkeypatch: pytes
         parts = {name: all_of_it.enter_context(ExitStack()) for name in starts}
         now = {name: part.enter_context(starts[name]()) for name, part in parts.items()}
         senders = ThreadPoolExecutor(2)
-        passed = [senders.submit(pass_on, pacs, port, data) for data in in_syntaxes(50)]
-        for kill in range(10):
+        passed = [senders.submit(pass_on, pacs, port, data) for data in in_syntaxes(count)]
+        for kill in range(kills):
             wait_for(lambda least=5 * kill: sum(one.done() for one in passed) >= least, 60, what="X-rays")
             now["inbox"].hasten()
             time.sleep(chance.uniform(0, 4))  # results are under way now
@@ -173,12 +175,14 @@ def test_fifty_go_round_while_both_are_killed(tmp_path: Path, monkeypatch: pytes
         for one in passed:
             one.result(60)
         until = time.monotonic() + 120
-        while now["inbox"].done("PACS") < 50 and time.monotonic() < until:
+        while now["inbox"].done("PACS") < count and time.monotonic() < until:
             now["inbox"].hasten()
             time.sleep(1)
-        assert pacs.kinds() == sorted([*expected(50), *((f"1.2.55.{number}", "DX") for number in range(50))])
+        assert pacs.kinds() == sorted(
+            [*expected(count), *((f"1.2.55.{number}", "DX") for number in range(count))]
+        )
         figures = now["inbox"].figures()
-    assert figures == {f"destination=PACS,state={s}": 50 * (s == "done") for s in get_args(DeliveryState)}
-    assert len(list((root / "inbox").iterdir())) == 50
+    assert figures == {f"destination=PACS,state={s}": count * (s == "done") for s in get_args(DeliveryState)}
+    assert len(list((root / "inbox").iterdir())) == count
     verdicts = [Verdict.from_json(path.read_bytes()) for path in (root / "outbox").glob("*.json")]
-    assert [verdict.status for verdict in verdicts] == ["classified"] * 50
+    assert [verdict.status for verdict in verdicts] == ["classified"] * count
