@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -194,11 +195,13 @@ def _figures(port: int) -> dict[str, Any] | None:
         workers = _asked(port, f"/nodes/{node['raylet']['nodeId']}")["detail"]["workers"]
     except (OSError, ValueError, KeyError):
         return None
-    busy = {one["cmdline"][0]: one["cpuPercent"] for one in workers if one["cpuPercent"] > 1}
+    busy = Counter[str]()
+    for one in workers:
+        busy[one["cmdline"][0]] += one["cpuPercent"]
     return {
         "cpu percent": node["cpu"],
         "memory in use, MB": round((node["mem"][0] - node["mem"][1]) / 1e6),
-        "cpu percent of workers": busy,
+        "cpu percent of processes": {name: round(share) for name, share in busy.items() if share >= 1},
     }
 
 
