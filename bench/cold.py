@@ -18,6 +18,18 @@ from bench.running import worker
 _TIMES = 5
 # Work of the AWS runtime for a function's first event, before it runs.
 _LAMBDA = "import handlers.ingest; from handlers import wiring; wiring.ports()"
+# The names of all modules that this start imports, in their order.
+_NAMES = "; import sys; print(*sys.modules)"
+# Import modules by name; some are not there as files.
+_IMPORT = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+"""
+_OURS = ("ec2_runner", "handlers", "pipeline")
 _OF_A_STACK = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "CXR_BUCKET": "bench",
@@ -30,11 +42,12 @@ _OF_A_STACK = {
 
 @dataclass(frozen=True)
 class Cold:
-    """Hold the medians of five starts, in seconds."""
+    """Hold the medians of five starts, in seconds, and a median of ratios."""
 
     classify: float  # `cxr classify` with one file
     worker: float  # `cxr worker`, until /healthz answers
     function: float  # the Lambda function's imports and adapters
+    imports: float  # the function's imports, in times those of others' modules among them
 
 
 def measure(paths: list[Path]) -> Cold:
@@ -45,7 +58,23 @@ def measure(paths: list[Path]) -> Cold:
         classify=_median(lambda: _run(classify)),
         worker=_median(_worker),
         function=_median(lambda: _run(function, _OF_A_STACK)),
+        imports=_imports(),
     )
+
+
+def _imports() -> float:
+    """Compare the function's imports with those of its libraries, in turn."""
+    said = subprocess.run(
+        [sys.executable, "-c", _LAMBDA + _NAMES],
+        env={**os.environ, **_OF_A_STACK},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    ).stdout.decode()
+    names = [name for name in said.split() if name != "__main__"]
+    others = [name for name in names if name.partition(".")[0] not in _OURS]
+    commands = [[sys.executable, "-c", _IMPORT, *some] for some in (names, others)]
+    return _median(lambda: _run(commands[0]) / _run(commands[1]))
 
 
 def _median(start: Callable[[], float]) -> float:
@@ -70,6 +99,7 @@ def lines(seen: Cold) -> list[str]:
         f"cxr classify, one file          {seen.classify:5.2f} s",
         f"cxr worker, until it answers    {seen.worker:5.2f} s",
         f"the Lambda function's start     {seen.function:5.2f} s",
+        f"its imports, to its libraries'  {seen.imports:5.2f} times",
     ]
 
 

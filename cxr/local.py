@@ -219,7 +219,11 @@ class LocalQueue:
         """
         bucket = self._ports.store.bucket
         if hint.removed:
-            ingest.handler(s3_event(bucket, [key], removed=True), LocalContext())
+            event = s3_event(bucket, [key], removed=True)
+            outcomes = ingest.handler(event, LocalContext())["outcomes"]
+            _record(
+                [item["key"] for item in outcomes if item["result"] in _WITH_VERDICT]
+            )  # it is there again
             return None, 0, None
         if self._is_settled(key):
             return None, 0, True

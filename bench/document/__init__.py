@@ -141,6 +141,7 @@ def _cold(of: Json) -> Iterable[Row]:
     yield "start of `cxr classify` with one file", f"{of['classify']:.2f} s"
     yield "start of `cxr worker`, until it answers", f"{of['worker']:.2f} s"
     yield "start of the Lambda function: Python, imports, adapters", f"{of['function']:.2f} s"
+    yield "its imports, compared with those of its libraries", f"{of['imports']:.2f} times"
 
 
 def _latency(of: Json) -> Iterable[Row]:

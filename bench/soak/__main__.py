@@ -36,7 +36,7 @@ def main(minutes: float, seed: int, paths: list[str], keep: Path) -> int:
             (keep / f"{name}.json").write_text(json.dumps(report, indent=1), "utf-8")
             sys.stdout.write("\n".join([f"== {name}", *lines(soaked)]) + "\n")
             sys.stdout.flush()
-            is_clean &= soaked.checked.is_clean and not soaked.waiting
+            is_clean &= soaked.checked.is_clean and not soaked.waiting and soaked.checked.objects > 0
     sys.stdout.write(f"written: {keep}\n")
     return 0 if is_clean else 1
 

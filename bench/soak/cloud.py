@@ -274,11 +274,13 @@ def _check_rows(found: Checked, cloud: Cloud) -> None:
     """Compare the worklist with the outbox."""
     rows = cloud.rows()
     for info in cloud.store.list("inbox/"):
-        row = rows.get(info.key)
+        row = rows.pop(info.key, None)
         if row is None:
             found.lost.append(f"row of {info.key}")
         elif row.etag != info.etag or row.waiting_since is not None:
             found.stale.append(f"row of {info.key}")
+    left = [row for row in rows.values() if row.source != "deleted" or row.waiting_since]
+    found.stale += [f"row of {row.key}, which was deleted" for row in left]
 
 
 def _check_instances(found: Checked, cloud: Cloud) -> None:

@@ -119,6 +119,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
             processes |= alive([up.process.pid, *descendants(up.process.pid)])
             soaked.settled, soaked.waiting = _settle(up, root)
             found = check(Folder(root))
+            _check_rows(found, up, root)
             _check_dicom(found, root, sender.taken, pacs if pacs else None, up)
             _check_notices(found, root, told.notices, soaked)
         finally:
@@ -279,6 +280,20 @@ def _unsent(up: faults.Up) -> str:
         lines = answer.read().decode().splitlines()
     found = [line for line in lines if line.startswith("cxr_outgoing{") and not line.endswith(" 0")]
     return ", ".join(line for line in found if 'state="waiting"' in line or 'state="sent"' in line)
+
+
+def _check_rows(found: Checked, up: faults.Up, root: Path) -> None:
+    """Compare the worklist with inbox and outbox."""
+    query = "SELECT key, etag, verdict_key, verdict_etag, source FROM rows"
+    with closing(_opened(up.index, "ro")) as database:
+        rows = {row[0]: row[1:] for row in database.execute(query)}
+    for key in Folder(root).keys("inbox/"):
+        etag, verdict_key, verdict_etag, source = rows.pop(key, (None, None, None, None))
+        if source is None:
+            found.lost.append(f"row of {key}")
+        elif (source, etag, verdict_etag) != ("present", _etag(root / key), _etag(root / verdict_key)):
+            found.stale.append(f"row of {key}")
+    found.stale += [f"row of {key}, which was deleted" for key, row in rows.items() if row[3] != "deleted"]
 
 
 def _check_dicom(found: Checked, root: Path, taken: list[str], pacs: Orthanc | None, up: faults.Up) -> None:

@@ -181,6 +181,17 @@ def test_a_deletion_ends_the_wait_before_it_and_no_later_one(ports: Ports) -> No
     assert (row.status, row.source, row.waiting_since, row.at_work) == ("classified", "deleted", None, False)
 
 
+def test_a_late_deletion_of_what_is_there_again_shows_its_verdict(ports: Ports) -> None:
+    objects(ports)["inbox/a"] = b"P1"
+    hints = local.LocalQueue(ports)
+    hints.hint("inbox/a", removed=True)
+    wait_for(lambda: hints.status().depth == 0)
+    hints.stop()
+    row = ports.index.get("inbox/a")
+    assert row is not None
+    assert (row.status, row.waiting_since, row.at_work) == ("classified", None, False)
+
+
 def test_an_upload_that_is_gone_leaves_no_row(ports: Ports) -> None:
     assert results(ingest.handler(s3_event("b", ["inbox/a"]), CONTEXT)) == {"inbox/a": "gone"}
     assert ports.index.get("inbox/a") is None
