@@ -76,7 +76,7 @@ def deliver(event: Event) -> Delivered:
             latest, ignored = {item["key"]: item["result"] for item in answer["outcomes"]}, answer["ignored"]
         except IngestFailed as error:
             latest = {outcome.key: outcome.result for outcome in error.outcomes}
-        _record([key for key, result in latest.items() if result in _WITH_VERDICT])
+        _record({"key": key, "result": result} for key, result in latest.items())
         outcomes |= {key: result for key, result in latest.items() if outcomes.get(key) in (None, "failed")}
         if "failed" not in latest.values():
             break
@@ -84,14 +84,15 @@ def deliver(event: Event) -> Delivered:
             time.sleep(pause)
     else:
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
-        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
+        _record(given_up)
         outcomes |= {item["key"]: item["result"] for item in given_up if outcomes[item["key"]] == "failed"}
     return Delivered([{"key": key, "result": result} for key, result in outcomes.items()], ignored)
 
 
-def _record(keys: list[str]) -> None:
+def _record(outcomes: Iterable[Mapping[str, str]]) -> None:
+    keys = [verdict_key(item["key"]) for item in outcomes if item["result"] in _WITH_VERDICT]
     if keys:
-        record.handler(s3_event("local", [verdict_key(key) for key in keys]), LocalContext())
+        record.handler(s3_event("local", keys), LocalContext())
 
 
 @dataclass(frozen=True)
@@ -221,15 +222,13 @@ class LocalQueue:
         if hint.removed:
             event = s3_event(bucket, [key], removed=True)
             outcomes = ingest.handler(event, LocalContext())["outcomes"]
-            _record(
-                [item["key"] for item in outcomes if item["result"] in _WITH_VERDICT]
-            )  # it is there again
+            _record(outcomes)  # it is there again
             return None, 0, None
         if self._is_settled(key):
             return None, 0, True
         event = sqs_event(bucket, [Job(key, since=hint.since, tries=hint.tries)])
         outcomes = ingest.handler(event, LocalContext())["outcomes"]
-        _record([item["key"] for item in outcomes if item["result"] in _WITH_VERDICT])
+        _record(outcomes)
         failed = [item for item in outcomes if item["result"] == "failed"]
         if not failed:
             return None, 0, _is_current(outcomes)
@@ -240,7 +239,7 @@ class LocalQueue:
         if hint.tries < len(_PAUSES):
             return replace(hint, tries=hint.tries + 1), _PAUSES[hint.tries], None
         given_up = dead_letter.handler(event, LocalContext())["outcomes"]
-        _record([item["key"] for item in given_up if item["result"] in _WITH_VERDICT])
+        _record(given_up)
         return None, 0, _is_current(given_up)
 
     def _is_settled(self, key: str) -> bool:
