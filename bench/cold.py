@@ -47,7 +47,7 @@ class Cold:
     classify: float  # `cxr classify` with one file
     worker: float  # `cxr worker`, until /healthz answers
     function: float  # the Lambda function's imports and adapters
-    imports: float  # the function's imports, in times those of others' modules among them
+    imports: float  # how many times as long the function's imports take as those of its libraries alone
 
 
 def measure(paths: list[Path]) -> Cold:

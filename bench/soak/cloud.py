@@ -101,6 +101,15 @@ class _Computers:
             self._cloud.worker.stop()
             self._cloud.sshd.stop()
 
+    def restart_sshd(self, pause: Callable[[], None]) -> None:
+        """Stop the SSH server of the computer that runs, and start it again."""
+        with self._guard:
+            if self._booted is None:
+                raise RuntimeError("none runs")
+            self._cloud.sshd.stop()
+            pause()
+            self._cloud.sshd.start()
+
     def stop(self) -> None:
         """Boot nothing any more."""
         self._stopping.set()
@@ -210,11 +219,6 @@ def _faults(
         cloud.lambdas[name].stop()
         cloud.lambdas[name] = cloud.make_lambda(name)
 
-    def restart_sshd() -> None:
-        cloud.sshd.stop()
-        pause()
-        cloud.sshd.start()
-
     def refuse_tunnels() -> None:
         cloud.endpoint.cut()
         cloud.endpoint.status = chance.choice((403, 500, 503))
@@ -235,27 +239,25 @@ def _faults(
         Fault("all tunnels cut", 15, cloud.endpoint.cut),
         Fault("tunnels refused", 3, refuse_tunnels),
         Fault("a function killed", 5, kill_function),
-        Fault("the SSH server restarted", 3, restart_sshd),
+        Fault("the SSH server restarted", 3, lambda: computers.restart_sshd(pause)),
         Fault("the host terminated", 1.5, lose_host),
         Fault("the host stopped", 1.5, stop_host),
     ]
 
 
 def _settle(cloud: Cloud) -> tuple[float, str]:
-    """Wait until the queues are empty, twice, with what runs every quarter of an hour in between."""
+    """Wait until the queues are empty, with what runs every quarter of an hour after the first two times."""
     began, left = time.monotonic(), "nothing looked at"
-    for _ in range(2):
+    for runs_after in (True, True, False):
         while left and time.monotonic() < began + _QUIET_SECONDS and not STOPPING.is_set():
             time.sleep(2)
             left = _queued(cloud)
-        reconciler = cloud.make_lambda("reconcile")
-        with suppress(InvocationFailed):
-            reconciler.invoke({})
-        reconciler.stop()
-        left = left or "the end"
-    while left and time.monotonic() < began + _QUIET_SECONDS and not STOPPING.is_set():
-        time.sleep(2)
-        left = _queued(cloud)
+        if runs_after:
+            reconciler = cloud.make_lambda("reconcile")
+            with suppress(InvocationFailed):
+                reconciler.invoke({})
+            reconciler.stop()
+            left = left or "the end"
     return time.monotonic() - began, left
 
 
