@@ -1,5 +1,6 @@
 """Provide fixtures that several tests need."""
 
+import gc
 import logging
 import os
 import shutil
@@ -7,11 +8,14 @@ import subprocess
 from collections.abc import Generator, Iterator
 from functools import cache, partial
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 from botocore.loaders import JSONFileLoader
+from flask import Flask
+from jinja2.bccache import Bucket, BytecodeCache
 from moto.core.models import MockAWS
 
 from handlers import wiring
@@ -28,11 +32,30 @@ if TYPE_CHECKING:
 
 os.environ["CXR_CONFIG"] = str(Path(__file__).parent / "support" / "no-settings.toml")
 os.environ.pop("AWS_REGION", None)  # a developer's; it would come before the tests' AWS_DEFAULT_REGION
+# Each more is a process that loads the network; what is about several at once sets it.
+os.environ["CXR_THREADS"] = "1"
 # Before anything imports moto's EC2; its servers inherit it.
 os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "support" / "amis.json")
 # Each session of boto3 reads the descriptions of AWS's services anew; here they are read once.
 _described = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
 JSONFileLoader.load_file = lambda _, file_path: _described(file_path)
+
+
+class _Templates(BytecodeCache):
+    """Keep the compiled templates for all pages of this process: each page would compile them anew."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, tuple[str, CodeType | None]] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        checksum, code = self._compiled.get(bucket.key, ("", None))
+        bucket.code = code if checksum == bucket.checksum else None
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key] = bucket.checksum, bucket.code
+
+
+Flask.jinja_options = {"bytecode_cache": _Templates()}
 
 # Long, or waiting more than computing: begun first, so that others run beside them to the end.
 _FIRST = ("test_cloud", "test_training", "test_figures", "test_backfill_ray", "test_status", "test_host")
@@ -72,6 +95,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_whole(item):
             item.add_marker("whole")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the hundreds of thousands of objects that the imports left."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

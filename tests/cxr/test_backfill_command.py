@@ -135,7 +135,10 @@ def test_a_source_that_is_not_there_makes_no_outbox(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXR_THREADS", "2")
     source, outbox = tmp_path / "scans", tmp_path / "out"
     for number in range(COUNT):
         path = source / f"{number % 5}/{number}.jpeg"

@@ -13,6 +13,11 @@ from pipeline.settings import SECTIONS, DeployedSettings, Settings, load_setting
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXR_THREADS")  # which the other tests set
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Provide an empty current folder; a `cxr.toml` in it counts."""

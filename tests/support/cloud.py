@@ -260,7 +260,7 @@ class Pump:
             if messages:
                 self._deliver(messages)
             else:
-                time.sleep(0.1)
+                time.sleep(0.25)
 
     def _take(self) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -320,5 +320,5 @@ def _record(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a condition, with patience for a slow machine."""
-    wait_for(condition, seconds)
+    """Wait for a condition, with patience and few questions to moto, which has one core."""
+    wait_for(condition, seconds, pause=0.1)

@@ -130,7 +130,12 @@ def lossless_jpeg(pixels: Pixels, predictor: int, bits: int) -> bytes:
 
     Each difference is a class of 5 bits, and as many bits as the class says.
     """
-    values = pixels.astype(np.int64)
+    return _lossless_jpeg(pixels.tobytes(), pixels.dtype.str, pixels.shape, predictor, bits)
+
+
+@cache  # many tests encode the same pixels
+def _lossless_jpeg(data: bytes, kind: str, shape: tuple[int, int], predictor: int, bits: int) -> bytes:
+    values = np.frombuffer(data, kind).reshape(shape).astype(np.int64)
     expected = np.roll(values, 1, axis=2 - predictor)
     expected[:, 0] = np.roll(values[:, 0], 1)  # the first column is like the one above, the first row
     expected[0] = np.roll(values[0], 1)  # like the one to the left
@@ -143,7 +148,7 @@ def lossless_jpeg(pixels: Pixels, predictor: int, bits: int) -> bytes:
     text = "".join(stream)
     text += "1" * (-len(text) % 8)
     scan = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\0")
-    rows, columns = pixels.shape
+    rows, columns = shape
     codes = bytes((0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)))  # 17 codes of 5 bits
     return b"".join(
         (

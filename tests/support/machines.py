@@ -31,12 +31,17 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
-    """Wait until the condition holds; raise AssertionError if it does not in time."""
+def wait_for(
+    condition: Callable[[], object], seconds: float = 20, what: str = "", pause: float = 0.02
+) -> None:
+    """Wait until the condition holds; raise AssertionError if it does not in time.
+
+    `pause` is the time between two looks, in seconds.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what or condition} did not come true in {seconds} s"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,7 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "BMP": lambda: encoded(sample(), "BMP"),
     "single GIF": lambda: encoded(sample(), "GIF"),
 }
+GOOD = {name: cache(make) for name, make in GOOD.items()}  # many tests encode the same picture
 
 
 def png_of(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -256,6 +258,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "one pixel": ("not_a_chest_xray", lambda: encoded(Image.new("L", (1, 1)), "PNG")),
     "noise of bytes": ("unsupported_format", lambda: np.random.default_rng(1).bytes(5000)),
 }
+BAD = {name: (code, cache(make)) for name, (code, make) in BAD.items()}
 
 
 def with_text(image: Image.Image, text: str) -> bytes:

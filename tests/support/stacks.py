@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import yaml
 from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet as FakeChangeSet
@@ -213,6 +216,7 @@ def cloud(folder: Path) -> Iterator[Cloud]:
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": REGION}
     with (
         mock.patch.dict(os.environ, {**keys, "AWS_DEFAULT_REGION": REGION}),
+        mock.patch.object(yaml, "load", lambda text, Loader: deepcopy(_loaded(text, Loader))),
         mock.patch.object(FakeChangeSet, "apply", _apply),
         mock.patch.object(IAMPolicyStatement, "is_action_permitted", _is_permitted),
         mock_aws(),
@@ -226,6 +230,7 @@ def cloud(folder: Path) -> Iterator[Cloud]:
         yield made
 
 
+_loaded = cache(yaml.load)  # moto parses one template up to six times for a deployment, slowly
 _permitted_by_moto = IAMPolicyStatement.is_action_permitted
 
 

@@ -30,7 +30,7 @@ def test_an_image_that_hangs_keeps_no_other_waiting_and_ends_as_failed(tmp_path:
     """A hanging image does not keep the program from ending either."""
     (tmp_path / "inbox").mkdir()
     image = (SAMPLES / "normal-1.jpeg").read_bytes()
-    env = {**os.environ, "CXR_IMAGE_SECONDS": "3"}
+    env = {**os.environ, "CXR_IMAGE_SECONDS": "3", "CXR_THREADS": "2"}
     command = [sys.executable, "-m", "tests.support.up_main", "up", "--root", str(tmp_path), "--port", "0"]
     process = Process(command, tmp_path / "log", env)
     try:

@@ -30,7 +30,7 @@ class Up:
         self.root, self.port = root, port
         (root / "inbox").mkdir(parents=True, exist_ok=True)
         words = ["up", "--root", str(root), "--port", "0", "--dicom-port", str(port)]
-        env = {**os.environ, "CXR_LOG_LEVEL": "DEBUG", "CXR_SEND": json.dumps(tables)}
+        env = {**os.environ, "CXR_LOG_LEVEL": "DEBUG", "CXR_THREADS": "2", "CXR_SEND": json.dumps(tables)}
         log = root / "log"
         log.unlink(missing_ok=True)
         self.process = Process([sys.executable, "-m", "tests.support.up_main", *words], log, env)

@@ -1,6 +1,7 @@
 """`cxr up` as a whole: real processes, real files and the real network."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -25,14 +26,20 @@ from tests.support.fakes import XRAYS
 
 
 class Up:
-    """Run a `cxr up` process on a free port."""
+    """Run a `cxr up` process on a free port; it judges `threads` X-rays at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, threads: int = 1) -> None:
         self.root = root
         # waitress leaves its connections to the end of the process.
         warnings = ["-W", "error", "-W", "ignore:unclosed <socket:ResourceWarning"]
         command = [sys.executable, *warnings, "-m", "cxr", "up", "--root", str(root), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"CXR_THREADS": str(threads)},
+        )
         assert self.process.stdout is not None
         self.process.stdout.readline()
         self.url = self.process.stdout.readline().split()[4]
@@ -51,7 +58,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def up(root: Path) -> Iterator[Up]:
-    process = Up(root)
+    process = Up(root, threads=2)
     yield process
     assert process.end() == ""
     assert process.process.returncode == 0
@@ -109,21 +116,21 @@ def test_replaced_and_deleted_files(up: Up, root: Path) -> None:
 
 def test_a_kill_in_the_middle_loses_and_damages_nothing(root: Path) -> None:
     count = 40
-    first = Up(root)
+    first = Up(root, threads=2)
     for number in range(count):
         (root / f"inbox/{number}.jpeg").write_bytes(varied(number))
     wait_for(lambda: len(list((root / "outbox").glob("*.json"))) > 3, 60)
     first.end(signal.SIGKILL)
     assert len(verdicts(root)) < count
     (root / "inbox/0.jpeg").write_bytes(varied(100))
-    second = Up(root)
+    second = Up(root, threads=2)
     wait_for(lambda: len(verdicts(root)) == count, 60)
     wait_for(lambda: verdicts(root)["0.jpeg"].source.size == len(varied(100)), 60)
     wait_for(lambda: bool(states(second)) and "waiting" not in states(second), 60)
     assert all(verdict.status == "classified" for verdict in verdicts(root).values())
     before = {path: path.stat().st_mtime_ns for path in (root / "outbox").rglob("*.json")}
     second.end()
-    third = Up(root)  # dropping the same again, as a start does, changes nothing
+    third = Up(root, threads=2)  # dropping the same again, as a start does, changes nothing
     for number in range(count):
         shutil.copy(root / f"inbox/{number}.jpeg", root / "copy")
         (root / "copy").rename(root / f"inbox/{number}.jpeg")

@@ -42,7 +42,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Return the page's address and its root."""
     root = tmp_path_factory.mktemp("root")
     (root / "inbox").mkdir()
-    process = Up(root)
+    process = Up(root, threads=2)
     yield process.url, root
     process.end()
 

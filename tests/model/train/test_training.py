@@ -202,7 +202,7 @@ def test_eras_follow_the_numbers_of_the_patients(data: Path) -> None:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a small network, long enough to learn the drawings."""
     out = tmp_path_factory.mktemp("run")
-    config = replace(TINY, epochs=4, averaging=0.9)
+    config = replace(TINY, averaging=0.9)
     for job in plan(load_samples(data), config):  # here, since a process would take longer than the training
         list(train_member(job, out / job.name, config))
         if job.is_witness:
