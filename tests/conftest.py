@@ -6,14 +6,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.client import ClientCreator
 from flask import Flask
 from jinja2.bccache import Bucket, BytecodeCache
 from moto.core.models import MockAWS
@@ -36,9 +37,20 @@ os.environ.pop("AWS_REGION", None)  # a developer's; it would come before the te
 os.environ["CXR_THREADS"] = "1"
 # Before anything imports moto's EC2; its servers inherit it.
 os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "support" / "amis.json")
-# Each session of boto3 reads the descriptions of AWS's services anew; here they are read once.
-_described = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
-JSONFileLoader.load_file = lambda _, file_path: _described(file_path)
+# Each session of boto3 reads the descriptions of AWS's services anew, and makes a class of one for each
+# client; here that is done once.
+botocore.session.create_loader = cache(botocore.session.create_loader)
+_client_classes: dict[str, type] = {}
+_make_client_class = ClientCreator._create_client_class
+
+
+def _client_class(creator: ClientCreator, service: str, model: object) -> type:
+    if service not in _client_classes:
+        _client_classes[service] = _make_client_class(creator, service, model)
+    return _client_classes[service]
+
+
+ClientCreator._create_client_class = _client_class
 
 
 class _Templates(BytecodeCache):

@@ -117,6 +117,13 @@ def test_it_finds_one_kind_of_harm(kept: Kept, kind: str, harm: Callable[[Kept],
     assert {name: len(keys) for name, keys in checked(kept).items()} == {kind: 1}
 
 
+def test_an_inbox_that_is_not_as_it_was_dropped(kept: Kept) -> None:
+    of = {name: hashlib.sha256(kept.objects[f"inbox/{name}"]).hexdigest() for name in ("a.jpeg", "ward/b")}
+    assert checker.check(kept, 0, of | {"open": None, "c.png": None}).is_clean
+    found = checker.check(kept, 0, {"a.jpeg": of["ward/b"], "dropped": of["ward/b"]})
+    assert (found.damaged, found.lost) == (["a.jpeg, in the inbox"], ["dropped, from the inbox"])
+
+
 def test_a_second_try_after_a_failure_is_no_doubling(kept: Kept) -> None:
     failed = {**json.loads(kept.objects["outbox/a.jpeg.json"]), "status": "failed"}
     kept.before["outbox/a.jpeg.json"] = [json.dumps(failed).encode()]

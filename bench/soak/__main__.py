@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -31,7 +32,12 @@ def main(minutes: float, seed: int, paths: list[str], keep: Path) -> int:
             rate, path = PATHS[name]
             running[pool.submit(path, 60 * minutes, seed, rate, Path(place) / name)] = name
         for one in as_completed(running):
-            name, soaked = running[one], one.result()
+            name = running[one]
+            if error := one.exception():
+                traceback.print_exception(error)
+                is_clean = False
+                continue
+            soaked = one.result()
             report = vars(soaked) | {"checked": vars(soaked.checked)}
             (keep / f"{name}.json").write_text(json.dumps(report, indent=1), "utf-8")
             sys.stdout.write("\n".join([f"== {name}", *lines(soaked)]) + "\n")

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +77,7 @@ class Checked:
     objects: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)  # by status, of objects that exist
     orphans: int = 0  # verdicts of objects that were deleted, which is right
-    lost: list[str] = field(default_factory=list)  # no verdict
+    lost: list[str] = field(default_factory=list)  # no verdict, or dropped and not there any more
     stale: list[str] = field(default_factory=list)  # a verdict of other bytes
     doubled: list[str] = field(default_factory=list)  # the same bytes judged, or sent, twice
     damaged: list[str] = field(default_factory=list)  # not what the schema, or a decoder, takes
@@ -95,8 +95,14 @@ class Checked:
         return {"objects": self.objects, **self.verdicts, "orphans": self.orphans, **found}
 
 
-def check(store: Objects, again: int = _JUDGED_AGAIN) -> Checked:
-    """Compare each inbox object with its verdict and its preview; have `again` of them judged once more."""
+def check(
+    store: Objects, again: int = _JUDGED_AGAIN, held: Mapping[str, str | None] | None = None
+) -> Checked:
+    """Compare each inbox object with its verdict and its preview; have `again` of them judged once more.
+
+    `held` is what was dropped and not deleted: SHA-256 by name, None where a fault left it open. Nobody but
+    those who drop may change it.
+    """
     found, schema = Checked(), Draft202012Validator(json.loads(_SCHEMA.read_bytes()))
     inbox = {key: store.read(key) for key in store.keys(INBOX)}
     outbox = list(store.keys(OUTBOX))
@@ -123,6 +129,12 @@ def check(store: Objects, again: int = _JUDGED_AGAIN) -> Checked:
         found.verdicts[verdict["status"]] += 1
         _compare(found, key, inbox[key], store.etag(key), verdict)
         _look_at_preview(found, key, verdict, previews, store)
+    for name, digest in (held or {}).items():
+        data = inbox.get(f"{INBOX}{name}")
+        if digest and data is None:
+            found.lost.append(f"{name}, from the inbox")
+        elif digest and data is not None and hashlib.sha256(data).hexdigest() != digest:
+            found.damaged.append(f"{name}, in the inbox")
     if again:
         _judge_again(found, inbox, whole, again)
     return found

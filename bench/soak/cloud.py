@@ -164,7 +164,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
         soaked.more["hosts started"] = computers.started
         soaked.more["requests that failed"] = proxies[0].failed
         soaked.more["invocations that failed"] = sum(len(pump.failures) for pump in pumps)
-        found = check(_Bucket(cloud.client("s3")))
+        found = check(_Bucket(cloud.client("s3")), held=load.held)
         _check_rows(found, cloud)
         _check_instances(found, cloud)
     finally:

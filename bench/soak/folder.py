@@ -52,8 +52,8 @@ class _Inbox:
                 time.sleep(0.3)
 
     def delete(self, name: str) -> None:
-        """Delete a file."""
-        (self._inbox / name).unlink(missing_ok=True)
+        """Delete a file; FileNotFoundError where the inbox has been taken away, and may come back with it."""
+        (self._inbox / name).unlink()
 
 
 class _Sender:
@@ -118,7 +118,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
             soaked = soak(load, deeds, seconds, random.Random(f"{seed} faults"))
             processes |= alive([up.process.pid, *descendants(up.process.pid)])
             soaked.settled, soaked.waiting = _settle(up, root)
-            found = check(Folder(root))
+            found = check(Folder(root), held=load.held)
             _check_rows(found, up, root)
             _check_dicom(found, root, sender.taken, pacs if pacs else None, up)
             _check_notices(found, root, told.notices, soaked)
@@ -190,8 +190,10 @@ def _faults(
                 away.rename(inbox)
         for other in others:
             for path in [path for path in other.rglob("*") if path.is_file()]:
-                (inbox / path.relative_to(other)).parent.mkdir(parents=True, exist_ok=True)
-                path.rename(inbox / path.relative_to(other))
+                target = inbox / path.relative_to(other)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists() or target.stat().st_mtime_ns < path.stat().st_mtime_ns:
+                    path.rename(target)  # otherwise it has been replaced since
             shutil.rmtree(other)
 
     def cut_association() -> None:

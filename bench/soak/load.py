@@ -1,5 +1,6 @@
 """Make the objects of a soak, and what people and programs do with them, from one seed."""
 
+import hashlib
 import io
 import random
 import threading
@@ -32,7 +33,7 @@ class Place(Protocol):
         """Write an object in pieces, where the place lets others see them."""
 
     def delete(self, name: str) -> None:
-        """Delete an object."""
+        """Delete an object; an error means that it may still be there."""
 
 
 class Images:
@@ -80,7 +81,11 @@ def _small(path: Path) -> bytes:
 
 @dataclass
 class Load:
-    """Do things to a place, about `rate` a second, until stopped; `done` counts them by kind."""
+    """Do things to a place, about `rate` a second, until stopped; `done` counts them by kind.
+
+    `held` is what the inbox must hold in the end: SHA-256 by name, or None where a fault prevented a deed, so
+    that nobody can tell.
+    """
 
     place: Place
     images: Images
@@ -88,6 +93,7 @@ class Load:
     rate: float
     done: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)  # that a fault prevented, by error
+    held: dict[str, str | None] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -130,14 +136,24 @@ class Load:
         if len(self._alive) > _MOST_ALIVE:
             self._alive.pop(self.chance.randrange(len(self._alive)))
 
+    def _write(self, name: str, data: bytes, slowly: bool = False) -> None:
+        self.held[name] = None
+        (self.place.write_slowly if slowly else self.place.write)(name, data)
+        self.held[name] = hashlib.sha256(data).hexdigest()
+
+    def _unlink(self, name: str) -> None:
+        self.held[name] = None
+        self.place.delete(name)
+        del self.held[name]
+
     def _add(self) -> None:
         name, data = self._new_name(), self.images.any()
-        self.place.write(name, data)
+        self._write(name, data)
         self._remember(name, data)
 
     def _add_slowly(self) -> None:
         name, data = self._new_name(), self.images.any()
-        self.place.write_slowly(name, data)
+        self._write(name, data, slowly=True)
         self._remember(name, data)
 
     def _one(self) -> int:
@@ -148,24 +164,24 @@ class Load:
     def _replace(self) -> None:
         at, data = self._one(), self.images.any()
         name, _ = self._alive[at]
-        self.place.write(name, data)
+        self._write(name, data)
         self._alive[at] = name, data
 
     def _replace_twice(self) -> None:
         self._replace()
         at, data = self._one(), self.images.any()
         name, _ = self._alive[at]
-        self.place.write(name, self.images.any())
-        self.place.write(name, data)
+        self._write(name, self.images.any())
+        self._write(name, data)
         self._alive[at] = name, data
 
     def _rewrite(self) -> None:
-        self.place.write(*self._alive[self._one()])
+        self._write(*self._alive[self._one()])
 
     def _delete(self) -> None:
-        self.place.delete(self._alive.pop(self._one())[0])
+        self._unlink(self._alive.pop(self._one())[0])
 
     def _return(self) -> None:
         name, data = self._alive[self._one()]
-        self.place.delete(name)
-        self.place.write(name, data)
+        self._unlink(name)
+        self._write(name, data)
