@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 from collections.abc import Callable
 from functools import cache
 
@@ -16,6 +17,7 @@ from pydicom.encaps import encapsulate
 from tests.support import pictures
 
 Pixels = npt.NDArray[np.generic]
+_encoding = threading.Lock()  # two encoders of openjpeg at once damage the memory; its decoders do not
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 WHOLE_WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}  # of 12 bits
@@ -118,7 +120,8 @@ def packed(frame: bytes, syntax: str, pixels: Pixels | None = None, **tags: obje
 
 
 def jpeg2000(pixels: Pixels, bits: int, **options: object) -> bytes:
-    return bytes(encode_array(pixels, bits_stored=bits, photometric_interpretation=2, **options))
+    with _encoding:
+        return bytes(encode_array(pixels, bits_stored=bits, photometric_interpretation=2, **options))
 
 
 def jpeg() -> bytes:
