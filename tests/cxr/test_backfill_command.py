@@ -26,11 +26,11 @@ from pipeline.judge import Judge
 from pipeline.store.folder import FolderStore
 from pipeline.store.s3 import S3Store
 from pipeline.verdict import Release, Verdict
-from tests.pipeline.store.test_watch import wait_for
 from tests.pipeline.test_backfill import results, run
 from tests.support import pictures
 from tests.support.commands import cxr, process
 from tests.support.fakes import LIMIT, FakeEngine
+from tests.support.machines import wait_for
 from tests.system.test_up import varied
 
 TIMES = {"started_at", "finished_at", "timing_ms"}

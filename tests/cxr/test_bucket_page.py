@@ -24,11 +24,10 @@ from pipeline.records import Job
 from pipeline.running import others
 from pipeline.store.s3 import S3Store
 from pipeline.worklist.dynamodb import DynamoIndex
-from tests.pipeline.store.test_watch import wait_for
 from tests.support import dicoms
 from tests.support.dicom_senders import send
 from tests.support.fakes import make_judge
-from tests.support.machines import free_port
+from tests.support.machines import free_port, wait_for
 from tests.support.tables import FEED, make_table
 
 

@@ -22,8 +22,8 @@ from pipeline.names import verdict_key
 from pipeline.records import Job, Outcome, Row
 from pipeline.worklist.rebuild import rebuild_index
 from pipeline.worklist.sqlite import SqliteIndex
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.fakes import MemoryStore, SentJobs, make_ports
+from tests.support.machines import wait_for
 
 CONTEXT = LocalContext()
 

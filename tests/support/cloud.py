@@ -320,5 +320,5 @@ def _record(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a condition, with patience and few questions to moto, which has one core."""
-    wait_for(condition, seconds, pause=0.1)
+    """Wait for a condition, with patience for a slow machine."""
+    wait_for(condition, seconds)

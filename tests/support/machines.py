@@ -31,17 +31,16 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(
-    condition: Callable[[], object], seconds: float = 20, what: str = "", pause: float = 0.02
-) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 20, what: str = "") -> None:
     """Wait until the condition holds; raise AssertionError if it does not in time.
 
-    `pause` is the time between two looks, in seconds.
+    It is looked at less and less often: a look may ask a process, and wait for one of the few cores.
     """
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < deadline, f"{what or condition} did not come true in {seconds} s"
         time.sleep(pause)
+        pause = min(1.3 * pause, 0.15)
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:

@@ -20,9 +20,9 @@ import pytest
 from pipeline.events import s3_event
 from pipeline.settings import Settings
 from pipeline.verdict import Verdict
-from tests.pipeline.store.test_watch import wait_for
 from tests.support import dicoms, pictures
 from tests.support.fakes import XRAYS
+from tests.support.machines import wait_for
 
 
 class Up:

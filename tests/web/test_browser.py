@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.browsing import assert_accessible, complaints_of
 from tests.support.fakes import SAMPLES
+from tests.support.machines import wait_for
 from tests.support.pictures import SAMPLE
 from tests.support.webpage import HOSTILE, UNICODE
 from tests.system.test_up import Up

@@ -16,8 +16,8 @@ from pipeline.records import HostState, HostStatus, Operations, QueueStatus
 from pipeline.store.folder import FolderStore
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.fakes import LIMIT, FakeEngine
+from tests.support.machines import wait_for
 from web.app import create_page
 from web.wording import HOST_STATE_NAMES
 

@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.browsing import assert_accessible, complaints_of
 from tests.support.fakes import SAMPLES
+from tests.support.machines import wait_for
 from tests.system.test_up import Up
 from tests.web.test_access import PASSWORD, basic
 from web.users import user_line

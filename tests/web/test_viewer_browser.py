@@ -12,9 +12,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.browsing import complaints_of
 from tests.support.fakes import SAMPLES
+from tests.support.machines import wait_for
 from tests.support.pictures import SAMPLE
 from tests.system.test_up import Up
 

@@ -26,8 +26,8 @@ from pipeline.store.ledger import Ledger, packed
 from pipeline.store.watch import InboxWatcher
 from pipeline.verdict import Release
 from pipeline.worklist.sqlite import SqliteIndex
-from tests.pipeline.store.test_watch import wait_for
 from tests.support.fakes import LIMIT, FakeEngine
+from tests.support.machines import wait_for
 
 
 class Program:

@@ -4,13 +4,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.store.watch import InboxWatcher
+from tests.support.machines import wait_for
 
 Hints = list[tuple[str, bool]]
 
@@ -36,13 +37,6 @@ def watcher(request: pytest.FixtureRequest, inbox: Path, hints: Hints) -> Iterat
     watcher.start()
     yield watcher
     watcher.stop()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def started(watcher: InboxWatcher, **given: Any) -> InboxWatcher:

@@ -15,8 +15,9 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.running.background import Background
 from pipeline.store.ledger import packed
 from pipeline.store.watch import InboxWatcher
-from tests.pipeline.store.test_watch import Hints, hints, inbox, started, wait_for, watcher
+from tests.pipeline.store.test_watch import Hints, hints, inbox, started, watcher
 from tests.support import pictures
+from tests.support.machines import wait_for
 
 __all__ = ["hints", "inbox", "watcher"]  # fixtures
 

@@ -20,10 +20,10 @@ from pipeline.worklist.database import Database
 from pipeline.worklist.rebuild import keep_whole, rebuild_index
 from pipeline.worklist.sqlite import SqliteIndex
 from pipeline.worklist.views import View, Worklist
-from tests.pipeline.store.test_watch import wait_for
 from tests.support import webpage
 from tests.support.fakes import MemoryStore, make_ports
 from tests.support.indexes import DONE, KEY, NOW
+from tests.support.machines import wait_for
 
 COUNT = 120
 
