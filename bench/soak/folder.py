@@ -1,5 +1,6 @@
 """Soak `cxr up` over a folder, with its DICOM node, a PACS for its results, and a receiver of notices."""
 
+import errno
 import json
 import os
 import random
@@ -48,7 +49,8 @@ class _Inbox:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb", buffering=0) as file:
             for part in (data[: len(data) // 3], data[len(data) // 3 :]):
-                file.write(part)
+                if file.write(part) < len(part):  # a full disk takes what fits, without an error
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 time.sleep(0.3)
 
     def delete(self, name: str) -> None:
