@@ -287,7 +287,7 @@ def test_one_that_cannot_answer_about_commitment_now(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Nothing of that is a refusal, however often it happens."""
-    monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(store_scu, "_ANSWER_SECONDS", 0.5 if how == "silent" else 5)
     pacs, done = Pacs(), threading.Event()
     pacs.answer = {"busy": 0x0213, "fails": 0x0110}.get(how, 0)
 
