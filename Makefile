@@ -39,7 +39,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Run a stage of the tests and print how long it took.
 stage = @start=$$(date +%s); $(2) || exit 1; echo "$(1): $$(($$(date +%s) - start)) s"
 
-test: ## run all checks: style, types and tests; a quarter of an hour on two cores
+test: ## run all checks: style, types and tests; 12 minutes on two cores
 	$(call stage,install,$(MAKE) --no-print-directory --jobs=3 install-test)
 	$(call stage,lint,$(MAKE) --no-print-directory lint)
 	$(call stage,types and tests,$(MAKE) --no-print-directory --jobs=2 types tests)

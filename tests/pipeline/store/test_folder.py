@@ -1,5 +1,6 @@
 """The folder store with unusual trees, links that come and go, and other users of the machine."""
 
+import gc
 import os
 import stat
 import subprocess
@@ -91,10 +92,11 @@ def test_a_walk_keeps_few_folders_open(tmp_path: Path, dig: Callable[[Path, str]
     next(walk)
     assert open_descriptors() - before < 20
     walk.close()  # type: ignore[attr-defined]
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def open_descriptors() -> int:
+    gc.collect()  # closes what earlier tests left, so that it does not hide what stays open here
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
