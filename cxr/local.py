@@ -156,11 +156,15 @@ class LocalQueue:
         for job in jobs:
             self._queue(job.key, _Hint(False, job.since or datetime.now(UTC), job.tries), delay)
 
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        """Return False: this queue holds each key once."""
+        return False
+
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Do nothing: this queue brings each hint again by itself, and its messages have no receipts."""
 
     def oldest_sent(self, now: datetime) -> None:
-        """Return None: this queue holds each key once, so that nothing has to be kept from it."""
+        """Return None: since each key is held once, nothing has to be kept from this queue."""
 
     def status(self) -> QueueStatus:
         """Return how many hints are left, and since when the oldest waits."""

@@ -170,6 +170,10 @@ class _Collected:
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.keys += (job.key for job in jobs)
 
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        """Return False: no message came from here."""
+        return False
+
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Do nothing: no message was taken."""
 

@@ -18,6 +18,7 @@ from pipeline.names import INBOX, is_review, is_unfinished, is_verdict
 from pipeline.records import Job
 
 Event = dict[str, Any]
+QUEUED_AT = "queued_at"  # attribute of the messages that a handler queued
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
@@ -25,7 +26,8 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, O
 class Change:
     """Describe a key that was created or removed.
 
-    `message_id` identifies the SQS message that reported it; `since` and `tries` are those of its job.
+    `message_id` identifies the SQS message that reported it; `since` and `tries` are those of its job, and
+    `queued_at` is when a handler sent the message, None where S3 did.
     """
 
     key: str
@@ -33,6 +35,7 @@ class Change:
     message_id: str | None = None
     since: datetime | None = None
     tries: int = 0
+    queued_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -147,17 +150,16 @@ def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
         return
     for found in _records(body, message_id):
         if isinstance(found, Change):
-            found = replace(found, since=_since(record), tries=_tries(record))
+            # The time in the queue before the first delivery is no wait: nobody was looking for a host then.
+            since, queued_at = _time(record, "since"), _time(record, QUEUED_AT)
+            found = replace(found, since=since, tries=_tries(record), queued_at=queued_at)
         yield found
 
 
-def _since(record: Event) -> datetime | None:
-    """Return since when the key of a message has waited for a host, as `Queue.send` noted it.
-
-    The time in the queue before the first delivery does not count: nobody was looking for a host then.
-    """
+def _time(record: Event, name: str) -> datetime | None:
+    """Return a time that `Queue.send` noted in a message."""
     try:
-        return datetime.fromisoformat(record["messageAttributes"]["since"]["stringValue"]).astimezone(UTC)
+        return datetime.fromisoformat(record["messageAttributes"][name]["stringValue"]).astimezone(UTC)
     except _MALFORMED:
         return None
 

@@ -34,6 +34,7 @@ _IN_THE_WAY = (
     "The verdict cannot be written: a file or folder of its name is in the way in the outbox. Remove that,"
     " then drop the same file again."
 )
+_LATER = "a later message of this X-ray is queued"
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 _MOST_TRIES = 5  # of one job, like the deliveries of a message (template.yaml)
 _FARTHEST = 100.0  # times the limit of typicality: more is not told apart
@@ -72,15 +73,17 @@ def ingest(event: Event, ports: Ports) -> Report:
     records = in_inbox(parse(event))
     ignored = _ignored(records)
     changes = [one for one in records if isinstance(one, Change)]
-    outcomes = {}
-    for change in changes:
+    needed = [change for change in changes if not _has_later(change, ports.queue)]
+    settled = {}
+    for change in needed:
         if change.removed:
             try:
                 if mark_source(change.key, ports.store, ports.index, ports.now()):
-                    outcomes[change.key] = Outcome(change.key, "gone")
+                    settled[change.key] = Outcome(change.key, "gone")
             except StoreError as error:
-                outcomes[change.key] = Outcome(change.key, "failed", str(error))
-    for outcome in _judge(_jobs(change for change in changes if change.key not in outcomes), ports):
+                settled[change.key] = Outcome(change.key, "failed", str(error))
+    outcomes = {change.key: Outcome(change.key, "waiting", _LATER) for change in changes} | settled
+    for outcome in _judge(_jobs(change for change in needed if change.key not in settled), ports):
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
         if outcome.result in ("classified", "rejected"):
@@ -244,6 +247,15 @@ def row_of(verdict: Verdict, verdict_key: str, verdict_etag: str | None) -> Row:
 def _share_of_limit(typicality: Typicality) -> float | None:
     limit = typicality.atypical_above
     return round(min(max(typicality.score / limit, 0), _FARTHEST), 4) if limit > 0 else None
+
+
+def _has_later(change: Change, queue: Queue | None) -> bool:
+    """Return whether a handler queued the key again after this message, which then brings nothing.
+
+    A message that is delivered twice is queued twice where no host is ready. Without this, the copies would
+    double again and again in a long wait.
+    """
+    return bool(queue and change.queued_at and queue.has_later(change.key, change.queued_at))
 
 
 def _jobs(changes: Iterable[Change]) -> list[Job]:

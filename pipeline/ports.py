@@ -157,6 +157,9 @@ class Queue(Protocol):
         Raises NotQueued for those that it did not take.
         """
 
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        """Return whether a job of the key was sent here after that time; an older one is not needed then."""
+
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Deliver messages again after so many seconds, by their receipts; never raises."""
 

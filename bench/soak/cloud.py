@@ -20,7 +20,7 @@ from tests.support.machines import InvocationFailed, descendants, wait_for
 
 _SECONDS = (0.2, 1.5)  # that a fault lasts
 _QUIET_SECONDS = 2400.0  # until everything is judged
-_TWICE = 0.03  # share of batches that come twice; while no host is there, each copy is sent again
+_TWICE = 0.03  # share of batches that come twice
 _TROUBLE = 0.4  # share of AWS's answers that fail, while they do
 
 
@@ -240,8 +240,9 @@ def _faults(
         Fault("tunnels refused", 3, refuse_tunnels),
         Fault("a function killed", 5, kill_function),
         Fault("the SSH server restarted", 3, lambda: computers.restart_sshd(pause)),
-        Fault("the host terminated", 1.5, lose_host),
-        Fault("the host stopped", 1.5, stop_host),
+        # The stack needs 20 to 80 seconds to have a host back: more often than that, and it never has one.
+        Fault("the host terminated", 0.5, lose_host),
+        Fault("the host stopped", 0.5, stop_host),
     ]
 
 

@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.aws.errors import ask
 from pipeline.errors import NotQueued, StoreError
-from pipeline.events import noted, s3_event
+from pipeline.events import QUEUED_AT, noted, s3_event
 from pipeline.records import Job
 from pipeline.running.parallel import unordered
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _BATCH = 10  # most messages in a request
 _AT_ONCE = 8  # parallel requests
+_REMEMBERED = 50_000  # keys, of which it is known when they were queued last: about 10 MB
 _LONGEST_DELAY = 900  # longest delay of a message in SQS, in seconds
 _PAUSES = (0.2, 1.0)  # seconds before refused messages of a request are sent again
 _COUNTS: "tuple[QueueAttributeNameType, ...]" = (
@@ -51,6 +52,7 @@ class SqsQueue:
         self, url: str, client: "SQSClient", bucket: str, watch: "Callable[[], CloudWatchClient]"
     ) -> None:
         self._url, self._client, self._bucket, self._watch = url, client, bucket, watch
+        self._queued_at: dict[str, datetime] = {}  # by key, the last ones at the end
 
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         """Queue one message per job, ten with each request; see `ports.Queue`."""
@@ -60,8 +62,18 @@ class SqsQueue:
             for left, why in unordered(pool, partial(self._send, delay), _tens(jobs), 2 * _AT_ONCE):
                 lost += left
                 reason = why or reason
+        while len(self._queued_at) > _REMEMBERED:
+            del self._queued_at[next(iter(self._queued_at))]
         if lost:
             raise NotQueued(reason, lost)
+
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        """Return whether a later message of a key was sent, see `ports.Queue`.
+
+        The senders' clocks are compared. In AWS they agree far better than to a second, the shortest time for
+        which `ingest` delays a message; so what is sent after one has come never seems to be older.
+        """
+        return queued_at < self._queued_at.get(key, queued_at)
 
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Change how long messages stay invisible; one that keeps its time comes later, see `ports.Queue`."""
@@ -113,13 +125,15 @@ class SqsQueue:
 
     def _send(self, delay: float, jobs: list[Job]) -> tuple[list[Job], str]:
         """Send some messages, and again those that SQS refused; return the jobs that are left, and why."""
+        now = datetime.now(UTC)
         left: list[SendMessageBatchRequestEntryTypeDef] = [
             {
                 "Id": str(number),
                 "MessageBody": json.dumps(s3_event(self._bucket, [job.key])),
                 "DelaySeconds": min(round(delay), _LONGEST_DELAY),
                 "MessageAttributes": {
-                    name: {"DataType": "String", "StringValue": value} for name, value in noted(job).items()
+                    name: {"DataType": "String", "StringValue": value}
+                    for name, value in {**noted(job), QUEUED_AT: now.isoformat()}.items()
                 },
             }
             for number, job in enumerate(jobs)
@@ -131,6 +145,11 @@ class SqsQueue:
             except StoreError as error:
                 return [jobs[int(entry["Id"])] for entry in left], str(error)
             refused = {failure["Id"] for failure in answer.get("Failed", [])}
+            for entry in left:
+                if entry["Id"] not in refused:
+                    key = jobs[int(entry["Id"])].key
+                    self._queued_at.pop(key, None)  # so that it moves to the end
+                    self._queued_at[key] = now
             left = [entry for entry in left if entry["Id"] in refused]
             if not left:
                 break

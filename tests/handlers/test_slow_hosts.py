@@ -72,6 +72,9 @@ class World:
             self.count += 1
             self.messages.append(Message(str(self.count), job, self.clock + delay))
 
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        return False
+
     def hasten(self, receipts: Mapping[str, float]) -> None:
         for message in self.messages:
             if message.id in receipts:

@@ -39,6 +39,9 @@ class World:
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.due += [(self.now + timedelta(seconds=delay), job.key, job) for job in jobs]
 
+    def has_later(self, key: str, queued_at: datetime) -> bool:
+        return False
+
     def hasten(self, receipts: Mapping[str, float]) -> None:
         assert not receipts
 

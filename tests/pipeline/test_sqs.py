@@ -1,8 +1,11 @@
 """The queue of a bucket, over moto, and SQS's refusals, over a client that refuses."""
 
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -10,9 +13,11 @@ import pytest
 from moto import mock_aws
 
 from pipeline.aws.sqs import SqsQueue
-from pipeline.errors import NotQueued, StoreError
-from pipeline.events import Change, parse
-from pipeline.records import Job
+from pipeline.errors import HostNotReady, NotQueued, StoreError
+from pipeline.events import Change, parse, s3_event
+from pipeline.intake import ingest
+from pipeline.records import Job, Outcome
+from tests.support.fakes import make_ports, store_of
 
 SINCE = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
@@ -41,13 +46,22 @@ def received(sqs: Any, url: str) -> list[Change]:
         QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
     ).get("Messages"):
         for message in messages:
-            attributes = {
-                name: {"stringValue": value["StringValue"]}
-                for name, value in message["MessageAttributes"].items()
-            }
-            record = {"eventSource": "aws:sqs", "messageId": "m", "messageAttributes": attributes}
-            found += parse({"Records": [{**record, "body": message["Body"]}]})
+            found += parse({"Records": [record_of(message)]})
     return [change for change in found if isinstance(change, Change)]
+
+
+def record_of(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as Lambda writes it into an event."""
+    attributes = {
+        name: {"stringValue": value["StringValue"]}
+        for name, value in message.get("MessageAttributes", {}).items()
+    }
+    return {
+        "eventSource": "aws:sqs",
+        "messageId": message["MessageId"],
+        "messageAttributes": attributes,
+        "body": message["Body"],
+    }
 
 
 def test_every_key_has_a_message_with_its_history(sqs: Any) -> None:
@@ -123,6 +137,97 @@ def test_messages_that_cannot_be_hastened_keep_their_time(caplog: pytest.LogCapt
     with mock_aws():
         gone = boto3.client("sqs", "us-east-1")
         make_queue("https://sqs.us-east-1.amazonaws.com/123456789012/none", gone).hasten({"receipt": 20})
+
+
+class NoHost:
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        raise HostNotReady("none is there", 0)
+
+    def abandon(self) -> None:
+        pass
+
+
+def take(sqs: Any, url: str) -> list[dict[str, Any]]:
+    """Return the messages that wait, and delete them."""
+    taken: list[dict[str, Any]] = []
+    asked = {"QueueUrl": url, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
+    while found := sqs.receive_message(**asked).get("Messages"):
+        taken += found
+        for message in found:
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return taken
+
+
+@pytest.mark.parametrize("functions", [1, 3])
+def test_messages_that_come_twice_in_a_wait_do_not_become_more_and_more(
+    sqs: Any, tmp_path: Path, functions: int
+) -> None:
+    """Each comes twice, in any order, to any of several processes, which know only what they sent."""
+    url, chance = sqs.create_queue(QueueName="q")["QueueUrl"], random.Random(1)
+    made = make_ports(tmp_path)
+    ports = [replace(made, host=NoHost(), queue=make_queue(url, sqs)) for _ in range(functions)]
+    keys = [f"inbox/{number}" for number in range(12)]
+    events = [s3_event("b", [key]) for key in keys]
+    for event in events:
+        sqs.send_message(QueueUrl=url, MessageBody=json.dumps(event))
+    counts = []
+    for _ in range(12):
+        messages = 2 * take(sqs, url)
+        chance.shuffle(messages)
+        for first in range(0, len(messages), 5):
+            records = [record_of(message) for message in messages[first : first + 5]]
+            report = ingest({"Records": records}, chance.choice(ports))
+            assert not report.failed_messages
+        counts.append(len(messages) // 2)
+    left = take(sqs, url)
+    assert {change.key for change in changes_of(left)} == set(keys)  # none is lost
+    assert max(counts[1:]) <= 2 * functions * len(keys)
+    store_of(made).objects.update({key: b"P%d" % n for n, key in enumerate(keys)})
+    there = [replace(one, host=made.host) for one in ports]
+    results = [
+        outcome.result
+        for message in left
+        for outcome in ingest({"Records": [record_of(message)]}, chance.choice(there)).outcomes
+    ]
+    assert results.count("classified") == len(keys)
+
+
+def changes_of(messages: list[dict[str, Any]]) -> list[Change]:
+    found = parse({"Records": [record_of(message) for message in messages]})
+    return [one for one in found if isinstance(one, Change)]
+
+
+def test_a_message_of_another_upload_is_not_an_older_one(sqs: Any) -> None:
+    url = sqs.create_queue(QueueName="q")["QueueUrl"]
+    queue = make_queue(url, sqs)
+    queue.send(jobs("inbox/a", "inbox/b"))
+    first = {change.key: change.queued_at for change in received(sqs, url)}
+    assert first["inbox/a"]
+    assert not queue.has_later("inbox/a", first["inbox/a"])
+    queue.send(jobs("inbox/a"))
+    assert queue.has_later("inbox/a", first["inbox/a"])
+    assert not queue.has_later("inbox/b", first["inbox/a"])
+    assert not make_queue(url, sqs).has_later("inbox/a", first["inbox/a"])
+
+
+def test_a_message_that_the_queue_did_not_take_replaces_none(sqs: Any) -> None:
+    client = Choosy(set(), {"0"}, {"0"}, {"0"})
+    queue = make_queue("url", client)
+    queue.send(jobs("inbox/a"))
+    sent = datetime.fromisoformat(client.asked[0][0]["MessageAttributes"]["queued_at"]["StringValue"])
+    with pytest.raises(NotQueued):
+        queue.send(jobs("inbox/a", "inbox/b"))
+    assert not queue.has_later("inbox/a", sent)
+    assert queue.has_later("inbox/b", sent)
+
+
+def test_no_more_keys_are_remembered_than_fit(sqs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.aws.sqs._REMEMBERED", 2)
+    queue = make_queue("url", Choosy(set(), set()))
+    queue.send(jobs("a", "b", "c"))
+    queue.send(jobs("b", "d"))
+    early = datetime(2026, 1, 1, tzinfo=UTC)
+    assert [key for key in "abcd" if queue.has_later(key, early)] == ["b", "d"]
 
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
