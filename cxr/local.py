@@ -156,7 +156,7 @@ class LocalQueue:
         for job in jobs:
             self._queue(job.key, _Hint(False, job.since or datetime.now(UTC), job.tries), delay)
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
+    def has_later(self, job: Job) -> bool:
         """Return False: this queue holds each key once."""
         return False
 

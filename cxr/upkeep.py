@@ -170,7 +170,7 @@ class _Collected:
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.keys += (job.key for job in jobs)
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
+    def has_later(self, job: Job) -> bool:
         """Return False: no message came from here."""
         return False
 

@@ -18,7 +18,6 @@ from pipeline.names import INBOX, is_review, is_unfinished, is_verdict
 from pipeline.records import Job
 
 Event = dict[str, Any]
-QUEUED_AT = "queued_at"  # attribute of the messages that a handler queued
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
@@ -26,8 +25,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, O
 class Change:
     """Describe a key that was created or removed.
 
-    `message_id` identifies the SQS message that reported it; `since` and `tries` are those of its job, and
-    `queued_at` is when a handler sent the message, None where S3 did.
+    `message_id` identifies the SQS message that reported it; the fields after it are those of its job.
     """
 
     key: str
@@ -110,8 +108,9 @@ def sqs_event(bucket: str, jobs: Iterable[Job]) -> Event:
 
 def noted(job: Job) -> dict[str, str]:
     """Return what a message notes about its job, besides the key."""
-    since = {"since": job.since.isoformat()} if job.since else {}
-    return {**since, "tries": str(job.tries)} if job.tries else since
+    times = {"since": job.since, "queued_at": job.queued_at}
+    found = {name: time.isoformat() for name, time in times.items() if time}
+    return {**found, "tries": str(job.tries)} if job.tries else found
 
 
 def _records(event: Event, message_id: str | None) -> Iterator[Change | Ignored]:
@@ -151,13 +150,13 @@ def _from_sqs(record: Event) -> Iterator[Change | Ignored]:
     for found in _records(body, message_id):
         if isinstance(found, Change):
             # The time in the queue before the first delivery is no wait: nobody was looking for a host then.
-            since, queued_at = _time(record, "since"), _time(record, QUEUED_AT)
+            since, queued_at = _time(record, "since"), _time(record, "queued_at")
             found = replace(found, since=since, tries=_tries(record), queued_at=queued_at)
         yield found
 
 
 def _time(record: Event, name: str) -> datetime | None:
-    """Return a time that `Queue.send` noted in a message."""
+    """Return a time of a message's job, as `Queue.send` noted it."""
     try:
         return datetime.fromisoformat(record["messageAttributes"][name]["stringValue"]).astimezone(UTC)
     except _MALFORMED:

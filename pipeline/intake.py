@@ -1,6 +1,7 @@
 """Handle an event: `ingest` sees to verdicts, `record` to the worklist, `dead_letter` to jobs that failed."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +35,6 @@ _IN_THE_WAY = (
     "The verdict cannot be written: a file or folder of its name is in the way in the outbox. Remove that,"
     " then drop the same file again."
 )
-_LATER = "a later message of this X-ray is queued"
 PATIENCE = timedelta(hours=2)  # how long a job waits for a host
 _MOST_TRIES = 5  # of one job, like the deliveries of a message (template.yaml)
 _FARTHEST = 100.0  # times the limit of typicality: more is not told apart
@@ -73,17 +73,15 @@ def ingest(event: Event, ports: Ports) -> Report:
     records = in_inbox(parse(event))
     ignored = _ignored(records)
     changes = [one for one in records if isinstance(one, Change)]
-    needed = [change for change in changes if not _has_later(change, ports.queue)]
-    settled = {}
-    for change in needed:
+    outcomes = {}
+    for change in changes:
         if change.removed:
             try:
                 if mark_source(change.key, ports.store, ports.index, ports.now()):
-                    settled[change.key] = Outcome(change.key, "gone")
+                    outcomes[change.key] = Outcome(change.key, "gone")
             except StoreError as error:
-                settled[change.key] = Outcome(change.key, "failed", str(error))
-    outcomes = {change.key: Outcome(change.key, "waiting", _LATER) for change in changes} | settled
-    for outcome in _judge(_jobs(change for change in needed if change.key not in settled), ports):
+                outcomes[change.key] = Outcome(change.key, "failed", str(error))
+    for outcome in _judge(_jobs(change for change in changes if change.key not in outcomes), ports):
         outcomes[outcome.key] = outcome
         log.info("%s: %s", key_hash(outcome.key, ports.log_key), outcome.result)
         if outcome.result in ("classified", "rejected"):
@@ -249,38 +247,36 @@ def _share_of_limit(typicality: Typicality) -> float | None:
     return round(min(max(typicality.score / limit, 0), _FARTHEST), 4) if limit > 0 else None
 
 
-def _has_later(change: Change, queue: Queue | None) -> bool:
-    """Return whether a handler queued the key again after this message, which then brings nothing.
-
-    A message that is delivered twice is queued twice where no host is ready. Without this, the copies would
-    double again and again in a long wait.
-    """
-    return bool(queue and change.queued_at and queue.has_later(change.key, change.queued_at))
-
-
 def _jobs(changes: Iterable[Change]) -> list[Job]:
-    """Return one job for each key, with the longest wait and the most tries of its messages."""
-    jobs: dict[str, Job] = {}
+    """Return one job for each key, with the longest wait, the most tries and the last sending."""
+    found = defaultdict[str, list[Change]](list)
     for change in changes:
-        known = jobs.get(change.key, Job(change.key))
-        since = min(filter(None, (known.since, change.since)), default=None)
-        jobs[change.key] = replace(known, since=since, tries=max(known.tries, change.tries))
-    return list(jobs.values())
+        found[change.key].append(change)
+    jobs = []
+    for key, same in found.items():
+        since = min((one.since for one in same if one.since), default=None)
+        times = [one.queued_at for one in same if one.queued_at]
+        queued_at = max(times) if len(times) == len(same) else None  # one that S3 sent is always needed
+        jobs.append(Job(key, since=since, tries=max(one.tries for one in same), queued_at=queued_at))
+    return jobs
 
 
 def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
     """Run the jobs on the host, and show in the worklist that they are at work.
 
     Where no host is ready or has time, the queue brings the unanswered jobs again; without one they failed.
+    A message that comes twice would be queued twice then, and its copies would double again and again: of
+    several messages of a key, only the last is queued again, as far as this process knows them.
     """
     if not jobs:
         return
     since = ports.now()
     unanswered = {job.key: job for job in jobs}
     unseen = [job.key for job in jobs if job.since is None]  # the worklist does not show these as waiting
+    is_begun = False
     try:
         outcomes = ports.host.run(jobs)  # asked first: to wait for a host is to change no row
-        unseen = list(unanswered)
+        unseen, is_begun = list(unanswered), True
         _note_waiting(unseen, since, ports, at_work=True)
         for outcome in outcomes:
             unanswered.pop(outcome.key, None)
@@ -290,6 +286,10 @@ def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
         detail = str(error)
         if ports.queue:
             _note_waiting([key for key in unseen if key in unanswered], ports.now(), ports, at_work=False)
+            # A job whose row was touched comes again in any case, to settle the row.
+            twins = [] if is_begun else [job for job in jobs if ports.queue.has_later(job)]
+            for twin in twins:
+                yield Outcome(unanswered.pop(twin.key).key, "waiting", "a later message was queued")
             yield from _postpone(list(unanswered.values()), error, ports.queue, ports)
             return
     except HostError as error:
@@ -338,7 +338,7 @@ def _after(job: Job, error: HostNotReady, now: datetime) -> tuple[Job, datetime]
     """
     since = now if isinstance(error, HostNotDone) else job.since or now
     tried = isinstance(error, HostNotDone) and job.key in error.tried
-    return replace(job, since=since, tries=job.tries + tried), since
+    return replace(job, since=since, tries=job.tries + tried, queued_at=now), since
 
 
 def _queue_again(jobs: list[Job], reason: str, delay: float, queue: Queue) -> Iterator[Outcome]:

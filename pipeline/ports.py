@@ -152,13 +152,13 @@ class Queue(Protocol):
     """Bring jobs to `ingest` later. Raises StoreError."""
 
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
-        """Deliver these jobs after `delay` seconds, with their `since` and `tries`.
+        """Deliver these jobs after `delay` seconds, with their `since`, `tries` and `queued_at`.
 
         Raises NotQueued for those that it did not take.
         """
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
-        """Return whether a job of the key was sent here after that time; an older one is not needed then."""
+    def has_later(self, job: Job) -> bool:
+        """Return whether this process sent a later job of the same key, so that this one is not needed."""
 
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Deliver messages again after so many seconds, by their receipts; never raises."""

@@ -27,6 +27,7 @@ class Job:
     etag: str | None = None  # from a listing; saves a request where that object has its verdict
     since: datetime | None = None  # since when it waits for a host; None where none was asked for it yet
     tries: int = 0  # how often a host had it and did not answer; a job with tries is tried alone
+    queued_at: datetime | None = None  # when `ingest` sent it to the queue; None where somebody else did
 
 
 @dataclass(frozen=True)

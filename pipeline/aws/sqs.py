@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.aws.errors import ask
 from pipeline.errors import NotQueued, StoreError
-from pipeline.events import QUEUED_AT, noted, s3_event
+from pipeline.events import noted, s3_event
 from pipeline.records import Job
 from pipeline.running.parallel import unordered
 
@@ -67,13 +67,18 @@ class SqsQueue:
         if lost:
             raise NotQueued(reason, lost)
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
-        """Return whether a later message of a key was sent, see `ports.Queue`.
+    def has_later(self, job: Job) -> bool:
+        """Return whether a later job of the same key was sent, see `ports.Queue`.
 
-        The senders' clocks are compared. In AWS they agree far better than to a second, the shortest time for
+        The functions' clocks are compared. They agree far better than to a second, the shortest time for
         which `ingest` delays a message; so what is sent after one has come never seems to be older.
         """
-        return queued_at < self._queued_at.get(key, queued_at)
+        return job.queued_at is not None and job.queued_at < self._queued_at.get(job.key, job.queued_at)
+
+    def _remember(self, job: Job) -> None:
+        if job.queued_at:
+            self._queued_at.pop(job.key, None)  # so that it moves to the end
+            self._queued_at[job.key] = job.queued_at
 
     def hasten(self, receipts: Mapping[str, float]) -> None:
         """Change how long messages stay invisible; one that keeps its time comes later, see `ports.Queue`."""
@@ -125,15 +130,13 @@ class SqsQueue:
 
     def _send(self, delay: float, jobs: list[Job]) -> tuple[list[Job], str]:
         """Send some messages, and again those that SQS refused; return the jobs that are left, and why."""
-        now = datetime.now(UTC)
         left: list[SendMessageBatchRequestEntryTypeDef] = [
             {
                 "Id": str(number),
                 "MessageBody": json.dumps(s3_event(self._bucket, [job.key])),
                 "DelaySeconds": min(round(delay), _LONGEST_DELAY),
                 "MessageAttributes": {
-                    name: {"DataType": "String", "StringValue": value}
-                    for name, value in {**noted(job), QUEUED_AT: now.isoformat()}.items()
+                    name: {"DataType": "String", "StringValue": value} for name, value in noted(job).items()
                 },
             }
             for number, job in enumerate(jobs)
@@ -147,9 +150,7 @@ class SqsQueue:
             refused = {failure["Id"] for failure in answer.get("Failed", [])}
             for entry in left:
                 if entry["Id"] not in refused:
-                    key = jobs[int(entry["Id"])].key
-                    self._queued_at.pop(key, None)  # so that it moves to the end
-                    self._queued_at[key] = now
+                    self._remember(jobs[int(entry["Id"])])
             left = [entry for entry in left if entry["Id"] in refused]
             if not left:
                 break

@@ -39,7 +39,7 @@ class World:
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.due += [(self.now + timedelta(seconds=delay), job.key, job) for job in jobs]
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
+    def has_later(self, job: Job) -> bool:
         return False
 
     def hasten(self, receipts: Mapping[str, float]) -> None:
@@ -223,6 +223,53 @@ def test_hours_in_the_queue_before_the_first_try_are_no_wait_for_a_host(tmp_path
     report = ingest(event, world.ports(tmp_path))
     assert [outcome.result for outcome in report.outcomes] == ["waiting"]
     assert world.play(world.ports(tmp_path))[-1] == "classified"
+
+
+class Later(World):
+    """Have sent a later message of each job that was queued at all."""
+
+    def has_later(self, job: Job) -> bool:
+        return job.queued_at is not None
+
+
+EARLIER = Job("inbox/a", since=NOON, queued_at=NOON)
+
+
+def test_of_two_messages_only_the_later_waits_on(tmp_path: Path) -> None:
+    world = Later(timedelta(hours=1))
+    report = ingest(sqs_event("b", [EARLIER, Job("inbox/b", since=NOON)]), world.ports(tmp_path))
+    assert {outcome.key: outcome.result for outcome in report.outcomes} == {
+        "inbox/a": "waiting",
+        "inbox/b": "waiting",
+    }
+    assert not report.failed_messages
+    assert [key for _, key, _ in world.due] == ["inbox/b"]
+
+
+def test_a_new_upload_waits_whatever_was_queued_before(tmp_path: Path) -> None:
+    world = Later(timedelta(hours=1))
+    ingest(sqs_event("b", [EARLIER, Job("inbox/a")]), world.ports(tmp_path))
+    assert [key for _, key, _ in world.due] == ["inbox/a"]
+
+
+def test_a_message_is_judged_as_soon_as_a_host_is_there_though_a_later_one_waits(tmp_path: Path) -> None:
+    world = Later(timedelta(0))
+    world.store.objects["inbox/a"] = b"P1"
+    report = ingest(sqs_event("b", [EARLIER]), world.ports(tmp_path))
+    assert [outcome.result for outcome in report.outcomes] == ["classified"]
+
+
+def test_a_job_that_a_host_had_waits_on_so_that_its_row_is_settled(tmp_path: Path) -> None:
+    world = Later(timedelta(0))
+
+    class Leaving:
+        def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+            yield from ()
+            raise HostNotReady("it switches itself off", 30)
+
+    ingest(sqs_event("b", [EARLIER]), world.ports(tmp_path, Leaving()))
+    ((_, key, job),) = world.due
+    assert (key, job.queued_at) == ("inbox/a", NOON)
 
 
 def test_a_host_that_goes_away_after_some_answers(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class SentJobs:
     def send(self, jobs: Iterable[Job], delay: float = 0) -> None:
         self.keys += (job.key for job in jobs)
 
-    def has_later(self, key: str, queued_at: datetime) -> bool:
+    def has_later(self, job: Job) -> bool:
         return False
 
     def hasten(self, receipts: Mapping[str, float]) -> None:
