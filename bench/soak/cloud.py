@@ -19,6 +19,9 @@ from tests.support.cloud import BUCKET, HANDLERS, Cloud, Pump
 from tests.support.machines import InvocationFailed, descendants, wait_for
 
 _SECONDS = (0.2, 1.5)  # that a fault lasts
+# Between two faults. A batch and the way to a host take seconds here: with less, nothing would be at work
+# that a fault could harm.
+_PAUSE_SECONDS = 1.0
 _QUIET_SECONDS = 2400.0  # until everything is judged
 _TWICE = 0.03  # share of batches that come twice
 _TROUBLE = 0.4  # share of AWS's answers that fail, while they do
@@ -155,7 +158,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
         computers = _Computers(cloud)
         computers.thread.start()
         deeds = _faults(cloud, computers, proxies[0], processes, random.Random(f"{seed} damage"))
-        soaked = soak(load, deeds, seconds, random.Random(f"{seed} faults"))
+        soaked = soak(load, deeds, seconds, _PAUSE_SECONDS, random.Random(f"{seed} faults"))
         soaked.settled, soaked.waiting = _settle(cloud)
         if not all(part.is_alive() for part in (computers.thread, *(pump.thread for pump in pumps))):
             raise RuntimeError("a stand-in for AWS has died: this run says nothing")
@@ -240,7 +243,7 @@ def _faults(
         Fault("tunnels refused", 3, refuse_tunnels),
         Fault("a function killed", 5, kill_function),
         Fault("the SSH server restarted", 3, lambda: computers.restart_sshd(pause)),
-        # The stack needs 20 to 80 seconds to have a host back: more often than that, and it never has one.
+        # Rare, since the stack needs 20 to 80 seconds to have a host back.
         Fault("the host terminated", 0.5, lose_host),
         Fault("the host stopped", 0.5, stop_host),
     ]

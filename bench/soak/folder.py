@@ -27,6 +27,7 @@ from tests.support.receiver import SECRET, receiving
 
 _DISK = 1_500_000_000  # bytes of the disk in memory
 _SECONDS = (0.2, 1.5)  # that a fault lasts
+_PAUSE_SECONDS = 0.2  # between two faults
 _QUIET_SECONDS = 2400.0  # until everything is judged, sent and told
 
 
@@ -117,7 +118,7 @@ def run(seconds: float, seed: int, rate: float, folder: Path) -> Soaked:
         if is_small:
             deeds.append(Fault("the disk full", 3, _lasting(up, faults.full_disk, chance)))
         try:
-            soaked = soak(load, deeds, seconds, random.Random(f"{seed} faults"))
+            soaked = soak(load, deeds, seconds, _PAUSE_SECONDS, random.Random(f"{seed} faults"))
             processes |= alive([up.process.pid, *descendants(up.process.pid)])
             soaked.settled, soaked.waiting = _settle(up, root)
             found = check(Folder(root), held=load.held)

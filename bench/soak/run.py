@@ -14,7 +14,6 @@ from bench.soak.checker import Checked
 from bench.soak.load import Load
 
 STOPPING = threading.Event()  # set when the soak is to end early
-_PAUSE_SECONDS = 0.2  # between two faults, on average
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,15 @@ class Soaked:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def soak(load: Load, faults: list[Fault], seconds: float, chance: random.Random) -> Soaked:
-    """Run the load, and cause faults one after the other."""
+def soak(load: Load, faults: list[Fault], seconds: float, pause: float, chance: random.Random) -> Soaked:
+    """Run the load, and cause faults one after the other, with pauses of so many seconds on average."""
     caused, failed = Counter[str](), Counter[str]()
     working = threading.Thread(target=load.run, name="load")
     working.start()
     began = time.monotonic()
     try:
         while time.monotonic() < began + seconds and not STOPPING.is_set():
-            time.sleep(chance.expovariate(1 / _PAUSE_SECONDS))
+            time.sleep(chance.expovariate(1 / pause))
             (fault,) = chance.choices(faults, [one.weight for one in faults])
             try:
                 fault.cause()
