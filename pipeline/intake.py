@@ -286,7 +286,7 @@ def _judge(jobs: list[Job], ports: Ports) -> Iterator[Outcome]:
         detail = str(error)
         if ports.queue:
             _note_waiting([key for key in unseen if key in unanswered], ports.now(), ports, at_work=False)
-            # A job whose row was touched comes again in any case, to settle the row.
+            # A job whose row this call has touched comes again in any case, to settle the row.
             twins = [] if is_begun else [job for job in jobs if ports.queue.has_later(job)]
             for twin in twins:
                 yield Outcome(unanswered.pop(twin.key).key, "waiting", "a later message was queued")
@@ -338,7 +338,9 @@ def _after(job: Job, error: HostNotReady, now: datetime) -> tuple[Job, datetime]
     """
     since = now if isinstance(error, HostNotDone) else job.since or now
     tried = isinstance(error, HostNotDone) and job.key in error.tried
-    return replace(job, since=since, tries=job.tries + tried, queued_at=now), since
+    # Later than the message that it follows, also where another function's clock is ahead.
+    queued_at = max(now, job.queued_at + timedelta(microseconds=1)) if job.queued_at else now
+    return replace(job, since=since, tries=job.tries + tried, queued_at=queued_at), since
 
 
 def _queue_again(jobs: list[Job], reason: str, delay: float, queue: Queue) -> Iterator[Outcome]:

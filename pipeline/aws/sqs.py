@@ -70,8 +70,8 @@ class SqsQueue:
     def has_later(self, job: Job) -> bool:
         """Return whether a later job of the same key was sent, see `ports.Queue`.
 
-        The functions' clocks are compared. They agree far better than to a second, the shortest time for
-        which `ingest` delays a message; so what is sent after one has come never seems to be older.
+        What is sent after a message has come never seems to be older: `ingest` sees to that, and delays a
+        message for a second or more, within which the functions' clocks agree.
         """
         return job.queued_at is not None and job.queued_at < self._queued_at.get(job.key, job.queued_at)
 

@@ -272,6 +272,16 @@ def test_a_job_that_a_host_had_waits_on_so_that_its_row_is_settled(tmp_path: Pat
     assert (key, job.queued_at) == ("inbox/a", NOON)
 
 
+def test_what_follows_a_message_is_later_than_it_whatever_the_clocks_say(tmp_path: Path) -> None:
+    world = World(timedelta(hours=1))
+    ahead = NOON + timedelta(minutes=5)
+    jobs = [replace(EARLIER, queued_at=ahead), Job("inbox/b", since=NOON, queued_at=NOON)]
+    world.now += timedelta(seconds=20)
+    ingest(sqs_event("b", jobs), world.ports(tmp_path))
+    later = {key: job.queued_at for _, key, job in world.due}
+    assert later == {"inbox/a": ahead + timedelta(microseconds=1), "inbox/b": world.now}
+
+
 def test_a_host_that_goes_away_after_some_answers(tmp_path: Path) -> None:
     world = World(timedelta(0))
     world.store.objects.update({"inbox/a": b"P1", "inbox/b": b"N1"})
