@@ -164,7 +164,7 @@ class LocalQueue:
         """Do nothing: this queue brings each hint again by itself, and its messages have no receipts."""
 
     def oldest_sent(self, now: datetime) -> None:
-        """Return None: since each key is held once, nothing has to be kept from this queue."""
+        """Return None: this queue holds each key once, so that nothing has to be kept from it."""
 
     def status(self) -> QueueStatus:
         """Return how many hints are left, and since when the oldest waits."""
